@@ -1,0 +1,1 @@
+"""From a request to one learnware: task specification, ranking, choice."""

@@ -1,0 +1,1 @@
+"""The seam to vLLM: worker classes, adapter managers and the CPU LoRA operators."""

@@ -1,0 +1,55 @@
+"""Every error that the project raises on purpose, with the HTTP status that it becomes.
+
+    LearnwareError                500  something failed inside
+    ├── InvalidInput              400  the caller sent, or the operator wrote, something that cannot be used
+    │   ├── InvalidConfig         400  a configuration file or option
+    │   ├── InvalidLearnware      400  a learnware's folder: adapter, card or specification
+    │   │   └── DuplicateLearnware 409  two learnwares with one id
+    │   └── InvalidSpecification  400  a specification's shapes, values, type or encoder
+    ├── UnknownModel              404  a model, learnware or task id that is not served
+    └── StartupError              503  the stack cannot start here: busy port, missing base model
+
+Messages say what was wrong and what would be right. One place (`serving.middleware`) turns them into OpenAI error objects.
+"""
+
+
+class LearnwareError(Exception):
+    """The root: an internal failure. `type` and `code` are the fields of an OpenAI error object."""
+
+    status = 500
+    type = "internal_error"
+    code: str | None = None
+
+
+class InvalidInput(LearnwareError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidConfig(InvalidInput):
+    code = "invalid_config"
+
+
+class InvalidLearnware(InvalidInput):
+    code = "invalid_learnware"
+
+
+class DuplicateLearnware(InvalidLearnware):
+    status = 409
+    code = "duplicate_learnware"
+
+
+class InvalidSpecification(InvalidInput):
+    code = "invalid_specification"
+
+
+class UnknownModel(LearnwareError):
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class StartupError(LearnwareError):
+    status = 503
+    type = "service_unavailable"
+    code = "startup_failed"
