@@ -1,0 +1,70 @@
+"""The choice as it travels from the router to an engine replica: one signed header.
+
+HAProxy strips client headers named `x-serve-router-*` while a router replica runs, and the edge strips them always; but
+a client that reaches a replica's own port, or Ray's fallback proxy, could still write one. So the value is signed with
+a secret made at each start and known to the router and the engine replicas only; an unsigned or altered value counts as
+no choice.
+
+Ray 2.60's Lua code (`ingress_request_router.lua.tmpl`, `set_router_response_headers`) copies values that hold no quote
+and no brace, so the value is URL-encoded: `learnware=…&reason=…&score=…&ms=…&sign=…`.
+"""
+
+import hashlib
+import hmac
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+CHOICE_HEADER = "x-serve-router-learnware"
+
+FAILED_HEADER = "x-serve-router-failed"
+"""Set by the edge when it asked for a choice and got none; it only explains, so it needs no signature."""
+
+MATCHED = "matched"
+NAMED = "named"
+SESSION = "session"
+LOW_CONFIDENCE = "base:low-confidence"
+NO_TEXT = "base:no-text"
+NO_LEARNWARE = "base:no-learnware"
+ROUTER_ERROR = "base:router-error"
+ROUTER_DEADLINE = "base:router-deadline"
+NO_CHOICE = "base:no-choice"
+ROUTER_UNREACHABLE = "base:router-unreachable"
+
+_SIGNATURE_CHARS = 32
+"""128 bits of the HMAC: forging one needs 2^127 tries on average, and the header stays short."""
+
+
+class RoutedChoice(NamedTuple):
+    """One learnware (None: the base model), why, how good the match was in [0, 1], and the router's own time in
+    milliseconds."""
+
+    learnware: str | None
+    reason: str
+    score: float
+    milliseconds: float
+
+
+def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
+    """The header's value, signed."""
+    payload = urlencode(
+        {
+            "learnware": choice.learnware or "",
+            "reason": choice.reason,
+            "score": f"{choice.score:.4f}",
+            "ms": f"{choice.milliseconds:.3f}",
+        }
+    )
+    return f"{payload}&sign={_sign(payload, secret)}"
+
+
+def decode_choice(value: str, secret: bytes) -> RoutedChoice | None:
+    """The choice in a header's value; None when it is missing, malformed or not signed with this secret."""
+    payload, separator, signature = value.rpartition("&sign=")
+    if not separator or not hmac.compare_digest(signature.encode(), _sign(payload, secret).encode()):
+        return None
+    fields = dict(parse_qsl(payload, keep_blank_values=True))
+    return RoutedChoice(fields["learnware"] or None, fields["reason"], float(fields["score"]), float(fields["ms"]))
+
+
+def _sign(payload: str, secret: bytes) -> str:
+    return hmac.new(secret, payload.encode(), hashlib.sha256).hexdigest()[:_SIGNATURE_CHARS]

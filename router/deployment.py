@@ -1,0 +1,187 @@
+"""The router as a Ray Serve deployment: HAProxy asks it, for each request, which learnware and which replica.
+
+The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`): `POST /internal/route` with the client's body
+answers 200 with a flat object, `replica_id` and the headers to set. Anything else counts as a failure of the router, so
+errors inside become a choice of the base model, with the reason in the signed header.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, generate_latest
+from pydantic import BaseModel, ConfigDict
+from ray.serve.handle import DeploymentHandle
+from specs.encoder import load_encoder
+from specs.learnware import load_learnwares
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from router.choice import (
+    CHOICE_HEADER,
+    NO_LEARNWARE,
+    ROUTER_DEADLINE,
+    ROUTER_ERROR,
+    RoutedChoice,
+    encode_choice,
+)
+from router.conversation import ConversationSettings, choose_for_conversation
+from router.metrics import RouterMetrics
+from router.ray_seam import choose_replica_id, initialise, replica_line
+from router.request import DecodeTokens, read_request
+from router.selection import Choice, Selector
+from router.settings import SelectionSettings
+
+logger = logging.getLogger("ray.serve")
+
+DECISION_THREADS = 2
+"""Threads that decide. Two, so that one slow decision (a long text) does not push its neighbours past their deadline;
+more would only share the same core, since encoding and scoring hold it."""
+
+REPLICA_DEADLINE_S = 2.0
+"""How long to wait for an engine replica to be known. Past it HAProxy balances the request itself; it comes without a
+choice."""
+
+
+class RouterOptions(BaseModel):
+    """What a router replica is started with; every field is read once, at start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learnwares: Path
+    base_model: Path | None
+    auto_names: tuple[str, ...]
+    deadline_ms: float
+    selection: SelectionSettings
+    conversation: ConversationSettings
+
+
+class Decision(NamedTuple):
+    """A choice, the router's own time for it, and whether the request asked for one."""
+
+    choice: Choice
+    milliseconds: float
+    routed: bool
+
+
+class LearnwareRouter:
+    """One router replica. Holds the learnwares' specifications, never their weights."""
+
+    def __init__(self, server: DeploymentHandle[Any], options: RouterOptions, secret: bytes) -> None:
+        self._server = server
+        self._options = options
+        self._secret = secret
+        self._deadline_s = options.deadline_ms / 1000
+        learnwares = load_learnwares(options.learnwares)
+        self._selector: Selector | None = None
+        if learnwares:
+            self._selector = Selector(
+                learnwares, load_encoder(learnwares[0].specification.encoder_id), options.selection
+            )
+            self._selector.choose("warm-up: the first call loads tables that every later one finds in cache")
+        self._decode_tokens = _token_decoder(options.base_model)
+        self._threads = ThreadPoolExecutor(DECISION_THREADS, thread_name_prefix="decide")
+        self._registry = CollectorRegistry()
+        self._metrics = RouterMetrics(self._registry)
+        initialise(server)
+
+    async def __serve_build_asgi_app__(self) -> Starlette:
+        return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
+
+    async def _route(self, request: Request) -> JSONResponse:
+        body = await request.body()
+        decision, replica = await asyncio.gather(self._decide_in_time(body), self._choose_replica())
+        answer: dict[str, Any] = dict(replica)
+        if decision.routed:
+            choice = decision.choice
+            header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, decision.milliseconds)
+            answer["request_headers"] = {CHOICE_HEADER: encode_choice(header, self._secret)}
+        return JSONResponse(answer)
+
+    async def _choose_replica(self) -> dict[str, Any]:
+        """Where the request goes; empty when no engine replica is known in time, and HAProxy then balances by
+        itself."""
+        try:
+            async with asyncio.timeout(REPLICA_DEADLINE_S):
+                return await choose_replica_id(self._server)
+        except Exception:
+            logger.exception("no engine replica could be chosen; the edge balances this request")
+            return {}
+
+    async def _decide_in_time(self, body: bytes) -> Decision:
+        """The decision, or the base model with the reason when it fails or takes longer than the deadline. Never
+        raises."""
+        started = time.perf_counter()
+        try:
+            deciding = asyncio.get_running_loop().run_in_executor(self._threads, self._decide, body)
+            choice, routed = await asyncio.wait_for(deciding, self._deadline_s)
+        except TimeoutError:
+            choice, routed = _base(ROUTER_DEADLINE), True
+        except Exception:
+            logger.exception("the router failed on a request; the base model answers it")
+            choice, routed = _base(ROUTER_ERROR), True
+        seconds = time.perf_counter() - started
+        if routed:
+            self._metrics.observe(choice, seconds)
+        return Decision(choice, seconds * 1000, routed)
+
+    def _decide(self, body: bytes) -> tuple[Choice, bool]:
+        """The choice, and whether the request asks for one. A model that could not be read may be `auto`: the replica,
+        which has the whole body, uses the choice only if it is."""
+        request = read_request(body, self._decode_tokens)
+        if request.model is not None and request.model not in self._options.auto_names:
+            return _base("named"), False
+        if self._selector is None:
+            return _base(NO_LEARNWARE), True
+        return choose_for_conversation(request.turns, self._selector.choose, self._options.conversation), True
+
+    async def explain(self, body: bytes) -> dict[str, Any]:
+        """The choice for a request body, with ranked candidates, as `POST /v1/route` shows it. Generates nothing and
+        counts nothing."""
+        started = time.perf_counter()
+        request = read_request(body, self._decode_tokens)
+        loop = asyncio.get_running_loop()
+        choice, _ = await loop.run_in_executor(self._threads, self._decide, body)
+        return {
+            "model": request.model,
+            "learnware": choice.learnware_id,
+            "reason": choice.reason,
+            "score": round(choice.score, 6),
+            "confidence": round(choice.confidence, 6),
+            "candidates": [
+                {"learnware": candidate.learnware_id, "score": round(candidate.score, 6)}
+                for candidate in choice.candidates
+            ],
+            "turns": len(request.turns),
+            "route_ms": round((time.perf_counter() - started) * 1000, 3),
+        }
+
+    async def metrics_text(self) -> str:
+        """This replica's metrics as Prometheus text, after a comment that says which replica it is."""
+        return replica_line() + generate_latest(self._registry).decode()
+
+
+def _base(reason: str) -> Choice:
+    return Choice(None, 0.0, 0.0, reason, ())
+
+
+def _token_decoder(base_model: Path | None) -> DecodeTokens | None:
+    """Decodes prompts given as token ids with the base model's own tokenizer; None when its file is not at hand."""
+    file = base_model / "tokenizer.json" if base_model else None
+    if file is None or not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+
+    def decode(tokens: Sequence[int]) -> str:
+        text: str = tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    return decode

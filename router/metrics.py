@@ -1,0 +1,45 @@
+"""The router's own Prometheus metrics: how long it took, how good the match was, and why the base model answered
+instead."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from router.selection import Choice
+
+ROUTE_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""Sub-millisecond steps, since a choice takes some hundred microseconds and its target is one millisecond; then coarser
+up to the default deadline of 50 ms, with one bucket past it."""
+
+UNIT_INTERVAL = tuple(step / 20 for step in range(1, 20))
+"""Scores and confidences lie in [0, 1]; steps of 0.05 show where a threshold would cut."""
+
+
+class RouterMetrics:
+    """The collectors of one router replica, in the registry that is passed in."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "learnware_route_seconds", "The router's own time for one choice.", buckets=ROUTE_SECONDS, registry=registry
+        )
+        self._score = Histogram(
+            "learnware_match_score",
+            "Score of the best learnware, whether chosen or not.",
+            buckets=UNIT_INTERVAL,
+            registry=registry,
+        )
+        self._confidence = Histogram(
+            "learnware_match_confidence",
+            "Confidence that some learnware fits.",
+            buckets=UNIT_INTERVAL,
+            registry=registry,
+        )
+        self._choices = Counter(
+            "learnware_choices", "Choices made by the router.", ["learnware", "reason"], registry=registry
+        )
+
+    def observe(self, choice: Choice, seconds: float) -> None:
+        """Counts one choice for a request that asked for one."""
+        self._seconds.observe(seconds)
+        if choice.candidates:
+            self._score.observe(choice.candidates[0].score)
+            self._confidence.observe(choice.confidence)
+        self._choices.labels(choice.learnware_id or "base", choice.reason).inc()

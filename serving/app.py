@@ -1,0 +1,120 @@
+"""Builds the Ray Serve application from a configuration: engine replicas, and the router attached as their ingress
+request router.
+
+`learnware-serving serve` runs it; so do Ray's own `serve run` and `serve deploy`, with `import_path: serving.app:build`
+and the argument `config: PATH`. The environment that Ray reads at import must be set before (`learnware-serving
+environment --config PATH` prints it).
+"""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.serve.deployment import Application
+from specs.learnware import load_learnwares
+
+from router.deployment import LearnwareRouter, RouterOptions
+from serving.base_model import ensure_base_model
+from serving.config import EMBEDDED_BASE, Config, load_config
+from serving.names import ENGINE, ROUTER
+from serving.paths import cache_folder
+from serving.ray_compat import LLMConfig, attach_router, engine_application, router_application
+from serving.replica import LearnwareServer, ReplicaOptions
+
+SECRET_BYTES = 32
+"""As long as the digest of the HMAC that it keys; made anew at each start, so a header of an earlier run is worth
+nothing."""
+
+ROUTER_OPTIONS = {
+    # The router must never be what holds requests back: it answers each in about a millisecond.
+    "max_ongoing_requests": 1000,
+    # Ray's default of 10 s delays the replacement of a crashed router by as much.
+    "health_check_period_s": 1,
+    "health_check_timeout_s": 5,
+    # 0 CPUs: it lives beside the proxy on every node, also on a head node without resources.
+    "ray_actor_options": {"num_cpus": 0},
+}
+
+
+def build(arguments: Mapping[str, str]) -> Application:
+    """Ray Serve's application builder. `arguments`: `config`, the path of a YAML file; without it the defaults."""
+    path = arguments.get("config")
+    config = load_config(Path(path) if path else None)
+    base = ensure_base_model(config.base_model.source, cache_folder(), print)
+    return build_application(config, base)
+
+
+def build_application(config: Config, base: Path) -> Application:
+    """The engine and the router for a checked configuration and a base model's folder."""
+    secret = secrets.token_bytes(SECRET_BYTES)
+    router = config.router
+    replica = ReplicaOptions(config.base_model.served_id, router.auto_names, config.learnwares.path, secret)
+    engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
+    options = RouterOptions(
+        learnwares=config.learnwares.path,
+        base_model=base,
+        auto_names=router.auto_names,
+        deadline_ms=router.deadline_ms,
+        selection=router.selection,
+        conversation=router.conversation,
+    )
+    arguments = {"server": engine, "options": options, "secret": secret}
+    return attach_router(engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS}, arguments))
+
+
+def llm_config(config: Config, base: Path) -> LLMConfig:
+    """Ray Serve LLM's configuration of the engine."""
+    engine = config.engine
+    on_cpu = engine.device == "cpu"
+    settings: dict[str, Any] = {
+        "model_loading_config": {"model_id": config.base_model.served_id, "model_source": str(base)},
+        "engine_kwargs": engine_arguments(config),
+        "deployment_config": {
+            "num_replicas": engine.replicas,
+            "max_ongoing_requests": engine.max_ongoing_requests,
+            "graceful_shutdown_timeout_s": config.drain_seconds,
+        },
+        # vLLM's own metrics go to prometheus_client in the replica, where one scrape of ours finds them (False), and
+        # not to Ray.
+        "log_engine_metrics": False,
+    }
+    if on_cpu:
+        settings["accelerator_config"] = {"kind": "cpu"}
+        settings["placement_group_config"] = {"bundles": [{"CPU": 1}]}
+        settings["runtime_env"] = {"env_vars": {"VLLM_CPU_KVCACHE_SPACE": f"{engine.kv_cache_gib:g}"}}
+    elif engine.accelerator_type is not None:
+        settings["accelerator_type"] = engine.accelerator_type
+    return LLMConfig(**settings)
+
+
+def engine_arguments(config: Config) -> dict[str, Any]:
+    """vLLM's engine and front-end arguments; `engine.options` of the configuration has the last word."""
+    engine = config.engine
+    on_cpu = engine.device == "cpu"
+    learnwares = len(load_learnwares(config.learnwares.path))
+    arguments: dict[str, Any] = {
+        "dtype": engine.dtype,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "enable_lora": True,
+        "max_loras": engine.slots,
+        "max_cpu_loras": engine.host_adapters or max(engine.slots, learnwares),
+        "max_lora_rank": engine.max_rank,
+        "worker_cls": "serving.engine.worker.LearnwareCPUWorker"
+        if on_cpu
+        else "serving.engine.worker.LearnwareGPUWorker",
+        "enable_request_id_headers": True,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+    }
+    if on_cpu:
+        # With LoRA on CPU vLLM 0.29 never compiles (`platforms/cpu.py`), so eager only says what happens anyway.
+        arguments["enforce_eager"] = True
+    else:
+        arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
+    if config.base_model.source == EMBEDDED_BASE:
+        # SmolLM2 writes tool calls in the Hermes form; without a parser vLLM refuses `tools` with `tool_choice: auto`.
+        arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    if config.api_keys:
+        arguments["api_key"] = list(config.api_keys)
+    return arguments | dict(engine.options)

@@ -1,0 +1,210 @@
+"""The configuration: one YAML file, validated, each default written here once.
+
+An unknown key is refused with the nearest valid one. The models are frozen: a configuration is read at start and never
+changes.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from router.settings import SelectionSettings
+
+from router.conversation import ConversationSettings
+from specs.errors import InvalidConfig
+
+EMBEDDED_BASE = "embedded"
+EMBEDDED_BASE_ID = "SmolLM2-135M-Instruct"
+STARTER = "starter"
+STARTER_FOLDER = Path(__file__).parent / "starter_learnwares"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HTTPSettings(_Section):
+    """Where the stack listens."""
+
+    host: str = Field(
+        "127.0.0.1", description="Address of every listening port of the stack; 0.0.0.0 opens it to the network."
+    )
+    port: int = Field(
+        8000, ge=1, le=65535, description="The OpenAI endpoint. The stack's other ports are derived from it."
+    )
+
+
+class BaseModelSettings(_Section):
+    """The one model that the engine holds."""
+
+    source: str = Field(EMBEDDED_BASE, description="`embedded`, a local folder, or a hub id.")
+    id: str | None = Field(
+        None, description="The name clients use; default: the embedded model's, the folder's name, or the hub id."
+    )
+    revision: str | None = Field(
+        None, description="Commit of a hub id; learnwares that name another revision are refused."
+    )
+
+    @property
+    def served_id(self) -> str:
+        if self.id is not None:
+            return self.id
+        if self.source == EMBEDDED_BASE:
+            return EMBEDDED_BASE_ID
+        local = Path(self.source).expanduser()
+        return local.name if local.is_dir() else self.source
+
+
+class LearnwareSettings(_Section):
+    """Where the learnwares lie."""
+
+    folder: str = Field(STARTER, description="`starter`, or a folder with one sub-folder for each learnware.")
+
+    @property
+    def path(self) -> Path:
+        return STARTER_FOLDER if self.folder == STARTER else Path(self.folder).expanduser().resolve()
+
+
+class RouterSettings(_Section):
+    """The router: who is asked for by `auto`, how a learnware is chosen, and when the base model answers instead."""
+
+    auto_names: tuple[str, ...] = Field(
+        ("auto",), min_length=1, description="Values of `model` that mean: choose for me."
+    )
+    replicas: int = Field(2, ge=1, description="Router processes on each node; with two, losing one loses no request.")
+    deadline_ms: float = Field(
+        50.0, gt=0, description="The router's own time for one choice; past it the base model answers."
+    )
+    selection: SelectionSettings = Field(default_factory=SelectionSettings)
+    conversation: ConversationSettings = Field(default_factory=ConversationSettings)
+
+
+class EngineSettings(_Section):
+    """The vLLM engine of one replica."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    replicas: int = Field(1, ge=1, description="Engine replicas, each with the base model and its own adapter slots.")
+    slots: int = Field(
+        8, ge=1, description="Adapters on the device at once (vLLM `max_loras`); also the most in one batch."
+    )
+    host_adapters: int | None = Field(
+        None,
+        ge=1,
+        description="Adapters kept in host memory (vLLM `max_cpu_loras`); default: all, so no disk read on eviction.",
+    )
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(
+        16, description="Largest adapter rank; every slot is that large."
+    )
+    max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
+    max_num_seqs: int = Field(16, ge=1, description="Requests that run in one batch.")
+    max_ongoing_requests: int = Field(
+        256,
+        ge=1,
+        description="Requests a replica holds, running or waiting: well above max_num_seqs, for the autoscaler.",
+    )
+    dtype: str = "bfloat16"
+    kv_cache_gib: float = Field(1.0, gt=0, description="CPU: memory for the KV cache, GiB (VLLM_CPU_KVCACHE_SPACE).")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="CUDA: share of device memory for weights, slots and KV cache."
+    )
+    tensor_parallel_size: int = Field(1, ge=1)
+    accelerator_type: str | None = Field(None, description="CUDA: Ray's name of the accelerator, such as H100.")
+    options: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Further vLLM engine or front-end arguments, as in `vllm serve`, with underscores.",
+    )
+
+    @model_validator(mode="after")
+    def _host_holds_the_slots(self) -> Self:
+        if self.host_adapters is not None and self.host_adapters < self.slots:
+            raise ValueError(f"host_adapters ({self.host_adapters}) must be at least slots ({self.slots})")
+        if self.max_ongoing_requests < self.max_num_seqs:
+            raise ValueError(
+                f"max_ongoing_requests ({self.max_ongoing_requests}) must be at least "
+                f"max_num_seqs ({self.max_num_seqs})"
+            )
+        return self
+
+
+class Config(_Section):
+    """The whole configuration. `Config()` is the default: the embedded base and the starter learnwares on this
+    machine's CPU."""
+
+    http: HTTPSettings = Field(default_factory=HTTPSettings)
+    base_model: BaseModelSettings = Field(default_factory=BaseModelSettings)
+    learnwares: LearnwareSettings = Field(default_factory=LearnwareSettings)
+    router: RouterSettings = Field(default_factory=RouterSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    api_keys: tuple[str, ...] = Field((), description="When given, requests need one as a bearer token.")
+    drain_seconds: float = Field(30.0, ge=0, description="How long running requests may go on after SIGTERM or Ctrl-C.")
+
+    @model_validator(mode="after")
+    def _auto_names_are_free(self) -> Self:
+        if self.base_model.served_id in self.router.auto_names:
+            raise ValueError(f"router.auto_names must not hold the base model's id {self.base_model.served_id!r}")
+        return self
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Reads a YAML file (None: the defaults) and lays `overrides`, a nested mapping, over it.
+
+    Raises:
+        InvalidConfig: the file is missing, is no YAML mapping, or holds an unknown key or a wrong value; the message
+        names the key's
+            path, what was wrong and what would be right.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        data = _read_yaml(path)
+    for section, values in (overrides or {}).items():
+        data[section] = {**data.get(section, {}), **values} if isinstance(values, Mapping) else values
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        where = f"{path}: " if path else ""
+        raise InvalidConfig(where + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidConfig(f"cannot read the configuration {path}: {os.strerror(error.errno or 0)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{path} is not YAML: {error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InvalidConfig(
+            f"{path} must hold a mapping with the keys {', '.join(Config.model_fields)}; "
+            f"it holds a {type(data).__name__}"
+        )
+    return data
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One pydantic problem as a sentence with the key's path; for an unknown key, the nearest valid name."""
+    path = [str(part) for part in problem["loc"]]
+    dotted = ".".join(path)
+    if problem["type"] != "extra_forbidden":
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        return f"{dotted}: {message}" if dotted else message
+    names = list(_model_at(path[:-1]).model_fields)
+    near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
+    hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"valid here: {', '.join(names)}"
+    return f"unknown key {dotted}; {hint}"
+
+
+def _model_at(path: list[str]) -> type[BaseModel]:
+    """The model class that the keys at `path` belong to."""
+    model: type[BaseModel] = Config
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return model
+        model = field.annotation
+    return model

@@ -1,0 +1,182 @@
+"""The replica's HTTP edge: sets `model` from the router's choice, says in headers who answers and why, and maps our
+errors.
+
+Pure ASGI, since it stands in the token path: Starlette's `BaseHTTPMiddleware` would copy every streamed chunk through a
+queue.
+
+A request's `model` is one of the automatic names (the signed choice decides; without a valid one the base model
+answers), a learnware's id, or the base model's id. Anything else gets a 404 that names close ids. Bodies that are no
+JSON object go on unread to vLLM's own application, which answers with the right 4xx.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.choice import (
+    CHOICE_HEADER,
+    FAILED_HEADER,
+    NAMED,
+    NO_CHOICE,
+    ROUTER_UNREACHABLE,
+    RoutedChoice,
+    decode_choice,
+)
+from serving.metrics.collectors import ReplicaMetrics
+from specs.errors import LearnwareError, UnknownModel
+
+NO_MODEL = "base:no-model"
+NOT_SERVED = "base:not-served"
+
+_CHOICE_HEADER = CHOICE_HEADER.encode()
+_FAILED_HEADER = FAILED_HEADER.encode()
+
+
+class Catalogue(NamedTuple):
+    """The names that `model` may hold on this replica."""
+
+    base: str
+    auto_names: frozenset[str]
+    learnwares: frozenset[str]
+
+    def close_to(self, name: str) -> Sequence[str]:
+        """Ids that a client may have meant, best first."""
+        return difflib.get_close_matches(name, [*self.auto_names, self.base, *self.learnwares], n=3, cutoff=0.4)
+
+
+class Answerer(NamedTuple):
+    """Who answers a request: the value for `model`, and what the headers say."""
+
+    model: str
+    reason: str
+    choice: RoutedChoice | None
+
+
+def openai_error(error: LearnwareError) -> JSONResponse:
+    """The one mapping of the project's errors to OpenAI error objects."""
+    content = {"error": {"message": str(error), "type": error.type, "param": None, "code": error.code}}
+    return JSONResponse(content, status_code=error.status)
+
+
+class LearnwareMiddleware:
+    """Wraps vLLM's application on an engine replica."""
+
+    def __init__(self, app: ASGIApp, *, catalogue: Catalogue, secret: bytes, metrics: ReplicaMetrics) -> None:
+        self._app = app
+        self._catalogue = catalogue
+        self._secret = secret
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not _is_json(scope):
+            await self._app(scope, receive, send)
+            return
+        body = await _read_body(receive)
+        if body is None:
+            return
+        payload = _json_object(body)
+        model = payload.get("model") if payload else None
+        if payload is None or not (model is None or isinstance(model, str)):
+            await self._app(scope, _replay(body, receive), send)
+            return
+        try:
+            answerer = self._answerer(scope, model)
+        except LearnwareError as error:
+            await openai_error(error)(scope, receive, send)
+            return
+        if model in self._catalogue.auto_names:
+            payload["model"] = answerer.model
+            body = json.dumps(payload, separators=(",", ":")).encode()
+            scope = _with_length(scope, len(body))
+        self._metrics.count(answerer.model, answerer.reason)
+        await self._app(scope, _replay(body, receive), _announcing(send, answerer))
+
+    def _answerer(self, scope: Scope, model: str | None) -> Answerer:
+        catalogue = self._catalogue
+        if model in catalogue.auto_names:
+            return self._automatic(scope)
+        if model is None or model == "":
+            return Answerer(catalogue.base, NO_MODEL, None)
+        if model == catalogue.base or model in catalogue.learnwares:
+            return Answerer(model, NAMED, None)
+        close = catalogue.close_to(model)
+        hint = f"Did you mean {', '.join(close)}? " if close else ""
+        raise UnknownModel(
+            f"The model {model!r} does not exist. {hint}Use {min(catalogue.auto_names)!r} to let the router choose; "
+            "GET /v1/models lists every id."
+        )
+
+    def _automatic(self, scope: Scope) -> Answerer:
+        headers = dict(scope["headers"])
+        value = headers.get(_CHOICE_HEADER)
+        choice = decode_choice(value.decode("latin-1"), self._secret) if value else None
+        if choice is None:
+            reason = ROUTER_UNREACHABLE if _FAILED_HEADER in headers else NO_CHOICE
+            choice = RoutedChoice(None, reason, 0.0, 0.0)
+        elif choice.learnware is not None and choice.learnware not in self._catalogue.learnwares:
+            choice = choice._replace(learnware=None, reason=NOT_SERVED)
+        return Answerer(choice.learnware or self._catalogue.base, choice.reason, choice)
+
+
+def _is_json(scope: Scope) -> bool:
+    return any(name == b"content-type" and b"json" in value.lower() for name, value in scope["headers"])
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return payload if isinstance(payload, dict) else None
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body; None when the client hung up before it was sent."""
+    chunks: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives the body once, then whatever the server has to say (a disconnect aborts the request in the engine)."""
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _with_length(scope: Scope, length: int) -> Scope:
+    headers = [
+        (name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")
+    ]
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+
+
+def _announcing(send: Send, answerer: Answerer) -> Send:
+    """Adds the `x-learnware*` headers to the answer, streamed or not."""
+    headers = [(b"x-learnware", answerer.model.encode()), (b"x-learnware-reason", answerer.reason.encode())]
+    if answerer.choice is not None:
+        headers.append((b"x-learnware-score", f"{answerer.choice.score:.4f}".encode()))
+        headers.append((b"x-learnware-route-ms", f"{answerer.choice.milliseconds:.3f}".encode()))
+
+    async def announce(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    return announce

@@ -1,0 +1,14 @@
+"""Where the project keeps what it can make again."""
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`$LEARNWARE_CACHE`, else `$XDG_CACHE_HOME/learnware-serving`, else `~/.cache/learnware-serving`. Not created
+    here."""
+    own = os.environ.get("LEARNWARE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "learnware-serving"

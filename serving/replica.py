@@ -1,0 +1,129 @@
+"""An engine replica: Ray Serve LLM's server with our learnwares registered, our middleware in front and our metrics
+beside."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from ray import serve
+from specs.learnware import Learnware, load_learnwares
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+from router.ray_seam import replica_line
+from serving.metrics.collectors import ReplicaMetrics
+from serving.middleware import Catalogue, LearnwareMiddleware, openai_error
+from serving.names import ROUTER
+from serving.ray_compat import LLMConfig, LLMServer, add_middleware
+from specs.errors import InvalidLearnware, UnknownModel
+
+logger = logging.getLogger("ray.serve")
+
+
+class ReplicaOptions(NamedTuple):
+    """What an engine replica is started with besides Ray's own configuration."""
+
+    base: str
+    auto_names: tuple[str, ...]
+    learnwares: Path
+    secret: bytes
+
+
+class LearnwareServer(LLMServer):
+    """One engine replica. Answers `/v1/chat/completions` and the rest of vLLM's application; chooses nothing itself."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
+    ) -> None:
+        self._options = options
+        self._learnwares: list[Learnware] = load_learnwares(options.learnwares)
+        self._registry = CollectorRegistry()
+        self._metrics = ReplicaMetrics(self._registry)
+        await super().__init__(llm_config, **arguments)
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        app: FastAPI = await super().__serve_build_asgi_app__()
+        await register(app.state.openai_serving_models, self._learnwares)
+        options = self._options
+        catalogue = Catalogue(
+            options.base, frozenset(options.auto_names), frozenset(learnware.id for learnware in self._learnwares)
+        )
+        # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
+        app.router.routes[:0] = [
+            APIRoute("/v1/models", self._list_models, methods=["GET"]),
+            APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
+            APIRoute("/v1/route", self._explain, methods=["POST"]),
+        ]
+        self._models: OpenAIServingModels = app.state.openai_serving_models
+        add_middleware(app, LearnwareMiddleware, catalogue=catalogue, secret=options.secret, metrics=self._metrics)
+        return app
+
+    async def _list_models(self) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": await self._cards()})
+
+    async def _one_model(self, model: str) -> JSONResponse:
+        for card in await self._cards():
+            if card["id"] == model:
+                return JSONResponse(card)
+        return openai_error(UnknownModel(f"The model {model!r} does not exist. GET /v1/models lists every id."))
+
+    async def _cards(self) -> list[dict[str, Any]]:
+        """Every value that `model` may hold: the automatic names, the base model, the learnwares."""
+        base = self._options.base
+        listed = await self._models.show_available_models()
+        template = listed.data[0].model_dump() | {"root": base, "parent": None}
+        automatic = [
+            template | {"id": name, "parent": base, "owned_by": "learnware-serving"}
+            for name in self._options.auto_names
+        ]
+        learnwares = [
+            template
+            | {
+                "id": learnware.id,
+                "root": learnware.id,
+                "parent": base,
+                "owned_by": "learnware-serving",
+                "learnware": {
+                    "version": learnware.version,
+                    "description": learnware.description,
+                    "domain": learnware.domain,
+                    "tasks": list(learnware.tasks),
+                },
+            }
+            for learnware in self._learnwares
+        ]
+        return [*automatic, template | {"id": base}, *learnwares]
+
+    async def _explain(self, request: Request) -> JSONResponse:
+        """`POST /v1/route`: the choice for a request body, ranked candidates included, without generating."""
+        router = serve.get_deployment_handle(ROUTER, app_name=serve.get_replica_context().app_name)
+        return JSONResponse(await router.explain.remote(await request.body()))
+
+    async def metrics_text(self) -> str:
+        """This replica's metrics and vLLM's, as Prometheus text."""
+        return replica_line() + generate_latest(REGISTRY).decode() + generate_latest(self._registry).decode()
+
+
+async def register(models: OpenAIServingModels, learnwares: Sequence[Learnware]) -> None:
+    """Loads each adapter once into the engine, which checks it and leaves it in host memory, and serves it under its
+    id.
+
+    Raises:
+        InvalidLearnware: the engine refused an adapter; the message has its reason.
+    """
+    for learnware in learnwares:
+        answer = await models.load_lora_adapter(
+            LoadLoRAAdapterRequest(lora_name=learnware.id, lora_path=str(learnware.folder)),
+            base_model_name=models.base_model_paths[0].name,
+        )
+        if not isinstance(answer, str):
+            raise InvalidLearnware(
+                f"learnware {learnware.id!r}: the engine refused its adapter: {answer.error.message}"
+            )
+    logger.info("%d learnwares are registered", len(learnwares))

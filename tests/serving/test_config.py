@@ -1,0 +1,75 @@
+"""The configuration file: defaults, refusals and their messages."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serving.config import STARTER_FOLDER, Config, load_config
+from specs.errors import InvalidConfig
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults_are_the_embedded_base_and_the_starter_learnwares_on_loopback():
+    config = load_config(None)
+    assert config == Config()
+    assert config.http.host == "127.0.0.1"
+    assert config.base_model.served_id == "SmolLM2-135M-Instruct"
+    assert config.learnwares.path == STARTER_FOLDER
+
+
+def test_an_empty_file_is_the_defaults_and_overrides_lie_over_the_file(tmp_path):
+    assert load_config(write(tmp_path, "")) == Config()
+    path = write(tmp_path, "http: {port: 9000, host: 127.0.0.2}\n")
+    config = load_config(path, {"http": {"port": 9100}})
+    assert (config.http.port, config.http.host) == (9100, "127.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("engin: {}", "unknown key engin; did you mean engine?"),
+        ("engine: {slotz: 4}", "unknown key engine.slotz; did you mean engine.slots?"),
+        ("router: {conversation: {switch_margins: 1}}", "did you mean router.conversation.switch_margin?"),
+        ("http: {zzz: 1}", "valid here: host, port"),
+        ("http: {port: 70000}", "http.port: Input should be less than or equal to 65535"),
+        ("engine: {slots: 8, host_adapters: 4}", "host_adapters (4) must be at least slots (8)"),
+        ("engine: {max_rank: 12}", "engine.max_rank"),
+        ("router: {auto_names: [SmolLM2-135M-Instruct]}", "must not hold the base model's id"),
+        ("- a list", "must hold a mapping"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_would_be_right(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(InvalidConfig) as refused:
+        load_config(path)
+    assert message in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_a_missing_file_is_said(tmp_path):
+    with pytest.raises(InvalidConfig, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_it_is_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        Config().http.port = 1  # type: ignore[misc]
+
+
+def test_the_base_model_is_served_under_its_folders_name(tmp_path):
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    assert load_config(None, {"base_model": {"source": str(folder)}}).base_model.served_id == "my-model"
+    assert load_config(None, {"base_model": {"source": "org/model"}}).base_model.served_id == "org/model"
+
+
+def test_it_survives_a_round_trip_through_yaml(tmp_path):
+    dumped = yaml.safe_dump(Config().model_dump(mode="json"))
+    assert load_config(write(tmp_path, dumped)) == Config()

@@ -1,0 +1,151 @@
+"""The replica's HTTP edge, in front of an application that says what reached it."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
+from serving.metrics.collectors import ReplicaMetrics
+from serving.middleware import Catalogue, LearnwareMiddleware
+
+SECRET = b"s" * 32
+CATALOGUE = Catalogue("base-8b", frozenset({"auto"}), frozenset({"finance-tfns", "healthcare-pubmedqa"}))
+
+
+async def echo(request: Request):
+    body = await request.body()
+    if request.query_params.get("stream"):
+
+        async def chunks():
+            yield b"one "
+            yield b"two"
+
+        return StreamingResponse(chunks())
+    return JSONResponse({"length": request.headers.get("content-length"), "body": body.decode("latin-1")})
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def app(registry):
+    inner = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST", "GET"])])
+    return LearnwareMiddleware(inner, catalogue=CATALOGUE, secret=SECRET, metrics=ReplicaMetrics(registry))
+
+
+def send(app, payload, headers=None, query=""):
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://replica") as client:
+            content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+            return await client.post(
+                f"/v1/chat/completions{query}",
+                content=content,
+                headers={"content-type": "application/json", **(headers or {})},
+            )
+
+    return asyncio.run(ask())
+
+
+def choice(learnware="finance-tfns", reason="matched", secret=SECRET):
+    return {CHOICE_HEADER: encode_choice(RoutedChoice(learnware, reason, 0.875, 0.42), secret)}
+
+
+def test_auto_becomes_the_chosen_learnware_and_the_headers_say_so(app, registry):
+    response = send(app, {"model": "auto", "messages": [{"role": "user", "content": "é\ud800"}]}, choice())
+    seen = json.loads(response.json()["body"])
+    assert seen == {"model": "finance-tfns", "messages": [{"role": "user", "content": "é\ud800"}]}
+    assert int(response.json()["length"]) == len(response.json()["body"])
+    assert response.headers["x-learnware"] == "finance-tfns"
+    assert response.headers["x-learnware-reason"] == "matched"
+    assert response.headers["x-learnware-score"] == "0.8750"
+    assert response.headers["x-learnware-route-ms"] == "0.420"
+    assert (
+        registry.get_sample_value("learnware_requests_total", {"learnware": "finance-tfns", "reason": "matched"}) == 1
+    )
+
+
+def test_a_streamed_answer_has_the_headers_too(app):
+    response = send(app, {"model": "auto"}, choice(), "?stream=1")
+    assert response.text == "one two"
+    assert response.headers["x-learnware"] == "finance-tfns"
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({}, "base:no-choice"),
+        (choice(secret=b"x" * 32), "base:no-choice"),
+        ({CHOICE_HEADER: "finance-tfns"}, "base:no-choice"),
+        (choice(learnware=None, reason="base:low-confidence"), "base:low-confidence"),
+        (choice(learnware="withdrawn-yesterday"), "base:not-served"),
+    ],
+)
+def test_auto_without_a_usable_choice_is_answered_by_the_base(app, registry, headers, reason):
+    response = send(app, {"model": "auto"}, headers)
+    assert json.loads(response.json()["body"])["model"] == "base-8b"
+    assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == ("base-8b", reason)
+    assert registry.get_sample_value("learnware_fallbacks_total", {"reason": reason}) == 1
+
+
+@pytest.mark.parametrize("model", ["finance-tfns", "base-8b"])
+def test_a_named_model_is_passed_on_as_it_came(app, model):
+    raw = b'{ "model":"' + model.encode() + b'" , "x":1e400}'
+    response = send(app, raw, choice("healthcare-pubmedqa"))
+    assert response.json()["body"].encode() == raw
+    assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == (model, "named")
+    assert "x-learnware-score" not in response.headers
+
+
+def test_an_unknown_model_gets_a_404_that_names_close_ids(app):
+    response = send(app, {"model": "finance-tfnz"})
+    error = response.json()["error"]
+    assert response.status_code == 404
+    assert error["code"] == "model_not_found"
+    assert "finance-tfns" in error["message"]
+
+
+def test_a_request_without_a_model_goes_to_the_base(app):
+    assert send(app, {"messages": []}).headers["x-learnware-reason"] == "base:no-model"
+
+
+@pytest.mark.parametrize("raw", [b"", b"not json", b"[1]", b"\xff\xfe", b'{"model": 5}', b'{"a":' * 3000])
+def test_a_body_that_is_no_request_reaches_the_application_unchanged(app, raw):
+    response = send(app, raw)
+    assert response.json()["body"].encode("latin-1") == raw
+    assert "x-learnware" not in response.headers
+
+
+def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_later_is_passed_on(registry):
+    seen = []
+
+    async def inner(scope, receive, send):
+        seen.append(await receive())
+        seen.append(await receive())
+
+    app = LearnwareMiddleware(inner, catalogue=CATALOGUE, secret=SECRET, metrics=ReplicaMetrics(registry))
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+
+    async def run(messages):
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            raise AssertionError(message)
+
+        await app(scope, receive, send)
+
+    asyncio.run(run([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]))
+    assert seen == []
+    asyncio.run(
+        run([{"type": "http.request", "body": b'{"model":"base-8b"}', "more_body": False}, {"type": "http.disconnect"}])
+    )
+    assert [message["type"] for message in seen] == ["http.request", "http.disconnect"]

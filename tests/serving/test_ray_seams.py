@@ -1,0 +1,65 @@
+"""The private names of Ray 2.60.0 that the project stands on: an upgrade that moves one fails here, by name."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+import ray
+from ray import serve
+from ray.llm._internal.serve.core.ingress import builder
+from ray.llm._internal.serve.core.server.llm_server import LLMServer
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve._private.common import ReplicaID
+from ray.serve.deployment import Application
+from ray.serve.handle import DeploymentHandle
+from ray.serve.llm import LLMConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def parameters(function) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def test_the_version_is_the_one_that_was_read():
+    assert ray.__version__ == "2.60.0"
+
+
+def test_the_direct_streaming_builder_takes_what_we_pass():
+    wanted = {"llm_config", "deployment_cls", "bind_kwargs", "override_serve_options"}
+    assert wanted <= parameters(builder._build_direct_streaming_llm_deployment)
+
+
+def test_a_router_can_be_attached():
+    assert parameters(Application._with_ingress_request_router) == {"self", "ingress_request_router"}
+
+
+def test_the_server_builds_its_application_in_the_hook_that_we_extend():
+    assert inspect.iscoroutinefunction(LLMServer.__serve_build_asgi_app__)
+    assert inspect.iscoroutinefunction(VLLMEngine.build_asgi_app)
+    assert "__serve_build_asgi_app__" in inspect.getsource(serve.ingress)
+
+
+def test_a_handle_chooses_a_replica_without_reserving_it():
+    assert callable(DeploymentHandle._init)
+    source = inspect.getsource(DeploymentHandle._choose_replica)
+    assert "_reserve" in source
+    assert callable(ReplicaID.to_full_id_str)
+
+
+def test_metrics_stay_in_the_replica_when_told():
+    assert "log_engine_metrics" in LLMConfig.model_fields
+
+
+@pytest.mark.parametrize("folder", ["serving", "router", "specs", "benchmarks"])
+def test_no_other_module_imports_rays_private_packages(folder):
+    """`serving.ray_compat` and `router.ray_seam` are the only places to look at when Ray moves something."""
+    allowed = {"serving/ray_compat.py", "router/ray_seam.py"}
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ray.") and "._" in node.module
+    }
+    assert found <= allowed
