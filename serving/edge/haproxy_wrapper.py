@@ -1,0 +1,200 @@
+# ruff: noqa: PTH100, PTH105, PTH118, PTH120, PTH123, S606
+"""Start HAProxy for Ray Serve with our edge rules: edit the `-f` file that Ray has just written, then exec the binary.
+
+Ray Serve (2.60) writes a complete configuration before every start and every reload and then spawns the program that
+`RAY_SERVE_HAPROXY_BINARY_PATH` names (`ray/serve/_private/haproxy.py`, `_start_and_wait_for_haproxy`). That program is
+the launcher that `serving.edge.environment.prepare` writes; it calls this file. Nothing of Ray is patched or copied.
+
+The edits, and why each is needed (template: `ray/serve/_private/haproxy_templates.py`, Ray 2.60.0):
+
+* Client headers named `x-serve-router-*` are removed always. Ray removes them only while a router replica runs.
+* `/internal` answers 404: the router's own route is no client's business.
+* A router-bearing application's prefix `/` matches every path, so POSTs to the other applications would call the router
+  as well. Each application with a longer prefix is taken out of the router flag.
+* The rule that answers 503 when the router fails goes. The request then reaches a replica without a choice, which
+  answers from the base model; why is told in the header `x-serve-router-failed`.
+* A slow upload gets its own patience; Ray uses the router's time limit for both.
+* The exporter and the statistics page, which Ray opens to everybody, listen on the configured address; the admin socket
+  is ours alone.
+* The frontend may listen on another address than Serve's own, so that on one machine replicas stay on loopback behind
+  a public frontend.
+* HAProxy's own errors become OpenAI error objects with their true status. Ray answers 502, 503 and 504 as 500, in text.
+
+Every edit names the text that it expects; text that is no longer there makes `edit` raise `TemplateChanged`, the
+launcher exits with 1, and Ray reports its stderr as "HAProxy crashed during startup". So a Ray upgrade that moves
+something cannot open a hole quietly.
+
+Only cheap standard modules are imported (no pathlib), because this runs at each reload of HAProxy.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+#: First line of an edited file. Ray writes the file anew before each spawn; should it ever not, one edit is enough.
+MARK = "# edited by learnware-serving: serving/edge/haproxy_wrapper.py\n"
+
+#: The router's headers (`SERVE_INGRESS_ROUTER_HEADER_PREFIX`, ray/serve/_private/constants.py:451).
+ROUTER_HEADER_PREFIX = "x-serve-router-"
+
+#: Why a request comes without a choice: `router_unreachable`, `router_non_200`, `unparseable_replica_id` (Ray's names).
+ROUTER_FAILED_HEADER = ROUTER_HEADER_PREFIX + "failed"
+
+#: HAProxy's own errors, as OpenAI error objects: status → (reason phrase, error type, message); each of these statuses
+#: may have an `errorfile` in HAProxy 2.8.
+ERRORS = {
+    400: ("Bad Request", "invalid_request_error", "The request is not valid HTTP."),
+    403: ("Forbidden", "permission_error", "The request was refused at the edge."),
+    404: ("Not Found", "invalid_request_error", "There is no such path."),
+    408: ("Request Timeout", "timeout_error", "The request did not arrive in time."),
+    413: ("Content Too Large", "invalid_request_error", "The request body is too large."),
+    429: ("Too Many Requests", "rate_limit_error", "Too many requests."),
+    500: ("Internal Server Error", "server_error", "The proxy met an internal error."),
+    501: ("Not Implemented", "invalid_request_error", "The proxy does not support this request."),
+    502: ("Bad Gateway", "server_error", "The replica closed the connection or sent an invalid answer."),
+    503: ("Service Unavailable", "server_error", "No replica is ready to answer; try again shortly."),
+    504: ("Gateway Timeout", "server_error", "The replica did not answer in time."),
+}
+
+
+class TemplateChanged(Exception):
+    """The configuration does not hold the text that an edit expects: Ray is not the version this was written for."""
+
+
+def error_body(status: int) -> str:
+    """The OpenAI error object, as JSON, for one of HAProxy's own errors."""
+    _, kind, message = ERRORS[status]
+    return f'{{"error": {{"message": "{message}", "type": "{kind}", "param": null, "code": {status}}}}}'
+
+
+def write_error_files(folder: str) -> None:
+    """Write `<status>.http`, complete raw responses for HAProxy's `errorfile`, into `folder`."""
+    for status, (phrase, _, _) in ERRORS.items():
+        body = error_body(status)
+        head = (f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}")
+        with open(os.path.join(folder, f"{status}.http"), "w", newline="") as file:
+            file.write("\r\n".join((*head, "", body)))
+
+
+class EdgeSettings(NamedTuple):
+    """What the edits need to know; written as positional arguments into the launcher, in this order."""
+
+    frontend_host: str
+    """Address of the frontend; empty: Serve's own."""
+    admin_host: str
+    """Address of the exporter and of the statistics page."""
+    body_wait_s: int
+    """How long a request body may take to arrive, seconds."""
+    max_body_bytes: int
+    """The largest body that a client may announce; 0: no limit."""
+
+
+def edit(config: str, error_folder: str, settings: EdgeSettings) -> str:
+    """Return Ray's HAProxy configuration with the edge rules in it; an edited one is returned as it is.
+
+    `error_folder` holds what `write_error_files` wrote. Raises `TemplateChanged`, naming what was not found.
+    """
+    if config.startswith(MARK):
+        return config
+    admin = settings.admin_host
+    config = _replace(config, r"(?m)^(    stats socket \S+ mode) 666 ", r"\1 600 ", "the admin socket")
+    config = _replace(
+        config, r"(?m)^(frontend prometheus\n    bind )\S*:(\d+)$", rf"\g<1>{admin}:\2", "the exporter's bind line"
+    )
+    config = _replace(
+        config, r"(?m)^(listen stats\n  bind )\S*:(\d+)$", rf"\g<1>{admin}:\2", "the statistics page's bind line"
+    )
+    config = _edit_errors(config, error_folder)
+    config = _edit_frontend(config, error_folder, settings)
+    if re.search(r"(?m)^    lua-load-per-thread ", config):
+        config = _edit_router_rules(config, settings.body_wait_s)
+    elif "ingress_request_router" in config:
+        raise TemplateChanged("router rules stand in a configuration that loads no router script")
+    return MARK + config
+
+
+def _replace(config: str, pattern: str, replacement: "str | Callable[[re.Match[str]], str]", what: str) -> str:
+    """Replace exactly one match."""
+    config, count = re.subn(pattern, replacement, config)
+    if count != 1:
+        raise TemplateChanged(f"{what}: expected once, found {count} times ({pattern})")
+    return config
+
+
+def _edit_errors(config: str, folder: str) -> str:
+    files = "".join(f"    errorfile {status} {folder}/{status}.http\n" for status in ERRORS)
+    rule = r"(?m)^    errorfile 502 (\S+)\n    errorfile 503 \1\n    errorfile 504 \1\n"
+    config = _replace(config, rule, lambda _: files, "the error files")
+    # No application has the prefix "/" yet: the stack is starting. Not a wrong path, so not 404.
+    rule = r"(?m)^(backend default_backend\n    http-request return) status 404 .*$"
+    return _replace(config, rule, lambda m: f"{m[1]} status 503 errorfile {folder}/503.http", "the default backend")
+
+
+def _edit_frontend(config: str, folder: str, settings: EdgeSettings) -> str:
+    rules = [
+        f"http-request del-header {ROUTER_HEADER_PREFIX} -m beg",
+        # Decoded first: the application server behind decodes %69nternal as well.
+        "acl edge_internal path,url_dec -m beg -i /internal/",
+        "acl edge_internal path,url_dec -m str -i /internal",
+        f"http-request return status 404 errorfile {folder}/404.http if edge_internal",
+    ]
+    if settings.max_body_bytes:
+        large = f"{{ req.hdr_val(content-length) gt {settings.max_body_bytes} }}"
+        rules.append(f"http-request return status 413 errorfile {folder}/413.http if {large}")
+    block = "".join(f"    {rule}\n" for rule in rules)
+
+    def rewrite(match: "re.Match[str]") -> str:
+        return f"{match[1]}{settings.frontend_host or match[2]}:{match[3]}\n{block}"
+
+    return _replace(config, r"(?m)^(frontend http_frontend\n    bind )(\S*):(\d+)\n", rewrite, "the frontend")
+
+
+def _edit_router_rules(config: str, body_wait_s: int) -> str:
+    # Ray lists backends by decreasing length of prefix: an application listed before this one has a longer prefix.
+    names = re.findall(r"(?m)^    acl is_(\S+) path_beg ", config)
+    flag = r"(?m)^(    http-request set-var\(txn\.ingress_request_router_app\) str\((\S+)\) if is_\2)( !\{.*)$"
+
+    def exclude_longer_prefixes(match: "re.Match[str]") -> str:
+        return match[1] + "".join(f" !is_{name}" for name in names[: names.index(match[2])]) + match[3]
+
+    config, count = re.subn(flag, exclude_longer_prefixes, config)
+    if not count:
+        raise TemplateChanged(f"the router flag: not found ({flag})")
+    wait = r"(?m)^(    http-request wait-for-body time) \d+s( if METH_POST has_ingress_request_router_app)$"
+    config = _replace(config, wait, rf"\1 {body_wait_s}s\2", "the wait for the body")
+    failed = "var(txn.ingress_request_router_failed)"
+    told = f"    http-request set-header {ROUTER_FAILED_HEADER} %[{failed}] if {{ {failed} -m found }}"
+    rule = (
+        r'(?m)^    http-request return status 503 content-type text/plain lf-string "Ingress request router failed: .*'
+    )
+    return _replace(config, rule, lambda _: told, "the 503 rule for a failing router")
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """`haproxy_wrapper.py BINARY <EdgeSettings> <arguments of haproxy>`: edit the `-f` file, then become `BINARY`.
+
+    Exits with 1 and a line on stderr when that cannot be done.
+    """
+    try:
+        binary, frontend_host, admin_host, body_wait_s, max_body_bytes, *rest = arguments
+        settings = EdgeSettings(frontend_host, admin_host, int(body_wait_s), int(max_body_bytes))
+        path = rest[rest.index("-f") + 1]
+        folder = os.path.dirname(os.path.abspath(path))
+        with open(path) as file:
+            config = file.read()
+        write_error_files(folder)
+        with open(path + ".edited", "w") as file:
+            file.write(edit(config, folder, settings))
+        os.replace(path + ".edited", path)
+    except (TemplateChanged, OSError, ValueError, IndexError) as error:
+        sys.exit(f"learnware-serving: HAProxy not started, its configuration cannot be edited: {error}")
+    # Out of the terminal's process group: HAProxy stops at once on SIGINT, and Ctrl-C must let running streams finish.
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    os.execv(binary, [binary, *rest])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
