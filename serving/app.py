@@ -74,6 +74,8 @@ def llm_config(config: Config, base: Path) -> LLMConfig:
             "num_replicas": engine.replicas,
             "max_ongoing_requests": engine.max_ongoing_requests,
             "graceful_shutdown_timeout_s": config.drain_seconds,
+            # The bundle below is what the replica asks of Ray; by default it would ask for one CPU more.
+            "ray_actor_options": {"num_cpus": 0},
         },
         # vLLM's own metrics go to prometheus_client in the replica, where one scrape of ours finds them (False), and
         # not to Ray.
@@ -104,7 +106,6 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         "worker_cls": "serving.engine.worker.LearnwareCPUWorker"
         if on_cpu
         else "serving.engine.worker.LearnwareGPUWorker",
-        "enable_request_id_headers": True,
         "tensor_parallel_size": engine.tensor_parallel_size,
     }
     if on_cpu:

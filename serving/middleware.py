@@ -35,6 +35,9 @@ NOT_SERVED = "base:not-served"
 _CHOICE_HEADER = CHOICE_HEADER.encode()
 _FAILED_HEADER = FAILED_HEADER.encode()
 
+EXPLAIN_PATH = "/v1/route"
+"""Explains a choice, so it must see `model` as the client wrote it."""
+
 
 class Catalogue(NamedTuple):
     """The names that `model` may hold on this replica."""
@@ -72,7 +75,7 @@ class LearnwareMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not _is_json(scope):
+        if scope["type"] != "http" or not _takes_a_model(scope):
             await self._app(scope, receive, send)
             return
         body = await _read_body(receive)
@@ -122,7 +125,9 @@ class LearnwareMiddleware:
         return Answerer(choice.learnware or self._catalogue.base, choice.reason, choice)
 
 
-def _is_json(scope: Scope) -> bool:
+def _takes_a_model(scope: Scope) -> bool:
+    if scope["method"] != "POST" or scope["path"] == EXPLAIN_PATH:
+        return False
     return any(name == b"content-type" and b"json" in value.lower() for name, value in scope["headers"])
 
 

@@ -16,19 +16,23 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
 from starlette.middleware import Middleware
 
-__all__ = [
-    "LLMConfig",
-    "LLMServer",
-    "add_middleware",
-    "attach_router",
-    "engine_application",
-    "engine_client",
-    "router_application",
-]
+__all__ = ["EngineServer", "LLMConfig", "add_middleware", "attach_router", "engine_application", "router_application"]
+
+
+class EngineServer(LLMServer):
+    """Ray Serve LLM's server without its usage report.
+
+    Even with usage statistics off, `LLMServer._start_engine` starts a `TelemetryAgent` actor to collect them: a process
+    of about 390 MB that imports vLLM for nothing.
+    """
+
+    async def _start_engine(self) -> None:
+        assert self.engine is not None
+        await self.engine.start()
 
 
 def engine_application(
-    config: LLMConfig, server: type[LLMServer], name: str, arguments: Mapping[str, Any]
+    config: LLMConfig, server: type[EngineServer], name: str, arguments: Mapping[str, Any]
 ) -> Application:
     """The engine deployment whose replicas HAProxy talks to directly; `arguments` go to the server's constructor."""
     return _build_direct_streaming_llm_deployment(
@@ -54,9 +58,3 @@ def add_middleware(app: FastAPI, middleware: type, **options: Any) -> None:
     """
     app.user_middleware.append(Middleware(middleware, **options))
     app.middleware_stack = None
-
-
-def engine_client(server: LLMServer) -> Any:
-    """vLLM's asynchronous engine client of a started server."""
-    assert server.engine is not None
-    return server.engine._engine_client

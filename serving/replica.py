@@ -18,9 +18,9 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
 from router.ray_seam import replica_line
 from serving.metrics.collectors import ReplicaMetrics
-from serving.middleware import Catalogue, LearnwareMiddleware, openai_error
+from serving.middleware import EXPLAIN_PATH, Catalogue, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
-from serving.ray_compat import LLMConfig, LLMServer, add_middleware
+from serving.ray_compat import EngineServer, LLMConfig, add_middleware
 from specs.errors import InvalidLearnware, UnknownModel
 
 logger = logging.getLogger("ray.serve")
@@ -35,7 +35,7 @@ class ReplicaOptions(NamedTuple):
     secret: bytes
 
 
-class LearnwareServer(LLMServer):
+class LearnwareServer(EngineServer):
     """One engine replica. Answers `/v1/chat/completions` and the rest of vLLM's application; chooses nothing itself."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
@@ -58,7 +58,7 @@ class LearnwareServer(LLMServer):
         app.router.routes[:0] = [
             APIRoute("/v1/models", self._list_models, methods=["GET"]),
             APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
-            APIRoute("/v1/route", self._explain, methods=["POST"]),
+            APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
         ]
         self._models: OpenAIServingModels = app.state.openai_serving_models
         add_middleware(app, LearnwareMiddleware, catalogue=catalogue, secret=options.secret, metrics=self._metrics)
@@ -101,7 +101,7 @@ class LearnwareServer(LLMServer):
         return [*automatic, template | {"id": base}, *learnwares]
 
     async def _explain(self, request: Request) -> JSONResponse:
-        """`POST /v1/route`: the choice for a request body, ranked candidates included, without generating."""
+        """The choice for a request body, ranked candidates included, without generating."""
         router = serve.get_deployment_handle(ROUTER, app_name=serve.get_replica_context().app_name)
         return JSONResponse(await router.explain.remote(await request.body()))
 

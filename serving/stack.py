@@ -5,6 +5,7 @@ The order matters: the environment is set before Ray is imported (Ray 2.60 reads
 anything is started, and the learnwares are checked before the minute that an engine takes to start.
 """
 
+import logging
 import os
 import threading
 import time
@@ -90,11 +91,12 @@ def _start(config: Config, instance: Instance, base: Path, signals: StopSignals,
     ray.init(
         # Engine replicas ask for one CPU each, routers for none. Ray counts, it does not confine: an engine's threads
         # use all cores.
-        num_cpus=config.engine.replicas + 1,
+        num_cpus=config.engine.replicas,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="warning",
     )
+    _silence_the_driver()
     signals.install()  # over the handlers that ray.init has just set
     say("starting the proxy")
     ray_serve.start(
@@ -112,6 +114,12 @@ def _start(config: Config, instance: Instance, base: Path, signals: StopSignals,
         ),
     ]
     ray_serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _silence_the_driver() -> None:
+    """Ray's and vLLM's own progress is in the logs below the run folder; what matters of it is said in one line."""
+    for name in ("ray", "ray.serve", "vllm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _wait_until_running(config: Config, stop: threading.Event, say: Say) -> None:

@@ -54,6 +54,9 @@ def instance_environment(
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(longest_answer_s),  # C:804; default 120 cuts longer streams
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAINING_PERIOD_S),  # C:1081; default 30 delays each stop
+        # Ray starts workers with niceness 15 (ray/_private/ray_constants.py:629): meant for batch work beside interactive use. Here
+        # the workers are the service, and everything else on the machine would go first.
+        "RAY_worker_niceness": "0",
         **_paths(instance),
         **_ports(instance),
         **_PRIVACY,

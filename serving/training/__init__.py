@@ -1,1 +1,1 @@
-"""Training and scoring of learnwares."""
+"""Training of learnwares' adapters, and scoring them against controls."""

@@ -41,6 +41,12 @@ def test_the_server_builds_its_application_in_the_hook_that_we_extend():
     assert "__serve_build_asgi_app__" in inspect.getsource(serve.ingress)
 
 
+def test_the_engine_is_started_where_we_leave_out_the_usage_report():
+    assert inspect.iscoroutinefunction(LLMServer._start_engine)
+    assert "push_telemetry_report_for_all_models" in inspect.getsource(LLMServer._start_engine)
+    assert inspect.getsource(LLMServer._start_engine).count("await") == 1
+
+
 def test_a_handle_chooses_a_replica_without_reserving_it():
     assert callable(DeploymentHandle._init)
     source = inspect.getsource(DeploymentHandle._choose_replica)
