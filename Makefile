@@ -1,0 +1,60 @@
+# learnware-serving: everything runs in one virtual environment, made once (see requirements/environment.py).
+
+VENV ?= .venv
+CONFIG ?= deploy/cpu.yaml
+SERVE_ARGS ?=
+PYTEST_ARGS ?=
+BENCH_OUT ?= bench-results
+LEARNWARE_DATA ?= $(wildcard ../shared/data/tasks)
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.learnware-complete
+# The first of these that is Python 3.11 with what it takes to make virtual environments.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
+	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' \
+	>/dev/null 2>&1 && echo $(p))))
+
+.DEFAULT_GOAL := help
+.PHONY: help environment serve test lint format pytest bench lock clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+environment: $(STAMP) ## the virtual environment with every package, pinned
+
+$(STAMP): requirements/cpu.txt requirements/environment.py pyproject.toml
+	$(if $(PYTHON),,$(error Python 3.11 with venv and ensurepip is needed, as python3.11 or python3 on PATH (Debian: apt install python3.11-venv)))
+	@$(PYTHON) requirements/environment.py $(VENV)
+
+serve: $(STAMP) ## start the stack (CONFIG=file, SERVE_ARGS="--port 9000"); Ctrl-C ends it
+	@exec $(BIN)/learnware-serving serve --config $(CONFIG) $(SERVE_ARGS)
+
+test: lint pytest ## lint, types, import rules, and all tests
+
+lint: $(STAMP) ## ruff, mypy, import-linter
+	@echo "[lint] ruff" && $(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "[lint] mypy" && $(BIN)/mypy
+	@echo "[lint] import rules" && $(BIN)/lint-imports --no-logo
+
+pytest: $(STAMP) # the tests alone (PYTEST_ARGS="tests/specs -k rkme")
+	@echo "[test] pytest (the tests of the running stack start it once, about a minute)"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: $(STAMP) ## put the code into the form that lint asks for
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(STAMP) ## the three benchmarks in short form (at most 20 minutes)
+	@mkdir -p $(BENCH_OUT)
+	@echo "[bench] router's own time" && $(BIN)/python -m benchmarks.routing --short --json $(BENCH_OUT)/routing.json
+	@if [ -n "$(LEARNWARE_DATA)" ]; then echo "[bench] selection" && \
+		$(BIN)/python -m benchmarks.selection --short --data $(LEARNWARE_DATA) --json $(BENCH_OUT)/selection.json; \
+	else echo "[bench] selection is left out: it needs the task data, LEARNWARE_DATA=folder"; fi
+	@echo "[bench] overhead beside the stock server" && $(BIN)/python -m benchmarks.overhead --short --json $(BENCH_OUT)/overhead.json
+
+lock: $(STAMP) ## resolve requirements/cpu.in anew, keeping versions that still fit (UPGRADE=1: the newest)
+	@$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
+
+clean: ## remove the environment, caches and results of benchmarks
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(BENCH_OUT)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

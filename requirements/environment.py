@@ -1,0 +1,172 @@
+"""Makes the CPU environment: a virtual environment with exactly the packages of `cpu.txt` and this project, editable.
+
+    python3.11 requirements/environment.py .venv
+
+Runs on a bare Python 3.11 (standard library only) and is safe to cut short at any moment: the stamp is written last,
+and a folder that this program began and did not finish is made anew. With a finished one it takes no time; when only
+the list of packages changed, pip is asked for the difference. A folder that somebody else made is left alone, with a
+message.
+
+Packages are installed with `--no-deps`: the list is complete, and it leaves out what some packages ask for without
+need (see `lock.py`). PyTorch's CPU build is looked for first where pip is configured to look, and only if it is not
+there on PyTorch's own index: a machine that already has the wheel needs no network for it, and no other package comes
+from that index.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent
+LOCK = HERE / "cpu.txt"
+TORCH_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
+BEGUN, STAMP = ".learnware-begun", ".learnware-complete"
+PIP_OPTIONS = ("--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check", "--no-input")
+"""`--no-compile`: compiling everything takes nearly as long as fetching and unpacking it (77 s on two cores, after 104 s);
+Python compiles the modules that are used at their first import."""
+
+
+class EnvironmentFailure(Exception):
+    """The environment cannot be made; the message says what to do."""
+
+
+def say(message: str) -> None:
+    print(f"[environment] {message}", flush=True)
+
+
+def wanted(folder: Path) -> dict[str, str]:
+    """What a finished environment was made from. The path is part of it: scripts of a moved one point nowhere."""
+    return {
+        "folder": str(folder),
+        "python": sys.version.split()[0],
+        "packages": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
+        "project": hashlib.sha256((PROJECT / "pyproject.toml").read_bytes()).hexdigest(),
+    }
+
+
+def read_stamp(folder: Path) -> dict[str, str]:
+    """The stamp of a finished environment; empty when it has none, or one that cannot be read."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def make(folder: Path) -> None:
+    """Leaves a complete environment at `folder`.
+
+    Raises:
+        EnvironmentFailure: wrong Python, a folder that is not ours, or pip failed.
+    """
+    if sys.version_info[:2] != (3, 11):
+        raise EnvironmentFailure(f"Python 3.11 is needed; this is {sys.version.split()[0]}")
+    want, have = wanted(folder), read_stamp(folder)
+    if have == want:
+        (folder / STAMP).touch()
+        return
+    started = time.monotonic()
+    if any(have.get(key) != want[key] for key in ("folder", "python")):
+        create(folder)
+        have = {}
+    (folder / STAMP).unlink(missing_ok=True)
+    if have.get("packages") != want["packages"]:
+        install_packages(folder)
+    say("this project, editable")
+    pip(folder, "--no-build-isolation", "--editable", str(PROJECT))
+    (folder / STAMP).write_text(json.dumps(want), encoding="utf-8")
+    say(f"complete after {time.monotonic() - started:.0f} s")
+
+
+def create(folder: Path) -> None:
+    """A new, empty virtual environment, in place of one that was begun and not finished, or that belongs elsewhere."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / BEGUN).exists():
+            raise EnvironmentFailure(
+                f"{folder} was not made by this program: remove it, or name another folder (make VENV=folder …)"
+            )
+        say(f"{folder.name} is incomplete or from elsewhere: made anew")
+        shutil.rmtree(folder)
+    say(f"virtual environment {folder.name} with Python {sys.version.split()[0]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).touch()
+    run(
+        [sys.executable, "-m", "venv", str(folder)],
+        "Python cannot make virtual environments (on Debian: python3.11-venv)",
+    )
+
+
+def install_packages(folder: Path) -> None:
+    """Everything of the list: PyTorch first, since it alone may come from elsewhere, then the others."""
+    lines = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    named = {line.partition("==")[0]: line for line in lines}
+    torch = named["torch"]
+    say(f"{torch}, from where pip is configured to look")
+    try:
+        pip(folder, torch, quietly=True)
+    except EnvironmentFailure:
+        say(f"not there: from PyTorch's CPU index {TORCH_INDEX}")
+        try:
+            pip(folder, "--index-url", TORCH_INDEX, torch)
+        except EnvironmentFailure:
+            raise EnvironmentFailure(
+                f"no {torch} for this machine, neither where pip is configured to look nor at {TORCH_INDEX}. Put the "
+                "wheel into a folder and name it in PIP_FIND_LINKS, or name a mirror in TORCH_CPU_INDEX."
+            ) from None
+    say(f"{len(lines)} packages of {LOCK.relative_to(PROJECT)} (about two minutes)")
+    pip(folder, "--requirement", str(LOCK))
+    remove_strangers(folder, set(named))
+
+
+def remove_strangers(folder: Path, names: set[str]) -> None:
+    """Uninstalls what an earlier list had and this one has not: no test may pass on a package that users lack."""
+    listed = subprocess.run(
+        [python_of(folder), "-m", "pip", "list", "--format=json", "--disable-pip-version-check"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    installed = {entry["name"].lower().replace("_", "-").replace(".", "-") for entry in json.loads(listed.stdout)}
+    strangers = sorted(installed - names - {"pip", "learnware-serving"})
+    if strangers:
+        say(f"no longer needed: {', '.join(strangers)}")
+        run(
+            [python_of(folder), "-m", "pip", "uninstall", "--quiet", "--yes", *strangers],
+            "pip could not uninstall them",
+        )
+
+
+def pip(folder: Path, *arguments: str, quietly: bool = False) -> None:
+    """`pip install` with this project's options. Raises EnvironmentFailure; pip's own words go to the terminal unless `quietly`."""
+    run(
+        [python_of(folder), "-m", "pip", "install", *PIP_OPTIONS, *arguments],
+        "pip could not install (see above)",
+        quietly,
+    )
+
+
+def python_of(folder: Path) -> str:
+    return str(folder / "bin" / "python")
+
+
+def run(command: list[str], failure: str, quietly: bool = False) -> None:
+    """Raises EnvironmentFailure with `failure` when the command fails. Settings that would install elsewhere are hidden."""
+    output = subprocess.DEVNULL if quietly else None
+    hidden = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+    if done.returncode != 0:
+        raise EnvironmentFailure(failure)
+
+
+if __name__ == "__main__":
+    try:
+        make(Path(sys.argv[1]).absolute())
+    except EnvironmentFailure as failure:
+        sys.exit(f"[environment] {failure}")
+    except KeyboardInterrupt:
+        sys.exit("[environment] stopped; the next run starts this anew")
