@@ -28,8 +28,17 @@ LOCK = HERE / "cpu.txt"
 TORCH_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
 BEGUN, STAMP = ".learnware-begun", ".learnware-complete"
 PIP_OPTIONS = ("--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check", "--no-input")
-"""`--no-compile`: compiling everything takes nearly as long as fetching and unpacking it (77 s on two cores, after 104 s);
-Python compiles the modules that are used at their first import."""
+"""`--no-compile`: compiling everything takes nearly as long as fetching and unpacking it (77 s on two cores,
+after 104 s); Python compiles the modules that are used at their first import."""
+
+USED_AT_START = (
+    "ray.serve.llm",
+    "vllm.entrypoints.openai.api_server",
+    "vllm.v1.worker.cpu_worker",
+    "transformers",
+    "peft",
+)
+"""What a start imports. Imported once here, so that the stack's processes don't all compile it at the same time."""
 
 
 class EnvironmentFailure(Exception):
@@ -78,6 +87,11 @@ def make(folder: Path) -> None:
     (folder / STAMP).unlink(missing_ok=True)
     if have.get("packages") != want["packages"]:
         install_packages(folder)
+        say("compiling what a start imports")
+        run(
+            [python_of(folder), "-c", f"import {', '.join(USED_AT_START)}"],
+            "the packages cannot be imported (see above)",
+        )
     say("this project, editable")
     pip(folder, "--no-build-isolation", "--editable", str(PROJECT))
     (folder / STAMP).write_text(json.dumps(want), encoding="utf-8")
@@ -141,7 +155,7 @@ def remove_strangers(folder: Path, names: set[str]) -> None:
 
 
 def pip(folder: Path, *arguments: str, quietly: bool = False) -> None:
-    """`pip install` with this project's options. Raises EnvironmentFailure; pip's own words go to the terminal unless `quietly`."""
+    """`pip install` with this project's options; pip's own words go to the terminal unless `quietly`."""
     run(
         [python_of(folder), "-m", "pip", "install", *PIP_OPTIONS, *arguments],
         "pip could not install (see above)",
@@ -154,7 +168,7 @@ def python_of(folder: Path) -> str:
 
 
 def run(command: list[str], failure: str, quietly: bool = False) -> None:
-    """Raises EnvironmentFailure with `failure` when the command fails. Settings that would install elsewhere are hidden."""
+    """Raises EnvironmentFailure with `failure` when the command fails. Settings that install elsewhere are hidden."""
     output = subprocess.DEVNULL if quietly else None
     hidden = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}

