@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
 from ray.serve.handle import DeploymentHandle
-from specs.encoder import load_encoder
-from specs.learnware import load_learnwares
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -37,6 +35,8 @@ from router.ray_seam import choose_replica_id, initialise, replica_line
 from router.request import DecodeTokens, read_request
 from router.selection import Choice, Selector
 from router.settings import SelectionSettings
+from specs.encoder import load_encoder
+from specs.learnware import load_learnwares
 
 logger = logging.getLogger("ray.serve")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ray.serve.deployment import Application
-from specs.learnware import load_learnwares
 
 from router.deployment import LearnwareRouter, RouterOptions
 from serving.base_model import ensure_base_model
@@ -21,6 +20,7 @@ from serving.names import ENGINE, ROUTER
 from serving.paths import cache_folder
 from serving.ray_compat import LLMConfig, attach_router, engine_application, router_application
 from serving.replica import LearnwareServer, ReplicaOptions
+from specs.learnware import load_learnwares
 
 SECRET_BYTES = 32
 """As long as the digest of the HMAC that it keys; made anew at each start, so a header of an earlier run is worth
@@ -107,6 +107,8 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         if on_cpu
         else "serving.engine.worker.LearnwareGPUWorker",
         "tensor_parallel_size": engine.tensor_parallel_size,
+        # Compact JSON: a small model that may put blanks between tokens writes nothing else until its limit.
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
     if on_cpu:
         # With LoRA on CPU vLLM 0.29 never compiles (`platforms/cpu.py`), so eager only says what happens anyway.

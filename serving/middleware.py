@@ -27,7 +27,7 @@ from router.choice import (
     decode_choice,
 )
 from serving.metrics.collectors import ReplicaMetrics
-from specs.errors import LearnwareError, UnknownModel
+from specs.errors import InvalidInput, LearnwareError, UnknownModel
 
 NO_MODEL = "base:no-model"
 NOT_SERVED = "base:not-served"
@@ -81,12 +81,12 @@ class LearnwareMiddleware:
         body = await _read_body(receive)
         if body is None:
             return
-        payload = _json_object(body)
-        model = payload.get("model") if payload else None
-        if payload is None or not (model is None or isinstance(model, str)):
-            await self._app(scope, _replay(body, receive), send)
-            return
         try:
+            payload = _json_object(body)
+            model = payload.get("model") if payload else None
+            if payload is None or not (model is None or isinstance(model, str)):
+                await self._app(scope, _replay(body, receive), send)
+                return
             answerer = self._answerer(scope, model)
         except LearnwareError as error:
             await openai_error(error)(scope, receive, send)
@@ -132,8 +132,17 @@ def _takes_a_model(scope: Scope) -> bool:
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
+    """The body as a JSON object, None when it is none.
+
+    Raises:
+        InvalidInput: it is not text; FastAPI would answer that with an error of its own form.
+    """
     try:
         payload = json.loads(body)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"The request body must be JSON in UTF-8; byte {error.start} is not: {error.reason}."
+        ) from None
     except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None

@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from ray import serve
-from specs.learnware import Learnware, load_learnwares
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
@@ -22,6 +21,7 @@ from serving.middleware import EXPLAIN_PATH, Catalogue, LearnwareMiddleware, ope
 from serving.names import ROUTER
 from serving.ray_compat import EngineServer, LLMConfig, add_middleware
 from specs.errors import InvalidLearnware, UnknownModel
+from specs.learnware import Learnware, load_learnwares
 
 logger = logging.getLogger("ray.serve")
 

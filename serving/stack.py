@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from specs.learnware import load_learnwares
 
 from serving.base_model import ensure_base_model
 from serving.config import Config
@@ -24,6 +23,7 @@ from serving.edge.instance import Instance, claim, plan, prepare
 from serving.names import APPLICATION, ENGINE, METRICS_APPLICATION, ROUTER
 from serving.paths import cache_folder
 from specs.errors import StartupError
+from specs.learnware import load_learnwares
 
 Say = Callable[[str], None]
 

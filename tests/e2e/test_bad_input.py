@@ -6,7 +6,8 @@ import time
 
 import httpx
 import pytest
-from conftest import QUESTIONS, Stack, chat, metric
+
+from tests.e2e.support import QUESTIONS, Stack, chat, metric
 
 pytestmark = pytest.mark.e2e
 

@@ -6,8 +6,9 @@ import time
 import httpx
 import psutil
 import pytest
-from conftest import QUESTIONS, Stack, chat, metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.support import QUESTIONS, Stack, chat, metric
 
 pytestmark = pytest.mark.e2e
 

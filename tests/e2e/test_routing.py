@@ -4,7 +4,8 @@ import json
 
 import httpx
 import pytest
-from conftest import BASE, QUESTIONS, Question, chat
+
+from tests.e2e.support import BASE, QUESTIONS, Question, chat, metric
 
 pytestmark = pytest.mark.e2e
 
@@ -81,8 +82,6 @@ def test_route_explains_without_generating(http: httpx.Client):
     assert scores == sorted(scores, reverse=True)
     assert len(scores) > 1
     assert answer["candidates"][0]["learnware"] == answer["learnware"]
-    from conftest import metric
-
     after = http.get("/metrics").text
     for name in ("vllm:request_success_total", "learnware_requests_total"):
         assert metric(before, name) == metric(after, name)

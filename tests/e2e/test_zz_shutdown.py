@@ -11,7 +11,8 @@ import time
 import httpx
 import psutil
 import pytest
-from conftest import QUESTIONS, Stack, chat
+
+from tests.e2e.support import QUESTIONS, Stack, chat
 
 pytestmark = pytest.mark.e2e
 

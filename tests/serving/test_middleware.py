@@ -117,11 +117,17 @@ def test_a_request_without_a_model_goes_to_the_base(app):
     assert send(app, {"messages": []}).headers["x-learnware-reason"] == "base:no-model"
 
 
-@pytest.mark.parametrize("raw", [b"", b"not json", b"[1]", b"\xff\xfe", b'{"model": 5}', b'{"a":' * 3000])
+@pytest.mark.parametrize("raw", [b"", b"not json", b"[1]", b'{"model": 5}', b'{"a":' * 3000])
 def test_a_body_that_is_no_request_reaches_the_application_unchanged(app, raw):
     response = send(app, raw)
     assert response.json()["body"].encode("latin-1") == raw
     assert "x-learnware" not in response.headers
+
+
+def test_a_body_that_is_not_text_is_refused(app):
+    response = send(app, b'{"model": "auto", "x": "\xff"}')
+    assert response.status_code == 400
+    assert "UTF-8" in response.json()["error"]["message"]
 
 
 def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_later_is_passed_on(registry):
@@ -132,7 +138,12 @@ def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_l
         seen.append(await receive())
 
     app = LearnwareMiddleware(inner, catalogue=CATALOGUE, secret=SECRET, metrics=ReplicaMetrics(registry))
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/completions",
+        "headers": [(b"content-type", b"application/json")],
+    }
 
     async def run(messages):
         async def receive():
