@@ -1,0 +1,153 @@
+"""Our CPU operators against a naive fp32 loop, and the defect in vLLM's own that they are there for."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from serving.engine.operators import BASE, MIN_RUN, LayerWeights, Mixed, Run, add_lora, plan_batch
+
+SLOTS, RANK, FEATURES = 4, 8, 48
+OUTPUTS = (32, 16, 16)
+
+
+def layer(ranks: list[int], seed: int = 0) -> LayerWeights:
+    """A full layer: slot s holds an adapter of rank ranks[s] (0: none), written through the views that vLLM gets."""
+    torch.manual_seed(seed)
+    weights = LayerWeights.zeros(len(ranks), RANK, FEATURES, OUTPUTS, torch.bfloat16)
+    a_stacked, b_stacked = weights.stacks()
+    for slot, rank in enumerate(ranks):
+        for a, b in zip(a_stacked, b_stacked, strict=True):
+            a[slot, 0, :rank] = torch.randn(rank, FEATURES) / 7
+            b[slot, 0, :, :rank] = torch.randn(b.shape[2], rank) / 3
+        weights.mark(slot, [rank > 0] * len(OUTPUTS))
+    return weights
+
+
+def naive(y: Tensor, x: Tensor, weights: LayerWeights, slots: list[int]) -> Tensor:
+    """Row by row, in fp32, from vLLM's views."""
+    a_stacked, b_stacked = weights.stacks()
+    result = y.float().clone()
+    for row, slot in enumerate(slots):
+        start = 0
+        for a, b in zip(a_stacked, b_stacked, strict=True):
+            if slot != BASE:
+                result[row, start : start + b.shape[2]] += b[slot, 0].float() @ (a[slot, 0].float() @ x[row].float())
+            start += b.shape[2]
+    return result
+
+
+def runs_of(slots: list[int]) -> list[Run]:
+    values, lengths = torch.unique_consecutive(torch.tensor(slots), return_counts=True)
+    runs, start = [], 0
+    for slot, length in zip(values.tolist(), lengths.tolist(), strict=True):
+        runs.append(Run(start, start + length, slot))
+        start += length
+    return runs
+
+
+BATCHES = {
+    "decode, one adapter": [2],
+    "decode, every slot and the base": [3, BASE, 0, 2, BASE, 1, 3],
+    "decode, base rows first and last": [BASE, BASE, 3, 1, BASE],
+    "prefill, one adapter": [1] * 40,
+    "prefill, adapters and base": [0] * 20 + [BASE] * 25 + [3] * 30,
+    "decode rows beside prefills": [0, BASE, 3, *[2] * 20, BASE, 1, *[BASE] * 20, 3, BASE],
+    "runs at the threshold": [0] * (MIN_RUN - 1) + [1] * MIN_RUN + [2] * (MIN_RUN + 1),
+    "base only": [BASE] * 5,
+}
+
+
+@pytest.mark.parametrize("slots", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("ranks", [[8, 8, 8, 8], [8, 4, 2, 8], [8, 0, 4, 8]], ids=["one rank", "mixed ranks", "a hole"])
+def test_each_row_gets_its_own_adapter(slots: list[int], ranks: list[int]) -> None:
+    weights = layer(ranks)
+    x = torch.randn(len(slots), FEATURES).bfloat16()
+    before = torch.randn(len(slots), sum(OUTPUTS)).bfloat16()
+    y = before.clone()
+
+    add_lora(y, x, weights, plan_batch(runs_of(slots), SLOTS, torch.bfloat16), OUTPUTS)
+
+    base = torch.tensor([slot == BASE for slot in slots])
+    assert torch.equal(y[base], before[base]), "rows without an adapter must stay as they are, to the last bit"
+    torch.testing.assert_close(y.float(), naive(before, x, weights, slots), rtol=0.02, atol=0.02)
+    if not base.all() and ranks == [8, 8, 8, 8]:
+        assert not torch.equal(y[~base], before[~base])
+
+
+def test_a_row_is_the_same_alone_and_in_a_mixed_batch() -> None:
+    weights, slots = layer([8, 4, 2, 8]), [3, BASE, 0, 2, 1, *[1] * 20]
+    x = torch.randn(len(slots), FEATURES).bfloat16()
+    together = torch.zeros(len(slots), sum(OUTPUTS)).bfloat16()
+    add_lora(together, x, weights, plan_batch(runs_of(slots), SLOTS, torch.bfloat16), OUTPUTS)
+    for row, slot in enumerate(slots):
+        alone = torch.zeros(1, sum(OUTPUTS)).bfloat16()
+        add_lora(alone, x[row : row + 1], weights, plan_batch([Run(0, 1, slot)], SLOTS, torch.bfloat16), OUTPUTS)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=0.02, atol=0.01)
+
+
+def test_a_slice_without_weights_is_left_alone() -> None:
+    weights = layer([8, 8, 8, 8])
+    weights.stacks()[1][1].zero_()
+    for slot in range(SLOTS):
+        weights.mark(slot, [True, False, True])
+    y = torch.zeros(3, sum(OUTPUTS)).bfloat16()
+    add_lora(
+        y, torch.randn(3, FEATURES).bfloat16(), weights, plan_batch([Run(0, 3, 1)], SLOTS, torch.bfloat16), OUTPUTS
+    )
+    assert not y[:, 32:48].any()
+    assert y[:, :32].any()
+    assert y[:, 48:].any()
+
+
+def test_padded_outputs_offsets_scale_and_fp32_results() -> None:
+    weights = LayerWeights.zeros(2, RANK, FEATURES, (20,), torch.bfloat16)
+    (a,), (b,) = weights.stacks()
+    a[1], b[1] = torch.ones(RANK, FEATURES) / FEATURES, torch.ones(20, RANK) / RANK
+    weights.mark(1, [True])
+    y = torch.zeros(2, 30)
+    plan = plan_batch([Run(0, 2, 1)], 2, torch.bfloat16)
+    add_lora(y, torch.ones(2, FEATURES).bfloat16(), weights, plan, (16,), offset=4, scale=2.0)
+    torch.testing.assert_close(y[:, 4:20], torch.full((2, 16), 2.0), rtol=0.02, atol=0)
+    assert not y[:, :4].any()
+    assert not y[:, 20:].any()
+
+
+def test_the_plan_takes_long_runs_alone_and_short_ones_together() -> None:
+    slots = [0, BASE, 3, *[2] * 20, BASE, *[BASE] * 20, 3, BASE]
+    plan = plan_batch(runs_of(slots), SLOTS, torch.bfloat16)
+    assert [(type(piece), piece.start, piece.stop) for piece in plan.pieces] == [
+        (Mixed, 0, 3),
+        (Run, 3, 23),
+        (Run, 44, 45),
+    ]
+    assert plan.slots == 0b1101
+
+
+def test_a_copy_of_other_stacks_computes_the_same() -> None:
+    weights = layer([8, 8, 8, 8])
+    a_stacked, b_stacked = (tuple(stack.contiguous() for stack in stacks) for stacks in weights.stacks())
+    copied = LayerWeights.of_stacks(a_stacked, b_stacked)
+    x = torch.randn(3, FEATURES).bfloat16()
+    plan = plan_batch(runs_of([1, BASE, 3]), SLOTS, torch.bfloat16)
+    one, other = torch.zeros(3, sum(OUTPUTS)).bfloat16(), torch.zeros(3, sum(OUTPUTS)).bfloat16()
+    add_lora(one, x, weights, plan, OUTPUTS)
+    add_lora(other, x, copied, plan, OUTPUTS)
+    assert torch.equal(one, other)
+
+
+def test_stock_operators_alter_base_rows() -> None:
+    """vLLM 0.29's own: index −1 wraps around to the last slot. When this fails, vLLM is fixed."""
+    lora_ops = pytest.importorskip("vllm.lora.ops.torch_ops.lora_ops")
+    weights = layer([8, 8, 8, 8])
+    (a, *_), (b, *_) = weights.stacks()
+    x, slots = torch.randn(3, FEATURES).bfloat16(), torch.tensor([0, BASE, 1])
+    shrunk = torch.zeros(3, RANK)
+    lora_ops.bgmv_shrink(x, a, shrunk, slots, 1.0)
+    stock = torch.zeros(3, OUTPUTS[0]).bfloat16()
+    lora_ops.bgmv_expand(shrunk, b, stock, slots, add_inputs=True)
+    assert stock[1].any()
+
+    ours = torch.zeros(3, sum(OUTPUTS)).bfloat16()
+    add_lora(ours, x, weights, plan_batch(runs_of(slots.tolist()), SLOTS, torch.bfloat16), OUTPUTS)
+    assert not ours[1].any()
+    torch.testing.assert_close(ours[[0, 2], : OUTPUTS[0]], stock[[0, 2]], rtol=0.02, atol=0.02)
