@@ -14,13 +14,13 @@ from typing import Any
 from ray.serve.deployment import Application
 
 from router.deployment import LearnwareRouter, RouterOptions
-from serving.base_model import ensure_base_model
-from serving.config import EMBEDDED_BASE, Config, load_config
+from serving.base_model import EMBEDDED, ensure_base_model
+from serving.catalogue import served_learnwares
+from serving.config import Config, load_config
 from serving.names import ENGINE, ROUTER
 from serving.paths import cache_folder
 from serving.ray_compat import LLMConfig, attach_router, engine_application, router_application
 from serving.replica import LearnwareServer, ReplicaOptions
-from specs.learnware import load_learnwares
 
 SECRET_BYTES = 32
 """As long as the digest of the HMAC that it keys; made anew at each start, so a header of an earlier run is worth
@@ -94,7 +94,7 @@ def engine_arguments(config: Config) -> dict[str, Any]:
     """vLLM's engine and front-end arguments; `engine.options` of the configuration has the last word."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
-    learnwares = len(load_learnwares(config.learnwares.path))
+    learnwares = len(served_learnwares(config))
     arguments: dict[str, Any] = {
         "dtype": engine.dtype,
         "max_model_len": engine.max_model_len,
@@ -115,7 +115,7 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         arguments["enforce_eager"] = True
     else:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
-    if config.base_model.source == EMBEDDED_BASE:
+    if config.base_model.source == EMBEDDED:
         # SmolLM2 writes tool calls in the Hermes form; without a parser vLLM refuses `tools` with `tool_choice: auto`.
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
     if config.api_keys:

@@ -95,10 +95,10 @@ def _environment(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from specs.learnware import load_learnwares
+    from serving.catalogue import served_learnwares
 
     config = _load(options)
-    learnwares = load_learnwares(config.learnwares.path)
+    learnwares = served_learnwares(config)
     for learnware in learnwares:
         print(f"{learnware.id}  version {learnware.version}, rank {learnware.rank}, {learnware.domain}")
     print(f"the configuration is valid; {len(learnwares)} learnwares over {config.base_model.served_id}")

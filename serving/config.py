@@ -12,13 +12,12 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from router.settings import SelectionSettings
 
 from router.conversation import ConversationSettings
+from router.settings import SelectionSettings
+from serving.base_model import EMBEDDED, base_model_id
 from specs.errors import InvalidConfig
 
-EMBEDDED_BASE = "embedded"
-EMBEDDED_BASE_ID = "SmolLM2-135M-Instruct"
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent / "starter_learnwares"
 
@@ -41,7 +40,7 @@ class HTTPSettings(_Section):
 class BaseModelSettings(_Section):
     """The one model that the engine holds."""
 
-    source: str = Field(EMBEDDED_BASE, description="`embedded`, a local folder, or a hub id.")
+    source: str = Field(EMBEDDED, description="`embedded`, a local folder, or a hub id.")
     id: str | None = Field(
         None, description="The name clients use; default: the embedded model's, the folder's name, or the hub id."
     )
@@ -51,12 +50,7 @@ class BaseModelSettings(_Section):
 
     @property
     def served_id(self) -> str:
-        if self.id is not None:
-            return self.id
-        if self.source == EMBEDDED_BASE:
-            return EMBEDDED_BASE_ID
-        local = Path(self.source).expanduser()
-        return local.name if local.is_dir() else self.source
+        return self.id or base_model_id(self.source)
 
 
 class LearnwareSettings(_Section):

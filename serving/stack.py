@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from serving.base_model import ensure_base_model
+from serving.catalogue import served_learnwares
 from serving.config import Config
 from serving.edge.drain import StopSignals, stop_stack
 from serving.edge.environment import instance_environment, serve_host
@@ -23,7 +24,6 @@ from serving.edge.instance import Instance, claim, plan, prepare
 from serving.names import APPLICATION, ENGINE, METRICS_APPLICATION, ROUTER
 from serving.paths import cache_folder
 from specs.errors import StartupError
-from specs.learnware import load_learnwares
 
 Say = Callable[[str], None]
 
@@ -57,7 +57,7 @@ def serve(config: Config, say: Say) -> int:
     instance = plan(config.http.host, config.http.port)
     with claim(instance, say):
         os.environ.update(_environment(config, instance, one_machine=True))
-        learnwares = load_learnwares(config.learnwares.path)
+        learnwares = served_learnwares(config)
         say(f"{len(learnwares)} learnwares are valid")
         base = ensure_base_model(config.base_model.source, cache_folder(), say)
         signals = StopSignals()
