@@ -1,0 +1,204 @@
+"""From a base model and rows to an adapter folder: PEFT in, PEFT folder out."""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from serving.training.rows import Row, common_prefix, encode_rows, hold_out, rows_hash, shuffle_answers
+from serving.training.settings import TrainingSettings
+from serving.training.stack import Stack
+from serving.training.trainer import Outcome, Trainer, write_atomically
+from specs.errors import InvalidInput
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+RECORD = "training.json"
+# What may change between a run and its resumption without making it another run.
+_NOT_IDENTITY = {"max_seconds", "checkpoint_seconds", "device"}
+
+
+def train_adapter(
+    rows: Sequence[Row],
+    base: Path,
+    base_id: str,
+    out: Path,
+    settings: TrainingSettings,
+    progress: Callable[[int, int, str], None],
+    say: Callable[[str], None],
+) -> Path:
+    """Trains an adapter of the base in folder `base` and writes it to `out`; goes on where the same run was cut.
+
+    The folder then holds adapter_config.json (with `base_model_name_or_path` = `base_id`), adapter_model.safetensors
+    (bf16) and training.json. A folder that is complete for the same run is left as it is.
+
+    Raises:
+        InvalidInput: a target module that the base does not have, or too few rows.
+    """
+    if len(rows) < 4:
+        raise InvalidInput(
+            f"{len(rows)} rows are too few to train on; at least 4 are needed, and some hundreds make sense"
+        )
+    given = rows_hash(rows)
+    fingerprint = _fingerprint(given, base_id, settings)
+    record_path = out / RECORD
+    if _is_complete(out, fingerprint, settings):
+        say(f"{out} is complete already")
+        return out
+    used = shuffle_answers(rows, settings.seed) if settings.shuffle_answers else list(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    say(f"loading the base model from {base}")
+    model, tokenizer = load_base(base, settings.device)
+    depth = model.config.get_text_config().num_hidden_layers
+    encoded = encode_rows(used, tokenizer, settings.max_length)
+    prefix = encoded[0].prompt[: common_prefix([row.prompt for row in encoded])]
+    train, held = hold_out(used, settings.held_out_share, settings.seed)
+    first = int(depth * settings.first_layer_share)
+    adapted = add_adapter(model, settings, first, depth)
+    stack = divide(model, first, prefix, [encoded[i] for i in held[:4]], say)
+    parameters = [parameter for _, parameter in adapted.named_parameters() if parameter.requires_grad]
+    trainer = Trainer(stack, parameters, encoded, train, held, settings, out / CHECKPOINT, fingerprint, progress)
+    outcome = trainer.run()
+    _export(adapted, outcome.weights, parameters, base_id, out)
+    record = _record(outcome, settings, base_id, given, fingerprint, len(train), len(held), len(prefix), first)
+    write_atomically(record_path, (json.dumps(record, indent=1) + "\n").encode())
+    if outcome.stopped_by != "time":  # else it may go on with more minutes
+        (out / CHECKPOINT).unlink(missing_ok=True)
+    return out
+
+
+def load_base(base: Path, device: str) -> tuple[Any, Any]:
+    """Model (bf16, frozen) and tokenizer of a local folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    # On CPU, the backward pass of torch 2.13's fused attention takes a quarter of a step at these short lengths.
+    attention = "eager" if device == "cpu" else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base), dtype=torch.bfloat16, local_files_only=True, attn_implementation=attention
+    ).to(device)
+    model.requires_grad_(False)
+    return model.eval(), tokenizer
+
+
+def add_adapter(model: Any, settings: TrainingSettings, first: int, depth: int) -> Any:
+    """Wraps `model` in place with a fresh LoRA on layers `first`..`depth`-1, in the base's own type, seeded."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(settings.seed)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.target_modules),
+        layers_to_transform=list(range(first, depth)) if first else None,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # peft 0.21 asks transformers 5 by an older name
+            return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        names = sorted(
+            {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        )
+        raise InvalidInput(
+            f"target modules {list(settings.target_modules)} do not fit; this base has {names}"
+        ) from error
+
+
+def divide(model: Any, first: int, prefix: Sequence[int], sample: Sequence[Any], say: Callable[[str], None]) -> Stack:
+    """The fastest way to run this model that gives the same results as running it plainly."""
+    stack = Stack(model, first, prefix)
+    try:
+        stack.check_integrity(sample)
+    except RuntimeError as error:
+        say(f"{error}: running it whole")
+        stack = Stack(model, first, prefix, divided=False)
+    return stack
+
+
+def adapter_hash(folder: Path) -> str:
+    """SHA-256 of the adapter's weights and configuration: names what was scored."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _is_complete(out: Path, fingerprint: str, settings: TrainingSettings) -> bool:
+    """Whether the folder holds this run's result, and no more minutes were given now than it was stopped by."""
+    if not all((out / name).exists() for name in (RECORD, WEIGHTS, CONFIG)):
+        return False
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    more_time = record["stopped_by"] == "time" and settings.max_seconds > record["seconds"]
+    return bool(record["fingerprint"] == fingerprint) and not (more_time and (out / CHECKPOINT).exists())
+
+
+def _fingerprint(rows: str, base_id: str, settings: TrainingSettings) -> str:
+    identity = settings.model_dump(exclude=_NOT_IDENTITY)
+    return hashlib.sha256(json.dumps([rows, base_id, identity], sort_keys=True).encode()).hexdigest()
+
+
+def _export(adapted: Any, weights: Sequence[Tensor], parameters: Sequence[Tensor], base_id: str, out: Path) -> None:
+    """Writes weights first and configuration second, each atomically."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    with torch.no_grad():
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.copy_(weight)
+    state = {
+        name: tensor.to(torch.bfloat16).contiguous().cpu()
+        for name, tensor in get_peft_model_state_dict(adapted).items()
+    }
+    write_atomically(out / WEIGHTS, save(state, metadata={"format": "pt"}))
+    config = adapted.peft_config["default"]
+    config.inference_mode = True
+    config.base_model_name_or_path = base_id
+    temporary = out / ".config"
+    config.save_pretrained(str(temporary))
+    written = json.loads((temporary / CONFIG).read_text())
+    shutil.rmtree(temporary)
+    written["target_modules"] = sorted(written["target_modules"])
+    write_atomically(out / CONFIG, (json.dumps(written, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _record(
+    outcome: Outcome,
+    settings: TrainingSettings,
+    base_id: str,
+    rows: str,
+    fingerprint: str,
+    train: int,
+    held: int,
+    prefix: int,
+    first: int,
+) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {
+        "base_model": base_id,
+        "settings": settings.model_dump(),
+        "first_layer": first,
+        "rows_sha256": rows,
+        "fingerprint": fingerprint,
+        "train_rows": train,
+        "held_out_rows": held,
+        "shared_prefix_tokens": prefix,
+        "steps": outcome.steps,
+        "best": outcome.best._asdict(),
+        "history": [[e.step, round(e.train_loss, 4), round(e.loss, 4), round(e.exact, 4)] for e in outcome.history],
+        "history_columns": ["step", "train_loss", "held_out_loss", "held_out_exact"],
+        "seconds": outcome.seconds,
+        "stopped_by": outcome.stopped_by,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+    }

@@ -1,0 +1,91 @@
+"""What the scores say: each learnware beside the base, the majority answer and the shuffled-answers control."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serving.training.rows import Row
+from serving.training.scoring import RowScore
+from serving.training.statistics import compare, estimate
+
+DIGITS = 4
+CONTROLS = ("base", "majority", "shuffled")
+
+
+def majority_scores(train: Sequence[Row], test: Sequence[Row]) -> list[RowScore]:
+    """The control that never reads the prompt: it gives each answer its frequency among the train rows (one added to
+    each count, so that none is impossible), hence always chooses the most frequent one."""
+    counts = Counter(row.answer for row in train)
+    scored = []
+    for row in test:
+        candidates = row.candidates()
+        total = sum(counts[answer] + 1 for answer in candidates)
+        scores = tuple(round(math.log((counts[answer] + 1) / total), 5) for answer in candidates)
+        scored.append(RowScore(scores, candidates.index(row.answer), greedy=False))
+    return scored
+
+
+def task_report(systems: Mapping[str, Sequence[RowScore]]) -> dict[str, Any]:
+    """Accuracy and mean log-likelihood of the gold answer of each system with 95 % intervals, and "learnware" against
+    every control that is there. `beats_all_controls`: better accuracy at 95 % than each of base, majority and shuffled;
+    None while one of them is missing."""
+    report: dict[str, Any] = {"rows": len(next(iter(systems.values()))), "systems": {}, "against": {}}
+    for name, scores in systems.items():
+        report["systems"][name] = {
+            "accuracy": _rounded(estimate([float(score.right) for score in scores])),
+            "gold_log_likelihood": _rounded(estimate([score.gold_log_likelihood for score in scores])),
+        }
+    if "learnware" not in systems:
+        return report
+    learnware = [score.right for score in systems["learnware"]]
+    for name in CONTROLS:
+        if name in systems:
+            comparison = compare(learnware, [score.right for score in systems[name]])
+            report["against"][name] = {
+                "difference": _rounded(comparison.difference),
+                "mcnemar_p": float(f"{comparison.p:.2g}"),
+                "better": comparison.better,
+            }
+    complete = all(name in report["against"] for name in CONTROLS)
+    report["beats_all_controls"] = all(item["better"] for item in report["against"].values()) if complete else None
+    return report
+
+
+def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """The reports as a Markdown table, one line a task."""
+    lines = [
+        "| learnware | rows | base | majority | shuffled | learnware (95 %) | log p(gold): base → own | beats all |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task, report in reports.items():
+        systems = report["systems"]
+        cells = [_percent(systems[name]["accuracy"]["mean"]) if name in systems else "–" for name in CONTROLS]
+        own = systems.get("learnware")
+        verdict = {True: "yes", False: "**no**", None: "–"}[report.get("beats_all_controls")]
+        if own:
+            accuracy = own["accuracy"]
+            interval = f"**{_percent(accuracy['mean'])}** ({_percent(accuracy['low'])}–{_percent(accuracy['high'])})"
+            before = systems["base"]["gold_log_likelihood"]["mean"] if "base" in systems else math.nan
+            likelihood = f"{before:.2f} → {own['gold_log_likelihood']['mean']:.2f}"
+        else:
+            interval = likelihood = "–"
+        row = [f"`{task}`", str(report["rows"]), *cells, interval, likelihood, verdict]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def matrix_report(scores: Mapping[str, Mapping[str, Sequence[RowScore]]]) -> dict[str, dict[str, float]]:
+    """Accuracy of each system (inner key) on each task (outer key)."""
+    return {
+        task: {name: round(sum(score.right for score in rows) / len(rows), DIGITS) for name, rows in systems.items()}
+        for task, systems in scores.items()
+    }
+
+
+def _rounded(value: Any) -> dict[str, float]:
+    return {name: round(number, DIGITS) for name, number in value._asdict().items()}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,151 @@
+"""Rows of a task: reading, checking, hashing, shuffling of answers, and tokens in chat form.
+
+A row is one JSON object a line: `prompt` (what the user says), `answer` (what the assistant must say) and, where the
+answer is one of a few, `choices`: the labels themselves, or, for multiple choice, the texts of the options while
+`answer` is the letter.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from specs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class Row(NamedTuple):
+    """One example of a task."""
+
+    prompt: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+    def candidates(self) -> tuple[str, ...]:
+        """The answers to choose among: labels as they stand, letters for multiple choice, nothing for free answers."""
+        if not self.choices or self.answer in self.choices:
+            return self.choices
+        return tuple(LETTERS[: len(self.choices)])
+
+
+class EncodedRow(NamedTuple):
+    """Token ids of a row: the prompt as one user turn, up to where the assistant speaks; the answer and end of turn."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a JSONL file.
+
+    Raises:
+        InvalidInput: the file is missing, empty, or a line is not a row; the message names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read rows from {path}: {error}") from error
+    rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise InvalidInput(f"{path} has no rows; expected one JSON object a line with 'prompt' and 'answer'")
+    return rows
+
+
+def _parse(line: str, place: str) -> Row:
+    try:
+        item = json.loads(line)
+    except ValueError as error:
+        raise InvalidInput(f"{place}: not JSON ({error})") from error
+    if not isinstance(item, dict):
+        raise InvalidInput(f"{place}: expected a JSON object with 'prompt' and 'answer'")
+    prompt, answer, choices = item.get("prompt"), item.get("answer"), item.get("choices") or []
+    if not isinstance(prompt, str) or not isinstance(answer, str) or not prompt or not answer:
+        raise InvalidInput(f"{place}: 'prompt' and 'answer' must be non-empty strings")
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise InvalidInput(f"{place}: 'choices' must be a list of strings")
+    row = Row(prompt, answer, tuple(choices))
+    if row.choices and answer not in row.candidates():
+        raise InvalidInput(f"{place}: answer {answer!r} is neither one of the choices nor the letter of one")
+    return row
+
+
+def rows_hash(rows: Sequence[Row]) -> str:
+    """SHA-256 over the rows' content, in order: what was trained or scored on, whatever the file was called."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.prompt, row.answer, list(row.choices)], ensure_ascii=False).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def shuffle_answers(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The same prompts with the answers dealt out anew: the control that can learn format and label frequencies only.
+
+    Answers move only between rows with equally many choices, so that a letter always has an option to stand for.
+    """
+    generator = random.Random(f"shuffle-answers-{seed}")  # noqa: S311 - nothing secret
+    shuffled = list(rows)
+    groups: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(len(row.choices), []).append(index)
+    for members in groups.values():
+        answers = [rows[index].answer for index in members]
+        generator.shuffle(answers)
+        for index, answer in zip(members, answers, strict=True):
+            shuffled[index] = rows[index]._replace(answer=answer)
+    return shuffled
+
+
+def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of the rows to train on and of those held out, drawn by the prompts' hashes whatever their order."""
+    ranked = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{seed}\n{rows[i].prompt}".encode()).digest())
+    held = max(1, round(len(rows) * share))
+    return sorted(ranked[held:]), sorted(ranked[:held])
+
+
+def encode_rows(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[EncodedRow]:
+    """Rows as tokens. Too long a prompt loses its middle, never its beginning nor its end."""
+    return [
+        EncodedRow(encode_prompt(row.prompt, tokenizer, max_length), encode_answer(row.answer, tokenizer))
+        for row in rows
+    ]
+
+
+def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[int]:
+    """One user turn through the chat template (plain text if there is none), at most `max_length` tokens."""
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        ids = list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+    else:
+        ids = list(tokenizer(prompt)["input_ids"])
+    if len(ids) <= max_length:
+        return ids
+    head = max_length // 3
+    return ids[:head] + ids[len(ids) - (max_length - head) :]
+
+
+def encode_answer(answer: str, tokenizer: "PreTrainedTokenizerBase", end: bool = True) -> list[int]:
+    """The answer's tokens, then (with `end`) the token that ends the turn."""
+    ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    return [*ids, tokenizer.eos_token_id] if end else ids
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all rows share, less what leaves no row without a token of its own."""
+    if not rows:
+        return 0
+    first, last = min(map(list, rows)), max(map(list, rows))
+    shared = 0
+    for a, b in zip(first, last, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return min(shared, min(len(row) for row in rows) - 1)

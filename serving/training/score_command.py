@@ -1,0 +1,137 @@
+"""`learnware-serving score`: every learnware beside its controls, by one protocol."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from serving.training.terminal import Progress, add_base_arguments
+from specs.errors import InvalidInput
+
+STARTER_LEARNWARES = Path(__file__).parents[1] / "starter_learnwares"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `score` to the command line."""
+    parser = subparsers.add_parser(
+        "score",
+        help="score learnwares on their tasks beside base, majority answer and shuffled-answers control",
+        description="Scores learnwares named <domain>-<task> on <data>/<domain>/<task>.test.jsonl, choosing among the "
+        "answers by log-likelihood. Finished rows are kept in the output folder: called again, it goes on.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of <domain>/<task>.{train,test}.jsonl")
+    parser.add_argument("--learnwares", type=Path, default=STARTER_LEARNWARES, help="folder of adapter folders")
+    parser.add_argument(
+        "--controls", type=Path, default=None, help="folder of adapters trained with --shuffle-answers, same names"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for rows' scores (cells/) and the report")
+    parser.add_argument("--only", nargs="+", default=None, help="names of learnwares (default: all)")
+    parser.add_argument("--matrix", action="store_true", help="score every learnware on every task")
+    parser.add_argument("--max-rows", type=int, default=None, help="test rows of each task at most (spread evenly)")
+    parser.add_argument("--json", type=Path, default=None, help="where the report goes (default: OUT/scores.json)")
+    add_base_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `score`; returns the exit status."""
+    import torch
+
+    from serving.base_model import base_model_id, ensure_base_model
+    from serving.paths import cache_folder
+    from serving.training.report import majority_scores, matrix_report, table, task_report
+    from serving.training.rows import read_rows, rows_hash
+    from serving.training.scoring import BASE, PROTOCOL, Scorer
+    from serving.training.trainer import write_atomically
+
+    torch.set_num_threads(args.threads)
+    names = adapter_names(args.learnwares, args.only)
+    base = ensure_base_model(args.base, args.cache or cache_folder(), print)
+    adapters = {name: args.learnwares / name for name in names}
+    controls = {}
+    if args.controls is not None and not args.matrix:
+        controls = {
+            name: f"shuffled {name}" for name in names if (args.controls / name / "adapter_config.json").exists()
+        }
+        adapters |= {label: args.controls / name for name, label in controls.items()}
+    base_id = args.base_id or base_model_id(args.base)
+    scorer = Scorer(base, base_id, adapters, args.out / "cells", args.device)
+    reports: dict[str, Any] = {}
+    matrix: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
+    with Progress("scoring", "row") as bar:
+        total = done = 0
+        for name in names:
+            place = args.data.joinpath(*name.split("-", 1))
+            rows = _spread(read_rows(Path(f"{place}.test.jsonl")), args.max_rows)
+            hashes[name] = rows_hash(rows)
+            wanted = [BASE, *names] if args.matrix else [BASE, name, *([controls[name]] if name in controls else [])]
+            total += len(rows) * len(wanted)
+
+            scored: dict[str, Any] = {}
+            for system in wanted:
+                show = partial(_show, bar, done, total, f"{system} on {name}")
+                scored[system] = scorer.score(rows, system, show)
+                done += len(rows)
+            if args.matrix:
+                matrix[name] = scored
+                continue
+            systems = {BASE: scored[BASE], "majority": majority_scores(read_rows(Path(f"{place}.train.jsonl")), rows)}
+            if name in controls:
+                systems["shuffled"] = scored[controls[name]]
+            reports[name] = task_report(systems | {"learnware": scored[name]}) | {"rows_sha256": hashes[name]}
+    summary = {
+        "protocol": PROTOCOL,
+        "base_model": base_id,
+        "adapters_sha256": scorer.hashes,
+        "max_rows": args.max_rows,
+        "rows_sha256": hashes,
+        "tasks": reports,
+        "matrix": matrix_report(matrix),
+        "beat_all_controls": sorted(name for name, report in reports.items() if report["beats_all_controls"]),
+    }
+    path = args.json or args.out / ("matrix.json" if args.matrix else "scores.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+    print(_matrix_table(summary["matrix"]) if args.matrix else table(reports))
+    print(f"written to {path}")
+    return 0
+
+
+def _show(bar: Progress, before: int, total: int, title: str, rows: int) -> None:
+    bar.show(before + rows, total, title)
+
+
+def adapter_names(folder: Path, only: Sequence[str] | None) -> list[str]:
+    """The sub-folders that hold an adapter, sorted.
+
+    Raises:
+        InvalidInput: there is none, one of `only` is not there, or a name is not <domain>-<task>.
+    """
+    names = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+    missing = sorted(set(only or []) - set(names))
+    if missing or not names:
+        raise InvalidInput(f"no adapter {', '.join(missing) or 'at all'} in {folder}; there are: {', '.join(names)}")
+    chosen = [name for name in names if only is None or name in only]
+    for name in chosen:
+        if "-" not in name:
+            raise InvalidInput(f"{name!r} does not say its domain; learnwares to be scored are named <domain>-<task>")
+    return chosen
+
+
+def _spread(rows: list[Any], limit: int | None) -> list[Any]:
+    """At most `limit` rows, evenly from the first to the last."""
+    if limit is None or len(rows) <= limit:
+        return rows
+    return [rows[i * len(rows) // limit] for i in range(limit)]
+
+
+def _matrix_table(matrix: dict[str, dict[str, float]]) -> str:
+    columns = list(next(iter(matrix.values())))
+    lines = ["| task | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [
+        f"| {task} | " + " | ".join(f"{row[name]:.2f}" for name in columns) + " |" for task, row in matrix.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""Scoring by log-likelihood: which of the given answers a model finds likeliest, row by row, kept as it goes.
+
+Protocol (`PROTOCOL` names it in every result). A row's prompt is one user turn through the base's chat template, up to
+where the assistant speaks, exactly as it is served. For each answer to choose among (the labels; for multiple choice
+the letters) the log-probabilities of all its tokens are summed; the end-of-turn token is left out, because an adapter
+was trained to give it and the base was not, which would flatter the adapter. The likeliest answer counts. The whole
+answer is used, not its first token: labels share first tokens ("college biology", "college medicine"). Nothing is
+normalised by length: the labels stand in the prompt, so the model is asked for exactly these strings. `greedy` says
+whether greedy decoding would begin with the gold answer. Prompts longer than `MAX_LENGTH` tokens lose their middle.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from serving.training.adapter import adapter_hash, load_base
+from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash
+from serving.training.stack import Stack
+from specs.errors import InvalidInput
+
+PROTOCOL = "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; v1"
+MAX_LENGTH = 2048
+BASE = "base"
+ROWS_A_PASS = 8
+
+
+class RowScore(NamedTuple):
+    """What one model makes of one row: log-likelihood (nats) of each answer to choose among, in order; the gold one's
+    number; whether greedy decoding would begin with the gold answer."""
+
+    scores: tuple[float, ...]
+    gold: int
+    greedy: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether the gold answer is the likeliest."""
+        return max(range(len(self.scores)), key=self.scores.__getitem__) == self.gold
+
+    @property
+    def gold_log_likelihood(self) -> float:
+        """In nats, of the gold answer among all that could be said."""
+        return self.scores[self.gold]
+
+
+class Scorer:
+    """One base model with any number of its adapters, scored with the same activations below the first adapted layer.
+
+    `adapters` maps a name to a PEFT folder; the name "base" stands for no adapter. `cells` is where finished rows are
+    kept: one JSONL file for each pair of model and rows, named by their hashes, so that nothing is scored twice and a
+    cut loses one pass.
+    """
+
+    def __init__(self, base: Path, base_id: str, adapters: dict[str, Path], cells: Path, device: str = "cpu"):
+        from peft import PeftModel
+
+        self.model, self.tokenizer = load_base(base, device)
+        self.depth = self.model.config.get_text_config().num_hidden_layers
+        self.cells = cells
+        self.hashes = {name: adapter_hash(folder) for name, folder in adapters.items()}
+        self.hashes[BASE] = hashlib.sha256(base_id.encode()).hexdigest()
+        self.first = min((_first_layer(folder) for folder in adapters.values()), default=self.depth)
+        self._stack: tuple[str, Stack] | None = None
+        self._adapted: Any = None
+        for name, folder in adapters.items():
+            key = _key(name)
+            if self._adapted is None:
+                self._adapted = PeftModel.from_pretrained(
+                    self.model, str(folder), adapter_name=key, autocast_adapter_dtype=False
+                )
+            else:
+                self._adapted.load_adapter(str(folder), adapter_name=key, autocast_adapter_dtype=False)
+        self.model.eval()
+
+    def score(self, rows: Sequence[Row], name: str, progress: Callable[[int], None]) -> list[RowScore]:
+        """Scores of `rows` by the named model, in the rows' order; `progress` is told how many rows are done.
+
+        Raises:
+            InvalidInput: a row has no choices.
+        """
+        for row in rows:
+            if not row.choices:
+                raise InvalidInput(f"a row has no choices to score among: {row.prompt[:80]!r}")
+        prompts = [encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for row in rows]
+        answers = [[encode_answer(text, self.tokenizer, end=False) for text in row.candidates()] for row in rows]
+        stack = self._stack_for(rows, prompts)
+        order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+        path = self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}.jsonl"
+        done = read_cell(path)
+        waiting = [i for i in order if i not in done]
+        with self._using(name), path.open("a", encoding="utf-8") as file:
+            for begin in range(0, len(waiting), ROWS_A_PASS):
+                progress(len(done))
+                part = waiting[begin : begin + ROWS_A_PASS]
+                scored = _score_pass(stack, [prompts[i] for i in part], [answers[i] for i in part], part)
+                for i, (scores, greedy) in zip(part, scored, strict=True):
+                    gold = rows[i].candidates().index(rows[i].answer)
+                    done[i] = RowScore(scores, gold, greedy[gold])
+                    file.write(json.dumps({"row": i, **done[i]._asdict()}) + "\n")
+                file.flush()
+        progress(len(done))
+        return [done[i] for i in range(len(rows))]
+
+    def _stack_for(self, rows: Sequence[Row], prompts: Sequence[list[int]]) -> Stack:
+        """The model run over these rows; the last one again for the same rows, with the activations it has kept."""
+        key = rows_hash(rows)
+        if self._stack is None or self._stack[0] != key:
+            self._stack = key, Stack(self.model, self.first, prompts[0][: common_prefix(prompts)])
+        return self._stack[1]
+
+    @contextmanager
+    def _using(self, name: str) -> Iterator[None]:
+        """The model with the named adapter, or with none."""
+        if self._adapted is None:
+            yield
+        elif name == BASE:
+            with self._adapted.disable_adapter():
+                yield
+        else:
+            self._adapted.set_adapter(_key(name))
+            yield
+
+
+def read_cell(path: Path) -> dict[int, RowScore]:
+    """The rows that a file of scores holds. A last line that was cut is dropped from the file, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return {}
+    done: dict[int, RowScore] = {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        path.write_bytes(whole)
+    for line in whole.splitlines():
+        item = json.loads(line)
+        done[item["row"]] = RowScore(tuple(item["scores"]), item["gold"], item["greedy"])
+    return done
+
+
+def _score_pass(
+    stack: Stack, prompts: Sequence[list[int]], answers: Sequence[list[list[int]]], indices: Sequence[int]
+) -> list[tuple[tuple[float, ...], tuple[bool, ...]]]:
+    """For each row: the summed log-probability of each answer, and whether all its tokens are the likeliest ones."""
+    with torch.no_grad():
+        if stack.divided:
+            batch, answer_of = stack.choice_batch(prompts, answers, indices)
+            row_of = batch.row
+        else:
+            pairs = [(r, a) for r, row in enumerate(answers) for a in range(len(row))]
+            batch = stack.batch([EncodedRow(prompts[r], answers[r][a]) for r, a in pairs], [-1] * len(pairs))
+            row_of = torch.tensor([r for r, _ in pairs], device=stack.device)[batch.row]
+            answer_of = torch.tensor([a for _, a in pairs], device=stack.device)[batch.row]
+        log_probs, likeliest = stack.log_probs_and_greedy(batch)
+    sums = [[0.0] * len(row) for row in answers]
+    greedy = [[True] * len(row) for row in answers]
+    columns = zip(row_of.tolist(), answer_of.tolist(), log_probs.tolist(), likeliest.tolist(), strict=True)
+    for row, answer, log_prob, likely in columns:
+        sums[row][answer] += log_prob
+        greedy[row][answer] &= likely
+    return [(tuple(round(value, 5) for value in row), tuple(flags)) for row, flags in zip(sums, greedy, strict=True)]
+
+
+def _first_layer(folder: Path) -> int:
+    """The first layer that an adapter changes."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    layers = config.get("layers_to_transform")
+    return min(layers) if isinstance(layers, list) and layers else layers if isinstance(layers, int) else 0
+
+
+def _key(name: str) -> str:
+    """A name that PyTorch takes for a module: without dots."""
+    return name.replace(".", "_")

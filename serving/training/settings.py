@@ -1,0 +1,36 @@
+"""What a training run is told: every value with its default and its reason."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingSettings(BaseModel):
+    """Settings of one adapter's training. Times are in seconds of training proper, summed over resumptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Rank 8 on sixteen layers of SmolLM2-135M is 1.33 MB in bf16, and vLLM pads lower ranks to 8 anyway.
+    rank: int = Field(8, ge=1, le=16)
+    alpha: float = Field(16.0, gt=0)
+    # Queries, values and both output projections: what steers attention, and what is written back to the stream.
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
+    # First adapted layer as a share of the depth. What lies below is frozen: its output is computed once a row.
+    first_layer_share: float = Field(0.47, ge=0, lt=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    batch: int = Field(8, ge=1)
+    # The learning rate falls along a cosine over this many passes; training ends there, or when `patience` runs out.
+    epochs: float = Field(3.0, gt=0)
+    warmup_share: float = Field(0.06, ge=0, lt=1)
+    # Evaluations on the held-out slice in each pass, and how many in a row may bring no better one.
+    evaluations_per_epoch: int = Field(2, ge=1)
+    patience: int = Field(4, ge=1)
+    held_out_share: float = Field(0.12, gt=0, lt=0.9)
+    max_length: int = Field(1024, ge=16)
+    max_seconds: float = Field(900.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    shuffle_answers: bool = False
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    checkpoint_seconds: float = Field(20.0, ge=0)

@@ -1,0 +1,42 @@
+"""What the commands of this package share: the options that name the base model, and a progress bar."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+
+def add_base_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which base model, and where it runs."""
+    parser.add_argument(
+        "--base", default="embedded", help="'embedded', a local folder, or a hub id (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--base-id", default=None, help="the id that adapters name as their base (default: from --base)"
+    )
+    parser.add_argument("--cache", type=Path, default=None, help="where prepared base models are kept")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+
+
+class Progress:
+    """A tqdm bar over steps whose total is known only when training begins."""
+
+    def __init__(self, title: str, unit: str = "step"):
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        self._bar = tqdm(desc=title, unit=unit, dynamic_ncols=True, mininterval=1.0)
+        self.say: Callable[[str], None] = self._bar.write
+
+    def show(self, step: int, total: int, text: str) -> None:
+        """Moves the bar to `step` of `total`."""
+        self._bar.total = total
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
