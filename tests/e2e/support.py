@@ -1,0 +1,106 @@
+"""A running stack, started as a user starts it, and what the end-to-end tests ask of it."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+import pytest
+
+START_DEADLINE_S = 300
+BASE = "SmolLM2-135M-Instruct"
+
+
+class Stack:
+    """A stack in its own process group, and what it printed."""
+
+    def __init__(self, folder: Path, config: dict[str, object]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "serve.log"
+        path = folder / "config.yaml"
+        path.write_text(json.dumps(config))
+        command = [sys.executable, "-m", "serving.cli", "serve", "--config", str(path), "--port", str(self.port)]
+        self.started = time.monotonic()
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def wait_until_ready(self) -> float:
+        """Seconds from the start until the command says that it is ready."""
+        while "curl" not in self.output():
+            if self.process.poll() is not None:
+                pytest.fail(f"the stack ended with status {self.process.returncode}:\n{self.output()[-4000:]}")
+            if time.monotonic() - self.started > START_DEADLINE_S:
+                pytest.fail(f"not ready in {START_DEADLINE_S} s:\n{self.output()[-4000:]}")
+            time.sleep(0.3)
+        return time.monotonic() - self.started
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def processes(self) -> list[psutil.Process]:
+        """The command and everything that it started."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def stop(self, deadline_s: float = 60) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(deadline_s)
+
+
+def free_port() -> int:
+    """A port whose stack finds its other ports free as well: below the range that the kernel hands to clients."""
+    for port in range(18_100, 18_400):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise OSError("no free port between 18100 and 18400")
+
+
+class Question(NamedTuple):
+    domain: str
+    text: str
+
+
+QUESTIONS = (
+    Question(
+        "finance",
+        "Is the sentiment of this financial news positive, neutral or negative?\n"
+        "Net sales fell to EUR 2.1 mn from EUR 3.4 mn.",
+    ),
+    Question(
+        "healthcare",
+        "A 61-year-old woman has polyuria and a fasting glucose of 212 mg/dL. Which drug is given first?\n"
+        "A. Metformin\nB. Aspirin",
+    ),
+    Question("mathematics", "Maria had 14 apples, gave 5 to Tom and bought 9 more. How many apples does she have now?"),
+)
+
+
+def chat(http: httpx.Client, text: str, model: str = "auto", **fields: object) -> httpx.Response:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 8,
+        "temperature": 0,
+        **fields,
+    }
+    return http.post("/v1/chat/completions", json=body)
+
+
+def metric(text: str, name: str, **labels: str) -> float:
+    """The sum of all samples of `name` whose labels include these."""
+    total = 0.0
+    for line in text.splitlines():
+        match = re.match(rf"{name}(?:\{{(.*)\}})? (\S+)$", line)
+        if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
+            total += float(match[2])
+    return total
