@@ -50,6 +50,7 @@ def add_parser(subparsers: Any) -> None:
         "--shuffle-answers", action="store_true", help="the control: the same recipe on answers dealt out at random"
     )
     parser.add_argument("--seed", type=int, default=DEFAULTS.seed)
+    parser.add_argument("--checkpoint-seconds", type=float, default=DEFAULTS.checkpoint_seconds)
     parser.set_defaults(run=run)
 
 
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         shuffle_answers=args.shuffle_answers,
         seed=args.seed,
         device=args.device,
+        checkpoint_seconds=args.checkpoint_seconds,
     )
     base = ensure_base_model(args.base, args.cache or cache_folder(), print)
     with Progress(args.out.name) as bar:

@@ -1,0 +1,85 @@
+"""Fixtures shared by the tests of training, scoring and base models: a tiny base and a task that it can learn."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "green": "cold"}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def colour_rows(count: int, seed: int) -> list[dict[str, object]]:
+    """Rows whose answer follows from one word among others."""
+    generator = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        colour = generator.choice(list(COLOURS))
+        filler = [
+            generator.choice(["the", "a", "small", "old", "house", "car"]) for _ in range(generator.randint(2, 12))
+        ]
+        filler.insert(generator.randrange(len(filler) + 1), colour)
+        prompt = f"Is the colour warm or cold?\n{' '.join(filler)}\nAnswer:"
+        rows.append({"prompt": prompt, "answer": COLOURS[colour], "choices": ["warm", "cold"]})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
+    """The rows as JSONL."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one task, toy-colours: 96 train and 40 test rows."""
+    folder = tmp_path_factory.mktemp("data")
+    write_rows(folder / "toy" / "colours.train.jsonl", colour_rows(96, 1))
+    write_rows(folder / "toy" / "colours.test.jsonl", colour_rows(40, 2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of four layers with random weights and a tokenizer with chat template, in a folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator([str(row["prompt"]) for row in colour_rows(50, 3)], trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|endoftext|>"
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(wrapped),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.2,
+            tie_word_embeddings=True,
+            eos_token_id=2,
+            pad_token_id=2,
+        )
+    ).to(torch.bfloat16)
+    folder = tmp_path_factory.mktemp("base") / "tiny-llama"
+    model.save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return folder
