@@ -96,8 +96,11 @@ def drain(instance: Instance, *, say: Callable[[str], None], drain_seconds: floa
 
 def _shut_down_serve(timeout_s: float, hurry: threading.Event) -> None:
     """`serve.shutdown()` in a thread, so that neither a hanging controller nor an impatient operator is in the way."""
+    import ray
     from ray import serve
 
+    if not ray.is_initialized():
+        return  # `serve.shutdown()` would start a Ray of its own
     worker = threading.Thread(target=_quietly, args=(serve.shutdown,), daemon=True, name="serve-shutdown")
     worker.start()
     deadline = time.monotonic() + timeout_s

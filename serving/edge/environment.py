@@ -11,7 +11,7 @@ from serving.edge.ports import REPLICA_PORTS
 
 FORWARDED_BODY_BYTES = 1_048_576
 """How much of a body the router sees; a longer one is cut, and routed on what can be read. Ray's default of 8 MiB is
-also the size of each of HAProxy's buffers: five large bodies made it grow from 39 to 273 MB, against 24 MB with this."""
+also the size of each of HAProxy's buffers: five large bodies took it from 39 to 273 MB; with this it stays at 24."""
 
 ROUTER_TIMEOUT_S = 3
 """How long HAProxy waits for the router, whole seconds. The router answers in milliseconds and has a deadline of its
@@ -46,7 +46,7 @@ def instance_environment(
         "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
         "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE": str(FORWARDED_BODY_BYTES),  # C:983
         "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S": str(ROUTER_TIMEOUT_S),  # C:952
-        # With two on each node the Lua action goes on to the other when one has died (C:755).
+        # With two on each node the other one is asked when one has died (C:755).
         "RAY_SERVE_INGRESS_ROUTER_REPLICAS_PER_NODE": str(router_replicas),
         # The edge rules (C:767, haproxy_wrapper).
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(instance.launcher),
@@ -54,8 +54,8 @@ def instance_environment(
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(longest_answer_s),  # C:804; default 120 cuts longer streams
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAINING_PERIOD_S),  # C:1081; default 30 delays each stop
-        # Ray starts workers with niceness 15 (ray/_private/ray_constants.py:629): meant for batch work beside interactive use. Here
-        # the workers are the service, and everything else on the machine would go first.
+        # Ray starts workers with niceness 15 (ray/_private/ray_constants.py:629): meant for batch work beside
+        # interactive use. Here the workers are the service, and everything else on the machine would go first.
         "RAY_worker_niceness": "0",
         **_paths(instance),
         **_ports(instance),

@@ -13,6 +13,10 @@ The edits, and why each is needed (template: `ray/serve/_private/haproxy_templat
   as well. Each application with a longer prefix is taken out of the router flag.
 * The rule that answers 503 when the router fails goes. The request then reaches a replica without a choice, which
   answers from the base model; why is told in the header `x-serve-router-failed`.
+* The router is asked through a backend of its own. Ray's Lua action opens a new connection to one router each time and
+  waits 3 s (HAProxy's fixed retries for Lua sockets) before it turns to the next when that one has died. A backend
+  keeps connections open, checks the routers, and tries another one at once: choosing has no effects, so it can be
+  repeated. With no router left it answers 503 at once.
 * A slow upload gets its own patience; Ray uses the router's time limit for both.
 * The exporter and the statistics page, which Ray opens to everybody, listen on the configured address; the admin socket
   is ours alone.
@@ -91,10 +95,11 @@ class EdgeSettings(NamedTuple):
     """The largest body that a client may announce; 0: no limit."""
 
 
-def edit(config: str, error_folder: str, settings: EdgeSettings) -> str:
+def edit(config: str, folder: str, settings: EdgeSettings) -> str:
     """Return Ray's HAProxy configuration with the edge rules in it; an edited one is returned as it is.
 
-    `error_folder` holds what `write_error_files` wrote. Raises `TemplateChanged`, naming what was not found.
+    `folder` holds what `write_error_files` wrote, and the edited router script if there is one (`edit_script`).
+    Raises `TemplateChanged`, naming what was not found.
     """
     if config.startswith(MARK):
         return config
@@ -106,9 +111,9 @@ def edit(config: str, error_folder: str, settings: EdgeSettings) -> str:
     config = _replace(
         config, r"(?m)^(listen stats\n  bind )\S*:(\d+)$", rf"\g<1>{admin}:\2", "the statistics page's bind line"
     )
-    config = _edit_errors(config, error_folder)
-    config = _edit_frontend(config, error_folder, settings)
-    if re.search(r"(?m)^    lua-load-per-thread ", config):
+    config = _edit_errors(config, folder)
+    config = _edit_frontend(config, folder, settings)
+    if script_of(config):
         config = _edit_router_rules(config, settings.body_wait_s)
     elif "ingress_request_router" in config:
         raise TemplateChanged("router rules stand in a configuration that loads no router script")
@@ -172,6 +177,81 @@ def _edit_router_rules(config: str, body_wait_s: int) -> str:
     return _replace(config, rule, lambda _: told, "the 503 rule for a failing router")
 
 
+def script_of(config: str) -> str | None:
+    """The path of the router script that a configuration loads, if it loads one."""
+    match = re.search(r"(?m)^    lua-load-per-thread (\S+)$", config)
+    return match[1] if match else None
+
+
+def edit_script(script: str, folder: str) -> tuple[str, str]:
+    """Ray's router script with a socket in `folder` in the place of each list of routers, and the backends behind them.
+
+    Raises `TemplateChanged`, naming what was not found.
+    """
+    backends: list[str] = []
+
+    def through_backend(match: "re.Match[str]") -> str:
+        addresses = re.findall(r'\{ host = "([^"]+)", port = (\d+), host_header = "[^"]*" \}', match[2])
+        if not addresses or len(addresses) != match[2].count("{"):
+            raise TemplateChanged(f"the routers in the router script: {match[2]}")
+        socket = f"{folder}/router{len(backends)}"
+        servers = "".join(
+            f"    server {host}-{port} {host}:{port} check inter 500ms fall 1 rise 1\n" for host, port in addresses
+        )
+        backends.append(_ROUTER_BACKEND.format(name=match[1], socket=socket, servers=servers))
+        return f'["{match[1]}"] = {{ {{ host = "unix@{socket}", port = 0, host_header = "router" }} }}'
+
+    block = r"(?ms)^local ROUTERS = \{\n(.*?)^\}\n"
+
+    def rewrite(match: "re.Match[str]") -> str:
+        return f"local ROUTERS = {{\n{re.sub(_ROUTERS_OF_ONE, through_backend, match[1])}}}\n"
+
+    script = _replace(script, block, rewrite, "the router script's table of routers")
+    if not backends:
+        raise TemplateChanged("the router script names no router")
+    return script, "".join(backends)
+
+
+_ROUTERS_OF_ONE = r'(?m)\["([^"]+)"\] = \{ (.*) \}(?=,?$)'
+
+#: Between Ray's Lua action and an application's routers. One attempt has a second; the action as a whole has the router
+#: timeout of `serving.edge.environment`, so that a router that hangs leaves time for another. HAProxy waits for the
+#: connect timeout before it tries the same server again, hence a short one. No server state is taken over a reload: a
+#: router that starts on the port of a dead one would begin as down.
+_ROUTER_BACKEND = """listen edge-router-{name}
+    bind unix@{socket} mode 600
+    no log
+    load-server-state-from-file none
+    timeout connect 200ms
+    timeout server 1s
+    balance roundrobin
+    http-reuse always
+    option redispatch 1
+    retries 3
+    retry-on conn-failure empty-response response-timeout 500 502 503 504
+{servers}"""
+
+
+def _edit_files(config: str, folder: str, settings: EdgeSettings) -> str:
+    """`edit`, and an edited copy of the router script; a copy, since Ray compares its own with what it would write."""
+    script = script_of(config)
+    edited = edit(config, folder, settings)
+    if script is None or config.startswith(MARK):
+        return edited
+    with open(script) as file:
+        text, backends = edit_script(file.read(), folder)
+    copy = f"{folder}/edge.lua"
+    _write(copy, text)
+    return edited.replace(f"    lua-load-per-thread {script}\n", f"    lua-load-per-thread {copy}\n") + backends
+
+
+def _write(path: str, text: str) -> None:
+    """Whole or not at all."""
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
 def main(arguments: list[str]) -> NoReturn:
     """`haproxy_wrapper.py BINARY <EdgeSettings> <arguments of haproxy>`: edit the `-f` file, then become `BINARY`.
 
@@ -185,9 +265,7 @@ def main(arguments: list[str]) -> NoReturn:
         with open(path) as file:
             config = file.read()
         write_error_files(folder)
-        with open(path + ".edited", "w") as file:
-            file.write(edit(config, folder, settings))
-        os.replace(path + ".edited", path)
+        _write(path, _edit_files(config, folder, settings))
     except (TemplateChanged, OSError, ValueError, IndexError) as error:
         sys.exit(f"learnware-serving: HAProxy not started, its configuration cannot be edited: {error}")
     # Out of the terminal's process group: HAProxy stops at once on SIGINT, and Ctrl-C must let running streams finish.

@@ -2,7 +2,7 @@
 
 The run folder is `<temporary folder>/learnware-<uid>/<HTTP port>`, readable by its owner only: HAProxy's admin socket
 lies in it. Its path must be short, since Ray appends a 56-character node id and HAProxy a pid, and a Unix socket's path
-holds 107 bytes.
+holds 107 bytes; where $TMPDIR is too long for that, it lies below /tmp.
 """
 
 import fcntl
@@ -77,17 +77,17 @@ def plan(host: str, http_port: int) -> Instance:
     """The stack that would listen on `host:http_port`. Touches nothing.
 
     Raises:
-        StartupError: the port leaves no room for the others, or the temporary folder's path is too long for Unix
-            sockets.
+        StartupError: the port leaves no room for the others.
     """
     ports = derive_ports(http_port)
-    folder = Path(tempfile.gettempdir()) / f"learnware-{os.getuid()}" / str(http_port)
-    longest = len(os.fsencode(folder)) + 1 + _NODE_ID_CHARS + 1 + len(_ADMIN_SOCKET + _PID_SUFFIX)
-    if longest > _UNIX_PATH_BYTES:
-        raise StartupError(
-            f"the run folder's path {folder} is too long by {longest - _UNIX_PATH_BYTES} characters for a Unix socket "
-            "below it; set TMPDIR to a shorter one, such as /tmp"
-        )
+    name = Path(f"learnware-{os.getuid()}") / str(http_port)
+    below = f"/{'n' * _NODE_ID_CHARS}/{_ADMIN_SOCKET}{_PID_SUFFIX}"
+    temporary = (Path(tempfile.gettempdir()), Path("/tmp"))  # noqa: S108 - owner and mode are checked in `prepare`
+    folder = next(
+        (each / name for each in temporary if len(os.fsencode(each / name)) + len(below) <= _UNIX_PATH_BYTES), None
+    )
+    if folder is None:
+        raise StartupError(f"no temporary folder with a short enough path for Unix sockets below {name}")
     return Instance(host, ports, folder)
 
 

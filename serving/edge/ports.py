@@ -7,7 +7,7 @@ from the HTTP port:
 | port | Ray's default, and where it is read | ours for HTTP port P |
 |---|---|---|
 | HTTP frontend | 8000, `serve/_private/constants.py:43` | P |
-| fallback Python proxy | 8500, `constants.py:46` | P + 500 |
+| fallback Python proxy | 8500, `constants.py:46` | P + 800 |
 | HAProxy statistics page | 8404, `constants.py:848` | P + 404 |
 | HAProxy exporter | 9101, `constants.py:843` | P + 1101 |
 | replicas' own HTTP servers | 30000 to 31000, `constants.py:1048` | a block of 100 between 20000 and 32767 |
@@ -68,7 +68,7 @@ def derive_ports(http: int) -> Ports:
             f"HTTP port {http}: choose one from 1 to {65_535 - 1_101}, since the stack's other ports follow from it"
         )
     blocks = (REPLICA_PORTS_END - REPLICA_PORTS_START) // REPLICA_PORTS
-    return Ports(http, http + 500, http + 404, http + 1_101, REPLICA_PORTS_START + http % blocks * REPLICA_PORTS)
+    return Ports(http, http + 800, http + 404, http + 1_101, REPLICA_PORTS_START + http % blocks * REPLICA_PORTS)
 
 
 class Holder(NamedTuple):

@@ -12,8 +12,12 @@ from typing import NamedTuple
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SUFFIXES = ("_bucket", "_count", "_sum", "_total", "_created")
-_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
-_SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?\s+(\S.*)')
+_PAIR = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*"'
+_LABEL = re.compile(rf"(?=([a-zA-Z_][a-zA-Z0-9_]*)=){_PAIR}")
+_NUMBER = r"[+-]?(?:[0-9][0-9.eE+-]*|\.[0-9]+|Inf|NaN)"
+_SAMPLE = re.compile(
+    rf"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{{({_PAIR}(?:,{_PAIR})*,?)?\}})?\s+({_NUMBER}(?:\s+-?[0-9]+)?)\s*"
+)
 
 
 class Exposition(NamedTuple):

@@ -6,7 +6,6 @@
 import asyncio
 import os
 import sys
-import time
 from collections.abc import AsyncIterator
 
 from serving.edge.admin import wait_until_routed
@@ -16,7 +15,7 @@ from serving.edge.instance import claim, plan
 
 
 def say(line: str) -> None:
-    print(f"{time.monotonic():.1f} {line}", flush=True)
+    print(line, flush=True)
 
 
 def build(exporter_url: str):
