@@ -1,0 +1,327 @@
+"""What routing costs: `python -m benchmarks.overhead`.
+
+This stack, asked with `model: "auto"`, against the stock vLLM OpenAI server with the same model, adapters, flags and
+worker, whose clients name the right adapter themselves. The same prompts of fixed length go to both in turn (only one
+is under load at a time), with one client and with eight; the side that goes first changes from round to round. Ratios
+are taken within a round, and the figure is the median over the rounds with its bootstrap interval.
+
+A run fails when an answer did not come from the learnware that was expected, or when the two sides did not do the same
+work (prompt and output tokens).
+"""
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from benchmarks.load import LoadError, Measured, Request, closed_loop
+from benchmarks.prompts import KINDS, prompt
+from benchmarks.report import add_json_option, result, setup, table, write_json
+from benchmarks.servers import Server
+
+BASE = "SmolLM2-135M-Instruct"
+WORKER = "serving.engine.worker.LearnwareCPUWorker"
+# The engine's flags, the same on both sides; those of `deploy/cpu.yaml`.
+ENGINE = {"slots": 8, "max_rank": 16, "max_model_len": 2048, "max_num_seqs": 16, "kv_cache_gib": 1.0}
+STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
+START_TIMEOUT_S = 600.0
+MANY = 8  # clients
+RESAMPLES = 2000
+
+
+class Plan(NamedTuple):
+    """Sizes of a run."""
+
+    rounds: int
+    requests_one: int
+    requests_many: int
+    tokens_one: int
+    tokens_many: int
+    prompt_tokens: int
+
+
+class Sides(NamedTuple):
+    """One load, measured on both sides."""
+
+    ours: Measured
+    stock: Measured
+
+
+def main() -> int:
+    options = _options()
+    plan = Plan(
+        options.rounds,
+        options.requests_one,
+        options.requests_many,
+        options.tokens_one,
+        options.tokens_many,
+        options.prompt_tokens,
+    )
+    environment = setup()
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="overhead-")))
+        figures: dict[str, float] = {}
+        ours, ours_url = _start_ours(options, folder, cleanup, figures)
+        stock_url = options.stock or _start_stock(options, folder, cleanup)
+        watch = ours.measure_memory if ours else (lambda: 0)
+        measured, details = asyncio.run(_measure(ours_url, stock_url, plan, watch))
+        if ours:
+            figures["peak_memory_gb"] = ours.peak_bytes / 1e9
+    rows = _summarise(measured, figures, details)
+    print()
+    print(table(["", "auto (this stack)", "stock, adapter named", "ratio or difference", "95 % interval"], rows))
+    print()
+    for name in ("start_to_first_answer_s", "peak_memory_gb"):
+        if name in figures:
+            print(f"{name}: {figures[name]:.1f}")
+    setup_ = environment | {"engine": ENGINE, "rounds": plan.rounds, "plan": plan._asdict()}
+    write_json(options.json, result("overhead", figures, setup_, details))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=8, help="measured rounds, at least 5 (default: 8)")
+    parser.add_argument("--requests-one", type=int, default=12, help="requests of a round with one client")
+    parser.add_argument("--requests-many", type=int, default=24, help=f"requests of a round with {MANY} clients")
+    parser.add_argument("--tokens-one", type=int, default=16, help="output tokens, one client (TTFT is what counts)")
+    parser.add_argument("--tokens-many", type=int, default=48, help=f"output tokens, {MANY} clients")
+    parser.add_argument("--prompt-tokens", type=int, default=160, help="tokens of every prompt, chat template included")
+    parser.add_argument("--short", action="store_true", help="5 rounds with fewer requests (about 5 minutes)")
+    parser.add_argument("--ours", metavar="URL", help="a running stack, instead of starting one")
+    parser.add_argument("--stock", metavar="URL", help="a running stock server, instead of starting one")
+    parser.add_argument("--learnwares", type=Path, help="folder of learnwares (default: the starter learnwares)")
+    parser.add_argument("--logs", type=Path, help="keep the servers' output here")
+    add_json_option(parser)
+    options = parser.parse_args()
+    if options.short:
+        options.rounds, options.requests_one, options.requests_many = 5, 8, 16
+    if options.rounds < 5:
+        parser.error("--rounds must be at least 5")
+    return options
+
+
+# -- the two servers
+
+
+def _start_ours(
+    options: argparse.Namespace, folder: Path, cleanup: ExitStack, figures: dict[str, float]
+) -> tuple[Server | None, str]:
+    """This stack, on the flags above; notes the time from start to the first routed answer."""
+    if options.ours:
+        return None, options.ours.rstrip("/")
+    port = _free_port()
+    config: dict[str, Any] = {"http": {"port": port}, "engine": ENGINE}
+    if options.learnwares:
+        config["learnwares"] = {"folder": str(options.learnwares.resolve())}
+    file = folder / "config.yaml"
+    file.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    command = [str(Path(sys.executable).with_name("learnware-serving")), "serve", "--config", str(file)]
+    print("starting this stack …", flush=True)
+    server = _start("this stack", command, port, _log(options, folder, "ours"), {}, cleanup)
+    first = {"model": "auto", "messages": [{"role": "user", "content": KINDS[0].head}], "max_tokens": 1}
+    server.wait_for("/v1/chat/completions", START_TIMEOUT_S, json.dumps(first).encode())
+    figures["start_to_first_answer_s"] = time.perf_counter() - server.started
+    print(f"first answer after {figures['start_to_first_answer_s']:.1f} s", flush=True)
+    return server, server.url
+
+
+def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) -> str:
+    """vLLM's own server, with every learnware under its id."""
+    port = _free_port()
+    program = str(Path(sys.executable).with_name("learnware-serving"))
+    made = subprocess.run([program, "base-model"], capture_output=True, text=True, check=True)
+    base = made.stdout.strip().splitlines()[-1].split()[-1]
+    learnwares = options.learnwares or _starter_learnwares()
+    adapters = [f"{entry.parent.name}={entry.parent}" for entry in sorted(learnwares.glob("*/adapter_config.json"))]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--model", base, "--served-model-name", BASE]
+    command += ["--dtype", "bfloat16", "--enforce-eager", "--worker-cls", WORKER, "--enable-lora"]
+    command += ["--max-loras", str(ENGINE["slots"]), "--max-cpu-loras", str(max(len(adapters), int(ENGINE["slots"])))]
+    command += ["--max-lora-rank", str(ENGINE["max_rank"]), "--max-model-len", str(ENGINE["max_model_len"])]
+    command += ["--max-num-seqs", str(ENGINE["max_num_seqs"]), "--structured-outputs-config", json.dumps(STRUCTURED)]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--lora-modules", *adapters]
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": f"{ENGINE['kv_cache_gib']:g}",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    print("starting the stock server …", flush=True)
+    server = _start("the stock server", command, port, _log(options, folder, "stock"), environment, cleanup)
+    server.wait_for("/health", START_TIMEOUT_S)
+    return server.url
+
+
+def _start(
+    name: str, command: Sequence[str], port: int, log: Path, environment: dict[str, str], cleanup: ExitStack
+) -> Server:
+    server = Server(name, command, f"http://127.0.0.1:{port}", log, environment)
+    cleanup.callback(server.stop)
+    return server
+
+
+def _starter_learnwares() -> Path:
+    """Where the package keeps them; found without importing it, since a benchmark stays outside of what it measures."""
+    found = importlib.util.find_spec("serving")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("the package `serving` is not installed here; give --learnwares or --stock")
+    return Path(found.submodule_search_locations[0]) / "starter_learnwares"
+
+
+def _log(options: argparse.Namespace, folder: Path, name: str) -> Path:
+    where = options.logs or folder
+    where.mkdir(parents=True, exist_ok=True)
+    return Path(where / f"{name}.log")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# -- the measurement
+
+
+async def _measure(
+    ours: str, stock: str, plan: Plan, watch: Callable[[], int]
+) -> tuple[dict[int, list[Sides]], dict[str, Any]]:
+    """All rounds, by number of clients; the first, for warm-up, is thrown away."""
+    measured: dict[int, list[Sides]] = {1: [], MANY: []}
+    routed: Counter[str] = Counter()
+    same_text = total = 0
+    for number in range(plan.rounds + 1):
+        for clients, requests, tokens in (
+            (1, plan.requests_one, plan.tokens_one),
+            (MANY, plan.requests_many, plan.tokens_many),
+        ):
+            named = await _requests(ours, stock, plan, requests, tokens, seed=(number * 2 + (clients > 1)) * 10_000)
+            automatic = [Request("auto", r.prompt, r.max_tokens, r.expected) for r in named]
+            order = [(ours, automatic), (stock, named)]
+            loads: dict[str, Measured] = {}
+            for url, load in order if number % 2 else reversed(order):
+                loads[url] = await closed_loop(url, load, clients)
+            watch()
+            sides = Sides(loads[ours], loads[stock])
+            check(sides, named, plan.prompt_tokens)
+            if number == 0:
+                continue
+            measured[clients].append(sides)
+            routed.update(r.expected for r in named if r.expected)
+            same_text += sum(a.text == b.text for a, b in zip(sides.ours.answers, sides.stock.answers, strict=True))
+            total += len(named)
+        if number:
+            many, one = measured[MANY][-1], measured[1][-1]
+            speeds = f"{many.ours.throughput:.1f} : {many.stock.throughput:.1f} tokens/s"
+            waits = f"{one.ours.ttft_p50 * 1e3:.1f} : {one.stock.ttft_p50 * 1e3:.1f} ms"
+            print(f"round {number}/{plan.rounds}: {MANY} clients {speeds}; one client TTFT {waits}", flush=True)
+        else:
+            print("warm-up done", flush=True)
+    return measured, {"answers_by_learnware": dict(sorted(routed.items())), "share_same_text": same_text / total}
+
+
+async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, seed: int) -> list[Request]:
+    """Requests that name the learnware that `auto` will take, which the router is asked for beforehand.
+
+    Raises:
+        LoadError: the router would send more than one in ten of the prompts to the base model.
+    """
+    async with aiohttp.ClientSession() as session:
+
+        async def tokens_of(text: str) -> int:
+            message = {"model": BASE, "messages": [{"role": "user", "content": text}]}
+            async with session.post(f"{stock}/tokenize", json=message) as response:
+                if response.status != 200:
+                    raise LoadError(f"{stock}/tokenize answered {response.status}: {(await response.text())[:300]}")
+                return int((await response.json())["count"])
+
+        found: list[Request] = []
+        tried = 0
+        while len(found) < count:
+            text = await prompt(KINDS[tried % len(KINDS)], plan.prompt_tokens, seed + tried, tokens_of)
+            tried += 1
+            message = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+            async with session.post(f"{ours}/v1/route", json=message) as response:
+                if response.status != 200:
+                    raise LoadError(f"{ours}/v1/route answered {response.status}: {(await response.text())[:300]}")
+                learnware = (await response.json())["learnware"]
+            if learnware is not None:
+                found.append(Request(learnware, text, tokens, learnware))
+            if tried - len(found) > max(2, tried // 10):
+                raise LoadError(f"the router sends {tried - len(found)} of {tried} prompts to the base model")
+    return found
+
+
+def check(sides: Sides, requests: Sequence[Request], prompt_tokens: int) -> None:
+    """Holds both sides to the same learnwares and the same work.
+
+    Raises:
+        LoadError: an answer came from elsewhere, or has another number of tokens.
+    """
+    for request, ours, stock in zip(requests, sides.ours.answers, sides.stock.answers, strict=True):
+        answered = (ours.model, ours.headers.get("x-learnware"), stock.model)
+        if answered != (request.expected,) * 3:
+            raise LoadError(
+                f"expected {request.expected}; this stack answered as {ours.model} with x-learnware "
+                f"{ours.headers.get('x-learnware')} ({ours.headers.get('x-learnware-reason')}), stock as {stock.model}"
+            )
+        for answer in (ours, stock):
+            if (answer.prompt_tokens, answer.completion_tokens) != (prompt_tokens, request.max_tokens):
+                raise LoadError(
+                    f"{answer.prompt_tokens} prompt and {answer.completion_tokens} output tokens, where "
+                    f"{prompt_tokens} and {request.max_tokens} were asked for"
+                )
+
+
+# -- the figures
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Bootstrap interval, 95 %, of the median of the rounds."""
+    random_ = random.Random(0)
+    medians = sorted(median(random_.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
+
+
+def _summarise(measured: dict[int, list[Sides]], figures: dict[str, float], details: dict[str, Any]) -> list[list[str]]:
+    """Fills figures and details; returns the table's rows."""
+    one, many = measured[1], measured[MANY]
+    quantities: list[tuple[str, str, list[Sides], Callable[[Measured], float], bool]] = [
+        ("throughput_ratio_c8", "output tokens/s, 8 clients", many, lambda m: m.throughput, False),
+        ("ttft_p50_ratio_c8", "TTFT p50 ms, 8 clients", many, lambda m: m.ttft_p50 * 1e3, False),
+        ("tpot_p50_ratio_c8", "TPOT p50 ms, 8 clients", many, lambda m: m.tpot_p50 * 1e3, False),
+        ("ttft_added_ms_c1", "TTFT p50 ms, one client", one, lambda m: m.ttft_p50 * 1e3, True),
+        ("throughput_ratio_c1", "output tokens/s, one client", one, lambda m: m.throughput, False),
+    ]
+    rows, details["rounds"] = [], {}
+    for name, title, rounds, quantity, difference in quantities:
+        ours, stock = [quantity(r.ours) for r in rounds], [quantity(r.stock) for r in rounds]
+        paired = [a - b if difference else a / b for a, b in zip(ours, stock, strict=True)]
+        low, high = interval(paired)
+        figures[name] = median(paired)
+        details["rounds"][name] = {"ours": ours, "stock": stock, "paired": paired, "interval_95": [low, high]}
+        form = "{:+.1f}" if difference else "{:.3f}"
+        spread = f"{form.format(low)} to {form.format(high)}"
+        rows.append([title, f"{median(ours):.1f}", f"{median(stock):.1f}", form.format(figures[name]), spread])
+    return rows
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LoadError as error:
+        sys.exit(f"the measurement is void: {error}")

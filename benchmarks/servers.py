@@ -1,0 +1,112 @@
+"""Servers under test: started, watched (memory of all their processes) and ended."""
+
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MARK = "LEARNWARE_BENCHMARK_RUN"
+"""Variable in the environment of a server and of all it starts: finds them even when their parent is gone."""
+
+KIB = 1024
+
+
+class ServerError(Exception):
+    """A server did not start, or ended too soon."""
+
+
+class Server:
+    """A command that serves HTTP at `url`, with every process that descends from it."""
+
+    def __init__(self, name: str, command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> None:
+        self.name, self.url, self.log = name, url, log
+        self.started = time.perf_counter()
+        self.peak_bytes = 0
+        self._mark = f"{MARK}={uuid.uuid4()}"
+        key, _, value = self._mark.partition("=")
+        self._out = log.open("wb")
+        self._process = subprocess.Popen(
+            list(command),
+            stdout=self._out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | dict(environment) | {key: value},
+            start_new_session=True,
+        )
+
+    def wait_for(self, path: str, timeout_s: float, body: bytes | None = None) -> bytes:
+        """Asks until the answer is 200, twice a second; returns it.
+
+        Raises:
+            ServerError: the process ended, or no such answer came in time; with the end of its output.
+        """
+        end = time.perf_counter() + timeout_s
+        request = urllib.request.Request(  # noqa: S310  # our own loopback URL
+            self.url + path, data=body, headers={"Content-Type": "application/json"}
+        )
+        while time.perf_counter() < end:
+            if self._process.poll() is not None:
+                raise ServerError(f"{self.name} ended with status {self._process.returncode}:\n{self._tail()}")
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                    content: bytes = answer.read()
+                    return content
+            except (urllib.error.URLError, OSError):
+                self.measure_memory()
+                time.sleep(0.5)
+        raise ServerError(f"{self.name} did not answer {path} within {timeout_s:.0f} s:\n{self._tail()}")
+
+    def processes(self) -> list[int]:
+        """Ids of the server's processes that run now."""
+        mark, found = self._mark.encode(), []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+                except OSError:
+                    continue  # gone meanwhile, or another user's
+        return found
+
+    def measure_memory(self) -> int:
+        """Bytes that all processes use now, pages they share counted once (PSS); the largest so far is kept."""
+        total = 0
+        for process in self.processes():
+            try:
+                lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            except OSError:
+                continue
+            total += sum(int(line.split()[1]) * KIB for line in lines if line.startswith("Pss:"))
+        self.peak_bytes = max(self.peak_bytes, total)
+        return total
+
+    def stop(self, timeout_s: float = 60) -> None:
+        """SIGTERM, and after `timeout_s` SIGKILL to whatever of it is left."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for process in self._left_after(5):
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._left_after(5)
+        self._out.close()
+
+    def _left_after(self, seconds: float) -> list[int]:
+        """The processes that still run after at most so long."""
+        end = time.perf_counter() + seconds
+        while (left := self.processes()) and time.perf_counter() < end:
+            time.sleep(0.1)
+        return left
+
+    def _tail(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
