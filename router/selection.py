@@ -1,0 +1,147 @@
+"""One request's text → one learnware, or the base model: Filter → Score → Pick.
+
+    Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
+    Score    closeness of the text to each specification (`specs.index`), in a metric fitted to all (`specs.metric`)
+    Pick     the closest, if it is closer than everyday prompts are (confidence), else the base model
+
+Confidence compares two densities: the margin is f(nearest learnware) - f(everyday prompts), where the everyday
+prompts are the project's own (`general_prompts.txt`). Its scale is set by those prompts themselves, each scored with
+its own point left out: 0 is their median margin and 1 their 95th percentile. So the border moves along when
+learnwares come and go, and no user's data is needed to place it.
+"""
+
+import importlib.resources
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.choice import LOW_CONFIDENCE, MATCHED
+from router.settings import SelectionSettings
+from specs.encoder import Encoder
+from specs.errors import InvalidSpecification
+from specs.index import SpecificationIndex
+from specs.learnware import Learnware
+from specs.metric import Metric, fit_metric
+from specs.rkme import ReducedSet, squared_distances
+
+EVERYDAY_SPREAD_QUANTILE = 0.95
+"""The everyday prompts' margin that counts as 1. Nearer to the maximum it would hang on single prompts."""
+_EXPONENT_LIMIT = 500.0
+
+
+class Candidate(NamedTuple):
+    """A learnware and its score in [0, 1]: the confidence, less the further it is behind the best."""
+
+    learnware_id: str
+    score: float
+
+
+class Choice(NamedTuple):
+    """`learnware_id` None is the base model. `score` is the best candidate's, also when the base model was picked."""
+
+    learnware_id: str | None
+    score: float
+    confidence: float
+    reason: str
+    candidates: tuple[Candidate, ...]
+
+
+class Selector:
+    """An immutable snapshot of specifications. To add or remove a learnware, build another one and swap the
+    reference: a request never sees half a change. Safe to use from several threads."""
+
+    def __init__(self, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings) -> None:
+        """Raises InvalidSpecification when no learnware passes the filter, or one is of another encoder."""
+        kept = [learnware for learnware in learnwares if _passes(learnware, settings)]
+        if not kept:
+            raise InvalidSpecification("no learnware passes the filter (selection.languages, selection.domains)")
+        for learnware in kept:
+            if learnware.specification.encoder_id != encoder.id:
+                raise InvalidSpecification(
+                    f"learnware {learnware.id} was specified with encoder {learnware.specification.encoder_id!r}; "
+                    f"this router uses {encoder.id!r}"
+                )
+        self._encoder = encoder
+        self._settings = settings
+        self._ids = tuple(learnware.id for learnware in kept)
+        everyday = encoder.encode(general_prompts())
+        self._metric = _fit(kept, everyday, settings)
+        self._index = SpecificationIndex([_projected(learnware, self._metric) for learnware in kept], settings.gamma)
+        points = self._metric.apply(everyday)
+        uniform = np.full(len(points), 1 / len(points))
+        self._everyday = SpecificationIndex([(points, uniform)], settings.gamma)
+        self._median, self._spread = self._everyday_margins(points)
+
+    def choose(self, text: str, top: int = 5) -> Choice:
+        """The learnware for a request with this text, and up to `top` candidates. Never raises on odd text."""
+        return self.choose_embedded(self.embed(text), top)
+
+    def embed(self, text: str) -> NDArray[np.float32]:
+        """The text's vector, for `choose_embedded`: (dim,), unit norm."""
+        return np.asarray(self._encoder.encode([text])[0])
+
+    def choose_embedded(self, vector: NDArray[np.float32], top: int = 5) -> Choice:
+        """As `choose`, for a vector of `embed`."""
+        x = self._metric.apply(vector)
+        nearest = self._index.search(x, max(top, 1))
+        margin = float(nearest.values[0] - self._everyday.all_values(x)[0])
+        confidence = self._confidence(margin)
+        behind = np.exp((nearest.values - nearest.values[0]) / self._settings.score_scale)
+        candidates = tuple(
+            Candidate(self._ids[owner], confidence * float(share))
+            for owner, share in zip(nearest.owners, behind, strict=True)
+        )
+        if confidence < self._settings.min_confidence:
+            return Choice(None, candidates[0].score, confidence, LOW_CONFIDENCE, candidates[:top])
+        return Choice(candidates[0].learnware_id, candidates[0].score, confidence, MATCHED, candidates[:top])
+
+    def standard_margin(self, vector: NDArray[np.float32]) -> float:
+        """The margin on the scale of everyday prompts (0 their median, 1 their 95th percentile), for calibration."""
+        x = self._metric.apply(vector)
+        margin = float(self._index.search(x, 1).values[0] - self._everyday.all_values(x)[0])
+        return (margin - self._median) / self._spread
+
+    def _confidence(self, margin: float) -> float:
+        standard = (margin - self._median) / self._spread
+        exponent = (standard - self._settings.border) / self._settings.softness
+        return float(1 / (1 + np.exp(-np.clip(exponent, -_EXPONENT_LIMIT, _EXPONENT_LIMIT))))
+
+    def _everyday_margins(self, points: NDArray[np.float32]) -> tuple[float, float]:
+        """Median of the everyday prompts' own margins and the distance from there to their 95th percentile, each prompt
+        compared with all others but itself."""
+        gamma = self._settings.gamma
+        exponents = -gamma / 2 * squared_distances(points, points)
+        np.fill_diagonal(exponents, -np.inf)
+        peaks = exponents.max(1)
+        logs = peaks + np.log(np.exp(exponents - peaks[:, None]).sum(1) / (len(points) - 1))
+        nearest = np.array([self._index.search(point, 1).values[0] for point in points])
+        margins = nearest - logs / gamma
+        median, upper = np.quantile(margins, [0.5, EVERYDAY_SPREAD_QUANTILE])
+        return float(median), max(float(upper - median), 1e-6)
+
+
+def general_prompts() -> list[str]:
+    """The project's own everyday prompts, which belong to no learnware."""
+    text = importlib.resources.files("router").joinpath("general_prompts.txt").read_text(encoding="utf-8")
+    return [line.replace("\\n", "\n") for line in text.splitlines() if line and not line.startswith("# ")]
+
+
+def _passes(learnware: Learnware, settings: SelectionSettings) -> bool:
+    languages, domains = settings.languages, settings.domains
+    speaks = not languages or bool(set(languages) & set(learnware.languages))
+    return speaks and (not domains or learnware.domain in domains)
+
+
+def _fit(learnwares: Sequence[Learnware], everyday: NDArray[np.float32], settings: SelectionSettings) -> Metric:
+    classes = [
+        [ReducedSet(view.points, view.weights) for view in learnware.specification.views] for learnware in learnwares
+    ]
+    background = ReducedSet(everyday, np.full(len(everyday), 1 / len(everyday)))
+    return fit_metric(classes, background, settings.shrinkage, settings.rank)
+
+
+def _projected(learnware: Learnware, metric: Metric) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    reduced = learnware.specification.whole_set
+    return metric.apply(reduced.points), reduced.weights

@@ -1,0 +1,146 @@
+"""Checks of a PEFT LoRA folder that need neither PEFT nor torch, and execute nothing: JSON and safetensors headers.
+
+vLLM finds most of these faults only when the adapter is first asked for, inside the engine's step; some (a name that
+matches no layer) it does not find at all and answers with the base model. So they are found when the learnware is
+loaded.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specs.errors import InvalidLearnware
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+EXECUTABLE_WEIGHTS = frozenset(
+    {".bin", ".ckpt", ".dill", ".h5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
+)
+"""Weight formats that can run code when they are read, or that nothing here reads."""
+MAX_RANK = 512
+"""The largest rank that vLLM 0.29 takes (`MaxLoRARanks`)."""
+MAX_HEADER_BYTES = 16 << 20
+
+_TENSOR_NAME = re.compile(r"^(?P<layer>base_model\.model\..+)\.lora_(?P<side>[AB])\.weight$")
+_EXPONENT_MASK = {"BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F32": (np.uint32, 0x7F800000)}
+"""A float whose exponent bits are all set is NaN or infinite; read so, bfloat16 needs no library that knows it."""
+_UNSUPPORTED = {
+    "use_dora": False,
+    "bias": "none",
+    "modules_to_save": None,
+    "lora_bias": False,
+    "alora_invocation_tokens": None,
+}
+"""Options that vLLM 0.29 refuses or ignores, with the only value served here."""
+
+
+class Adapter(NamedTuple):
+    """What the folder's configuration says: rank, and the base model that it was trained on."""
+
+    rank: int
+    base_model: str
+
+
+class _Tensor(NamedTuple):
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def check_adapter(folder: Path) -> Adapter:
+    """Raises InvalidLearnware with what is wrong: configuration, shapes, truncation, NaN, weights in other formats."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in EXECUTABLE_WEIGHTS:
+            raise InvalidLearnware(
+                f"{path.relative_to(folder)}: only safetensors weights are accepted (others can run code when read)"
+            )
+    config = _read_config(folder / CONFIG_FILE)
+    _check_tensors(folder / WEIGHTS_FILE, config)
+    return Adapter(config["r"], config["base_model_name_or_path"])
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidLearnware(f"{CONFIG_FILE} is missing") from None
+    except ValueError as error:
+        raise InvalidLearnware(f"{CONFIG_FILE} is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InvalidLearnware(f"{CONFIG_FILE} must be an object with peft_type LORA")
+    rank = config.get("r")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
+        raise InvalidLearnware(f"{CONFIG_FILE}: r is {rank!r}; it must be a whole number from 1 to {MAX_RANK}")
+    if not isinstance(config.get("base_model_name_or_path"), str):
+        raise InvalidLearnware(f"{CONFIG_FILE}: base_model_name_or_path must name the base model")
+    for option, served in _UNSUPPORTED.items():
+        if config.get(option, served) not in (served, None):
+            raise InvalidLearnware(f"{CONFIG_FILE}: {option} is {config[option]!r}; only {served!r} can be served")
+    return config
+
+
+def _check_tensors(path: Path, config: dict[str, Any]) -> None:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidLearnware(f"{WEIGHTS_FILE} is missing") from None
+    tensors, data = _read_header(raw)
+    ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
+    pairs: dict[str, dict[str, int]] = {}
+    for name, tensor in tensors.items():
+        match = _TENSOR_NAME.match(name)
+        if match is None:
+            raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} is not a LoRA tensor (base_model.model.….lora_A.weight)")
+        if len(tensor.shape) != 2 or tensor.dtype not in _EXPONENT_MASK:
+            raise InvalidLearnware(
+                f"{WEIGHTS_FILE}: {name} is {tensor.dtype} {tensor.shape}; "
+                f"two dimensions and one of {sorted(_EXPONENT_MASK)} are needed"
+            )
+        side = match["side"]
+        rank = tensor.shape[0] if side == "A" else tensor.shape[1]
+        if rank not in ranks:
+            raise InvalidLearnware(
+                f"{WEIGHTS_FILE}: {name} has shape {tensor.shape}, but {CONFIG_FILE} says r = {config['r']}"
+            )
+        kind, mask = _EXPONENT_MASK[tensor.dtype]
+        values = np.frombuffer(raw[data + tensor.start : data + tensor.end], kind)
+        if bool(((values & kind(mask)) == mask).any()):
+            raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has NaN or infinite values")
+        pairs.setdefault(match["layer"], {})[side] = rank
+    for layer, sides in pairs.items():
+        if set(sides) != {"A", "B"} or sides["A"] != sides["B"]:
+            raise InvalidLearnware(f"{WEIGHTS_FILE}: {layer} needs lora_A and lora_B of one rank")
+    if not pairs:
+        raise InvalidLearnware(f"{WEIGHTS_FILE} holds no tensors")
+
+
+def _read_header(raw: bytes) -> tuple[dict[str, _Tensor], int]:
+    """The tensors that the header lists, and where their data starts. The format: 8 bytes little-endian header
+    length, a JSON header, then the data, without gaps."""
+    length = int.from_bytes(raw[:8], "little")
+    if len(raw) < 8 or length > min(MAX_HEADER_BYTES, len(raw) - 8):
+        raise InvalidLearnware(f"{WEIGHTS_FILE} is cut off inside its header, or is no safetensors file")
+    try:
+        header = json.loads(raw[8 : 8 + length])
+        tensors = {
+            name: _Tensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidLearnware(f"{WEIGHTS_FILE} is no safetensors file: bad header ({error})") from None
+    size = len(raw) - 8 - length
+    for name, tensor in tensors.items():
+        width = {"BF16": 2, "F16": 2, "F32": 4}.get(tensor.dtype)
+        if tensor.end > size:
+            raise InvalidLearnware(
+                f"{WEIGHTS_FILE} is truncated: {name} ends at byte {tensor.end} of the data, which has {size}"
+            )
+        if width is not None and tensor.end - tensor.start != width * int(np.prod(tensor.shape)):
+            raise InvalidLearnware(f"{WEIGHTS_FILE}: the bytes of {name} do not match its shape {tensor.shape}")
+    return tensors, 8 + length

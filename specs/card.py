@@ -1,0 +1,90 @@
+"""`learnware.yaml`, the card of a learnware: what a person or a search reads about it.
+
+The semantic fields are those of the `learnware` package 0.4.0.post1 (data, task and library type, scenario), so that
+its zip files can be converted. YAML is read with `safe_load`; unknown keys are refused with the nearest valid name.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from specs.errors import InvalidLearnware
+
+CARD_FILE = "learnware.yaml"
+
+LearnwareId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+"""Stands in HTTP headers, paths and `model` fields, so it is plain ASCII."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseModelReference(_Section):
+    id: str = Field(min_length=1, description="As in `base_model_name_or_path` of adapter_config.json.")
+    revision: str | None = None
+
+
+class Semantics(_Section):
+    """The semantic specification of the `learnware` package."""
+
+    data_type: str = "Text"
+    task_type: str = "Text Generation"
+    library_type: str = "PEFT"
+    scenarios: tuple[str, ...] = ()
+
+
+class Card(_Section):
+    id: LearnwareId
+    version: int = Field(1, ge=1)
+    name: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    base_model: BaseModelReference
+    domain: str = Field(min_length=1)
+    tasks: tuple[str, ...] = Field(min_length=1)
+    languages: tuple[str, ...] = Field(min_length=1, description="ISO 639-1 codes.")
+    licence: str = Field(min_length=1)
+    author: str = Field(min_length=1)
+    source: str | None = Field(
+        None, description="Where the training data comes from, with the attribution it asks for."
+    )
+    training: str | None = Field(None, description="One line: rows, steps, rank.")
+    semantics: Semantics = Field(default_factory=Semantics)
+    examples: tuple[str, ...] = Field((), description="Requests in the provider's own words.")
+
+
+def load_card(path: Path) -> Card:
+    """Raises InvalidLearnware with the field that is wrong; executes nothing."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidLearnware(f"{CARD_FILE} is missing") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidLearnware(f"{CARD_FILE} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InvalidLearnware(f"{CARD_FILE} must hold keys and values")
+    try:
+        return Card.model_validate(values)
+    except ValidationError as error:
+        raise InvalidLearnware(f"{CARD_FILE}: {'; '.join(_explain(dict(fault)) for fault in error.errors())}") from None
+
+
+def save_card(card: Card, path: Path) -> None:
+    values = card.model_dump(mode="json", exclude_none=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+
+
+def _explain(fault: dict[str, Any]) -> str:
+    """One validation fault in words, with the nearest valid name for an unknown key."""
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{place}: {fault['msg']}"
+    sections: dict[str, type[BaseModel]] = {"base_model": BaseModelReference, "semantics": Semantics}
+    owner = sections.get(str(fault["loc"][0]), Card) if len(fault["loc"]) > 1 else Card
+    near = difflib.get_close_matches(str(fault["loc"][-1]), owner.model_fields, n=1, cutoff=0.5)
+    return f"unknown key {place}" + (
+        f"; did you mean {near[0]}?" if near else f"; there are {list(owner.model_fields)}"
+    )

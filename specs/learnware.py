@@ -1,0 +1,97 @@
+"""A learnware on disk: an adapter with its card and its specification, one folder each.
+
+    <folder>/adapter_config.json           PEFT, as is
+    <folder>/adapter_model.safetensors     PEFT, as is
+    <folder>/learnware.yaml                the card (`specs.card`)
+    <folder>/specification/                what it is good at (`specs.specification`)
+
+Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fault is found here, with a message
+that says what would be right, rather than by the engine under traffic.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from specs.adapter import check_adapter
+from specs.card import CARD_FILE, load_card
+from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
+from specs.specification import Specification, load_specification
+
+SPECIFICATION_FOLDER = "specification"
+
+
+@dataclass(frozen=True)
+class Learnware:
+    """A checked learnware; `folder` is what vLLM loads the adapter from."""
+
+    id: str
+    version: int
+    name: str
+    description: str
+    domain: str
+    tasks: tuple[str, ...]
+    base_model: str
+    languages: tuple[str, ...]
+    licence: str
+    rank: int
+    folder: Path
+    specification: Specification
+
+
+def load_learnware(folder: Path) -> Learnware:
+    """The learnware in `folder`.
+
+    Raises:
+        InvalidLearnware: what is wrong in the folder, and what would be right.
+    """
+    try:
+        card = load_card(folder / CARD_FILE)
+        adapter = check_adapter(folder)
+        if adapter.base_model != card.base_model.id:
+            raise InvalidLearnware(
+                f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
+            )
+        specification = load_specification(folder / SPECIFICATION_FOLDER)
+    except (InvalidLearnware, InvalidSpecification) as error:
+        raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
+    except OSError as error:
+        raise InvalidLearnware(f"learnware {folder.name} cannot be read: {error}") from None
+    return Learnware(
+        id=card.id,
+        version=card.version,
+        name=card.name,
+        description=card.description,
+        domain=card.domain,
+        tasks=card.tasks,
+        base_model=card.base_model.id,
+        languages=card.languages,
+        licence=card.licence,
+        rank=adapter.rank,
+        folder=folder,
+        specification=specification,
+    )
+
+
+def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:
+    """Every learnware in a sub-folder of `root` (hidden ones aside), sorted by id.
+
+    Raises:
+        InvalidLearnware: `root` is no folder, one learnware is invalid, or one is for another base than `base_model`.
+        DuplicateLearnware: two with one id.
+    """
+    if not root.is_dir():
+        raise InvalidLearnware(f"the learnwares' folder {root} does not exist")
+    found: dict[str, Learnware] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
+        learnware = load_learnware(folder)
+        if learnware.id in found:
+            raise DuplicateLearnware(
+                f"two learnwares with the id {learnware.id!r}: {found[learnware.id].folder.name} and {folder.name}"
+            )
+        if base_model is not None and learnware.base_model != base_model:
+            raise InvalidLearnware(
+                f"learnware {learnware.id} is an adapter for {learnware.base_model!r}; "
+                f"the base model here is {base_model!r}"
+            )
+        found[learnware.id] = learnware
+    return [found[key] for key in sorted(found)]

@@ -1,0 +1,214 @@
+"""A learnware's specification: reduced sets of what its prompts look like, on disk as JSON and safetensors.
+
+A specification has up to three *views* of the same learnware, each a reduced set of its own (`specs.rkme`):
+
+    whole      prompts as the learnware was trained on them
+    bare       the same prompts without their instruction line and answer cue: requests whose wording differs
+               still carry the content
+    examples   requests in the provider's own words, from the card: free questions that no benchmark prompt looks like
+
+On disk: `specification.json` (type, encoder id and fingerprint, γ, views with rows and points) and
+`points.safetensors` (`points` (k, d) float16, `weights` (k,) float32, which sum to 1 over all views together). float16
+halves the size; its rounding (2⁻¹¹) is far below the distance between points.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors, save as save_safetensors
+
+from specs.encoder import Encoder, load_encoder
+from specs.errors import InvalidSpecification
+from specs.rkme import ReducedSet, local_gamma, reduce_points
+
+RKME_TEXT = "rkme-text"
+FORMAT_VERSION = 1
+VIEWS = ("whole", "bare", "examples")
+DESCRIPTION_FILE = "specification.json"
+POINTS_FILE = "points.safetensors"
+
+POINTS_PER_VIEW = 50
+"""Reduced points of a view. 25 lose half a point of task accuracy on bare prompts, 80 gain nothing
+(`benchmarks.selection`); 50 of 536 float16 numbers are 54 kB."""
+PRIVATE_SHARE = 2 / 3
+"""At most this share of a view's rows become points, as in the `learnware` package, so that no row is stored one to
+one. Examples are public (they stand in the card) and are kept whole."""
+MAX_POINTS = 2000
+MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class View:
+    """One reduced set: its kind, how many rows it stands for, its points (k, d) and weights (k,), which sum to the
+    view's share."""
+
+    name: str
+    rows: int
+    points: NDArray[np.float32]
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Specification:
+    """Reduced sets of one learnware under one encoder."""
+
+    encoder_id: str
+    encoder_fingerprint: str
+    gamma: float
+    views: tuple[View, ...]
+
+    @property
+    def dim(self) -> int:
+        return int(self.views[0].points.shape[1])
+
+    @property
+    def whole_set(self) -> ReducedSet:
+        """All views as one weighted set, the form that squared MMD compares."""
+        return ReducedSet(
+            np.concatenate([view.points for view in self.views]), np.concatenate([view.weights for view in self.views])
+        )
+
+
+def make_specification(
+    texts: Mapping[str, Sequence[str]], encoder: Encoder, points: int = POINTS_PER_VIEW
+) -> Specification:
+    """Reduces each view's texts; views count equally, whatever their number of rows.
+
+    `texts` maps a view's name (see the module's docstring) to its texts; empty views are left out.
+
+    Raises:
+        InvalidSpecification: an unknown view, or no text at all.
+    """
+    unknown = sorted(set(texts) - set(VIEWS))
+    if unknown:
+        raise InvalidSpecification(f"unknown views {unknown}; there are {list(VIEWS)}")
+    present = [(name, encoder.encode(texts[name])) for name in VIEWS if texts.get(name)]
+    if not present:
+        raise InvalidSpecification("a specification needs at least one text")
+    gamma = local_gamma(np.concatenate([vectors for _, vectors in present]))
+    views = []
+    for name, vectors in present:
+        size = len(vectors) if name == "examples" else max(1, min(points, int(PRIVATE_SHARE * len(vectors))))
+        reduced = reduce_points(vectors, size, gamma)
+        kept = reduced.weights > 1e-6
+        weights = reduced.weights[kept] / reduced.weights[kept].sum() / len(present)
+        views.append(View(name, len(vectors), reduced.points[kept], weights))
+    return Specification(encoder.id, encoder.fingerprint, gamma, tuple(views))
+
+
+def save_specification(specification: Specification, folder: Path) -> None:
+    """Writes the two files into `folder`, which is made if absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reduced = specification.whole_set
+    description = {
+        "type": RKME_TEXT,
+        "format": FORMAT_VERSION,
+        "encoder": {"id": specification.encoder_id, "sha256": specification.encoder_fingerprint},
+        "dim": specification.dim,
+        "gamma": specification.gamma,
+        "views": [{"name": view.name, "rows": view.rows, "points": len(view.points)} for view in specification.views],
+    }
+    (folder / POINTS_FILE).write_bytes(
+        save_safetensors({"points": reduced.points.astype(np.float16), "weights": reduced.weights.astype(np.float32)})
+    )
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_specification(folder: Path) -> Specification:
+    """Reads and checks a specification; parses JSON and safetensors, executes nothing.
+
+    Raises:
+        InvalidSpecification: what is wrong with it, and what would be right.
+    """
+    description = _read_description(folder / DESCRIPTION_FILE)
+    points, weights = _read_points(folder / POINTS_FILE)
+    encoder = _field(description, "encoder", dict)
+    encoder_id = _field(encoder, "id", str, "encoder.")
+    known = load_encoder(encoder_id)
+    if _field(encoder, "sha256", str, "encoder.") != known.fingerprint:
+        raise InvalidSpecification(
+            f"made with other data of encoder {encoder_id!r}: its sha256 should begin with {known.fingerprint[:12]}"
+        )
+    dim = _field(description, "dim", int)
+    if dim != known.dim or points.ndim != 2 or points.shape[1] != dim:
+        raise InvalidSpecification(
+            f"points have shape {points.shape} and dim is {dim}; the encoder makes (k, {known.dim})"
+        )
+    views = _split_views(_field(description, "views", list), points, weights)
+    gamma = _field(description, "gamma", float)
+    if not (np.isfinite(gamma) and gamma > 0):
+        raise InvalidSpecification(f"gamma is {gamma}; it must be a positive number")
+    return Specification(encoder_id, known.fingerprint, gamma, views)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidSpecification(f"{path.name} is missing") from None
+    except ValueError as error:
+        raise InvalidSpecification(f"{path.name} is not JSON: {error}") from None
+    if not isinstance(description, dict):
+        raise InvalidSpecification(f"{path.name} must hold an object")
+    if description.get("type") != RKME_TEXT or description.get("format") != FORMAT_VERSION:
+        raise InvalidSpecification(
+            f"type {description.get('type')!r}, format {description.get('format')!r}: "
+            f"this version reads {RKME_TEXT!r}, format {FORMAT_VERSION}"
+        )
+    return description
+
+
+def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidSpecification(f"{path.name} is larger than {MAX_BYTES >> 20} MiB")
+        tensors = load_safetensors(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidSpecification(f"{path.name} is missing") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InvalidSpecification(f"{path.name} is not a whole safetensors file: {error}") from None
+    if set(tensors) != {"points", "weights"}:
+        raise InvalidSpecification(f"{path.name} holds {sorted(tensors)}; it must hold points and weights")
+    points, weights = tensors["points"].astype(np.float32), tensors["weights"].astype(np.float64)
+    if not (np.isfinite(points).all() and np.isfinite(weights).all()):
+        raise InvalidSpecification(f"{path.name} has NaN or infinite values")
+    if weights.ndim != 1 or len(weights) != len(points) or not 1 <= len(points) <= MAX_POINTS:
+        raise InvalidSpecification(
+            f"weights of shape {weights.shape} for points of shape {points.shape}; "
+            f"there must be one weight a point, and 1 to {MAX_POINTS} points"
+        )
+    if weights.min() < 0 or abs(float(weights.sum()) - 1) > 1e-3:
+        raise InvalidSpecification(f"weights must be at least 0 and sum to 1, not {weights.sum():.4f}")
+    return points, weights / weights.sum()
+
+
+def _split_views(listed: Sequence[Any], points: NDArray[np.float32], weights: NDArray[np.float64]) -> tuple[View, ...]:
+    views: list[View] = []
+    start = 0
+    for entry in listed:
+        if not isinstance(entry, dict):
+            raise InvalidSpecification("each of views must be an object with name, rows and points")
+        name = _field(entry, "name", str, "views.")
+        end = start + _field(entry, "points", int, "views.")
+        if name not in VIEWS or name in {view.name for view in views} or end <= start:
+            raise InvalidSpecification(f"views must be distinct ones of {list(VIEWS)} with at least one point each")
+        views.append(View(name, _field(entry, "rows", int, "views."), points[start:end], weights[start:end]))
+        start = end
+    if start != len(points) or not views:
+        raise InvalidSpecification(f"views count {start} points, the file has {len(points)}")
+    return tuple(views)
+
+
+def _field(values: Mapping[str, Any], name: str, kind: type, prefix: str = "") -> Any:
+    value = values.get(name)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InvalidSpecification(f"{DESCRIPTION_FILE}: {prefix}{name} must be of type {kind.__name__}, not {value!r}")
+    return value
