@@ -8,11 +8,12 @@ conversation when, alone, it speaks clearly enough:
 - from one learnware to another only when the turn is matched with a better score for the other than for the present
   one, by `switch_margin`: a follow-up ("and in 2019?") is near many learnwares, and a shared wording must not make a
   conversation flap;
-- from a learnware to the base model only when the turn is long enough to speak for itself (`leave_chars`) and its
-  confidence is below `leave_confidence`: "why?" has no topic of its own, "write a poem about autumn" has.
+- from a learnware to the base model only when the turn's confidence is below `leave_confidence` and it is neither short
+  (`leave_chars`) nor a follow-up (`router.follow_ups`): "why?" and "explain that in one sentence" have no topic of
+  their own, "write a poem about autumn" has.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,16 +32,17 @@ class ConversationSettings(BaseModel):
     switch_margin: float = Field(
         0.05, ge=0, le=1, description="By how much another learnware must score better on the turn."
     )
-    leave_chars: int = Field(
-        24, ge=0, description="Characters from which a turn speaks for itself when it fits no learnware."
-    )
+    leave_chars: int = Field(16, ge=0, description="Characters from which a turn may have a topic of its own.")
     leave_confidence: float = Field(
         0.2, ge=0, le=1, description="Below this confidence such a turn goes to the base model."
     )
 
 
-def choose_for_conversation(turns: Sequence[str], choose: ChooseTurn, settings: ConversationSettings) -> Choice:
-    """The choice for a conversation's user turns (oldest first). `choose` decides one text alone.
+def choose_for_conversation(
+    turns: Sequence[str], choose: ChooseTurn, follow_ups: Container[str], settings: ConversationSettings
+) -> Choice:
+    """The choice for a conversation's user turns (oldest first). `choose` decides one text alone;
+    `follow_ups` holds the texts that have no topic of their own.
 
     The result's reason is `matched` when the last turn alone decides the same, `session` when an earlier turn holds.
     """
@@ -48,17 +50,17 @@ def choose_for_conversation(turns: Sequence[str], choose: ChooseTurn, settings: 
         return Choice(None, 0.0, 0.0, NO_TEXT, ())
     held = choose(turns[0])
     for turn in turns[1:]:
-        held = _next(held, choose(turn), turn, settings)
+        held = _next(held, choose(turn), turn, follow_ups, settings)
     return held
 
 
-def _next(held: Choice, own: Choice, turn: str, settings: ConversationSettings) -> Choice:
+def _next(held: Choice, own: Choice, turn: str, follow_ups: Container[str], settings: ConversationSettings) -> Choice:
     """What holds after a turn whose own choice is `own`."""
     if held.learnware_id is None or own.learnware_id == held.learnware_id:
         return own
     if own.learnware_id is None:
-        leaves = len(turn) >= settings.leave_chars and own.confidence < settings.leave_confidence
-        return own if leaves else held._replace(reason=SESSION)
+        speaks = len(turn) >= settings.leave_chars and own.confidence < settings.leave_confidence
+        return own if speaks and turn not in follow_ups else held._replace(reason=SESSION)
     scores = {candidate.learnware_id: candidate.score for candidate in own.candidates}
     present = scores.get(held.learnware_id, 0.0)
     if own.reason == MATCHED and own.score - present >= settings.switch_margin:

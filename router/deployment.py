@@ -30,6 +30,7 @@ from router.choice import (
     encode_choice,
 )
 from router.conversation import ConversationSettings, choose_for_conversation
+from router.follow_ups import FollowUps
 from router.metrics import RouterMetrics
 from router.ray_seam import choose_replica_id, initialise, replica_line
 from router.request import DecodeTokens, read_request
@@ -81,9 +82,9 @@ class LearnwareRouter:
         learnwares = load_learnwares(options.learnwares)
         self._selector: Selector | None = None
         if learnwares:
-            self._selector = Selector(
-                learnwares, load_encoder(learnwares[0].specification.encoder_id), options.selection
-            )
+            encoder = load_encoder(learnwares[0].specification.encoder_id)
+            self._selector = Selector(learnwares, encoder, options.selection)
+            self._follow_ups = FollowUps(encoder)
             self._selector.choose("warm-up: the first call loads tables that every later one finds in cache")
         self._decode_tokens = _token_decoder(options.base_model)
         self._threads = ThreadPoolExecutor(DECISION_THREADS, thread_name_prefix="decide")
@@ -139,7 +140,10 @@ class LearnwareRouter:
             return _base("named"), False
         if self._selector is None:
             return _base(NO_LEARNWARE), True
-        return choose_for_conversation(request.turns, self._selector.choose, self._options.conversation), True
+        choice = choose_for_conversation(
+            request.turns, self._selector.choose, self._follow_ups, self._options.conversation
+        )
+        return choice, True
 
     async def explain(self, body: bytes) -> dict[str, Any]:
         """The choice for a request body, with ranked candidates, as `POST /v1/route` shows it. Generates nothing and

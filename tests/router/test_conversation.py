@@ -1,11 +1,11 @@
 """A conversation stays with its learnware unless its topic really changes."""
 
-from router.selection import Candidate, Choice
-
 from router.choice import LOW_CONFIDENCE, MATCHED, NO_TEXT, SESSION
 from router.conversation import ConversationSettings, choose_for_conversation
+from router.selection import Candidate, Choice
 
 SETTINGS = ConversationSettings()
+FOLLOW_UPS = {"explain that in one sentence"}
 
 
 def matched(learnware, score, *others):
@@ -23,6 +23,7 @@ ALONE = {
     "a rash on the arm": matched("health", 0.9, ("money", 0.1)),
     "and in 2019?": matched("health", 0.31, ("money", 0.30)),
     "why?": unmatched(0.05),
+    "explain that in one sentence": unmatched(0.0),
     "hi": unmatched(0.01),
     "write a poem about autumn leaves": unmatched(0.02),
     "a long question on something near": unmatched(0.4),
@@ -30,7 +31,7 @@ ALONE = {
 
 
 def decide(*turns):
-    choice = choose_for_conversation(turns, ALONE.__getitem__, SETTINGS)
+    choice = choose_for_conversation(turns, ALONE.__getitem__, FOLLOW_UPS, SETTINGS)
     return choice.learnware_id, choice.reason
 
 
@@ -49,6 +50,7 @@ def test_the_same_topic_is_matched_again():
 
 def test_a_follow_up_without_a_topic_of_its_own_stays():
     assert decide("shares fell", "why?") == ("money", SESSION)
+    assert decide("shares fell", "explain that in one sentence") == ("money", SESSION)
     assert decide("shares fell", "and in 2019?") == ("money", SESSION)
     assert decide("shares fell", "a long question on something near") == ("money", SESSION)
 
