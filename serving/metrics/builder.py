@@ -1,4 +1,7 @@
-"""The `/metrics` application for Ray's own `serve run` and `serve deploy` (`import_path: serving.metrics.builder:build`)."""
+"""The `/metrics` application for Ray's own `serve run` and `serve deploy`.
+
+In their files: `import_path: serving.metrics.builder:build`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
