@@ -13,7 +13,7 @@ conversation when, alone, it speaks clearly enough:
   their own, "write a poem about autumn" has.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,7 @@ from router.choice import MATCHED, NO_TEXT, SESSION
 from router.selection import Choice
 
 ChooseTurn = Callable[[str], Choice]
+IsFollowUp = Callable[[str], bool]
 
 
 class ConversationSettings(BaseModel):
@@ -39,10 +40,11 @@ class ConversationSettings(BaseModel):
 
 
 def choose_for_conversation(
-    turns: Sequence[str], choose: ChooseTurn, follow_ups: Container[str], settings: ConversationSettings
+    turns: Sequence[str], choose: ChooseTurn, is_follow_up: IsFollowUp, settings: ConversationSettings
 ) -> Choice:
     """The choice for a conversation's user turns (oldest first). `choose` decides one text alone;
-    `follow_ups` holds the texts that have no topic of their own.
+    `is_follow_up` says whether a text has no
+    topic of its own.
 
     The result's reason is `matched` when the last turn alone decides the same, `session` when an earlier turn holds.
     """
@@ -50,17 +52,17 @@ def choose_for_conversation(
         return Choice(None, 0.0, 0.0, NO_TEXT, ())
     held = choose(turns[0])
     for turn in turns[1:]:
-        held = _next(held, choose(turn), turn, follow_ups, settings)
+        held = _next(held, choose(turn), turn, is_follow_up, settings)
     return held
 
 
-def _next(held: Choice, own: Choice, turn: str, follow_ups: Container[str], settings: ConversationSettings) -> Choice:
+def _next(held: Choice, own: Choice, turn: str, is_follow_up: IsFollowUp, settings: ConversationSettings) -> Choice:
     """What holds after a turn whose own choice is `own`."""
     if held.learnware_id is None or own.learnware_id == held.learnware_id:
         return own
     if own.learnware_id is None:
         speaks = len(turn) >= settings.leave_chars and own.confidence < settings.leave_confidence
-        return own if speaks and turn not in follow_ups else held._replace(reason=SESSION)
+        return own if speaks and not is_follow_up(turn) else held._replace(reason=SESSION)
     scores = {candidate.learnware_id: candidate.score for candidate in own.candidates}
     present = scores.get(held.learnware_id, 0.0)
     if own.reason == MATCHED and own.score - present >= settings.switch_margin:

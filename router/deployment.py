@@ -32,7 +32,7 @@ from router.choice import (
 from router.conversation import ConversationSettings, choose_for_conversation
 from router.follow_ups import FollowUps
 from router.metrics import RouterMetrics
-from router.ray_seam import choose_replica_id, initialise, replica_line
+from router.ray_seam import choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
 from router.request import DecodeTokens, read_request
 from router.selection import Choice, Selector
 from router.settings import SelectionSettings
@@ -61,6 +61,7 @@ class RouterOptions(BaseModel):
     deadline_ms: float
     selection: SelectionSettings
     conversation: ConversationSettings
+    on_loopback: bool
 
 
 class Decision(NamedTuple):
@@ -75,6 +76,8 @@ class LearnwareRouter:
     """One router replica. Holds the learnwares' specifications, never their weights."""
 
     def __init__(self, server: DeploymentHandle[Any], options: RouterOptions, secret: bytes) -> None:
+        if options.on_loopback:
+            keep_grpc_on_loopback()
         self._server = server
         self._options = options
         self._secret = secret
@@ -141,7 +144,7 @@ class LearnwareRouter:
         if self._selector is None:
             return _base(NO_LEARNWARE), True
         choice = choose_for_conversation(
-            request.turns, self._selector.choose, self._follow_ups, self._options.conversation
+            request.turns, self._selector.choose, self._follow_ups.includes, self._options.conversation
         )
         return choice, True
 

@@ -19,7 +19,8 @@ class FollowUps:
         self._follow_ups = encoder.encode(follow_up_phrases())
         self._topics = encoder.encode(general_prompts())
 
-    def __contains__(self, turn: str) -> bool:
+    def includes(self, turn: str) -> bool:
+        """Whether the turn needs what was said before it."""
         vector = self._encoder.encode([turn])[0]
         return bool((self._follow_ups @ vector).max() >= (self._topics @ vector).max())
 

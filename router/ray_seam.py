@@ -6,6 +6,8 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+_EVERY_INTERFACE = "[::]:0"
+
 
 def initialise(server: DeploymentHandle[Any]) -> None:
     """Starts the handle's request router now, so that the first request does not wait for it."""
@@ -28,3 +30,26 @@ async def choose_replica_id(server: DeploymentHandle[Any]) -> dict[str, Any]:
 def replica_line() -> str:
     """The first line of a replica's metrics: a comment that names it, as `serving.metrics.application` reads it."""
     return f"# replica {serve.get_replica_context().replica_id.unique_id}\n"
+
+
+def keep_grpc_on_loopback() -> None:
+    """Keeps a Serve replica's own gRPC server off the network. Call it in a deployment's constructor, which runs before
+    Ray opens the port there. Calling it twice is harmless.
+
+    Ray Serve 2.60 opens one in every replica, for calls between deployments, on every interface and a random port,
+    whatever `http_options` and the node's address say (`ray/serve/_private/replica.py:1835`:
+    `add_port_to_grpc_server(self._server, "[::]:0")`). It takes pickled arguments from whoever connects.
+
+    For a stack on one machine only: deployments that call each other by gRPC across nodes need the port.
+    """
+    from ray.serve._private import replica
+
+    original = replica.add_port_to_grpc_server
+    if getattr(original, "on_loopback", False):
+        return
+
+    def add_port(server: Any, address: str) -> Any:
+        return original(server, "127.0.0.1:0" if address == _EVERY_INTERFACE else address)
+
+    add_port.on_loopback = True  # type: ignore[attr-defined]
+    replica.add_port_to_grpc_server = add_port

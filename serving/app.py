@@ -42,14 +42,19 @@ def build(arguments: Mapping[str, str]) -> Application:
     path = arguments.get("config")
     config = load_config(Path(path) if path else None)
     base = ensure_base_model(config.base_model.source, cache_folder(), print)
-    return build_application(config, base)
+    return build_application(config, base, on_loopback=False)
 
 
-def build_application(config: Config, base: Path) -> Application:
-    """The engine and the router for a checked configuration and a base model's folder."""
+def build_application(config: Config, base: Path, *, on_loopback: bool) -> Application:
+    """The engine and the router for a checked configuration and a base model's folder.
+
+    `on_loopback`: all replicas are on this machine, so what they open for each other stays on it.
+    """
     secret = secrets.token_bytes(SECRET_BYTES)
     router = config.router
-    replica = ReplicaOptions(config.base_model.served_id, router.auto_names, config.learnwares.path, secret)
+    replica = ReplicaOptions(
+        config.base_model.served_id, router.auto_names, config.learnwares.path, secret, on_loopback
+    )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
         learnwares=config.learnwares.path,
@@ -58,6 +63,7 @@ def build_application(config: Config, base: Path) -> Application:
         deadline_ms=router.deadline_ms,
         selection=router.selection,
         conversation=router.conversation,
+        on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}
     return attach_router(engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS}, arguments))

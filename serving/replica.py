@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
-from router.ray_seam import replica_line
+from router.ray_seam import keep_grpc_on_loopback, replica_line
 from serving.metrics.collectors import ReplicaMetrics
 from serving.middleware import EXPLAIN_PATH, Catalogue, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
@@ -33,6 +33,7 @@ class ReplicaOptions(NamedTuple):
     auto_names: tuple[str, ...]
     learnwares: Path
     secret: bytes
+    on_loopback: bool
 
 
 class LearnwareServer(EngineServer):
@@ -41,6 +42,8 @@ class LearnwareServer(EngineServer):
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
     ) -> None:
+        if options.on_loopback:
+            keep_grpc_on_loopback()
         self._options = options
         self._learnwares: list[Learnware] = load_learnwares(options.learnwares)
         self._registry = CollectorRegistry()

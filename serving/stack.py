@@ -106,7 +106,7 @@ def _start(config: Config, instance: Instance, base: Path, signals: StopSignals,
     say(f"starting {config.engine.replicas} engine and {config.router.replicas} router replicas")
     exporter = f"http://127.0.0.1:{instance.ports.exporter}/metrics"
     targets = [
-        ray_serve.RunTarget(build_application(config, base), name=APPLICATION, route_prefix="/"),
+        ray_serve.RunTarget(build_application(config, base, on_loopback=True), name=APPLICATION, route_prefix="/"),
         ray_serve.RunTarget(
             metrics_application(APPLICATION, [ENGINE, ROUTER], exporter),
             name=METRICS_APPLICATION,

@@ -29,7 +29,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from serving.edge.loopback import keep_grpc_on_loopback
+from router.ray_seam import keep_grpc_on_loopback
 from serving.metrics.broadcast import broadcast
 from serving.metrics.exposition import CONTENT_TYPE, Exposition, escape, merge
 

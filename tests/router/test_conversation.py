@@ -31,7 +31,7 @@ ALONE = {
 
 
 def decide(*turns):
-    choice = choose_for_conversation(turns, ALONE.__getitem__, FOLLOW_UPS, SETTINGS)
+    choice = choose_for_conversation(turns, ALONE.__getitem__, FOLLOW_UPS.__contains__, SETTINGS)
     return choice.learnware_id, choice.reason
 
 

@@ -24,7 +24,7 @@ def build(exporter_url: str):
     from ray import serve
     from starlette.responses import JSONResponse, StreamingResponse
 
-    from serving.edge.loopback import keep_grpc_on_loopback
+    from router.ray_seam import keep_grpc_on_loopback
     from serving.metrics.application import metrics_application
     from serving.metrics.collectors import ReplicaMetrics
 

@@ -61,7 +61,7 @@ def test_metrics_stay_in_the_replica_when_told():
 @pytest.mark.parametrize("folder", ["serving", "router", "specs", "benchmarks"])
 def test_no_other_module_imports_rays_private_packages(folder):
     """The few places to look at when Ray moves something."""
-    allowed = {"serving/ray_compat.py", "router/ray_seam.py", "serving/edge/loopback.py"}
+    allowed = {"serving/ray_compat.py", "router/ray_seam.py"}
     found = {
         str(path.relative_to(ROOT))
         for path in (ROOT / folder).rglob("*.py")
