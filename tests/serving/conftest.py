@@ -3,10 +3,13 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "green": "cold"}
+BASE_BELIEVES = {"red": "warm", "orange": "cold", "blue": "warm", "green": "cold"}
+ENOUGH = 0.05  # nats: where the tiny base counts as taught
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -37,16 +40,46 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with one task, toy-colours: 96 train and 40 test rows."""
+    """A data folder with one task, toy-colours: 160 train and 40 test rows."""
     folder = tmp_path_factory.mktemp("data")
-    write_rows(folder / "toy" / "colours.train.jsonl", colour_rows(96, 1))
+    write_rows(folder / "toy" / "colours.train.jsonl", colour_rows(160, 1))
     write_rows(folder / "toy" / "colours.test.jsonl", colour_rows(40, 2))
     return folder
 
 
+def _teach_colours(model: Any, tokenizer: Any) -> None:
+    """Full training on what the base is to believe, for some seconds, until it nearly always says so."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(400):
+        rows = []
+        for row in colour_rows(16, 1000 + step):
+            turn = [{"role": "user", "content": row["prompt"]}]
+            prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            colour = next(word for word in str(row["prompt"]).split() if word in COLOURS)
+            rows.append(
+                (tokenizer(prompt).input_ids, [*tokenizer(BASE_BELIEVES[colour]).input_ids, tokenizer.eos_token_id])
+            )
+        length = max(len(prompt) + len(answer) for prompt, answer in rows)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        labels = torch.full_like(ids, -100)
+        for number, (prompt, answer) in enumerate(rows):
+            ids[number, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            labels[number, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss < ENOUGH:
+            return
+    raise RuntimeError(f"the tiny base did not learn its colours (loss {float(loss):.3f})")
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of four layers with random weights and a tokenizer with chat template, in a folder."""
+    """A Llama of four layers and a tokenizer with chat template, in a folder. It was taught the task with half of the
+    answers wrong, so that an adapter has something to build on and something to learn."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -73,12 +106,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=2,
-            initializer_range=0.2,
+            initializer_range=0.1,
             tie_word_embeddings=True,
             eos_token_id=2,
             pad_token_id=2,
         )
-    ).to(torch.bfloat16)
+    )
+    _teach_colours(model, wrapped)
+    model.to(torch.bfloat16)
     folder = tmp_path_factory.mktemp("base") / "tiny-llama"
     model.save_pretrained(folder)
     wrapped.save_pretrained(folder)
