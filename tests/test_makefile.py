@@ -1,0 +1,93 @@
+"""The Makefile: signals reach what it starts, and it ends after it, never before."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+PROGRAM = f"""#!{sys.executable}
+import pathlib, signal, sys, time
+folder = pathlib.Path(__file__).parent
+got = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: got.append(number))
+(folder / "started").write_text(" ".join(sys.argv[1:]))
+while not got:
+    time.sleep(0.02)
+time.sleep(0.5)  # as a stack that lets running requests finish
+(folder / "ended").write_text(signal.Signals(got[0]).name + f" {{len(got)}}")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished environment with one program, in the place of the command line."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    program = programs / "learnware-serving"
+    program.write_text(PROGRAM, encoding="utf-8")
+    program.chmod(0o755)
+    (tmp_path / ".learnware-complete").write_text("{}", encoding="utf-8")
+    return programs
+
+
+def make_environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+
+
+def wait_for(file: Path) -> str:
+    deadline = time.monotonic() + 30
+    while not (file.exists() and file.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, f"no {file.name}"
+        time.sleep(0.02)
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [
+        pytest.param(os.killpg, signal.SIGINT, id="ctrl-c-in-a-terminal"),
+        pytest.param(os.kill, signal.SIGTERM, id="terminate-make-alone"),
+    ],
+)
+def test_make_serve_waits_for_the_stack_to_drain(
+    folder: Path, send: Callable[[int, int], None], number: signal.Signals
+) -> None:
+    arguments = ["make", "serve", f"VENV={folder.parent}", "SERVE_ARGS=--port 9000"]
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=make_environment(), start_new_session=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert wait_for(folder / "started") == "serve --config deploy/cpu.yaml --port 9000"
+        send(process.pid, number)
+        process.wait(30)
+        assert (folder / "ended").read_text(encoding="utf-8") == f"{number.name} 1"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_a_finished_environment_is_not_made_again(folder: Path) -> None:
+    command = ["make", "--question", "environment", f"VENV={folder.parent}"]
+    assert subprocess.run(command, cwd=ROOT, env=make_environment(), check=False).returncode == 0
+    os.utime(folder.parent / ".learnware-complete", (0, 0))
+    assert subprocess.run(command, cwd=ROOT, env=make_environment(), check=False).returncode == 1
+
+
+def test_no_python_3_11_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    command = ["make", "environment", f"VENV={tmp_path / 'environment'}", "PYTHON="]
+    done = subprocess.run(
+        command, cwd=ROOT, env=make_environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode != 0
+    assert "Python 3.11" in done.stderr
+    assert not (tmp_path / "environment").exists()
