@@ -1,5 +1,4 @@
-"""The router's one touch of Ray Serve internals (2.60.0): asking a deployment handle for a replica without sending to
-it."""
+"""Every private touch of Ray Serve 2.60.0 that replicas of any kind need; the engine's own are in `serving.ray_compat`."""
 
 from typing import Any
 

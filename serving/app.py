@@ -53,7 +53,11 @@ def build_application(config: Config, base: Path, *, on_loopback: bool) -> Appli
     secret = secrets.token_bytes(SECRET_BYTES)
     router = config.router
     replica = ReplicaOptions(
-        config.base_model.served_id, router.auto_names, config.learnwares.path, secret, on_loopback
+        base=config.base_model.served_id,
+        auto_names=router.auto_names,
+        learnwares=config.learnwares.path,
+        secret=secret,
+        on_loopback=on_loopback,
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
