@@ -1,4 +1,4 @@
-"""Every private touch of Ray Serve 2.60.0 that replicas of any kind need; the engine's own are in `serving.ray_compat`."""
+"""Every private touch of Ray Serve 2.60.0 that replicas of any kind need (the engine's own: `serving.ray_compat`)."""
 
 from typing import Any
 
