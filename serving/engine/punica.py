@@ -58,12 +58,17 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
                 return None
             features = a_stacked[0].shape[-1]
         layer = LayerWeights.zeros(self._slots, b_stacked[0].shape[-1], features, outputs, b_stacked[0].dtype)
-        a_views, b_views = layer.stacks()
+        a_views, b_views = self.adopt_layer(layer)
         if not isinstance(module, VocabParallelEmbeddingWithLoRA):
             module.lora_a_stacked = a_views[0] if single else a_views
         module.lora_b_stacked = b_views[0] if single else b_views
-        self._layers[b_views[0].data_ptr()] = layer
         return layer
+
+    def adopt_layer(self, layer: LayerWeights) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Makes a layer known; returns the stacks of A and B by which it is found again."""
+        a_views, b_views = layer.stacks()
+        self._layers[b_views[0].data_ptr()] = layer
+        return a_views, b_views
 
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
