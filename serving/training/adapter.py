@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,7 @@ def add_adapter(model: Any, settings: TrainingSettings, first: int, depth: int) 
         task_type="CAUSAL_LM",
     )
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)  # peft 0.21 asks transformers 5 by an older name
+        with older_names():
             return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         names = sorted(
@@ -113,6 +113,14 @@ def add_adapter(model: Any, settings: TrainingSettings, first: int, depth: int) 
         raise InvalidInput(
             f"target modules {list(settings.target_modules)} do not fit; this base has {names}"
         ) from error
+
+
+@contextmanager
+def older_names() -> Iterator[None]:
+    """Silences FutureWarning: peft 0.21 asks transformers 5.23 for a property by its older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
 
 
 def divide(model: Any, first: int, prefix: Sequence[int], sample: Sequence[Any], say: Callable[[str], None]) -> Stack:

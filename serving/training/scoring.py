@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from serving.training.adapter import adapter_hash, load_base
+from serving.training.adapter import adapter_hash, load_base, older_names
 from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash
 from serving.training.stack import Stack
 from specs.errors import InvalidInput
@@ -67,15 +67,18 @@ class Scorer:
         self.first = min((_first_layer(folder) for folder in adapters.values()), default=self.depth)
         self._stack: tuple[str, Stack] | None = None
         self._adapted: Any = None
-        for name, folder in adapters.items():
-            key = _key(name)
-            if self._adapted is None:
-                self._adapted = PeftModel.from_pretrained(
-                    self.model, str(folder), adapter_name=key, autocast_adapter_dtype=False
-                )
-            else:
-                self._adapted.load_adapter(str(folder), adapter_name=key, autocast_adapter_dtype=False)
+        with older_names():
+            for name, folder in adapters.items():
+                self._add(PeftModel, name, folder)
         self.model.eval()
+
+    def _add(self, peft_model: Any, name: str, folder: Path) -> None:
+        if self._adapted is None:
+            self._adapted = peft_model.from_pretrained(
+                self.model, str(folder), adapter_name=_key(name), autocast_adapter_dtype=False
+            )
+        else:
+            self._adapted.load_adapter(str(folder), adapter_name=_key(name), autocast_adapter_dtype=False)
 
     def score(self, rows: Sequence[Row], name: str, progress: Callable[[int], None]) -> list[RowScore]:
         """Scores of `rows` by the named model, in the rows' order; `progress` is told how many rows are done.

@@ -36,7 +36,7 @@ def estimate(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> Es
     if not len(array):
         return Estimate(math.nan, math.nan, math.nan)
     generator = np.random.default_rng(seed)
-    means = np.array([array[generator.integers(len(array), size=len(array))].mean() for _ in range(RESAMPLES)])
+    means = array[generator.integers(len(array), size=(RESAMPLES, len(array)), dtype=np.int32)].mean(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(array.mean()), float(low), float(high))
 
