@@ -118,7 +118,7 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         else "serving.engine.worker.LearnwareGPUWorker",
         "tensor_parallel_size": engine.tensor_parallel_size,
         # Compact JSON: a small model that may put blanks between tokens writes nothing else until its limit.
-        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if on_cpu:
         # With LoRA on CPU vLLM 0.29 never compiles (`platforms/cpu.py`), so eager only says what happens anyway.
