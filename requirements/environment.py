@@ -68,6 +68,13 @@ def read_stamp(folder: Path) -> dict[str, str]:
     return stamp if isinstance(stamp, dict) else {}
 
 
+def write_stamp(folder: Path, stamp: dict[str, str]) -> None:
+    """In one step: a cut leaves the earlier stamp or this one."""
+    fresh = folder / (STAMP + ".new")
+    fresh.write_text(json.dumps(stamp), encoding="utf-8")
+    fresh.replace(folder / STAMP)
+
+
 def make(folder: Path) -> None:
     """Leaves a complete environment at `folder`.
 
@@ -84,17 +91,20 @@ def make(folder: Path) -> None:
     if any(have.get(key) != want[key] for key in ("folder", "python")):
         create(folder)
         have = {}
-    (folder / STAMP).unlink(missing_ok=True)
     if have.get("packages") != want["packages"]:
+        (folder / STAMP).unlink(missing_ok=True)
         install_packages(folder)
         say("compiling what a start imports")
         run(
             [python_of(folder), "-c", f"import {', '.join(USED_AT_START)}"],
             "the packages cannot be imported (see above)",
         )
+    # Complete but for the project: make must come back, and need not begin anew.
+    write_stamp(folder, want | {"project": ""})
+    os.utime(folder / STAMP, (0, 0))
     say("this project, editable")
     pip(folder, "--no-build-isolation", "--editable", str(PROJECT))
-    (folder / STAMP).write_text(json.dumps(want), encoding="utf-8")
+    write_stamp(folder, want)
     say(f"complete after {time.monotonic() - started:.0f} s")
 
 

@@ -110,6 +110,18 @@ def test_a_finished_environment_takes_no_work(program: ModuleType, tmp_path: Pat
     assert [file.name for file in done.iterdir()] == [program.STAMP]
 
 
+def test_a_project_that_cannot_be_installed_costs_no_packages(program: ModuleType, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    program.create(environment)
+    packages = program.wanted(environment) | {"project": "an earlier one"}
+    program.write_stamp(environment, packages)
+    (tmp_path / "pyproject.toml").write_text("[project\n", encoding="utf-8")
+    with pytest.raises(program.EnvironmentFailure, match="pip could not install"):
+        program.make(environment)
+    assert program.read_stamp(environment)["packages"] == packages["packages"]
+    assert (environment / program.STAMP).stat().st_mtime == 0
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"'])
 def test_an_unreadable_stamp_counts_as_none(program: ModuleType, tmp_path: Path, text: str) -> None:
     (tmp_path / program.STAMP).write_text(text, encoding="utf-8")
