@@ -96,7 +96,11 @@ def make(folder: Path) -> None:
         install_packages(folder)
         say("compiling what a start imports")
         run(
-            [python_of(folder), "-c", f"import {', '.join(USED_AT_START)}"],
+            [
+                python_of(folder),
+                "-c",
+                f"import os; os.environ['VLLM_LOGGING_LEVEL'] = 'ERROR'; import {', '.join(USED_AT_START)}",
+            ],
             "the packages cannot be imported (see above)",
         )
     # Complete but for the project: make must come back, and need not begin anew.
