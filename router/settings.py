@@ -16,7 +16,7 @@ class SelectionSettings(BaseModel):
         description="Below this confidence the base model answers. 0.5 is where the calibration puts the border.",
     )
     border: float = Field(
-        2.3,
+        1.75,
         description="Where confidence is 0.5, on the scale of everyday prompts: 0 is their median margin, 1 their "
         "95th percentile. Larger sends more requests to the base model.",
     )
@@ -30,7 +30,7 @@ class SelectionSettings(BaseModel):
         "direction. 0.2 to 1 differ by less than half a point; 0.05 blurs neighbouring tasks.",
     )
     shrinkage: float = Field(
-        0.3,
+        0.5,
         gt=0,
         le=1,
         description="Of the pooled covariance towards a multiple of the identity. Less trusts directions seen in a few "
