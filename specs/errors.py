@@ -9,7 +9,7 @@
     ├── UnknownModel              404  a model, learnware or task id that is not served
     └── StartupError              503  the stack cannot start here: busy port, missing base model
 
-Messages say what was wrong and what would be right. One place (`serving.middleware`) turns them into OpenAI error objects.
+Messages say what was wrong and what would be right. One place (`serving.middleware`) makes them OpenAI error objects.
 """
 
 

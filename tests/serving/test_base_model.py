@@ -27,7 +27,7 @@ def start(cache: Path) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The embedded base after a process that was killed while converting, and two started at once; what they printed."""
+    """The embedded base after one process was killed while converting and two were started at once; their output."""
     cache = tmp_path_factory.mktemp("cache")
     killed = start(cache)
     deadline = time.monotonic() + 60
