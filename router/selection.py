@@ -67,9 +67,9 @@ class Selector:
         self._settings = settings
         self._ids = tuple(learnware.id for learnware in kept)
         everyday = encoder.encode(general_prompts())
-        self._metric = _fit(kept, everyday, settings)
-        self._index = SpecificationIndex([_projected(learnware, self._metric) for learnware in kept], settings.gamma)
-        points = self._metric.apply(everyday)
+        self.metric = _fit(kept, everyday, settings)
+        self.index = SpecificationIndex([_projected(learnware, self.metric) for learnware in kept], settings.gamma)
+        points = self.metric.apply(everyday)
         uniform = np.full(len(points), 1 / len(points))
         self._everyday = SpecificationIndex([(points, uniform)], settings.gamma)
         self._median, self._spread = self._everyday_margins(points)
@@ -84,8 +84,8 @@ class Selector:
 
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5) -> Choice:
         """As `choose`, for a vector of `embed`."""
-        x = self._metric.apply(vector)
-        nearest = self._index.search(x, max(top, 1))
+        x = self.metric.apply(vector)
+        nearest = self.index.search(x, max(top, 1))
         margin = float(nearest.values[0] - self._everyday.all_values(x)[0])
         confidence = self._confidence(margin)
         behind = np.exp((nearest.values - nearest.values[0]) / self._settings.score_scale)
@@ -99,8 +99,8 @@ class Selector:
 
     def standard_margin(self, vector: NDArray[np.float32]) -> float:
         """The margin on the scale of everyday prompts (0 their median, 1 their 95th percentile), for calibration."""
-        x = self._metric.apply(vector)
-        margin = float(self._index.search(x, 1).values[0] - self._everyday.all_values(x)[0])
+        x = self.metric.apply(vector)
+        margin = float(self.index.search(x, 1).values[0] - self._everyday.all_values(x)[0])
         return (margin - self._median) / self._spread
 
     def _confidence(self, margin: float) -> float:
@@ -116,7 +116,7 @@ class Selector:
         np.fill_diagonal(exponents, -np.inf)
         peaks = exponents.max(1)
         logs = peaks + np.log(np.exp(exponents - peaks[:, None]).sum(1) / (len(points) - 1))
-        nearest = np.array([self._index.search(point, 1).values[0] for point in points])
+        nearest = np.array([self.index.search(point, 1).values[0] for point in points])
         margins = nearest - logs / gamma
         median, upper = np.quantile(margins, [0.5, EVERYDAY_SPREAD_QUANTILE])
         return float(median), max(float(upper - median), 1e-6)
