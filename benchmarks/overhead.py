@@ -154,7 +154,14 @@ def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) 
     command += ["--max-loras", str(ENGINE["slots"]), "--max-cpu-loras", str(max(len(adapters), int(ENGINE["slots"])))]
     command += ["--max-lora-rank", str(ENGINE["max_rank"]), "--max-model-len", str(ENGINE["max_model_len"])]
     command += ["--max-num-seqs", str(ENGINE["max_num_seqs"]), "--structured-outputs-config", json.dumps(STRUCTURED)]
-    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--lora-modules", *adapters]
+    command += [
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "hermes",
+        "--disable-uvicorn-access-log",
+        "--lora-modules",
+        *adapters,
+    ]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": f"{ENGINE['kv_cache_gib']:g}",
         "VLLM_NO_USAGE_STATS": "1",
@@ -238,7 +245,7 @@ async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, 
     """Requests that name the learnware that `auto` will take, which the router is asked for beforehand.
 
     Raises:
-        LoadError: the router would send more than one in ten of the prompts to the base model.
+        LoadError: the router would send more than half of the prompts to the base model.
     """
     async with aiohttp.ClientSession() as session:
 
@@ -261,7 +268,7 @@ async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, 
                 learnware = (await response.json())["learnware"]
             if learnware is not None:
                 found.append(Request(learnware, text, tokens, learnware))
-            if tried - len(found) > max(2, tried // 10):
+            if tried - len(found) > max(len(KINDS) // 2, tried // 2):
                 raise LoadError(f"the router sends {tried - len(found)} of {tried} prompts to the base model")
     return found
 
