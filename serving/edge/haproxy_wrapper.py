@@ -13,10 +13,10 @@ The edits, and why each is needed (template: `ray/serve/_private/haproxy_templat
   as well. Each application with a longer prefix is taken out of the router flag.
 * The rule that answers 503 when the router fails goes. The request then reaches a replica without a choice, which
   answers from the base model; why is told in the header `x-serve-router-failed`.
-* The router is asked through a backend of its own. Ray's Lua action opens a new connection to one router each time and
-  waits 3 s (HAProxy's fixed retries for Lua sockets) before it turns to the next when that one has died. A backend
-  keeps connections open, checks the routers, and tries another one at once: choosing has no effects, so it can be
-  repeated. With no router left it answers 503 at once.
+* The router is asked through a backend of its own. When a router has died, Ray's Lua action waits 3 s (HAProxy's fixed
+  retries for Lua sockets) before it turns to the next. A backend checks the routers and tries another one at once; with
+  no router left it answers 503 at once. Ray's script asks no second time when a router fails with the request in hand;
+  ours does, since choosing has no effects.
 * A slow upload gets its own patience; Ray uses the router's time limit for both.
 * The exporter and the statistics page, which Ray opens to everybody, listen on the configured address; the admin socket
   is ours alone.
@@ -199,7 +199,8 @@ def edit_script(script: str, folder: str) -> tuple[str, str]:
             f"    server {host}-{port} {host}:{port} check inter 500ms fall 1 rise 1\n" for host, port in addresses
         )
         backends.append(_ROUTER_BACKEND.format(name=match[1], socket=socket, servers=servers))
-        return f'["{match[1]}"] = {{ {{ host = "unix@{socket}", port = 0, host_header = "router" }} }}'
+        entry = f'{{ host = "unix@{socket}", port = 0, host_header = "router" }}'
+        return f'["{match[1]}"] = {{ {entry}, {entry} }}'  # twice: two attempts
 
     block = r"(?ms)^local ROUTERS = \{\n(.*?)^\}\n"
 
@@ -209,26 +210,29 @@ def edit_script(script: str, folder: str) -> tuple[str, str]:
     script = _replace(script, block, rewrite, "the router script's table of routers")
     if not backends:
         raise TemplateChanged("the router script names no router")
+    once, twice = r"(?m)^(        if response)( then\n            break)$", r"\1 and is_http_200(response)\2"
+    script = _replace(script, once, twice, "the router script's loop over routers")
     return script, "".join(backends)
 
 
 _ROUTERS_OF_ONE = r'(?m)\["([^"]+)"\] = \{ (.*) \}(?=,?$)'
 
-#: Between Ray's Lua action and an application's routers. One attempt has a second; the action as a whole has the router
-#: timeout of `serving.edge.environment`, so that a router that hangs leaves time for another. HAProxy waits for the
-#: connect timeout before it tries the same server again, hence a short one. No server state is taken over a reload: a
-#: router that starts on the port of a dead one would begin as down.
+#: Between Ray's Lua action and an application's routers. HAProxy waits for the connect timeout before it tries the same
+#: server again, hence a short one. Only refused connections are tried again: for anything more HAProxy 2.8 keeps a copy
+#: of each request in a buffer as large as the largest body, which cost 1 ms of CPU a request against 0.34 ms in all. A
+#: new connection each time costs no more than a kept one, which a router could close just when it is used. No server
+#: state is taken over a reload: a router that starts on the port of a dead one would begin as down.
 _ROUTER_BACKEND = """listen edge-router-{name}
     bind unix@{socket} mode 600
     no log
     load-server-state-from-file none
     timeout connect 200ms
-    timeout server 1s
+    timeout server 2s
     balance roundrobin
-    http-reuse always
+    http-reuse never
     option redispatch 1
     retries 3
-    retry-on conn-failure empty-response response-timeout 500 502 503 504
+    retry-on conn-failure
 {servers}"""
 
 

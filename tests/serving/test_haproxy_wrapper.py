@@ -101,14 +101,18 @@ def test_routers_are_asked_through_one_backend_that_checks_them(routed: str) -> 
     path = script_of(routed)
     assert path is not None
     script, backends = edit_script(Path(path).read_text(), "/run")
-    assert '["http-learnware"] = { { host = "unix@/run/router0", port = 0, host_header = "router" } }' in script
+    entry = '{ host = "unix@/run/router0", port = 0, host_header = "router" }'
+    assert f'["http-learnware"] = {{ {entry}, {entry} }}' in script
     assert "    bind unix@/run/router0 mode 600\n" in backends
     for port in (RenderedPorts().router, RenderedPorts().second_router):
         assert f"    server 127.0.0.1-{port} 127.0.0.1:{port} check " in backends
         assert str(port) not in script
 
 
-@pytest.mark.parametrize(("old", "new"), [("local ROUTERS", "local POOLS"), ("port = ", "service = ")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("local ROUTERS", "local POOLS"), ("port = ", "service = "), ("if response then", "if answer then")],
+)
 def test_a_moved_line_of_the_router_script_is_refused(routed: str, old: str, new: str) -> None:
     script = Path(script_of(routed) or "").read_text()
     assert old in script
