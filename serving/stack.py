@@ -18,6 +18,7 @@ import httpx
 from serving.base_model import ensure_base_model
 from serving.catalogue import served_learnwares
 from serving.config import Config
+from serving.edge.admin import wait_until_routed
 from serving.edge.drain import StopSignals, stop_stack
 from serving.edge.environment import instance_environment, serve_host
 from serving.edge.instance import Instance, claim, plan, prepare
@@ -64,7 +65,7 @@ def serve(config: Config, say: Say) -> int:
         signals.install()
         try:
             _start(config, instance, base, signals, say)
-            _wait_until_running(config, signals.stop, say)
+            _wait_until_running(config, instance, signals.stop, say)
             if not signals.stop.is_set():
                 _announce(config, time.monotonic() - started, say)
                 signals.stop.wait()
@@ -89,6 +90,7 @@ def _start(config: Config, instance: Instance, base: Path, signals: StopSignals,
     from serving.metrics.application import ROUTE_PREFIX, metrics_application
 
     ray.init(
+        address="local",  # never a cluster that RAY_ADDRESS happens to name
         # Engine replicas ask for one CPU each, routers for none. Ray counts, it does not confine: an engine's threads
         # use all cores.
         num_cpus=config.engine.replicas,
@@ -122,7 +124,7 @@ def _silence_the_driver() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _wait_until_running(config: Config, stop: threading.Event, say: Say) -> None:
+def _wait_until_running(config: Config, instance: Instance, stop: threading.Event, say: Say) -> None:
     """Until every application runs and a request has come back through the router.
 
     Raises:
@@ -141,8 +143,10 @@ def _wait_until_running(config: Config, stop: threading.Event, say: Say) -> None
         if phase != last:
             say(phase)
             last = phase
-        if all(application.status == "RUNNING" for application in applications.values()) and _answers(config):
-            return
+        if all(application.status == "RUNNING" for application in applications.values()):
+            wait_until_routed(instance, deadline - time.monotonic())
+            if _answers(config):
+                return
         if time.monotonic() > deadline:
             raise StartupError(f"not ready after {START_DEADLINE_S:.0f} s; last: {phase}")
 
