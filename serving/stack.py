@@ -31,6 +31,9 @@ Say = Callable[[str], None]
 START_DEADLINE_S = 900.0
 """Loading an 8B model from a cold disk takes minutes; past a quarter of an hour something is wrong."""
 
+ROUTED_WAIT_S = 2.0
+"""One look at whether the proxy knows the router; short, so that Ctrl-C is heard in between."""
+
 _EXAMPLE = (
     "Is the sentiment of this financial news positive, neutral or negative? "
     "Operating profit rose to EUR 13.1 mn from EUR 8.7 mn."
@@ -143,10 +146,9 @@ def _wait_until_running(config: Config, instance: Instance, stop: threading.Even
         if phase != last:
             say(phase)
             last = phase
-        if all(application.status == "RUNNING" for application in applications.values()):
-            wait_until_routed(instance, deadline - time.monotonic())
-            if _answers(config):
-                return
+        running = all(application.status == "RUNNING" for application in applications.values())
+        if running and wait_until_routed(instance, ROUTED_WAIT_S) and _answers(config):
+            return
         if time.monotonic() > deadline:
             raise StartupError(f"not ready after {START_DEADLINE_S:.0f} s; last: {phase}")
 
