@@ -7,12 +7,16 @@ are taken within a round, and the figure is the median over the rounds with its 
 
 A run fails when an answer did not come from the learnware that was expected, or when the two sides did not do the same
 work (prompt and output tokens).
+
+Beside times it reports CPU seconds of each server's processes per output token (`cpu_per_token_ratio_c8`): they hardly
+depend on what else the machine does, and so tell what the difference would be on a quiet one.
 """
 
 import argparse
 import asyncio
 import importlib.util
 import json
+import math
 import random
 import socket
 import subprocess
@@ -59,6 +63,8 @@ class Sides(NamedTuple):
 
     ours: Measured
     stock: Measured
+    cpu_ours: float = math.nan  # CPU seconds of all processes during the load; nan for servers that run elsewhere
+    cpu_stock: float = math.nan
 
 
 def main() -> int:
@@ -76,9 +82,8 @@ def main() -> int:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="overhead-")))
         figures: dict[str, float] = {}
         ours, ours_url = _start_ours(options, folder, cleanup, figures)
-        stock_url = options.stock or _start_stock(options, folder, cleanup)
-        watch = ours.measure_memory if ours else (lambda: 0)
-        measured, details = asyncio.run(_measure(ours_url, stock_url, plan, watch))
+        stock, stock_url = _start_stock(options, folder, cleanup)
+        measured, details = asyncio.run(_measure(_Side(ours_url, ours), _Side(stock_url, stock), plan))
         if ours:
             figures["peak_memory_gb"] = ours.peak_bytes / 1e9
     rows = _summarise(measured, figures, details)
@@ -95,13 +100,13 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8, help="measured rounds, at least 5 (default: 8)")
-    parser.add_argument("--requests-one", type=int, default=12, help="requests of a round with one client")
-    parser.add_argument("--requests-many", type=int, default=24, help=f"requests of a round with {MANY} clients")
-    parser.add_argument("--tokens-one", type=int, default=16, help="output tokens, one client (TTFT is what counts)")
-    parser.add_argument("--tokens-many", type=int, default=48, help=f"output tokens, {MANY} clients")
+    parser.add_argument("--rounds", type=int, default=12, help="measured rounds, at least 5 (default: 12)")
+    parser.add_argument("--requests-one", type=int, default=8, help="requests of a round with one client")
+    parser.add_argument("--requests-many", type=int, default=16, help=f"requests of a round with {MANY} clients")
+    parser.add_argument("--tokens-one", type=int, default=8, help="output tokens, one client (TTFT is what counts)")
+    parser.add_argument("--tokens-many", type=int, default=32, help=f"output tokens, {MANY} clients")
     parser.add_argument("--prompt-tokens", type=int, default=160, help="tokens of every prompt, chat template included")
-    parser.add_argument("--short", action="store_true", help="5 rounds with fewer requests (about 5 minutes)")
+    parser.add_argument("--short", action="store_true", help="5 rounds (about 5 minutes)")
     parser.add_argument("--ours", metavar="URL", help="a running stack, instead of starting one")
     parser.add_argument("--stock", metavar="URL", help="a running stock server, instead of starting one")
     parser.add_argument("--learnwares", type=Path, help="folder of learnwares (default: the starter learnwares)")
@@ -109,7 +114,7 @@ def _options() -> argparse.Namespace:
     add_json_option(parser)
     options = parser.parse_args()
     if options.short:
-        options.rounds, options.requests_one, options.requests_many = 5, 8, 16
+        options.rounds = 5
     if options.rounds < 5:
         parser.error("--rounds must be at least 5")
     return options
@@ -140,8 +145,10 @@ def _start_ours(
     return server, server.url
 
 
-def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) -> str:
+def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) -> tuple[Server | None, str]:
     """vLLM's own server, with every learnware under its id."""
+    if options.stock:
+        return None, options.stock.rstrip("/")
     port = _free_port()
     program = str(Path(sys.executable).with_name("learnware-serving"))
     made = subprocess.run([program, "base-model"], capture_output=True, text=True, check=True)
@@ -170,7 +177,7 @@ def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) 
     print("starting the stock server …", flush=True)
     server = _start("the stock server", command, port, _log(options, folder, "stock"), environment, cleanup)
     server.wait_for("/health", START_TIMEOUT_S)
-    return server.url
+    return server, server.url
 
 
 def _start(
@@ -204,9 +211,23 @@ def _free_port() -> int:
 # -- the measurement
 
 
-async def _measure(
-    ours: str, stock: str, plan: Plan, watch: Callable[[], int]
-) -> tuple[dict[int, list[Sides]], dict[str, Any]]:
+class _Side(NamedTuple):
+    """A server to ask; `server` is None when it was not started here."""
+
+    url: str
+    server: Server | None
+
+    async def load(self, requests: Sequence[Request], clients: int) -> tuple[Measured, float]:
+        """The load, and the CPU seconds that the server's processes used for it."""
+        before = self.server.cpu_seconds() if self.server else math.nan
+        measured = await closed_loop(self.url, requests, clients)
+        if self.server is None:
+            return measured, math.nan
+        self.server.measure_memory()
+        return measured, self.server.cpu_seconds() - before
+
+
+async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, list[Sides]], dict[str, Any]]:
     """All rounds, by number of clients; the first, for warm-up, is thrown away."""
     measured: dict[int, list[Sides]] = {1: [], MANY: []}
     routed: Counter[str] = Counter()
@@ -216,14 +237,15 @@ async def _measure(
             (1, plan.requests_one, plan.tokens_one),
             (MANY, plan.requests_many, plan.tokens_many),
         ):
-            named = await _requests(ours, stock, plan, requests, tokens, seed=(number * 2 + (clients > 1)) * 10_000)
+            named = await _requests(
+                ours.url, stock.url, plan, requests, tokens, seed=(number * 2 + (clients > 1)) * 10_000
+            )
             automatic = [Request("auto", r.prompt, r.max_tokens, r.expected) for r in named]
             order = [(ours, automatic), (stock, named)]
-            loads: dict[str, Measured] = {}
-            for url, load in order if number % 2 else reversed(order):
-                loads[url] = await closed_loop(url, load, clients)
-            watch()
-            sides = Sides(loads[ours], loads[stock])
+            loads: dict[_Side, tuple[Measured, float]] = {}
+            for side, load in order if number % 2 else reversed(order):
+                loads[side] = await side.load(load, clients)
+            sides = Sides(loads[ours][0], loads[stock][0], loads[ours][1], loads[stock][1])
             check(sides, named, plan.prompt_tokens)
             if number == 0:
                 continue
@@ -307,16 +329,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def _summarise(measured: dict[int, list[Sides]], figures: dict[str, float], details: dict[str, Any]) -> list[list[str]]:
     """Fills figures and details; returns the table's rows."""
     one, many = measured[1], measured[MANY]
-    quantities: list[tuple[str, str, list[Sides], Callable[[Measured], float], bool]] = [
-        ("throughput_ratio_c8", "output tokens/s, 8 clients", many, lambda m: m.throughput, False),
-        ("ttft_p50_ratio_c8", "TTFT p50 ms, 8 clients", many, lambda m: m.ttft_p50 * 1e3, False),
-        ("tpot_p50_ratio_c8", "TPOT p50 ms, 8 clients", many, lambda m: m.tpot_p50 * 1e3, False),
-        ("ttft_added_ms_c1", "TTFT p50 ms, one client", one, lambda m: m.ttft_p50 * 1e3, True),
-        ("throughput_ratio_c1", "output tokens/s, one client", one, lambda m: m.throughput, False),
-    ]
-    rows, details["rounds"] = [], {}
-    for name, title, rounds, quantity, difference in quantities:
-        ours, stock = [quantity(r.ours) for r in rounds], [quantity(r.stock) for r in rounds]
+    rows: list[list[str]] = []
+    details["rounds"] = {}
+
+    def add(name: str, title: str, ours: list[float], stock: list[float], difference: bool = False) -> None:
         paired = [a - b if difference else a / b for a, b in zip(ours, stock, strict=True)]
         low, high = interval(paired)
         figures[name] = median(paired)
@@ -324,6 +340,20 @@ def _summarise(measured: dict[int, list[Sides]], figures: dict[str, float], deta
         form = "{:+.1f}" if difference else "{:.3f}"
         spread = f"{form.format(low)} to {form.format(high)}"
         rows.append([title, f"{median(ours):.1f}", f"{median(stock):.1f}", form.format(figures[name]), spread])
+
+    def both(sides: list[Sides], quantity: Callable[[Measured], float]) -> tuple[list[float], list[float]]:
+        return [quantity(side.ours) for side in sides], [quantity(side.stock) for side in sides]
+
+    add("throughput_ratio_c8", "output tokens/s, 8 clients", *both(many, lambda m: m.throughput))
+    add("ttft_p50_ratio_c8", "TTFT p50 ms, 8 clients", *both(many, lambda m: m.ttft_p50 * 1e3))
+    add("tpot_p50_ratio_c8", "TPOT p50 ms, 8 clients", *both(many, lambda m: m.tpot_p50 * 1e3))
+    add("ttft_added_ms_c1", "TTFT p50 ms, one client", *both(one, lambda m: m.ttft_p50 * 1e3), difference=True)
+    add("throughput_ratio_c1", "output tokens/s, one client", *both(one, lambda m: m.throughput))
+    if not any(math.isnan(side.cpu_ours + side.cpu_stock) for side in many):
+        tokens = [sum(answer.completion_tokens for answer in side.ours.answers) / 1e3 for side in many]
+        ours = [side.cpu_ours / count for side, count in zip(many, tokens, strict=True)]
+        stock = [side.cpu_stock / count for side, count in zip(many, tokens, strict=True)]
+        add("cpu_per_token_ratio_c8", "CPU ms per output token, 8 clients", ours, stock)
     return rows
 
 

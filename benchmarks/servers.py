@@ -84,6 +84,18 @@ class Server:
         self.peak_bytes = max(self.peak_bytes, total)
         return total
 
+    def cpu_seconds(self) -> float:
+        """CPU time that the processes which run now have used since they started."""
+        ticks = 0
+        for process in self.processes():
+            try:
+                stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            user, system = stat.rpartition(")")[2].split()[11:13]  # fields 14 and 15 of proc(5)
+            ticks += int(user) + int(system)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def stop(self, timeout_s: float = 60) -> None:
         """SIGTERM, and after `timeout_s` SIGKILL to whatever of it is left."""
         if self._process.poll() is None:

@@ -118,6 +118,7 @@ def test_a_server_is_waited_for_measured_with_its_children_and_ended(tmp_path, u
     server.wait_for("/", timeout_s=30)
     assert len(server.processes()) == 2
     assert server.measure_memory() > 5e6
+    assert server.cpu_seconds() > 0
     server.stop()
     assert server.processes() == []
     assert server.peak_bytes > 5e6
