@@ -53,10 +53,11 @@ def task_report(systems: Mapping[str, Sequence[RowScore]]) -> dict[str, Any]:
 
 
 def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """The reports as a Markdown table, one line a task."""
+    """The reports as a Markdown table, one line a task. `log p(gold)`: of the base and, after the arrow, of the
+    learnware; `steps`: of the learnware and of its shuffled control."""
     lines = [
-        "| learnware | rows | base | majority | shuffled | learnware (95 %) | log p(gold): base → own | beats all |",
-        "|---|---|---|---|---|---|---|---|",
+        "| learnware | rows | base | majority | shuffled | learnware (95 %) | log p(gold) | steps | beats all |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for task, report in reports.items():
         systems = report["systems"]
@@ -70,7 +71,9 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
             likelihood = f"{before:.2f} → {own['gold_log_likelihood']['mean']:.2f}"
         else:
             interval = likelihood = "–"
-        row = [f"`{task}`", str(report["rows"]), *cells, interval, likelihood, verdict]
+        training = report.get("training", {})
+        steps = " / ".join(str(training.get(name, {}).get("steps", "–")) for name in ("learnware", "shuffled"))
+        row = [f"`{task}`", str(report["rows"]), *cells, interval, likelihood, steps, verdict]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 

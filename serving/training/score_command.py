@@ -81,7 +81,11 @@ def run(args: argparse.Namespace) -> int:
             systems = {BASE: scored[BASE], "majority": majority_scores(read_rows(Path(f"{place}.train.jsonl")), rows)}
             if name in controls:
                 systems["shuffled"] = scored[controls[name]]
-            reports[name] = task_report(systems | {"learnware": scored[name]}) | {"rows_sha256": hashes[name]}
+            folders = {"learnware": adapters[name], "shuffled": adapters.get(controls.get(name, ""))}
+            reports[name] = task_report(systems | {"learnware": scored[name]}) | {
+                "rows_sha256": hashes[name],
+                "training": {system: training_record(folder) for system, folder in folders.items() if folder},
+            }
     summary = {
         "protocol": PROTOCOL,
         "base_model": base_id,
@@ -98,6 +102,15 @@ def run(args: argparse.Namespace) -> int:
     print(_matrix_table(summary["matrix"]) if args.matrix else table(reports))
     print(f"written to {path}")
     return 0
+
+
+def training_record(folder: Path) -> dict[str, Any]:
+    """What the record beside an adapter says of its training: a control that was trained for fewer steps shows."""
+    try:
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: record[key] for key in ("steps", "stopped_by", "seconds", "train_rows") if key in record}
 
 
 def _show(bar: Progress, before: int, total: int, title: str, rows: int) -> None:
