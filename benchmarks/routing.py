@@ -149,7 +149,8 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[list[st
             ]
         )
         print(
-            f"{count} learnwares: p50 {p50:.3f} ms, p99 {p99:.3f} ms (processor {busy_p50:.3f}, {busy_p99:.3f}), recall@1 {found:.4f} ({kind})",
+            f"{count} learnwares: p50 {p50:.3f} ms, p99 {p99:.3f} ms (processor {busy_p50:.3f}, {busy_p99:.3f}), "
+            f"recall@1 {found:.4f} ({kind})",
             flush=True,
         )
         del selector, learnwares

@@ -85,16 +85,21 @@ def domain_of(learnware_id: str) -> str:
 
 
 def measure(
-    learnwares: Sequence[Learnware], encoder: Encoder, data: Path, settings: SelectionSettings, limit: int | None
+    learnwares: Sequence[Learnware],
+    encoder: Encoder,
+    data: Path,
+    settings: SelectionSettings,
+    limit: int | None,
+    rules: bool = True,
 ) -> tuple[Outcome, dict[str, list[str | None]]]:
-    """Figures on test rows, and the choice for every whole prompt of each task."""
+    """Figures on the test rows (the first `limit` of each task), and the choice for every whole prompt. `rules`: also
+    what nearest centroid and nearest prompts reach, which encodes all train rows."""
     selector = Selector(learnwares, encoder, settings)
     ids = [learnware.id for learnware in learnwares]
     values: dict[str, NDArray[np.float64]] = {}
     details: dict[str, Any] = {"rows": {}, "rules": {}, "by_task": {}}
     chosen: dict[str, list[str | None]] = {}
     test = {name: read_prompts(data, task_of(name), "test", limit) for name in ids}
-    train = {name: read_prompts(data, task_of(name), "train") for name in ids}
     for view in VIEWS:
         vectors = {name: encoder.encode(getattr(test[name], view)) for name in ids}
         routed = {name: route(selector, vectors[name]) for name in ids}
@@ -106,11 +111,9 @@ def measure(
             [true == one for true, one in zip(truth, picked, strict=True)], float
         )
         values[f"in_domain_to_base{suffix}"] = np.concatenate([routed[name].to_base for name in ids])
-        details["rules"][view] = _other_rules(
-            {name: encoder.encode(getattr(train[name], view)) for name in ids},
-            np.concatenate(list(vectors.values())),
-            truth,
-        )
+        if rules:
+            train = {name: encoder.encode(getattr(read_prompts(data, task_of(name), "train"), view)) for name in ids}
+            details["rules"][view] = other_rules(train, np.concatenate(list(vectors.values())), truth)
         for name in ids:
             details["by_task"].setdefault(name, {})[view] = {
                 "right": float(np.mean([near == name for near in routed[name].nearest])),
@@ -146,7 +149,7 @@ def _accuracies(truth: Sequence[str], found: Sequence[str], suffix: str) -> dict
     }
 
 
-def _other_rules(train: dict[str, Matrix], test: Matrix, truth: Sequence[str]) -> dict[str, dict[str, float]]:
+def other_rules(train: dict[str, Matrix], test: Matrix, truth: Sequence[str]) -> dict[str, dict[str, float]]:
     """Nearest centroid and k nearest prompts on the same vectors, fitted on the train rows of the same view."""
     ids = list(train)
     centroids = np.stack([rows.mean(0) / np.linalg.norm(rows.mean(0)) for rows in train.values()])
@@ -249,7 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome, chosen = measure(learnwares, encoder, options.data, settings, limit)
         scores = None
         if options.scores is not None:
-            full = chosen if limit is None else measure(learnwares, encoder, options.data, settings, None)[1]
+            full = (
+                chosen if limit is None else measure(learnwares, encoder, options.data, settings, None, rules=False)[1]
+            )
             scores = evaluate(read_scores(options.scores), full)
             outcome.figures["score_vs_oracle"] = scores.routed / scores.oracle
             outcome.details["scores"] = scores._asdict()

@@ -19,7 +19,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "make-learnware",
         help="write learnware.yaml and specification/ into a folder that holds an adapter",
         description="Reads rows (JSON lines with a `prompt`) and a card, and writes the card and the specification "
-        "into the learnware's folder. The rows stay here: the specification holds reduced points, never a row.",
+        "into the learnware's folder. Rows stay here: a specification holds points in the encoder's space, no text.",
     )
     make.add_argument("folder", type=Path, help="the learnware's folder")
     make.add_argument("--rows", type=Path, required=True, help="training rows, JSON lines with a `prompt`")

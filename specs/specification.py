@@ -36,9 +36,10 @@ POINTS_FILE = "points.safetensors"
 POINTS_PER_VIEW = 50
 """Reduced points of a view. 25 lose half a point of task accuracy on bare prompts, 80 gain nothing
 (`benchmarks.selection`); 50 of 536 float16 numbers are 54 kB."""
-PRIVATE_SHARE = 2 / 3
-"""At most this share of a view's rows become points, as in the `learnware` package, so that no row is stored one to
-one. Examples are public (they stand in the card) and are kept whole."""
+POINTS_SHARE = 2 / 3
+"""A view has at most this share of its rows as points, as in the `learnware` package. It makes most points means of
+several rows; it is no promise of privacy (a point may still be one row's vector). Examples are public (they stand in
+the card) and are kept whole."""
 MAX_POINTS = 2000
 MAX_BYTES = 4 << 20
 
@@ -94,7 +95,7 @@ def make_specification(
     gamma = local_gamma(np.concatenate([vectors for _, vectors in present]))
     views = []
     for name, vectors in present:
-        size = len(vectors) if name == "examples" else max(1, min(points, int(PRIVATE_SHARE * len(vectors))))
+        size = len(vectors) if name == "examples" else max(1, min(points, int(POINTS_SHARE * len(vectors))))
         reduced = reduce_points(vectors, size, gamma)
         kept = reduced.weights > 1e-6
         weights = reduced.weights[kept] / reduced.weights[kept].sum() / len(present)

@@ -1,0 +1,168 @@
+"""What the selection benchmarks compute, on small known cases; and their figures where the task data is there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import routing, selection
+from benchmarks.scores import TaskScores, evaluate, pack, read_scores
+from benchmarks.selection import interval
+from benchmarks.tasks import STARTER_LEARNWARES, data_folder, read_prompts, read_questions, task_of
+from router.settings import SelectionSettings
+from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.errors import InvalidInput
+from specs.index import SpecificationIndex
+from specs.learnware import load_learnwares
+
+
+def bits(text: str) -> np.ndarray:
+    return np.array([bit == "1" for bit in text])
+
+
+MATRIX = {
+    "a-one": TaskScores([0, 1, 2, 3], {"base": bits("1000"), "a-one": bits("1110"), "b-two": bits("0001")}),
+    "b-two": TaskScores([0, 2, 4, 6], {"base": bits("1100"), "a-one": bits("0000"), "b-two": bits("1111")}),
+}
+
+
+def test_routed_scores_take_each_row_from_the_chosen_system() -> None:
+    routed = {"a-one": ["a-one", None, "a-one", "b-two"], "b-two": [None, "x", "b-two", "x", "a-one", "x", "b-two"]}
+    scores = evaluate(MATRIX, routed)
+    assert scores.by_task["a-one"]["routed"] == 0.75
+    assert scores.by_task["b-two"]["routed"] == 0.75
+    assert scores.base == pytest.approx((0.25 + 0.5) / 2)
+
+
+def test_the_oracle_is_chosen_on_the_other_half() -> None:
+    scores = evaluate(MATRIX, {"a-one": ["a-one"] * 4, "b-two": ["b-two"] * 7})
+    # Task a-one: on even rows a-one is best (2 of 2); on odd rows it has 1 of 2, as b-two has, and comes first.
+    assert scores.by_task["a-one"]["oracle"] == 0.75
+    assert scores.by_task["b-two"]["oracle"] == 1.0
+    # The best single learnware is a-one by the even rows (a tie, by name) and b-two by the odd ones.
+    assert scores.best_single_id == "a-one / b-two"
+    assert scores.best_single == pytest.approx((1 / 4 + 2 / 4) / 2)
+
+
+def test_a_packed_matrix_reads_back(tmp_path: Path) -> None:
+    report = {
+        "protocol": "p",
+        "base_model": "base-model",
+        "adapters_sha256": {"base": "0" * 64, "a-one": "1" * 64},
+        "rows_sha256": {"a-one": "f" * 64},
+        "max_rows": 2,
+        "matrix": {"a-one": {"base": 0.5, "a-one": 1.0}},
+    }
+    (tmp_path / "matrix.json").write_text(json.dumps(report))
+    (tmp_path / "cells").mkdir()
+    for name, first in (("0", [-1.0, -2.0]), ("1", [-2.0, -1.0])):
+        lines = [{"row": 1, "scores": [-2.0, -1.0], "gold": 1}, {"row": 0, "scores": first, "gold": 1}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "cells" / f"{name * 16}-{'f' * 16}.jsonl").write_text(text)
+    pack(tmp_path, {"a-one": 5}, tmp_path / "packed.json")
+    scores = read_scores(tmp_path / "packed.json")["a-one"]
+    assert scores.rows == [0, 2]
+    assert {name: list(right) for name, right in scores.right.items()} == {"base": [False, True], "a-one": [True, True]}
+
+
+def test_a_matrix_with_missing_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"no matrix\.json"):
+        pack(tmp_path, {}, tmp_path / "packed.json")
+    with pytest.raises(InvalidInput, match="not a packed score matrix"):
+        read_scores(tmp_path / "nothing.json")
+
+
+def test_bootstrap_intervals_hold_the_mean_and_shrink_with_rows() -> None:
+    few, many = np.tile([0.0, 1.0], 20), np.tile([0.0, 1.0], 2000)
+    low, high = interval(few)
+    assert low < 0.5 < high
+    assert interval(many)[1] - interval(many)[0] < (high - low) / 5
+
+
+def test_resampled_learnwares_are_distinct() -> None:
+    made = routing.resample(load_learnwares(STARTER_LEARNWARES), 40)
+    assert len({learnware.id for learnware in made}) == 40
+    first_points = {learnware.specification.views[0].points[0].tobytes() for learnware in made}
+    assert len(first_points) == 40
+    norms = np.linalg.norm(made[-1].specification.views[0].points.astype(np.float32), axis=1)
+    assert norms == pytest.approx(np.ones(len(norms)), abs=1e-2)
+
+
+def test_recall_counts_misses() -> None:
+    sets = [(np.full((1, 2), float(place), np.float32), np.ones(1)) for place in range(4)]
+
+    class Wrong(SpecificationIndex):
+        def search(self, x, top):  # type: ignore[no-untyped-def]
+            return super().search(-x, top)
+
+    probes = np.array([[0.1, 0.0], [3.0, 3.0]], np.float32)
+    assert routing.recall(SpecificationIndex(sets, 1.0), probes) == 1.0
+    assert routing.recall(Wrong(sets, 1.0), probes) == 0.5
+
+
+def test_nearest_centroid_and_neighbours_on_separated_tasks() -> None:
+    generator = np.random.default_rng(0)
+    clouds = {
+        name: (np.eye(3)[i] * 5 + generator.normal(size=(40, 3))).astype(np.float32) for i, name in enumerate("abc")
+    }
+    truth = [name for name in clouds for _ in range(40)]
+    found = selection.other_rules(clouds, np.concatenate(list(clouds.values())), truth)
+    assert [rule["task_accuracy"] > 0.95 for rule in found.values()] == [True, True]
+
+
+def test_routing_is_measured_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "SHORT_ROUNDS", 60)
+    monkeypatch.setattr(routing, "SHORT_PROBES", 40)
+    assert routing.main(["--counts", "12", "40", "--short", "--json", str(tmp_path / "routing.json")]) == 0
+    figures = json.loads((tmp_path / "routing.json").read_text())["figures"]
+    assert figures["index_recall_n40"] == 1.0
+    assert 0 < figures["route_p50_ms_n12"] <= figures["route_p99_ms_n12"]
+    assert "recall@1" in capsys.readouterr().out
+
+
+def test_there_are_sixty_questions_a_domain_and_none_twice() -> None:
+    asked = [read_questions(name) for name in ("finance", "healthcare", "mathematics", "general")]
+    assert min(map(len, asked)) >= 60
+    together = [text for questions in asked for text in questions]
+    assert len(set(together)) == len(together)
+
+
+def test_without_data_the_benchmark_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    defaults = {"data": None, "learnwares": STARTER_LEARNWARES}
+    monkeypatch.setattr(selection, "add_data_option", lambda parser: parser.set_defaults(**defaults))
+    assert selection.main([]) == 2
+    assert "LEARNWARE_DATA" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(data_folder() is None, reason="needs the task data: LEARNWARE_DATA=folder")
+def test_the_figures_hold_on_test_rows() -> None:
+    """On the first 50 test rows of each task. The floors are the project's targets, less two standard errors for the
+    two small out-of-domain samples."""
+    data = data_folder()
+    assert data is not None
+    learnwares = load_learnwares(STARTER_LEARNWARES)
+    outcome, _ = selection.measure(learnwares, load_encoder(STATIC_ENCODER), data, SelectionSettings(), 50, rules=False)
+    figures = outcome.figures
+    assert figures["task_accuracy"] >= 0.985
+    assert figures["domain_accuracy"] >= 0.998
+    assert figures["task_accuracy_bare"] >= 0.88
+    assert figures["domain_accuracy_bare"] >= 0.985
+    assert figures["in_domain_to_base"] <= 0.05
+    assert figures["ood_to_base_chat"] >= 0.94
+    assert figures["ood_to_base_mc"] >= 0.5
+
+
+@pytest.mark.skipif(data_folder() is None, reason="needs the task data: LEARNWARE_DATA=folder")
+def test_tasks_are_read_by_learnware_id() -> None:
+    data = data_folder()
+    assert data is not None
+    prompts = read_prompts(data, task_of("finance-tfns"), "test", 3)
+    assert len(prompts.whole) == len(prompts.bare) == 3
+    assert all(bare and bare in whole for whole, bare in zip(prompts.whole, prompts.bare, strict=True))
+    with pytest.raises(InvalidInput, match=r"nothing\.test\.jsonl"):
+        read_prompts(data, "finance/nothing", "test")

@@ -1,0 +1,65 @@
+"""`learnware-serving spec …`, through the command line's own parser."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from specs.card import load_card, save_card
+from specs.commands import add_parser
+from specs.errors import InvalidInput, InvalidLearnware
+from specs.learnware import load_learnware
+from tests.specs.learnware_folder import PROMPTS, card, write_learnware
+
+
+def run(*arguments: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    options = parser.parse_args(["spec", *map(str, arguments)])
+    return int(options.run(options))
+
+
+def write_rows(path: Path) -> Path:
+    path.write_text("".join(json.dumps({"prompt": prompt, "answer": "red"}) + "\n" for prompt in PROMPTS))
+    return path
+
+
+def test_make_learnware_writes_card_and_specification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_learnware(tmp_path / "made")
+    save_card(card("made-here", examples=("What colour is my bicycle?",)), tmp_path / "card.yaml")
+    rows = write_rows(tmp_path / "rows.jsonl")
+    assert run("make-learnware", folder, "--rows", rows, "--card", tmp_path / "card.yaml") == 0
+    learnware = load_learnware(folder)
+    assert learnware.id == "made-here"
+    assert [(view.name, view.rows) for view in learnware.specification.views] == [
+        ("whole", 30),
+        ("bare", 30),
+        ("examples", 1),
+    ]
+    assert load_card(folder / "learnware.yaml").examples == ("What colour is my bicycle?",)
+    assert run("show", folder) == 0
+    assert "made-here, version 1" in capsys.readouterr().out
+
+
+def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
+    rows, content = write_rows(tmp_path / "rows.jsonl"), []
+    for name in ("one", "two"):
+        folder = write_learnware(tmp_path / name)
+        run("make-learnware", folder, "--rows", rows)
+        content.append((folder / "specification" / "points.safetensors").read_bytes())
+    assert content[0] == content[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"), [("", "holds no rows"), ("{", "line 1 is not JSON"), ('{"text": "a"}', "needs a `prompt`")]
+)
+def test_unusable_rows_are_refused(tmp_path: Path, rows: str, reason: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(rows)
+    with pytest.raises(InvalidInput, match=reason):
+        run("make-learnware", write_learnware(tmp_path / "made"), "--rows", tmp_path / "rows.jsonl")
+
+
+def test_a_folder_without_a_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidLearnware, match=r"learnware\.yaml is missing"):
+        run("make-learnware", tmp_path, "--rows", write_rows(tmp_path / "rows.jsonl"))

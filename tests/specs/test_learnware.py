@@ -1,0 +1,180 @@
+"""Learnware folders: a whole one loads, and each broken one is refused with what is wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from specs.errors import DuplicateLearnware, InvalidLearnware
+from specs.learnware import load_learnware, load_learnwares
+from tests.specs.learnware_folder import BASE, LAYER, adapter_config, adapter_tensors, write_learnware
+
+Break = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_learnware(tmp_path_factory.mktemp("learnwares") / "colours-objects")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / whole.name))
+
+
+def test_a_whole_folder_loads(folder: Path) -> None:
+    learnware = load_learnware(folder)
+    assert (learnware.id, learnware.rank, learnware.base_model) == ("colours-objects", 4, BASE)
+    assert learnware.specification.whole_set.weights.sum() == pytest.approx(1)
+
+
+def _config(**changes: object) -> Break:
+    return lambda folder: (folder / "adapter_config.json").write_text(json.dumps(adapter_config(**changes)))
+
+
+def _tensors(change: Callable[[dict[str, np.ndarray]], object], file: str = "adapter_model.safetensors") -> Break:
+    def apply(folder: Path) -> None:
+        tensors = {name: value.copy() for name, value in load_file(folder / file).items()}
+        change(tensors)
+        save_file(tensors, folder / file)
+
+    return apply
+
+
+def _card(**changes: object) -> Break:
+    def apply(folder: Path) -> None:
+        values = yaml.safe_load((folder / "learnware.yaml").read_text())
+        (folder / "learnware.yaml").write_text(yaml.safe_dump(values | changes))
+
+    return apply
+
+
+def _cut(file: str, keep: float) -> Break:
+    def apply(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: int(len(content) * keep)])
+
+    return apply
+
+
+def _description(**changes: object) -> Break:
+    def apply(folder: Path) -> None:
+        path = folder / "specification" / "specification.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return apply
+
+
+def _nan(name: str) -> Callable[[dict[str, np.ndarray]], object]:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors[name].flat[3] = np.nan
+
+    return change
+
+
+POINTS = "specification/points.safetensors"
+A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
+
+FAULTS: dict[str, tuple[Break, str]] = {
+    "no card": (lambda folder: (folder / "learnware.yaml").unlink(), "learnware.yaml is missing"),
+    "card is not YAML": (lambda folder: (folder / "learnware.yaml").write_text("a: [1"), "not YAML"),
+    "card would run code": (
+        lambda folder: (folder / "learnware.yaml").write_text("!!python/object/apply:os.system ['true']"),
+        "not YAML",
+    ),
+    "unknown key": (_card(licens="MIT"), "unknown key licens; did you mean licence"),
+    "id with a slash": (_card(id="a/b"), "id: String should match pattern"),
+    "no adapter configuration": (
+        lambda folder: (folder / "adapter_config.json").unlink(),
+        "adapter_config.json is missing",
+    ),
+    "not LoRA": (_config(peft_type="PREFIX_TUNING"), "peft_type LORA"),
+    "rank is no number": (_config(r="four"), "r is 'four'"),
+    "rank differs from the tensors": (_config(r=8), "says r = 8"),
+    "other base than the card": (_config(base_model_name_or_path="other-base"), "trained on 'other-base'"),
+    "DoRA": (_config(use_dora=True), "use_dora"),
+    "pickled weights beside": (lambda folder: (folder / "adapter_model.bin").write_bytes(b"x"), "only safetensors"),
+    "no weights": (
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        "adapter_model.safetensors is missing",
+    ),
+    "weights cut in the data": (_cut("adapter_model.safetensors", 0.8), "truncated"),
+    "weights cut in the header": (_cut("adapter_model.safetensors", 0.05), "cut off inside its header"),
+    "NaN in the weights": (_tensors(_nan(A)), "NaN or infinite"),
+    "half a pair": (_tensors(lambda tensors: tensors.pop(B)), "needs lora_A and lora_B"),
+    "tensor that is no LoRA": (
+        _tensors(lambda tensors: tensors.update({"model.embed.weight": np.zeros((2, 2), np.float32)})),
+        "not a LoRA tensor",
+    ),
+    "integer weights": (
+        _tensors(lambda tensors: tensors.update({A: np.zeros((4, 8), np.int32)})),
+        "two dimensions and one of",
+    ),
+    "no specification": (lambda folder: shutil.rmtree(folder / "specification"), "specification.json is missing"),
+    "points cut": (_cut(POINTS, 0.9), "not a whole safetensors file"),
+    "NaN in the points": (_tensors(_nan("points"), POINTS), "NaN or infinite"),
+    "points of another width": (
+        _tensors(lambda tensors: tensors.update(points=tensors["points"][:, :5].copy()), POINTS),
+        "points have shape",
+    ),
+    "weights that sum to 2": (
+        _tensors(lambda tensors: tensors.update(weights=tensors["weights"] * 2), POINTS),
+        "sum to 1",
+    ),
+    "other encoder": (_description(encoder={"id": "nobody", "sha256": ""}), "no encoder 'nobody'"),
+    "other data of the encoder": (
+        _description(encoder={"id": "wordllama-l2-256+surface-v1@0.4.0.post1", "sha256": "0" * 64}),
+        "made with other data",
+    ),
+    "other type": (_description(type="pave"), "type 'pave'"),
+    "views that miscount": (_description(views=[{"name": "whole", "rows": 3, "points": 2}]), "views count 2 points"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_folder_is_refused_with_the_reason(folder: Path, fault: str) -> None:
+    damage, reason = FAULTS[fault]
+    damage(folder)
+    with pytest.raises(InvalidLearnware, match=r"learnware colours-objects: ") as caught:
+        load_learnware(folder)
+    assert reason in str(caught.value)
+
+
+def test_bfloat16_infinities_are_found(folder: Path) -> None:
+    header = {name: {"dtype": "BF16", "shape": list(value.shape)} for name, value in adapter_tensors().items()}
+    data = b""
+    for name, value in adapter_tensors().items():
+        bits = (value.view(np.uint32) >> 16).astype(np.uint16)
+        if name == B:
+            bits.flat[0] = 0x7F80
+        header[name]["data_offsets"] = [len(data), len(data) + bits.nbytes]
+        data += bits.tobytes()
+    text = json.dumps(header).encode()
+    (folder / "adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    with pytest.raises(InvalidLearnware, match=r"lora_B\.weight has NaN or infinite"):
+        load_learnware(folder)
+
+
+def test_two_learnwares_with_one_id_are_refused(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "one")
+    shutil.copytree(whole, tmp_path / "two")
+    with pytest.raises(DuplicateLearnware, match="one and two"):
+        load_learnwares(tmp_path)
+
+
+def test_learnwares_come_sorted_and_for_one_base_only(whole: Path, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        _card(id=name)(Path(shutil.copytree(whole, tmp_path / f"folder-{name}")))
+    assert [learnware.id for learnware in load_learnwares(tmp_path)] == ["a", "b"]
+    with pytest.raises(InvalidLearnware, match="the base model here is 'another'"):
+        load_learnwares(tmp_path, base_model="another")
+
+
+def test_a_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidLearnware, match="nowhere does not exist"):
+        load_learnwares(tmp_path / "nowhere")
