@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,18 @@ KIB = 1024
 
 class ServerError(Exception):
     """A server did not start, or ended too soon."""
+
+
+def _stat(process: Path) -> list[str]:
+    """Fields of proc(5)'s `stat` from the third, `state`, on: 1 is the parent, 11 and 12 are user and system time."""
+    return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def _runs(process: int) -> bool:
+    try:
+        return _stat(Path(f"/proc/{process}"))[0] != "Z"
+    except OSError:
+        return False
 
 
 class Server:
@@ -61,16 +74,26 @@ class Server:
         raise ServerError(f"{self.name} did not answer {path} within {timeout_s:.0f} s:\n{self._tail()}")
 
     def processes(self) -> list[int]:
-        """Ids of the server's processes that run now."""
-        mark, found = self._mark.encode(), []
+        """Ids of the server's processes that run now: marked ones and what descends from them. (A process that writes
+        itself a long title, as vLLM's do, loses its environment to it, and with that the mark.)"""
+        mark, marked, children = self._mark.encode(), {self._process.pid}, defaultdict(list)
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-                except OSError:
-                    continue  # gone meanwhile, or another user's
-        return found
+            if not entry.name.isdigit():
+                continue
+            try:
+                parent, environment = _stat(entry)[1], (entry / "environ").read_bytes()
+            except OSError:
+                continue  # gone meanwhile, or another user's
+            children[int(parent)].append(int(entry.name))
+            if mark in environment.split(b"\0"):
+                marked.add(int(entry.name))
+        found, waiting = set(), list(marked)
+        while waiting:
+            process = waiting.pop()
+            if process not in found:
+                found.add(process)
+                waiting += children[process]
+        return sorted(process for process in found if _runs(process))
 
     def measure_memory(self) -> int:
         """Bytes that all processes use now, pages they share counted once (PSS); the largest so far is kept."""
@@ -89,10 +112,9 @@ class Server:
         ticks = 0
         for process in self.processes():
             try:
-                stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+                user, system = _stat(Path(f"/proc/{process}"))[11:13]
             except OSError:
                 continue
-            user, system = stat.rpartition(")")[2].split()[11:13]  # fields 14 and 15 of proc(5)
             ticks += int(user) + int(system)
         return ticks / os.sysconf("SC_CLK_TCK")
 

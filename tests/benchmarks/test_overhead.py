@@ -103,10 +103,10 @@ async def test_padding_must_count_one_token():
 
 
 def http_server(folder: Path, port: int) -> Server:
-    # a child beside the server, as engines have
+    # a child without the server's environment, as vLLM's look once they have set their titles
     code = (
         "import http.server, subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], env={})\n"
         "handler = http.server.SimpleHTTPRequestHandler\n"
         f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), handler).serve_forever()\n"
     )
