@@ -1,5 +1,6 @@
 """The edge under real Ray Serve: trivial replicas, no model. One start for all tests, which run in this order."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -175,18 +176,20 @@ def test_killing_one_of_two_routers_loses_no_request(stack: Stack) -> None:
 
 
 def test_with_both_routers_dead_requests_reach_the_engine_without_a_choice(stack: Stack) -> None:
-    for router in stack.replicas("router"):
-        router.kill()
     unrouted, slowest = 0, 0.0
-    for _ in range(20):
-        started = time.monotonic()
-        headers = stack.echo(x_serve_router_learnware="mine")["headers"]
-        slowest = max(slowest, time.monotonic() - started)
-        assert headers.get("x-serve-router-learnware") in {None, "chosen"}
-        unrouted += "x-serve-router-learnware" not in headers
-        time.sleep(0.02)
-    print(f"no router left: {unrouted} of 20 requests without a choice, slowest {slowest:.3f} s")
-    assert unrouted > 0
+    deadline = time.monotonic() + 20
+    while unrouted == 0:
+        # Ray starts replacements, also of the one that an earlier test killed: they are killed as they come.
+        for router in stack.replicas("router"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                router.kill()
+        for _ in range(10):
+            started = time.monotonic()
+            headers = stack.echo(x_serve_router_learnware="mine")["headers"]
+            slowest = max(slowest, time.monotonic() - started)
+            assert headers.get("x-serve-router-learnware") in {None, "chosen"}
+            unrouted += "x-serve-router-learnware" not in headers
+        assert time.monotonic() < deadline, "there was a router all the time"
     assert slowest < 3
 
 
