@@ -74,7 +74,10 @@ def test_a_documented_benchmark_exists_and_writes_json(module: str) -> None:
     assert "--json" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b((?:deploy|requirements|serving)/[\w./-]*\w\.\w+)", CODE))))
+FILES = r"(?<![\w/])((?:deploy|requirements|serving|tests|benchmarks)/[\w./-]*\w\.\w+)"
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(FILES, CODE))))
 def test_a_file_in_a_command_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
