@@ -104,7 +104,7 @@ def test_a_forced_tool_call(client: openai.OpenAI):
         messages=ASK,
         tools=[tool],
         tool_choice={"type": "function", "function": {"name": "get_price"}},
-        max_tokens=40,
+        max_tokens=100,
         temperature=0,
     )
     call = answer.choices[0].message.tool_calls[0]
