@@ -7,11 +7,15 @@ queue.
 A request's `model` is one of the automatic names (the signed choice decides; without a valid one the base model
 answers), a learnware's id, or the base model's id. Anything else gets a 404 that names close ids. Bodies that are no
 JSON object go on unread to vLLM's own application, which answers with the right 4xx.
+
+While a stack starts, HAProxy knows the engine a moment before it knows the router, and `auto` would be answered by the
+base model. So a replica calls itself ready only once a choice has reached it.
 """
 
 import difflib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
@@ -27,13 +31,20 @@ from router.choice import (
     decode_choice,
 )
 from serving.metrics.collectors import ReplicaMetrics
-from specs.errors import InvalidInput, LearnwareError, UnknownModel
+from specs.errors import InvalidInput, LearnwareError, NotReady, UnknownModel
 
 NO_MODEL = "base:no-model"
 NOT_SERVED = "base:not-served"
 
 _CHOICE_HEADER = CHOICE_HEADER.encode()
 _FAILED_HEADER = FAILED_HEADER.encode()
+
+READY_PATHS = frozenset({"/v1/models", "/health"})
+"""What clients and load balancers ask to learn whether a stack is ready."""
+
+READY_ANYWAY_S = 60.0
+"""Past this age a replica counts as ready although no choice has reached it: nobody has asked for `auto`, or there is
+no router any more, and then the base model answers."""
 
 EXPLAIN_PATH = "/v1/route"
 """Explains a choice, so it must see `model` as the client wrote it."""
@@ -68,13 +79,27 @@ def openai_error(error: LearnwareError) -> JSONResponse:
 class LearnwareMiddleware:
     """Wraps vLLM's application on an engine replica."""
 
-    def __init__(self, app: ASGIApp, *, catalogue: Catalogue, secret: bytes, metrics: ReplicaMetrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        catalogue: Catalogue,
+        secret: bytes,
+        metrics: ReplicaMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
         self._catalogue = catalogue
         self._secret = secret
         self._metrics = metrics
+        self._clock = clock
+        self._ready_at = clock() + READY_ANYWAY_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in READY_PATHS and self._clock() < self._ready_at:
+            error = NotReady("The stack is still starting; requests would not be routed yet. Try again in a second.")
+            await openai_error(error)(scope, receive, send)
+            return
         if scope["type"] != "http" or not _takes_a_model(scope):
             await self._app(scope, receive, send)
             return
@@ -117,6 +142,8 @@ class LearnwareMiddleware:
         headers = dict(scope["headers"])
         value = headers.get(_CHOICE_HEADER)
         choice = decode_choice(value.decode("latin-1"), self._secret) if value else None
+        if choice is not None:
+            self._ready_at = self._clock()
         if choice is None:
             reason = ROUTER_UNREACHABLE if _FAILED_HEADER in headers else NO_CHOICE
             choice = RoutedChoice(None, reason, 0.0, 0.0)

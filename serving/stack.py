@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from router.choice import NO_CHOICE
 from serving.base_model import ensure_base_model
 from serving.catalogue import served_learnwares
 from serving.config import Config
@@ -171,17 +172,19 @@ def _details(application: Any) -> str:
 
 
 def _answers(config: Config) -> bool:
-    """Whether a request for `auto` comes back with a choice: HAProxy learns of a router a moment after Ray calls it
-    healthy."""
+    """Whether requests for `auto` come back with a choice, from every engine replica (the router takes them in turn),
+    and the stack calls itself ready."""
     body = {"model": config.router.auto_names[0], "messages": [{"role": "user", "content": _EXAMPLE}], "max_tokens": 1}
     key = {"authorization": f"Bearer {config.api_keys[0]}"} if config.api_keys else {}
     try:
-        response = httpx.post(_url(config) + "/v1/chat/completions", json=body, headers=key, timeout=60)
+        with httpx.Client(base_url=_url(config), headers=key, timeout=60) as client:
+            for _ in range(config.engine.replicas):
+                response = client.post("/v1/chat/completions", json=body)
+                if response.status_code != 200 or response.headers.get("x-learnware-reason") in (None, NO_CHOICE):
+                    return False
+            return client.get("/v1/models").status_code == 200
     except httpx.HTTPError:
         return False
-    return response.status_code == 200 and not response.headers.get("x-learnware-reason", "base:no").startswith(
-        "base:no-choice"
-    )
 
 
 def _url(config: Config) -> str:

@@ -7,6 +7,7 @@
     │   │   └── DuplicateLearnware 409  two learnwares with one id
     │   └── InvalidSpecification  400  a specification's shapes, values, type or encoder
     ├── UnknownModel              404  a model, learnware or task id that is not served
+    ├── NotReady                  503  the stack is still starting
     └── StartupError              503  the stack cannot start here: busy port, missing base model
 
 Messages say what was wrong and what would be right. One place (`serving.middleware`) makes them OpenAI error objects.
@@ -53,3 +54,9 @@ class StartupError(LearnwareError):
     status = 503
     type = "service_unavailable"
     code = "startup_failed"
+
+
+class NotReady(LearnwareError):
+    status = 503
+    type = "service_unavailable"
+    code = "not_ready"

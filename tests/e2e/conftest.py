@@ -18,6 +18,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         tmp_path_factory.mktemp("stack"), {"engine": {"slots": 4, "max_model_len": 1024, "max_num_seqs": 8}}
     )
     try:
+        running.reason_of_first_request = running.first_reason()
         running.wait_until_ready()
         yield running
     finally:

@@ -28,6 +28,7 @@ class Stack:
         path = folder / "config.yaml"
         path.write_text(json.dumps(config))
         command = [sys.executable, "-m", "serving.cli", "serve", "--config", str(path), "--port", str(self.port)]
+        self.reason_of_first_request = ""
         self.started = time.monotonic()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -41,6 +42,19 @@ class Stack:
                 pytest.fail(f"not ready in {START_DEADLINE_S} s:\n{self.output()[-4000:]}")
             time.sleep(0.3)
         return time.monotonic() - self.started
+
+    def first_reason(self) -> str:
+        """Why the first request was answered as it was, sent the moment that `/v1/models` answers."""
+        with httpx.Client(base_url=self.url, timeout=60) as client:
+            while True:
+                try:
+                    if client.get("/v1/models").status_code == 200:
+                        return str(chat(client, QUESTIONS[0].text).headers["x-learnware-reason"])
+                except httpx.TransportError:
+                    pass
+                if self.process.poll() is not None or time.monotonic() - self.started > START_DEADLINE_S:
+                    return "never ready"
+                time.sleep(0.02)
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")

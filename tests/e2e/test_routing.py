@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from tests.e2e.support import BASE, QUESTIONS, Question, chat, metric
+from tests.e2e.support import BASE, QUESTIONS, Question, Stack, chat, metric
 
 pytestmark = pytest.mark.e2e
 
@@ -26,6 +26,10 @@ def test_auto_is_answered_by_a_learnware_of_the_questions_domain(http: httpx.Cli
         assert json.loads(events[0])["model"] == learnware
     else:
         assert response.json()["model"] == learnware
+
+
+def test_the_very_first_request_was_routed(stack: Stack):
+    assert stack.reason_of_first_request == "matched"
 
 
 def test_small_talk_goes_to_the_base_model(http: httpx.Client):

@@ -124,6 +124,39 @@ def test_a_body_that_is_no_request_reaches_the_application_unchanged(app, raw):
     assert "x-learnware" not in response.headers
 
 
+def test_a_replica_is_ready_once_a_choice_has_reached_it_or_after_a_minute(registry):
+    now = 0.0
+    inner = Starlette(
+        routes=[
+            Route("/v1/chat/completions", echo, methods=["POST"]),
+            Route("/v1/models", echo),
+            Route("/health", echo),
+        ]
+    )
+
+    def replica():
+        return LearnwareMiddleware(
+            inner, catalogue=CATALOGUE, secret=SECRET, metrics=ReplicaMetrics(CollectorRegistry()), clock=lambda: now
+        )
+
+    def ready(app):
+        async def ask():
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://replica") as client:
+                return {(await client.get(path)).status_code for path in ("/v1/models", "/health")}
+
+        return asyncio.run(ask())
+
+    app = replica()
+    assert ready(app) == {503}
+    send(app, {"model": "auto"})
+    assert ready(app) == {503}
+    send(app, {"model": "auto"}, choice())
+    assert ready(app) == {200}
+    app = replica()
+    now = 61.0
+    assert ready(app) == {200}
+
+
 def test_a_body_that_is_not_text_is_refused(app):
     response = send(app, b'{"model": "auto", "x": "\xff"}')
     assert response.status_code == 400
