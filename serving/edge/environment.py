@@ -57,6 +57,12 @@ def instance_environment(
         # Ray starts workers with niceness 15 (ray/_private/ray_constants.py:629): meant for batch work beside
         # interactive use. Here the workers are the service, and everything else on the machine would go first.
         "RAY_worker_niceness": "0",
+        # A replica's handlers in the event loop that serves its HTTP, and a router's in the loop that asks for
+        # replicas: each token, and each choice, otherwise crosses threads twice (C:1108 to 1124). Nothing here blocks a
+        # loop for long; what could, the choice itself, has threads of its own.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
         **_paths(instance),
         **_ports(instance),
         **_PRIVACY,
