@@ -1,5 +1,6 @@
 """A running stack, started as a user starts it, and what the end-to-end tests ask of it."""
 
+import contextlib
 import json
 import re
 import signal
@@ -63,6 +64,15 @@ class Stack:
         """The command and everything that it started."""
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
+
+    def routers(self) -> list[psutil.Process]:
+        """The router replicas' processes; one that ends meanwhile is left out."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "ServeReplica:learnware:router" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def stop(self, deadline_s: float = 60) -> int:
         if self.process.poll() is None:

@@ -67,7 +67,7 @@ def test_one_scrape_shows_every_process(http: httpx.Client):
 
 
 def test_the_loss_of_one_router_loses_no_request(stack: Stack, http: httpx.Client):
-    routers = [p for p in stack.processes() if "ServeReplica:learnware:router" in " ".join(p.cmdline())]
+    routers = stack.routers()
     assert len(routers) == 2
     killed_at: list[float] = []
 
@@ -85,12 +85,8 @@ def test_the_loss_of_one_router_loses_no_request(stack: Stack, http: httpx.Clien
 
 
 def test_without_any_router_requests_fall_through_to_the_base_and_routing_comes_back(stack: Stack, http: httpx.Client):
-    for process in stack.processes():
-        try:
-            if "ServeReplica:learnware:router" in " ".join(process.cmdline()):
-                process.kill()
-        except psutil.NoSuchProcess:
-            continue
+    for router in stack.routers():
+        router.kill()
     reasons = set()
     deadline = time.monotonic() + 60
     while "matched" not in reasons or not any(reason.startswith("base:") for reason in reasons):

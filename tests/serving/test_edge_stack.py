@@ -56,9 +56,13 @@ class Stack(NamedTuple):
         return answer
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        title = f"ray::ServeReplica:learnware:{deployment}"
-        found = ray_processes_of(self.instance.folder)
-        return [process for process in found if " ".join(process.cmdline()).startswith(title)]
+        """Its replicas' processes. Ray puts the actor's name before this part of the title while it runs some methods."""
+        found = []
+        for process in ray_processes_of(self.instance.folder):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if f"ServeReplica:learnware:{deployment}" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
 
 @pytest.fixture(scope="module")
