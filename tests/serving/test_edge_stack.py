@@ -56,7 +56,7 @@ class Stack(NamedTuple):
         return answer
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        """Its replicas' processes. Ray puts the actor's name before this part of the title while it runs some methods."""
+        """Its replicas' processes. While some methods run, Ray puts the actor's name before this part of the title."""
         found = []
         for process in ray_processes_of(self.instance.folder):
             with contextlib.suppress(psutil.NoSuchProcess):
