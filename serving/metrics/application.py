@@ -19,10 +19,11 @@ import logging
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ray import serve
 from ray.serve.deployment import Application
+from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -157,17 +158,29 @@ class MetricsServer:
         if on_loopback:
             keep_grpc_on_loopback()
 
-        def collector(name: str) -> Collect:
-            handle = serve.get_deployment_handle(name, app_name=application)
-            return lambda: broadcast(handle, "metrics_text", REPLICA_TIMEOUT_S)
-
-        self._scraper = Scraper({name: collector(name) for name in deployments}, exporter_url)
+        self._scraper = Scraper({name: _collector(application, name) for name in deployments}, exporter_url)
 
     async def __serve_build_asgi_app__(self) -> "OnePage":
         return OnePage(routes=[Route("/", self._metrics)])
 
     async def _metrics(self, _request: Request) -> Response:
         return Response(await self._scraper.scrape(), media_type=CONTENT_TYPE)
+
+
+def _collector(application: str, deployment: str) -> Collect:
+    """Asks every replica of a deployment. Its handle is made at the first scrape that finds the deployment: `serve
+    deploy` starts the applications of one file in any order, and a handle of what does not exist yet raises KeyError.
+    """
+    handle: DeploymentHandle[Any] | None = None
+
+    async def collect() -> list[str | BaseException]:
+        nonlocal handle
+        if handle is None:
+            # in a thread: it asks Serve's controller and waits for the answer
+            handle = await asyncio.to_thread(serve.get_deployment_handle, deployment, app_name=application)
+        return await broadcast(handle, "metrics_text", REPLICA_TIMEOUT_S)
+
+    return collect
 
 
 class OnePage(Starlette):
