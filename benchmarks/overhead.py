@@ -41,7 +41,7 @@ BASE = "SmolLM2-135M-Instruct"
 WORKER = "serving.engine.worker.LearnwareCPUWorker"
 # The engine's flags, the same on both sides; those of `deploy/cpu.yaml`.
 ENGINE = {"slots": 8, "max_rank": 16, "max_model_len": 2048, "max_num_seqs": 16, "kv_cache_gib": 1.0}
-STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
+STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 START_TIMEOUT_S = 600.0
 MANY = 8  # clients
 RESAMPLES = 2000
