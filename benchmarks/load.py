@@ -1,4 +1,5 @@
-"""A closed-loop load generator for OpenAI endpoints: N clients, each sends its next request when its last is answered.
+"""Load for OpenAI endpoints. Closed loop: N clients, each sends its next request when its last is answered. Open loop:
+requests are sent at given times, whatever became of the earlier ones.
 
 Streams, and takes the times that a user sees: TTFT (time to first token), TPOT (time per output token after the first),
 throughput. Usage, response model and headers come along, so that a benchmark can check who answered.
@@ -41,8 +42,16 @@ class Answer:
     completion_tokens: int
     text: str
     sent: float
-    first: float
-    last: float
+    times: Sequence[float]
+    """When each chunk with text came: tokens of one engine step come together."""
+
+    @property
+    def first(self) -> float:
+        return self.times[0]
+
+    @property
+    def last(self) -> float:
+        return self.times[-1]
 
     @property
     def ttft(self) -> float:
@@ -96,7 +105,7 @@ async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Ans
         LoadError: another status than 200, a stream without tokens, usage or end.
     """
     sent = time.perf_counter()
-    first = last = None
+    times: list[float] = []
     model, usage, done, text = "", None, False, []
     async with session.post(f"{url}/v1/chat/completions", json=body(request)) as response:
         if response.status != 200:
@@ -120,14 +129,11 @@ async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Ans
                 # comes as empty text, so what counts is that the chunk is not the one with the role.
                 if "role" in delta and not delta.get("content"):
                     continue
-                last = time.perf_counter()
-                first = first or last
+                times.append(time.perf_counter())
                 text.append(delta.get("content") or "")
-    if first is None or last is None or usage is None or not done:
-        raise LoadError(
-            f"{url} ended the stream without {'tokens' if first is None else 'usage' if done else '[DONE]'}"
-        )
-    return Answer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, first, last)
+    if not times or usage is None or not done:
+        raise LoadError(f"{url} ended the stream without {'tokens' if not times else 'usage' if done else '[DONE]'}")
+    return Answer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, times)
 
 
 async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Measured:
@@ -157,3 +163,29 @@ async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Me
         raise LoadError(f"{url}: {failed.exceptions[0]!r}") from None
     done = [answer for answer in answers if answer is not None]
     return Measured(done, max(answer.last for answer in done) - started, clients)
+
+
+async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) -> Measured:
+    """Sends each request `at` seconds after the start, whether or not earlier ones are answered.
+
+    Raises:
+        LoadError: as `ask`; the first failure ends the load.
+    """
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        started = time.perf_counter()
+
+        async def send(request: Request, when: float) -> Answer:
+            await asyncio.sleep(when - (time.perf_counter() - started))
+            return await ask(session, url, request)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                sent = [group.create_task(send(*pair)) for pair in zip(requests, at, strict=True)]
+        except* LoadError as failed:
+            raise LoadError(str(failed.exceptions[0])) from None
+        except* aiohttp.ClientError as failed:
+            raise LoadError(f"{url}: {failed.exceptions[0]!r}") from None
+    done = [task.result() for task in sent]
+    return Measured(done, max(answer.last for answer in done) - started)

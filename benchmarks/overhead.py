@@ -18,8 +18,6 @@ import importlib.util
 import json
 import math
 import random
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +33,7 @@ import aiohttp
 from benchmarks.load import LoadError, Measured, Request, closed_loop
 from benchmarks.prompts import KINDS, prompt
 from benchmarks.report import add_json_option, result, setup, table, write_json
-from benchmarks.servers import Server
+from benchmarks.servers import Server, embedded_base, free_port
 
 BASE = "SmolLM2-135M-Instruct"
 WORKER = "serving.engine.worker.LearnwareCPUWorker"
@@ -129,7 +127,7 @@ def _start_ours(
     """This stack, on the flags above; notes the time from start to the first routed answer."""
     if options.ours:
         return None, options.ours.rstrip("/")
-    port = _free_port()
+    port = free_port()
     config: dict[str, Any] = {"http": {"port": port}, "engine": ENGINE}
     if options.learnwares:
         config["learnwares"] = {"folder": str(options.learnwares.resolve())}
@@ -149,10 +147,8 @@ def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) 
     """vLLM's own server, with every learnware under its id."""
     if options.stock:
         return None, options.stock.rstrip("/")
-    port = _free_port()
-    program = str(Path(sys.executable).with_name("learnware-serving"))
-    made = subprocess.run([program, "base-model"], capture_output=True, text=True, check=True)
-    base = made.stdout.strip().splitlines()[-1].split()[-1]
+    port = free_port()
+    base = embedded_base()
     learnwares = options.learnwares or _starter_learnwares()
     adapters = [f"{entry.parent.name}={entry.parent}" for entry in sorted(learnwares.glob("*/adapter_config.json"))]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -200,12 +196,6 @@ def _log(options: argparse.Namespace, folder: Path, name: str) -> Path:
     where = options.logs or folder
     where.mkdir(parents=True, exist_ok=True)
     return Path(where / f"{name}.log")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # -- the measurement

@@ -139,6 +139,18 @@ def _sentences(kind: Kind, random_: random.Random) -> Iterator[str]:
         yield _fill(random_.choice(kind.sentences), random_)
 
 
+def text_of(kind: Kind, words: int, seed: int) -> str:
+    """A prompt of this kind whose content has `words` words; the instruction and the cue come on top."""
+    random_ = random.Random(seed)
+    head, tail = _fill(kind.head, random_), _fill(kind.tail, random_)
+    found: list[str] = []
+    for sentence in _sentences(kind, random_):
+        found += sentence.split()
+        if len(found) >= words:
+            break
+    return head + " ".join(found[:words]) + tail
+
+
 async def prompt(kind: Kind, tokens: int, seed: int, count: Count) -> str:
     """A prompt of this kind that counts exactly `tokens`.
 

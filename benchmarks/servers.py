@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -144,3 +146,17 @@ class Server:
 
     def _tail(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def embedded_base() -> str:
+    """The folder of the embedded base model, prepared through the command line as an operator would."""
+    program = str(Path(sys.executable).with_name("learnware-serving"))
+    made = subprocess.run([program, "base-model"], capture_output=True, text=True, check=True)
+    return made.stdout.strip().splitlines()[-1].split()[-1]

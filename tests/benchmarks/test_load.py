@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from benchmarks.load import LoadError, Request, closed_loop
+from benchmarks.load import LoadError, Request, closed_loop, open_loop
 
 TOKENS, WAIT = 5, 0.02
 
@@ -138,3 +138,23 @@ async def test_an_error_in_the_stream_voids_the_load():
     async with running(broken) as url:
         with pytest.raises(LoadError, match="engine died"):
             await closed_loop(url, requests(1), clients=1)
+
+
+async def test_open_loop_sends_on_time_whatever_is_still_running():
+    server = Server()
+    requests = [Request("auto", f"{i}", TOKENS) for i in range(6)]
+    at = [0.0, 0.0, 0.0, 0.05, 0.05, 0.2]
+    async with running(server.chat) as url:
+        measured = await open_loop(url, requests, at)
+    started = min(answer.sent for answer in measured.answers)
+    assert [round(answer.sent - started, 1) for answer in measured.answers] == [0.0, 0.0, 0.0, 0.1, 0.1, 0.2]
+    assert server.most >= 5
+    assert all(len(answer.times) == TOKENS for answer in measured.answers)
+
+
+async def test_open_loop_ends_at_the_first_failure():
+    server = Server()
+    server.status = 500
+    async with running(server.chat) as url:
+        with pytest.raises(LoadError, match="500"):
+            await open_loop(url, [Request("auto", "x", TOKENS)] * 2, [0.0, 30.0])

@@ -14,7 +14,7 @@ from benchmarks.report import result, setup, table
 from benchmarks.servers import Server, ServerError
 
 TFNS = "finance-tfns"
-ANSWER = Answer(TFNS, {"x-learnware": TFNS}, 160, 16, "", 0.0, 0.1, 0.4)
+ANSWER = Answer(TFNS, {"x-learnware": TFNS}, 160, 16, "", 0.0, (0.1, 0.4))
 
 
 def sides(ours: Answer = ANSWER, stock: Answer = ANSWER) -> Sides:
@@ -51,7 +51,7 @@ def test_an_answer_from_elsewhere_or_of_another_length_voids_the_run(wrong: Side
 
 def test_figures_are_medians_of_ratios_taken_within_a_round():
     def load(seconds: float, ttft: float) -> Measured:
-        return Measured([replace(ANSWER, first=ttft, last=ttft + 1)], seconds)
+        return Measured([replace(ANSWER, times=(ttft, ttft + 1))], seconds)
 
     # the machine gets slower from round to round; within each, this stack has 0.95 of stock's throughput
     many = [Sides(load(s / 0.95, 0.2), load(s, 0.1)) for s in (1.0, 2.0, 4.0)]

@@ -1,0 +1,29 @@
+"""When requests arrive and which adapter each names: seeded, so that two servers get the very same load."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def gamma_arrivals(count: int, rate: float, cv: float, seed: int) -> NDArray[np.float64]:
+    """Arrival times in seconds, (count,), ascending from 0: gaps are gamma distributed with mean 1 / `rate` and
+    coefficient of variation `cv` (1: Poisson; 4: bursts)."""
+    shape = 1 / cv**2
+    gaps = np.random.default_rng(seed).gamma(shape, 1 / (rate * shape), count)
+    gaps[0] = 0.0
+    return np.cumsum(gaps)
+
+
+def power_law(count: int, adapters: int, alpha: float, seed: int) -> NDArray[np.int64]:
+    """The adapter of each request, (count,): number k (from 0) with probability proportional to (k + 1)^-alpha, the
+    numbers dealt out at random to the adapters, so that neighbours by name are not neighbours by heat."""
+    generator = np.random.default_rng(seed)
+    weights = np.arange(1, adapters + 1, dtype=float) ** -alpha
+    heat = generator.permutation(adapters)
+    return np.asarray(heat[generator.choice(adapters, count, p=weights / weights.sum())], dtype=np.int64)
+
+
+def lengths(count: int, mean: float, low: int, high: int, seed: int) -> NDArray[np.int64]:
+    """Output lengths in tokens, (count,): exponential with this mean (many short, few long, as in published traces),
+    cut to [low, high]."""
+    drawn = np.random.default_rng(seed).exponential(mean, count)
+    return np.clip(np.rint(drawn), low, high).astype(np.int64)

@@ -1,0 +1,356 @@
+"""What adapter paging costs: `python -m benchmarks.paging`.
+
+This stack, whose clients name the learnware, against the stock vLLM server with the same model, adapters and flags;
+the same requests at the same times go to both in turn, the side that goes first changing from round to round. The stock
+server runs with this project's CPU operators, so that what differs is paging (side `stock`), and for one setting once
+more with its own (side `plain`).
+
+The adapters are the starter learnwares under a hundred ids: equal in size and work, read from files of their own.
+Prompts are made up, 12 to 40 words; output lengths exponential, mean 12 tokens, 2 to 40. Which adapter a request names
+follows a power law; in each cell the requests arrive faster than either server answers (throughput at saturation) as a
+gamma process with the cell's coefficient of variation.
+
+Counts (slots filled, filled of need, files read) are taken inside the workers (`serving.engine.counted`), for both
+sides alike.
+
+Cells are kept in `--out` as they are done, so a run that was cut goes on. Figures:
+
+    throughput_ratio_s8, _min           ours : stock at saturation, N = 100, S = 8, α = 1, cv = 1; smallest of all cells
+    throughput_ratio_s8_stock_ops       the same against stock with its own operators
+    ttft_p99_ratio_s8                   at 90 % of stock's saturation rate
+    loads_per_request_ratio, loads_over_needed, disk_reads_in_step
+                                        cold start: nothing resident, room in host memory for 30 of 100
+    cold_wait_ratio                     S adapters always busy: p99 TTFT of requests to others, over the p99 of all
+    token_gap_ratio                     p99 gap between tokens of a running request while cold adapters come, over the
+                                        same prefills to a resident adapter
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.arrivals import gamma_arrivals, lengths, power_law
+from benchmarks.load import Measured, Request, closed_loop, open_loop
+from benchmarks.overhead import interval
+from benchmarks.paging_report import write_report
+from benchmarks.paging_sides import Side, make_learnwares, running
+from benchmarks.prompts import KINDS, text_of
+from benchmarks.report import add_json_option, result, setup, table, write_json
+from benchmarks.servers import embedded_base
+
+SATURATING_RATE = 60.0
+"""Requests a second: several times what two CPU cores answer."""
+REQUESTS = 96
+COLD_EVERY_S = 1.0
+BUSY_CLIENTS_EACH = 2
+
+
+class Cell(NamedTuple):
+    """One setting of the grid: N adapters, S slots, power law α, coefficient of variation of the gaps, and how many
+    adapters host memory holds."""
+
+    adapters: int
+    slots: int
+    alpha: float
+    cv: float
+    host: int
+
+    @property
+    def name(self) -> str:
+        return f"n{self.adapters}-s{self.slots}-a{self.alpha:g}-cv{self.cv:g}-h{self.host}"
+
+
+GRID = [Cell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (0.3, 1.0) for cv in (1.0, 4.0)]
+SIXTEEN_OVER_EIGHT = Cell(16, 8, 0.3, 1.0, 100)
+COLD_START = Cell(100, 8, 1.0, 1.0, 30)
+MAIN = Cell(100, 8, 1.0, 1.0, 100)
+
+
+# -- loads
+
+
+def make_load(ids: Sequence[str], cell: Cell, count: int, seed: int) -> list[Request]:
+    """Requests of a cell: prompts, output lengths and adapters, no prompt twice."""
+    which = power_law(count, cell.adapters, cell.alpha, seed)
+    tokens = lengths(count, 12.0, 2, 40, seed + 1)
+    generator = np.random.default_rng(seed + 2)
+    kinds, words = generator.integers(0, len(KINDS), count), generator.integers(12, 41, count)
+    return [
+        Request(ids[adapter], text_of(KINDS[kind], int(size), seed * 100_003 + number), int(length))
+        for number, (adapter, kind, size, length) in enumerate(zip(which, kinds, words, tokens, strict=True))
+    ]
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    return float(np.quantile(np.asarray(values), q)) if values else math.nan
+
+
+def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tuple[dict[str, Any], Measured]:
+    """One open-loop load on one side: times and counts."""
+    before = side.read_counts()
+    measured = asyncio.run(open_loop(side.server.url, requests, at))
+    counted = {name: value - before[name] for name, value in side.read_counts().items()}
+    waits = [answer.ttft for answer in measured.answers]
+    heat = {model: sum(r.model == model for r in requests) for model in {r.model for r in requests}}
+    coldest = sorted(requests, key=lambda r: heat[r.model])[: max(1, len(requests) // 10)]
+    cold = {id(request) for request in coldest}
+    return {
+        "throughput": measured.throughput,
+        "requests_per_s": len(requests) / measured.seconds,
+        "ttft_p50": percentile(waits, 0.5),
+        "ttft_p99": percentile(waits, 0.99),
+        "coldest_decile_ttft_p99": percentile(
+            [a.ttft for r, a in zip(requests, measured.answers, strict=True) if id(r) in cold], 0.99
+        ),
+        "loads_per_request": counted["loads"] / len(requests),
+        **counted,
+    }, measured
+
+
+def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rounds: int) -> dict[str, Any]:
+    """Throughput of each side at saturation, in turns."""
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        requests = make_load(ids, cell, REQUESTS if number else REQUESTS // 4, seed=1000 * number + 7)
+        at = gamma_arrivals(len(requests), SATURATING_RATE, cell.cv, seed=number).tolist()
+        for name in list(sides) if number % 2 else reversed(list(sides)):
+            figures, _ = measure(sides[name], requests, at)
+            if number:  # the first is for warm-up
+                taken[name].append(figures)
+    return {"cell": cell._asdict(), "rounds": taken}
+
+
+def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rate: float, rounds: int) -> dict[str, Any]:
+    """TTFT of each side at `rate` requests a second, in turns."""
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for number in range(rounds):
+        requests = make_load(ids, cell, REQUESTS, seed=5000 + 1000 * number)
+        at = gamma_arrivals(len(requests), rate, cell.cv, seed=50 + number).tolist()
+        for name in list(sides) if number % 2 else reversed(list(sides)):
+            taken[name].append(measure(sides[name], requests, at)[0])
+    return {"rate": rate, "rounds": taken}
+
+
+def cold_beside_busy(side: Side, ids: Sequence[str], slots: int, requests_each: int) -> dict[str, float]:
+    """S adapters always busy (two clients each), and every second a request to another one."""
+    busy = [
+        Request(ids[adapter], text_of(KINDS[0], 16, 900_000 + number * 100 + adapter), 12)
+        for number in range(requests_each)
+        for adapter in range(slots)
+    ]
+
+    async def both() -> tuple[Measured, Measured]:
+        running_ = asyncio.create_task(closed_loop(side.server.url, busy, slots * BUSY_CLIENTS_EACH))
+        await asyncio.sleep(COLD_EVERY_S)
+        colds = []
+        number = 0
+        while not running_.done() and slots + number < len(ids):
+            request = Request(ids[slots + number], text_of(KINDS[1], 16, 950_000 + number), 4)
+            colds.append(asyncio.create_task(open_loop(side.server.url, [request], [0.0])))
+            number += 1
+            await asyncio.sleep(COLD_EVERY_S)
+        done = await asyncio.gather(*colds)
+        return await running_, Measured([one.answers[0] for one in done], 1.0)
+
+    hot, cold = asyncio.run(both())
+    everything = [answer.ttft for answer in [*hot.answers, *cold.answers]]
+    return {
+        "cold_requests": len(cold.answers),
+        "cold_ttft_p99": percentile([a.ttft for a in cold.answers], 0.99),
+        "cold_ttft_max": max(a.ttft for a in cold.answers),
+        "ttft_p99": percentile(everything, 0.99),
+        "seconds": hot.seconds,
+    }
+
+
+def token_gaps(side: Side, ids: Sequence[str], slots: int, others: int, cold: bool) -> list[float]:
+    """Gaps between the tokens of a running request while others come, one at a time: each to an adapter that holds no
+    slot (`cold`), or all to one that does."""
+
+    async def both() -> Measured:
+        stamp = time.time_ns() % 1_000_000
+        long = Request(ids[0], text_of(KINDS[0], 24, stamp), 96)
+        running_ = asyncio.create_task(open_loop(side.server.url, [long], [0.0]))
+        await asyncio.sleep(0.3)
+        for number in range(others):
+            if running_.done():
+                break
+            # as many adapters as there are slots and one more, in turn: never resident under any order of eviction
+            model = ids[1 + number % (2 * slots)] if cold else ids[1]
+            await open_loop(side.server.url, [Request(model, text_of(KINDS[2], 20, stamp + 1 + number), 1)], [0.0])
+        return await running_
+
+    times = asyncio.run(both()).answers[0].times
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+# -- the run
+
+
+class Kept:
+    """Results by name in one folder; what is there is not measured again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.json").exists()
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    def write(self, name: str, content: Any) -> None:
+        temporary = self.folder / f".{name}.json"
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.replace(self.folder / f"{name}.json")
+        print(f"  done: {name}", flush=True)
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
+
+def run(kept: Kept, slots_wanted: Sequence[int], rounds: int, scratch: Path, base: str) -> None:
+    """Measures what is not kept yet, one pair of servers for each number of slots and of host adapters."""
+    learnwares = scratch / "learnwares"
+    ids = make_learnwares(learnwares, 100)
+    for slots in slots_wanted:
+        cells = [cell for cell in [*GRID, SIXTEEN_OVER_EIGHT] if cell.slots == slots]
+        extra = ["rate", "busy", "gaps"] if slots == MAIN.slots else []
+        if all(kept.has(name) for name in [*(cell.name for cell in cells), *extra]):
+            continue
+        with running(["ours", "stock"], slots, 100, learnwares, scratch, base) as sides:
+            for cell in cells:
+                if not kept.has(cell.name):
+                    kept.write(cell.name, saturate(sides, ids, cell, rounds))
+            if "rate" in extra and not kept.has("rate"):
+                stock = kept.read(MAIN.name)["rounds"]["stock"]
+                rate = 0.9 * float(np.median([one["requests_per_s"] for one in stock]))
+                kept.write("rate", under_rate(sides, ids, MAIN, rate, rounds))
+            if "busy" in extra and not kept.has("busy"):
+                kept.write("busy", {name: cold_beside_busy(side, ids, slots, 12) for name, side in sides.items()})
+            if "gaps" in extra and not kept.has("gaps"):
+                gaps: dict[str, Any] = {name: {"cold": [], "control": []} for name in sides}
+                for number in range(2 * rounds):
+                    for name, side in sides.items():
+                        kind = "cold" if number % 2 else "control"
+                        gaps[name][kind] += token_gaps(side, ids, slots, 40, cold=kind == "cold")
+                kept.write("gaps", gaps)
+    if MAIN.slots in slots_wanted and not kept.has("plain"):
+        with running(["ours", "plain"], MAIN.slots, 100, learnwares, scratch, base) as sides:
+            kept.write("plain", saturate(sides, ids, MAIN, rounds))
+    if MAIN.slots in slots_wanted and not kept.has("cold-start"):
+        requests = make_load(ids, COLD_START, 128, seed=77)
+        at = gamma_arrivals(len(requests), SATURATING_RATE, COLD_START.cv, seed=77).tolist()
+        with running(["ours", "stock"], COLD_START.slots, COLD_START.host, learnwares, scratch, base) as sides:
+            kept.write("cold-start", {name: measure(side, requests, at)[0] for name, side in sides.items()})
+
+
+def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[str]]]:
+    """Figures, details and the table's rows of what has been measured."""
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {"cells": {}}
+    rows = []
+    for name in kept.names():
+        content = kept.read(name)
+        if "cell" not in content:
+            details[name] = content
+            continue
+        other = "stock" if "stock" in content["rounds"] else "plain"
+        ours, theirs = content["rounds"]["ours"], content["rounds"][other]
+        ratios = [a["throughput"] / b["throughput"] for a, b in zip(ours, theirs, strict=True)]
+        low, high = interval(ratios)
+        details["cells"][name] = content | {"throughput_ratio": ratios, "interval_95": [low, high]}
+        rows.append(
+            [
+                name,
+                *(f"{np.median([one['throughput'] for one in side]):.0f}" for side in (ours, theirs)),
+                f"{np.median(ratios):.2f} ({low:.2f} to {high:.2f})",
+                *(f"{np.mean([one['loads_per_request'] for one in side]):.2f}" for side in (ours, theirs)),
+                *(f"{np.median([one['coldest_decile_ttft_p99'] for one in side]):.1f}" for side in (ours, theirs)),
+            ]
+        )
+        if name == "plain":
+            figures["throughput_ratio_s8_stock_ops"] = float(np.median(ratios))
+        else:
+            figures["throughput_ratio_min"] = min(
+                figures.get("throughput_ratio_min", math.inf), float(np.median(ratios))
+            )
+        if name == MAIN.name:
+            figures["throughput_ratio_s8"] = float(np.median(ratios))
+    if "rate" in details:
+        sides = details["rate"]["rounds"]
+        figures["ttft_p99_ratio_s8"] = float(
+            np.median([a["ttft_p99"] / b["ttft_p99"] for a, b in zip(sides["ours"], sides["stock"], strict=True)])
+        )
+    if "cold-start" in details:
+        ours, stock = details["cold-start"]["ours"], details["cold-start"]["stock"]
+        figures["loads_over_needed"] = ours["loads"] / max(ours["needed"], 1)
+        figures["loads_over_needed_stock"] = stock["loads"] / max(stock["needed"], 1)
+        figures["loads_per_request_ratio"] = ours["loads_per_request"] / stock["loads_per_request"]
+        figures["disk_reads_in_step"] = float(ours["disk_reads_in_step"])
+        figures["disk_reads_in_step_stock"] = float(stock["disk_reads_in_step"])
+    if "busy" in details:
+        for name, suffix in (("ours", ""), ("stock", "_stock")):
+            figures[f"cold_wait_ratio{suffix}"] = (
+                details["busy"][name]["cold_ttft_p99"] / details["busy"][name]["ttft_p99"]
+            )
+    if "gaps" in details:
+        for name, suffix in (("ours", ""), ("stock", "_stock")):
+            gaps = details["gaps"][name]
+            figures[f"token_gap_ratio{suffix}"] = percentile(gaps["cold"], 0.99) / percentile(gaps["control"], 0.99)
+    return figures, details, rows
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paging", description=__doc__.splitlines()[0])
+    parser.add_argument("--slots", type=int, nargs="+", default=[8, 4, 16], choices=(4, 8, 16), help="part of the grid")
+    parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each cell (default: 2)")
+    parser.add_argument("--full", action="store_true", help="5 rounds")
+    parser.add_argument("--out", type=Path, default=Path("bench-results/paging"), help="folder of finished cells")
+    parser.add_argument("--base", help="folder of the base model (default: the embedded one)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a one-page report with plots")
+    add_json_option(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    rounds = 5 if options.full else options.rounds
+    conditions = setup()
+    kept = Kept(options.out / f"rounds-{rounds}")
+    with tempfile.TemporaryDirectory(prefix="paging-") as scratch:
+        run(kept, options.slots, rounds, Path(scratch), options.base or embedded_base())
+    figures, details, rows = summarise(kept)
+    header = [
+        "cell",
+        "ours tok/s",
+        "other tok/s",
+        "ratio (95 %)",
+        "ours loads/req",
+        "other",
+        "ours cold p99 s",
+        "other",
+    ]
+    print("\n" + table(header, rows) + "\n")
+    for name, value in figures.items():
+        print(f"{name}: {value:.3f}")
+    content = result("paging", figures, conditions | {"rounds": rounds, "requests": REQUESTS}, details)
+    write_json(options.json, content)
+    if options.html:
+        write_report(options.html, content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What `benchmarks.paging` makes of its measurements, and what it kept of a run that was cut."""
+
+import json
+
+import pytest
+
+from benchmarks.paging import MAIN, Cell, Kept, make_load, run, summarise
+from benchmarks.paging_report import write_report
+from benchmarks.paging_sides import COUNTS, make_learnwares
+from specs.learnware import load_learnwares
+
+
+def one(throughput: float, **values: float) -> dict[str, float]:
+    counts = dict.fromkeys(COUNTS, 0)
+    times = {"requests_per_s": 4.0, "ttft_p50": 1.0, "ttft_p99": 2.0, "coldest_decile_ttft_p99": 3.0}
+    return {"throughput": throughput, "loads_per_request": 0.5, **times, **counts, **values}
+
+
+@pytest.fixture
+def kept(tmp_path):
+    kept = Kept(tmp_path / "kept")
+    worse = Cell(100, 4, 0.3, 4.0, 100)
+    for cell, ours in ((MAIN, (120.0, 130.0, 110.0)), (worse, (95.0, 97.0, 99.0))):
+        rounds = {"ours": [one(value) for value in ours], "stock": [one(100.0)] * 3}
+        kept.write(cell.name, {"cell": cell._asdict(), "rounds": rounds})
+    kept.write("plain", {"cell": MAIN._asdict(), "rounds": {"ours": [one(120.0)], "plain": [one(50.0)]}})
+    sides = {"ours": [one(1, ttft_p99=1.0)], "stock": [one(1, ttft_p99=2.0)]}
+    kept.write("rate", {"rate": 3.0, "rounds": sides})
+    kept.write(
+        "cold-start",
+        {
+            "ours": one(1, loads=60, needed=60, loads_per_request=0.4),
+            "stock": one(1, loads=110, needed=60, loads_per_request=0.8, disk_reads_in_step=70),
+        },
+    )
+    busy = {"cold_ttft_p99": 6.0, "ttft_p99": 3.0}
+    kept.write("busy", {"ours": busy, "stock": busy | {"cold_ttft_p99": 30.0}})
+    gaps = {"cold": [0.1] * 99 + [0.2], "control": [0.1] * 100}
+    kept.write("gaps", {"ours": gaps, "stock": gaps})
+    return kept
+
+
+def test_figures_are_ratios_of_ours_to_stock(kept):
+    figures, _, rows = summarise(kept)
+    assert figures["throughput_ratio_s8"] == pytest.approx(1.2)
+    assert figures["throughput_ratio_min"] == pytest.approx(0.97)
+    assert figures["throughput_ratio_s8_stock_ops"] == pytest.approx(2.4)
+    assert figures["ttft_p99_ratio_s8"] == pytest.approx(0.5)
+    assert figures["loads_over_needed"] == 1
+    assert figures["loads_over_needed_stock"] == pytest.approx(110 / 60)
+    assert figures["loads_per_request_ratio"] == pytest.approx(0.5)
+    assert (figures["disk_reads_in_step"], figures["disk_reads_in_step_stock"]) == (0, 70)
+    assert (figures["cold_wait_ratio"], figures["cold_wait_ratio_stock"]) == (2, 10)
+    assert figures["token_gap_ratio"] > 1
+    assert len(rows) == 3
+
+
+def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch):
+    from benchmarks import paging
+
+    monkeypatch.setattr(paging, "GRID", [MAIN])
+    monkeypatch.setattr(paging, "SIXTEEN_OVER_EIGHT", MAIN)
+
+    def no_server(*_args, **_kwargs):
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr(paging, "running", no_server)
+    run(kept, [8], 3, tmp_path, "base")
+    (kept.folder / "busy.json").unlink()
+    with pytest.raises(AssertionError, match="a server was started"):
+        run(kept, [8], 3, tmp_path, "base")
+
+
+def test_the_report_is_one_page_with_its_plots(kept, tmp_path):
+    figures, details, _ = summarise(kept)
+    content = {"figures": figures, "details": details, "setup": {"cpu": "<any>"}}
+    path = tmp_path / "report.html"
+    write_report(path, json.loads(json.dumps(content)))
+    page = path.read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4
+    assert "throughput_ratio_s8" in page
+    assert "&lt;any&gt;" in page
+
+
+def test_the_adapters_are_valid_learnwares_under_ids_of_their_own(tmp_path):
+    ids = make_learnwares(tmp_path, 14)
+    assert [learnware.id for learnware in load_learnwares(tmp_path)] == sorted(ids)
+    assert len(set(ids)) == 14
+
+
+def test_a_load_is_the_same_for_both_sides_and_repeats_no_prompt():
+    ids = [f"adapter-{number}" for number in range(100)]
+    load = make_load(ids, MAIN, 60, seed=1)
+    assert load == make_load(ids, MAIN, 60, seed=1)
+    assert len({request.prompt for request in load}) == 60
+    assert len({request.model for request in load}) > 10
