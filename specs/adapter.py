@@ -7,10 +7,12 @@ loaded.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from specs.errors import InvalidLearnware
 
@@ -34,15 +36,21 @@ _UNSUPPORTED = {
     "modules_to_save": None,
     "lora_bias": False,
     "alora_invocation_tokens": None,
+    # scales of single layers: the engine scales every layer by lora_alpha / r
+    "rank_pattern": {},
+    "alpha_pattern": {},
 }
 """Options that vLLM 0.29 refuses or ignores, with the only value served here."""
 
 
 class Adapter(NamedTuple):
-    """What the folder's configuration says: rank, and the base model that it was trained on."""
+    """What the folder says: the rank, the base model that it was trained on and its revision, and for each layer that
+    it changes (`model.layers.0.self_attn.q_proj`) the features in and out."""
 
     rank: int
     base_model: str
+    revision: str | None
+    layers: Mapping[str, tuple[int, int]]
 
 
 class _Tensor(NamedTuple):
@@ -60,8 +68,11 @@ def check_adapter(folder: Path) -> Adapter:
                 f"{path.relative_to(folder)}: only safetensors weights are accepted (others can run code when read)"
             )
     config = _read_config(folder / CONFIG_FILE)
-    _check_tensors(folder / WEIGHTS_FILE, config)
-    return Adapter(config["r"], config["base_model_name_or_path"])
+    layers = _check_tensors(folder / WEIGHTS_FILE, config)
+    _check_targets(config.get("target_modules"), layers)
+    revision = config.get("revision")
+    named = revision if isinstance(revision, str) else None
+    return Adapter(config["r"], config["base_model_name_or_path"], named, layers)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -76,6 +87,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     rank = config.get("r")
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
         raise InvalidLearnware(f"{CONFIG_FILE}: r is {rank!r}; it must be a whole number from 1 to {MAX_RANK}")
+    alpha = config.get("lora_alpha", rank)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+        raise InvalidLearnware(f"{CONFIG_FILE}: lora_alpha is {alpha!r}; it must be a positive number")
     if not isinstance(config.get("base_model_name_or_path"), str):
         raise InvalidLearnware(f"{CONFIG_FILE}: base_model_name_or_path must name the base model")
     for option, served in _UNSUPPORTED.items():
@@ -84,14 +98,34 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_tensors(path: Path, config: dict[str, Any]) -> None:
+def _check_targets(targets: Any, layers: Mapping[str, tuple[int, int]]) -> None:
+    """Every name of `target_modules` ends the path of a layer that the adapter changes. Where PEFT was given a pattern
+    instead of names, the tensors alone say which layers those are: a pattern of somebody else's is not run here."""
+    if isinstance(targets, str) and targets:
+        return
+    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
+        raise InvalidLearnware(f"{CONFIG_FILE}: target_modules must list the modules that the adapter changes")
+    idle = [target for target in targets if not any(f".{layer}".endswith(f".{target}") for layer in layers)]
+    if idle:
+        raise InvalidLearnware(
+            f"{CONFIG_FILE}: no tensor belongs to {idle} of target_modules; the tensors are for {sorted(layers)[:3]}"
+        )
+
+
+def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """The layers with their features in and out."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is missing") from None
     tensors, data = _read_header(raw)
-    ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
-    pairs: dict[str, dict[str, int]] = {}
+    try:
+        with safe_open(path, "np"):
+            pass  # the engine's own reader: gaps, overlaps and what else it refuses
+    except (SafetensorError, OSError) as error:
+        raise InvalidLearnware(f"{WEIGHTS_FILE} is no safetensors file: {error}") from None
+    pairs: dict[str, dict[str, _Tensor]] = {}
+    idle = {"A": True, "B": True}
     for name, tensor in tensors.items():
         match = _TENSOR_NAME.match(name)
         if match is None:
@@ -103,7 +137,7 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> None:
             )
         side = match["side"]
         rank = tensor.shape[0] if side == "A" else tensor.shape[1]
-        if rank not in ranks:
+        if rank != config["r"]:
             raise InvalidLearnware(
                 f"{WEIGHTS_FILE}: {name} has shape {tensor.shape}, but {CONFIG_FILE} says r = {config['r']}"
             )
@@ -111,12 +145,17 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> None:
         values = np.frombuffer(raw[data + tensor.start : data + tensor.end], kind)
         if bool(((values & kind(mask)) == mask).any()):
             raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has NaN or infinite values")
-        pairs.setdefault(match["layer"], {})[side] = rank
+        idle[side] = idle[side] and not bool((values << kind(1)).any())  # the sign of -0 shifted out
+        pairs.setdefault(match["layer"].removeprefix("base_model.model."), {})[side] = tensor
     for layer, sides in pairs.items():
-        if set(sides) != {"A", "B"} or sides["A"] != sides["B"]:
+        if set(sides) != {"A", "B"} or sides["A"].shape[0] != sides["B"].shape[1]:
             raise InvalidLearnware(f"{WEIGHTS_FILE}: {layer} needs lora_A and lora_B of one rank")
     if not pairs:
         raise InvalidLearnware(f"{WEIGHTS_FILE} holds no tensors")
+    for side, empty in idle.items():
+        if empty:
+            raise InvalidLearnware(f"{WEIGHTS_FILE}: every lora_{side} is 0, so the adapter changes nothing")
+    return {layer: (sides["A"].shape[1], sides["B"].shape[0]) for layer, sides in pairs.items()}
 
 
 def _read_header(raw: bytes) -> tuple[dict[str, _Tensor], int]:
@@ -137,6 +176,8 @@ def _read_header(raw: bytes) -> tuple[dict[str, _Tensor], int]:
     size = len(raw) - 8 - length
     for name, tensor in tensors.items():
         width = {"BF16": 2, "F16": 2, "F32": 4}.get(tensor.dtype)
+        if not _is_sound(tensor):
+            raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has an impossible shape or place in the file")
         if tensor.end > size:
             raise InvalidLearnware(
                 f"{WEIGHTS_FILE} is truncated: {name} ends at byte {tensor.end} of the data, which has {size}"
@@ -144,3 +185,8 @@ def _read_header(raw: bytes) -> tuple[dict[str, _Tensor], int]:
         if width is not None and tensor.end - tensor.start != width * int(np.prod(tensor.shape)):
             raise InvalidLearnware(f"{WEIGHTS_FILE}: the bytes of {name} do not match its shape {tensor.shape}")
     return tensors, 8 + length
+
+
+def _is_sound(tensor: _Tensor) -> bool:
+    numbers = (*tensor.shape, tensor.start, tensor.end)
+    return all(type(number) is int and number >= 0 for number in numbers) and tensor.start <= tensor.end

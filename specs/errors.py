@@ -4,10 +4,12 @@
     ├── InvalidInput              400  the caller sent, or the operator wrote, something that cannot be used
     │   ├── InvalidConfig         400  a configuration file or option
     │   ├── InvalidLearnware      400  a learnware's folder: adapter, card or specification
-    │   │   └── DuplicateLearnware 409  two learnwares with one id
+    │   │   └── DuplicateLearnware 409  two learnwares with one id, or one that is in the market already
     │   └── InvalidSpecification  400  a specification's shapes, values, type or encoder
     ├── UnknownModel              404  a model, learnware or task id that is not served
+    │   └── UnknownLearnware      404  a learnware that is not in the market
     ├── NotReady                  503  the stack is still starting
+    ├── MarketBusy                503  another process is changing the market
     └── StartupError              503  the stack cannot start here: busy port, missing base model
 
 Messages say what was wrong and what would be right. One place (`serving.middleware`) makes them OpenAI error objects.
@@ -48,6 +50,16 @@ class UnknownModel(LearnwareError):
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+
+
+class UnknownLearnware(UnknownModel):
+    code = "learnware_not_found"
+
+
+class MarketBusy(LearnwareError):
+    status = 503
+    type = "service_unavailable"
+    code = "market_busy"
 
 
 class StartupError(LearnwareError):

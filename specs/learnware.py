@@ -9,7 +9,8 @@ Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fa
 that says what would be right, rather than by the engine under traffic.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from specs.adapter import check_adapter
@@ -36,6 +37,10 @@ class Learnware:
     rank: int
     folder: Path
     specification: Specification
+    base_revisions: frozenset[str] = frozenset()
+    """Revisions of the base model that its card and its adapter name."""
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """The base model's layers that it changes, with their features in and out."""
 
 
 def load_learnware(folder: Path) -> Learnware:
@@ -69,6 +74,8 @@ def load_learnware(folder: Path) -> Learnware:
         rank=adapter.rank,
         folder=folder,
         specification=specification,
+        base_revisions=frozenset(filter(None, (card.base_model.revision, adapter.revision))),
+        layers=adapter.layers,
     )
 
 

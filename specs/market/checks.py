@@ -1,0 +1,52 @@
+"""What a learnware must be to be served here: valid in itself, and made for this base model and this engine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from specs.base_geometry import Layers, check_fits
+from specs.errors import InvalidLearnware
+from specs.learnware import Learnware, load_learnware
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What this market serves. A field left out is not checked."""
+
+    base_model: str | None = None
+    revision: str | None = None
+    layers: Layers | None = None
+    """The base model's layers that take adapters (`specs.base_geometry`)."""
+    max_rank: int | None = None
+    reserved: frozenset[str] = frozenset()
+    """Ids that clients already use for something else: the base model's, the automatic names."""
+
+
+def check_learnware(folder: Path, requirements: Requirements) -> Learnware:
+    """The learnware in `folder`, whole and fit for this market.
+
+    Raises:
+        InvalidLearnware: what is wrong, and what would be right.
+    """
+    learnware = load_learnware(folder)
+    try:
+        _check(learnware, requirements)
+    except InvalidLearnware as error:
+        raise InvalidLearnware(f"learnware {learnware.id}: {error}") from None
+    return learnware
+
+
+def _check(learnware: Learnware, requirements: Requirements) -> None:
+    base = requirements.base_model
+    if base is not None and learnware.base_model != base:
+        raise InvalidLearnware(f"it is an adapter for {learnware.base_model!r}; the base model here is {base!r}")
+    others = sorted(learnware.base_revisions - {"main", requirements.revision})
+    if requirements.revision is not None and others:
+        raise InvalidLearnware(
+            f"it is for revision {others[0]!r} of the base model; served is {requirements.revision!r}"
+        )
+    if requirements.max_rank is not None and learnware.rank > requirements.max_rank:
+        raise InvalidLearnware(f"its rank is {learnware.rank}; the engine's slots hold up to {requirements.max_rank}")
+    if requirements.layers is not None:
+        check_fits(learnware.layers, requirements.layers)
+    if learnware.id in requirements.reserved:
+        raise InvalidLearnware(f"its id must not be {learnware.id!r}: requests for that go elsewhere")

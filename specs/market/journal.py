@@ -1,0 +1,208 @@
+"""The market's journal: an SQLite database of every learnware that was ever submitted, and what became of it.
+
+It is the truth; the published catalogue is made from it. The database has a rollback journal, not a write-ahead log,
+which would need shared memory beside it and so one machine.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from specs.card import Card
+from specs.errors import MarketBusy
+
+JOURNAL_FILE = "market.sqlite"
+_FORMAT = 1
+
+_SCHEMA = """
+CREATE TABLE learnwares (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    sha256 TEXT,
+    state TEXT NOT NULL CHECK (state IN ('active', 'replaced', 'removed', 'quarantined')),
+    reason TEXT,
+    changed TEXT NOT NULL,
+    card TEXT,
+    stamp TEXT,
+    CHECK (state != 'active' OR (sha256 IS NOT NULL AND card IS NOT NULL))
+);
+CREATE UNIQUE INDEX one_active ON learnwares (id) WHERE state = 'active';
+CREATE INDEX by_id ON learnwares (id);
+CREATE INDEX by_sha256 ON learnwares (sha256);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT INTO facts VALUES ('sequence', 0), ('seeded', 0);
+"""
+_COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp"
+
+
+class State(StrEnum):
+    ACTIVE = "active"
+    REPLACED = "replaced"
+    REMOVED = "removed"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One submission. `sha256` and `card` are None where it could not be taken in or read; `reason` says why it is in
+    quarantine; `stamp` is its object's (`specs.market.objects.stamp`)."""
+
+    number: int
+    id: str
+    version: int
+    sha256: str | None
+    state: State
+    reason: str | None
+    changed: datetime
+    card: Card | None
+    stamp: str | None
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """A record as it is shown to clients: JSON values, without the place of its files."""
+    return {
+        "id": record.id,
+        "object": "learnware",
+        "version": record.version,
+        "state": str(record.state),
+        "reason": record.reason,
+        "changed": record.changed.isoformat(timespec="seconds"),
+        "sha256": record.sha256,
+        "card": None if record.card is None else record.card.model_dump(mode="json", exclude_none=True),
+    }
+
+
+class Journal:
+    """An open database. `reading` and `writing` make one for a single operation."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def active(self, learnware_id: str) -> Record | None:
+        return next(iter(self._select("WHERE id = ? AND state = ?", learnware_id, State.ACTIVE)), None)
+
+    def latest(self, learnware_id: str) -> Record | None:
+        return next(iter(self._select("WHERE id = ? ORDER BY number DESC LIMIT 1", learnware_id)), None)
+
+    def records(self, state: State | None = None) -> list[Record]:
+        """Sorted by id, then by number."""
+        if state is None:
+            return self._select("ORDER BY id, number")
+        return self._select("WHERE state = ? ORDER BY id, number", state)
+
+    def add(
+        self,
+        learnware_id: str,
+        state: State,
+        *,
+        version: int = 0,
+        sha256: str | None = None,
+        reason: str | None = None,
+        card: Card | None = None,
+        stamp: str | None = None,
+    ) -> Record:
+        text = None if card is None else card.model_dump_json(exclude_none=True)
+        number = self._connection.execute(
+            "INSERT INTO learnwares (id, version, sha256, state, reason, changed, card, stamp) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (learnware_id, version, sha256, state, reason, _now(), text, stamp),
+        ).lastrowid
+        return self._select("WHERE number = ?", number)[0]
+
+    def end(self, record: Record, state: State, reason: str | None = None) -> Record:
+        """An active learnware is so no more."""
+        self._connection.execute(
+            "UPDATE learnwares SET state = ?, reason = ?, changed = ? WHERE number = ?",
+            (state, reason, _now(), record.number),
+        )
+        return self._select("WHERE number = ?", record.number)[0]
+
+    def set_stamp(self, record: Record, stamp: str) -> None:
+        self._connection.execute("UPDATE learnwares SET stamp = ? WHERE number = ?", (stamp, record.number))
+
+    def fact(self, name: str) -> int:
+        value: int = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()[0]
+        return value
+
+    def set_fact(self, name: str, value: int) -> None:
+        self._connection.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
+
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong in its own file."""
+        rows = self._connection.execute("PRAGMA integrity_check").fetchall()
+        return [row[0] for row in rows if row[0] != "ok"]
+
+    def _select(self, rest: str, *values: Any) -> list[Record]:
+        # `rest` is one of the constants above, never input
+        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM learnwares {rest}", values)  # noqa: S608
+        return [_record(row) for row in rows]
+
+
+def prepare(root: Path, timeout_s: float) -> None:
+    """Makes the database if it is not there; whole or not at all."""
+    with closing(_connect(root, timeout_s)) as connection:
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+
+
+@contextmanager
+def reading(root: Path, timeout_s: float) -> Iterator[Journal]:
+    """Raises MarketBusy when the database stays locked for `timeout_s`."""
+    with _as_busy(), closing(_connect(root, timeout_s)) as connection:
+        yield Journal(connection)
+
+
+@contextmanager
+def writing(root: Path, timeout_s: float) -> Iterator[Journal]:
+    """One transaction, on the disk when the block ends; undone when it raises.
+
+    Raises MarketBusy when the database stays locked for `timeout_s`."""
+    with _as_busy(), closing(_connect(root, timeout_s)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield Journal(connection)
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
+
+
+def _connect(root: Path, timeout_s: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(root / JOURNAL_FILE, timeout=timeout_s, isolation_level=None)
+    connection.execute("PRAGMA synchronous = EXTRA")  # also syncs the folder when the rollback journal goes
+    return connection
+
+
+@contextmanager
+def _as_busy() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise MarketBusy(f"the market's database is locked by another process: {error}") from None
+        raise
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    number, learnware_id, version, sha256, state, reason, changed, card, stamp = row
+    return Record(
+        number,
+        learnware_id,
+        version,
+        sha256,
+        State(state),
+        reason,
+        datetime.fromisoformat(changed),
+        None if card is None else Card.model_validate_json(card),
+        stamp,
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

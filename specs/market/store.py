@@ -1,0 +1,371 @@
+"""The market on disk: one folder, changed by one writer at a time, whole at every moment.
+
+    market.sqlite        the journal: every submission and its state (`specs.market.journal`)
+    objects/<sha256>/    learnware folders (`specs.market.objects`)
+    quarantine/          what was refused or withdrawn, as far as it could be taken in
+    incoming/            submissions on their way
+    catalogue.json       what is served (`specs.market.catalogue`)
+    market.lock          held by the process that changes something
+
+A change goes: files into `incoming`, checked there; under the lock, rename into `objects`, then one transaction, then
+the catalogue. Killed in between, the next start finds an object that nothing refers to (removed), or a catalogue of an
+older sequence (written again). So a change is in effect, whole, exactly when its transaction is.
+"""
+
+import difflib
+import fcntl
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from specs.card import CARD_FILE, Card, load_card
+from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
+from specs.learnware import Learnware
+from specs.market import journal
+from specs.market.catalogue import Catalogue, Entry, read_catalogue, write_catalogue
+from specs.market.checks import Requirements, check_learnware
+from specs.market.intake import Limits, Progress, download, is_hub_id, take
+from specs.market.journal import Journal, Record, State
+from specs.market.objects import ObjectStore, fingerprint, stamp
+from specs.market.search import search
+
+LOCK_TIMEOUT_S = 10.0
+LOCK_POLL_S = 0.02
+KEPT_S = 3600.0
+"""How long the files of a learnware that is served no more are kept: running requests may still need them."""
+QUARANTINE_KEPT = 100
+"""Learnwares whose files are kept in quarantine; of older ones only the reason is."""
+
+Say = Callable[[str], object]
+
+
+class Staged(NamedTuple):
+    """A submission that passed every check and is not served yet; `folder` holds its files as long as it is staged."""
+
+    learnware: Learnware
+    card: Card
+    sha256: str
+    folder: Path
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.learnware.id, self.learnware.version, self.sha256, self.folder)
+
+
+class Market:
+    """The market in folder `root`, which is made if absent. Opening it repairs what a crash left.
+
+    Safe to use from several threads and processes: each change takes the lock, and one that cannot have it in
+    `lock_timeout_s` raises MarketBusy.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        requirements: Requirements | None = None,
+        limits: Limits | None = None,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+    ) -> None:
+        self.root = root.resolve()
+        self._requirements = requirements or Requirements()
+        self._limits = limits or Limits()
+        self._timeout_s = lock_timeout_s
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._objects = ObjectStore(self.root)
+        with self._lock():
+            journal.prepare(self.root, self._timeout_s)
+            self._objects.sweep()
+            self._repair()
+        self.collect_garbage()
+
+    @contextmanager
+    def stage(
+        self, source: str | Path, *, progress: Progress = lambda _: None, record: bool = True
+    ) -> Iterator[Staged]:
+        """Takes in and checks a submission: a folder, a zip file, or a hub id (`owner/name`).
+
+        What fails is put into quarantine with the reason, unless `record` is False.
+
+        Raises:
+            InvalidLearnware: why it is refused.
+            InvalidInput: there is nothing to take in.
+        """
+        name = re.sub(r"[^\w.-]", "_", Path(source).stem if str(source).endswith(".zip") else Path(source).name)[:64]
+        with self._objects.incoming() as place:
+            folder = place / (name.strip(".") or "learnware")
+            folder.mkdir()
+            try:
+                self._take(source, folder, place / "download", progress)
+            except InvalidLearnware as error:
+                if record:
+                    self._refuse(folder.name, None, None, str(error))
+                raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
+            try:
+                learnware = check_learnware(folder, self._requirements)
+            except InvalidLearnware as error:
+                if record:
+                    self._refuse(folder.name, folder, fingerprint(folder), str(error))
+                raise
+            yield Staged(learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder)
+
+    def submit(self, staged: Staged) -> Record:
+        """Adds a learnware whose id is not in the market. It is served from now on.
+
+        Raises:
+            DuplicateLearnware: the id is taken.
+        """
+        with self._change() as book:
+            if active := book.active(staged.learnware.id):
+                raise DuplicateLearnware(
+                    f"learnware {active.id!r} is in the market already (version {active.version}); replace it with a "
+                    "higher version, or choose another id"
+                )
+            return self._activate(book, staged)
+
+    def replace(self, staged: Staged) -> Record:
+        """Puts a new version in the place of the active one.
+
+        Raises:
+            UnknownLearnware: there is none of that id.
+            InvalidLearnware: the version is not higher.
+        """
+        with self._change() as book:
+            active = self._active(book, staged.learnware.id)
+            if staged.learnware.version <= active.version:
+                raise InvalidLearnware(
+                    f"learnware {active.id!r} is in the market with version {active.version}; a replacement needs a "
+                    f"higher one in {CARD_FILE}, not {staged.learnware.version}"
+                )
+            book.end(active, State.REPLACED)
+            return self._activate(book, staged)
+
+    def remove(self, learnware_id: str) -> Record:
+        """Ends serving it. Raises UnknownLearnware."""
+        with self._change() as book:
+            return book.end(self._active(book, learnware_id), State.REMOVED)
+
+    def quarantine(self, learnware_id: str, reason: str) -> Record:
+        """Ends serving it and keeps its files, with the reason. Raises UnknownLearnware."""
+        if not reason.strip():
+            raise InvalidInput("a learnware is put into quarantine with a reason")
+        with self._change() as book:
+            return book.end(self._active(book, learnware_id), State.QUARANTINED, reason)
+
+    def refuse(self, staged: Staged, reason: str) -> Record:
+        """Puts a staged submission into quarantine instead of serving it."""
+        learnware = staged.learnware
+        return self._refuse(learnware.id, staged.folder, staged.sha256, reason, staged.card)
+
+    def records(self, state: State | None = State.ACTIVE) -> list[Record]:
+        """The records in one state, or (None) all, sorted by id."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            return book.records(state)
+
+    def show(self, learnware_id: str) -> Record:
+        """The active learnware of that id, else the latest that had it. Raises UnknownLearnware."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            found = book.active(learnware_id) or book.latest(learnware_id)
+            if found is None:
+                raise self._unknown(book, learnware_id)
+            return found
+
+    def search(
+        self, text: str = "", *, domain: str | None = None, task: str | None = None, language: str | None = None
+    ) -> list[Record]:
+        """Active learnwares whose card holds every word of `text`, the best match first; all if it is empty."""
+        return search(self.records(), text, domain=domain, task=task, language=language)
+
+    def folder(self, record: Record) -> Path | None:
+        """Where a record's files lie; None if they are kept no more."""
+        if record.sha256 is None:
+            return None
+        places = (self._objects.folder(record.sha256), self._objects.quarantined(record.sha256))
+        return next((place for place in places if place.is_dir()), None)
+
+    def seed(self, folder: Path, say: Say) -> None:
+        """Fills a new market with the learnwares in the sub-folders of `folder`; done once, and gone on with after a
+        crash.
+
+        Raises:
+            InvalidLearnware: one of them is refused.
+        """
+        with journal.reading(self.root, self._timeout_s) as book:
+            if book.fact("seeded"):
+                return
+            known = {record.id for record in book.records()}
+        if not folder.is_dir():
+            raise InvalidLearnware(f"the learnwares' folder {folder} does not exist")
+        for source in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"):
+            with self.stage(source, record=False) as staged:
+                if staged.learnware.id not in known:
+                    self.submit(staged)
+        with self._lock(), journal.writing(self.root, self._timeout_s) as book:
+            book.set_fact("seeded", 1)
+        say(f"the market in {self.root} begins with {len(self.records())} learnwares")
+
+    def check_integrity(self, progress: Callable[[str], object] = lambda _: None) -> list[str]:
+        """Everything that is wrong, in words; empty when the market is whole. Reads every file of every served
+        learnware; `progress` is told each one's id."""
+        with self._lock(), journal.reading(self.root, self._timeout_s) as book:
+            problems = [f"journal: {line}" for line in book.damage()]
+            active = book.records(State.ACTIVE)
+            for record in active:
+                progress(record.id)
+                problems += self._problems_of(record)
+            known = {record.sha256 for record in book.records()}
+            problems += [f"objects: nothing refers to {sha}" for sha in self._objects.hashes() - known]
+            problems += [f"quarantine: nothing refers to {sha}" for sha in self._objects.quarantined_hashes() - known]
+            problems += [f"incoming: {name} is left over" for name in self._objects.leftovers()]
+            try:
+                published = read_catalogue(self.root)
+            except InvalidInput as error:
+                return [*problems, str(error)]
+            if published != self._catalogue(book):
+                problems.append(f"catalogue: sequence {published.sequence} differs from the journal")
+            return problems
+
+    def collect_garbage(self, kept_s: float = KEPT_S) -> list[str]:
+        """Removes files that nothing serves, `kept_s` seconds after they were served last; those of quarantined
+        learnwares move to quarantine, which keeps the latest. Returns the hashes that left."""
+        before = datetime.now(UTC) - timedelta(seconds=kept_s)
+        with self._lock(), journal.reading(self.root, self._timeout_s) as book:
+            records = book.records()
+            active = {record.sha256 for record in records if record.state is State.ACTIVE}
+            recent = {record.sha256 for record in records if record.changed > before}
+            held = [each for each in records if each.state is State.QUARANTINED and each.sha256 is not None]
+            left = sorted(self._objects.hashes() - active - recent)
+            for sha in left:
+                if sha in {record.sha256 for record in held}:
+                    self._objects.withdraw(sha)
+                else:
+                    self._objects.delete(sha)
+            held.sort(key=lambda record: record.number)
+            for sha in self._objects.quarantined_hashes() - {record.sha256 for record in held[-QUARANTINE_KEPT:]}:
+                self._objects.delete_quarantined(sha)
+            return left
+
+    def _take(self, source: str | Path, folder: Path, downloaded: Path, progress: Progress) -> None:
+        if is_hub_id(str(source)):
+            download(str(source), downloaded, self._limits)
+            take(downloaded, folder, self._limits, progress)
+            shutil.rmtree(downloaded)
+        else:
+            take(Path(source), folder, self._limits, progress)
+
+    def _activate(self, book: Journal, staged: Staged) -> Record:
+        self._objects.put(staged.folder, staged.sha256)
+        return book.add(
+            staged.learnware.id,
+            State.ACTIVE,
+            version=staged.learnware.version,
+            sha256=staged.sha256,
+            card=staged.card,
+            stamp=stamp(self._objects.folder(staged.sha256)),
+        )
+
+    def _refuse(
+        self, name: str, folder: Path | None, sha256: str | None, reason: str, card: Card | None = None
+    ) -> Record:
+        with self._lock(), journal.writing(self.root, self._timeout_s) as book:
+            if folder is not None and sha256 is not None:
+                self._objects.put_in_quarantine(folder, sha256)
+            version = card.version if card else 0
+            return book.add(name, State.QUARANTINED, version=version, sha256=sha256, reason=reason, card=card)
+
+    def _active(self, book: Journal, learnware_id: str) -> Record:
+        active = book.active(learnware_id)
+        if active is None:
+            raise self._unknown(book, learnware_id)
+        return active
+
+    def _unknown(self, book: Journal, learnware_id: str) -> UnknownLearnware:
+        ids = [record.id for record in book.records(State.ACTIVE)]
+        close = difflib.get_close_matches(learnware_id, ids, n=3, cutoff=0.4)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        return UnknownLearnware(f"there is no learnware {learnware_id!r} in the market{hint}")
+
+    @contextmanager
+    def _change(self) -> Iterator[Journal]:
+        """One change of what is served: lock, transaction, catalogue."""
+        with self._lock():
+            with journal.writing(self.root, self._timeout_s) as book:
+                yield book
+                book.set_fact("sequence", book.fact("sequence") + 1)
+                catalogue = self._catalogue(book)
+            write_catalogue(self.root, catalogue)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """The market's lock, which the system drops when the process ends, however it ends."""
+        deadline = time.monotonic() + self._timeout_s
+        with (self.root / "market.lock").open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise MarketBusy(
+                            f"another process has been changing the market in {self.root} for more than "
+                            f"{self._timeout_s:g} s; try again"
+                        ) from None
+                    time.sleep(LOCK_POLL_S)
+            yield
+
+    def _catalogue(self, book: Journal) -> Catalogue:
+        entries = (
+            Entry(record.id, record.version, record.sha256, self._objects.folder(record.sha256))
+            for record in book.records(State.ACTIVE)
+            if record.sha256 is not None
+        )
+        return Catalogue(book.fact("sequence"), tuple(entries))
+
+    def _repair(self) -> None:
+        """What a crash, or somebody else's hand, left: objects that nothing refers to go, learnwares whose files are
+        not what was submitted go into quarantine, an outdated catalogue is written again."""
+        with journal.writing(self.root, self._timeout_s) as book:
+            for record in book.records(State.ACTIVE):
+                self._recheck(book, record)
+            known = {record.sha256 for record in book.records()}
+            for sha in self._objects.hashes() - known:
+                self._objects.delete(sha)
+            for sha in self._objects.quarantined_hashes() - known:
+                self._objects.delete_quarantined(sha)
+            catalogue = self._catalogue(book)
+        try:
+            if read_catalogue(self.root) == catalogue:
+                return
+        except InvalidInput:
+            pass
+        write_catalogue(self.root, catalogue)
+
+    def _recheck(self, book: Journal, record: Record) -> None:
+        assert record.sha256 is not None
+        folder = self._objects.folder(record.sha256)
+        now = stamp(folder)
+        if now == record.stamp:
+            return
+        if folder.is_dir() and fingerprint(folder) == record.sha256:
+            book.set_stamp(record, now)
+            return
+        book.end(record, State.QUARANTINED, "its files in the market are missing or not what was submitted")
+        book.set_fact("sequence", book.fact("sequence") + 1)
+        self._objects.withdraw(record.sha256)
+
+    def _problems_of(self, record: Record) -> list[str]:
+        assert record.sha256 is not None
+        folder = self._objects.folder(record.sha256)
+        if not folder.is_dir():
+            return [f"{record.id}: its object {record.sha256} is missing"]
+        if fingerprint(folder) != record.sha256:
+            return [f"{record.id}: the files in {folder.name} are not what was submitted"]
+        try:
+            card = load_card(folder / CARD_FILE)
+        except InvalidLearnware as error:
+            return [f"{record.id}: {error}"]
+        return [] if (card == record.card and card.id == record.id) else [f"{record.id}: the journal has another card"]

@@ -1,0 +1,247 @@
+"""Submissions as they arrive: every form that is accepted, and every trick that is not, with a real file for each."""
+
+import shutil
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from specs.errors import InvalidInput, InvalidLearnware
+from specs.market.intake import Limits, take
+from specs.market.journal import State
+from specs.market.store import Market
+from tests.specs.market.support import pack
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    folder = tmp_path / "target"
+    folder.mkdir()
+    return folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("prefix", ["", "colours-objects/"], ids=["files", "files in one folder"])
+def test_a_folder_and_its_zip_arrive_alike(whole: Path, target: Path, tmp_path: Path, prefix: str) -> None:
+    seen: list[int] = []
+    take(pack(whole, tmp_path / "a.zip", prefix), target, Limits(), seen.append)
+    assert names(target) == names(whole)
+    for name in names(whole):
+        assert (target / name).read_bytes() == (whole / name).read_bytes()
+    assert sum(seen) == sum((whole / name).stat().st_size for name in names(whole))
+    other = tmp_path / "other"
+    other.mkdir()
+    take(whole, other, Limits())
+    assert names(other) == names(whole)
+
+
+def entry(name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644) -> Callable[[zipfile.ZipFile], None]:
+    def add(archive: zipfile.ZipFile) -> None:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = mode << 16
+        info.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(info, content)
+
+    return add
+
+
+def twice(archive: zipfile.ZipFile) -> None:
+    with pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("learnware.yaml", "a: 1")
+
+
+BAD_ENTRIES: dict[str, tuple[Callable[[zipfile.ZipFile], None], str]] = {
+    "zip slip": (entry("../../evil.json"), "leads out of the learnware's folder"),
+    "zip slip inside": (entry("specification/../../evil.json"), "leads out"),
+    "absolute name": (entry("/etc/evil.json"), "leads out"),
+    "backslashes": (entry("..\\evil.json"), "leads out"),
+    "drive letter": (entry("C:evil.json"), "leads out"),
+    "symbolic link": (entry("README.md", b"/etc/passwd", stat.S_IFLNK | 0o777), "a symbolic link or another special"),
+    "device": (entry("README.md", b"", stat.S_IFCHR | 0o666), "a symbolic link or another special"),
+    "the same name twice": (twice, "holds learnware.yaml twice"),
+    "names that differ in case": (entry("Learnware.yaml"), "Learnware.yaml is not a file of a learnware"),
+    "a program": (entry("modeling.py"), "modeling.py: only safetensors weights"),
+    "pickled weights": (entry("adapter_model.bin"), "adapter_model.bin: only safetensors weights"),
+    "a torch checkpoint": (entry("rng_state.pth"), "rng_state.pth: only safetensors weights"),
+    "a pickle": (entry("specification/points.pkl"), "only safetensors weights"),
+    "a zip in the zip": (entry("more.zip"), "more.zip is not a file of a learnware"),
+    "a file nobody knows": (
+        entry("notes.txt"),
+        "notes.txt is not a file of a learnware; known are adapter_config.json",
+    ),
+    "a bomb": (entry("README.md", bytes(40 << 20)), "unpacks to more than 100 times"),
+    "bzip2": (
+        lambda archive: archive.writestr("README.md", b"x", compress_type=zipfile.ZIP_BZIP2),
+        "neither stored nor deflated",
+    ),
+}
+
+
+@pytest.mark.parametrize("trick", BAD_ENTRIES)
+def test_a_zip_with_a_bad_entry_is_refused_and_nothing_leaves_the_folder(
+    whole: Path, market: Market, tmp_path: Path, trick: str
+) -> None:
+    add, reason = BAD_ENTRIES[trick]
+    path = pack(whole, tmp_path / "bad.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        add(archive)
+    before = names(tmp_path) - {"market/market.sqlite"}
+    with pytest.raises(InvalidLearnware) as caught, market.stage(path):
+        pass
+    assert reason in str(caught.value)
+    assert names(tmp_path) - {"market/market.sqlite"} == before
+    (record,) = market.records(State.QUARANTINED)
+    assert record.reason is not None
+    assert reason in record.reason
+    assert market.records() == []
+
+
+def test_an_encrypted_entry_is_refused(whole: Path, target: Path, tmp_path: Path) -> None:
+    path = pack(whole, tmp_path / "a.zip")
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    for at in (6, central + 8):  # the flags of the first entry, in its own header and in the directory
+        content[at] |= 1
+    path.write_bytes(content)
+    with pytest.raises(InvalidLearnware, match="is encrypted"):
+        take(path, target, Limits())
+
+
+def test_a_size_that_lies_is_found_while_reading(whole: Path, target: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("README.md", bytes(range(256)) * 40)
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    content[central + 24 : central + 28] = struct.pack("<I", 10)
+    path.write_bytes(content)
+    with pytest.raises(InvalidLearnware, match="not a whole zip file"):
+        take(path, target, Limits())
+    assert (target / "README.md").stat().st_size <= 10
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [(Limits(files=3), "more than 3 files"), (Limits(bytes=1 << 10), "more than 0.000976562 MiB")],
+    ids=["files", "bytes"],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_limits_hold(whole: Path, target: Path, tmp_path: Path, limits: Limits, reason: str, packed: bool) -> None:
+    source = pack(whole, tmp_path / "a.zip") if packed else whole
+    with pytest.raises(InvalidLearnware, match=reason):
+        take(source, target, limits)
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9, 0.999])
+def test_a_zip_that_is_cut_is_refused(whole: Path, target: Path, tmp_path: Path, cut: float) -> None:
+    path = pack(whole, tmp_path / "a.zip")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
+    with pytest.raises(InvalidLearnware, match=r"a\.zip is not a whole zip file"):
+        take(path, target, Limits())
+
+
+def test_a_damaged_entry_is_refused(whole: Path, target: Path, tmp_path: Path) -> None:
+    path = pack(whole, tmp_path / "a.zip", method=zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"lora_A")] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InvalidLearnware, match="not a whole zip file: Bad CRC-32"):
+        take(path, target, Limits())
+
+
+def test_a_folder_with_a_link_a_pipe_or_a_program_is_refused(whole: Path, tmp_path: Path, target: Path) -> None:
+    def link(folder: Path) -> None:
+        (folder / "README.md").symlink_to("/etc/hostname")
+
+    def linked_folder(folder: Path) -> None:
+        (folder / "more").symlink_to(tmp_path)
+
+    def pipe(folder: Path) -> None:
+        import os
+
+        os.mkfifo(folder / "README.md")
+
+    def program(folder: Path) -> None:
+        (folder / "adapter.py").write_text("print()")
+
+    cases = {
+        link: "symbolic link",
+        linked_folder: "symbolic link",
+        pipe: "no regular file",
+        program: "only safetensors weights",
+    }
+    for spoil, reason in cases.items():
+        folder = Path(shutil.copytree(whole, tmp_path / spoil.__name__))
+        spoil(folder)
+        place = target / spoil.__name__
+        place.mkdir()
+        with pytest.raises(InvalidLearnware, match=reason):
+            take(folder, place, Limits())
+
+
+def test_what_is_neither_folder_nor_zip_is_refused(tmp_path: Path, target: Path) -> None:
+    with pytest.raises(InvalidInput, match="neither a folder nor a zip file"):
+        take(tmp_path / "nothing", target, Limits())
+    (tmp_path / "text.zip").write_text("hello")
+    with pytest.raises(InvalidLearnware, match="not a whole zip file"):
+        take(tmp_path / "text.zip", target, Limits())
+
+
+class Hub:
+    """Stands for `snapshot_download`: one repository, which also holds what must not be fetched."""
+
+    def __init__(self, whole: Path) -> None:
+        self.whole = whole
+        self.asked: list[str] = []
+
+    def __call__(self, repo_id: str, *, revision: str | None, allow_patterns: list[str], local_dir: Path, **options):
+        from fnmatch import fnmatch
+        from types import SimpleNamespace
+
+        self.asked.append(repo_id)
+        wanted = [
+            path
+            for path in self.whole.rglob("*")
+            if path.is_file() and any(fnmatch(path.relative_to(self.whole).as_posix(), each) for each in allow_patterns)
+        ]
+        if options.get("dry_run"):
+            return [SimpleNamespace(file_size=path.stat().st_size) for path in wanted]
+        for path in wanted:
+            place = local_dir / path.relative_to(self.whole)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+        (local_dir / ".cache" / "huggingface").mkdir(parents=True)
+        (local_dir / ".cache" / "huggingface" / "x.metadata").write_text("")
+        return str(local_dir)
+
+
+def test_a_hub_id_brings_known_files_only(
+    whole: Path, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Path(shutil.copytree(whole, tmp_path / "repository"))
+    (repository / "adapter_model.bin").write_bytes(b"pickle")
+    (repository / "tokenizer.json").write_text("{}")
+    hub = Hub(repository)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    with market.stage("someone/colours") as staged:
+        assert names(staged.folder) == names(whole)
+        record = market.submit(staged)
+    assert record.id == "colours-objects"
+    assert set(hub.asked) == {"someone/colours"}
+
+
+def test_a_hub_that_cannot_be_reached_is_named(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    reason = "cannot get 'someone/colours' from the Hugging Face hub: no route to host"
+    with pytest.raises(InvalidInput, match=reason), market.stage("someone/colours"):
+        pass
