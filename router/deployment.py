@@ -30,14 +30,14 @@ from router.choice import (
     encode_choice,
 )
 from router.conversation import ConversationSettings, choose_for_conversation
-from router.follow_ups import FollowUps
+from router.following import Follower
 from router.metrics import RouterMetrics
 from router.ray_seam import choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
 from router.request import DecodeTokens, read_request
-from router.selection import Choice, Selector
+from router.selection import Choice
 from router.settings import SelectionSettings
-from specs.encoder import load_encoder
-from specs.learnware import load_learnwares
+from router.snapshot import SnapshotBuilder
+from specs.market.catalogue import Catalogue, current_catalogue
 
 logger = logging.getLogger("ray.serve")
 
@@ -56,6 +56,8 @@ class RouterOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learnwares: Path
+    """A folder of learnwares that stay as they are; read where there is no market."""
+    market: Path | None
     base_model: Path | None
     auto_names: tuple[str, ...]
     deadline_ms: float
@@ -73,7 +75,11 @@ class Decision(NamedTuple):
 
 
 class LearnwareRouter:
-    """One router replica. Holds the learnwares' specifications, never their weights."""
+    """One router replica. Holds the learnwares' specifications, never their weights.
+
+    Of a change in the market a request sees nothing or all: the snapshot is built in a thread and swapped in. Until an
+    engine replica has made the same change, it answers a choice that it does not know from the base model.
+    """
 
     def __init__(self, server: DeploymentHandle[Any], options: RouterOptions, secret: bytes) -> None:
         if options.on_loopback:
@@ -82,13 +88,10 @@ class LearnwareRouter:
         self._options = options
         self._secret = secret
         self._deadline_s = options.deadline_ms / 1000
-        learnwares = load_learnwares(options.learnwares)
-        self._selector: Selector | None = None
-        if learnwares:
-            encoder = load_encoder(learnwares[0].specification.encoder_id)
-            self._selector = Selector(learnwares, encoder, options.selection)
-            self._follow_ups = FollowUps(encoder)
-            self._selector.choose("warm-up: the first call loads tables that every later one finds in cache")
+        self._builder = SnapshotBuilder(options.selection)
+        catalogue = current_catalogue(options.market, options.learnwares)
+        self._snapshot = self._builder.build(catalogue)
+        self._sequence = catalogue.sequence
         self._decode_tokens = _token_decoder(options.base_model)
         self._threads = ThreadPoolExecutor(DECISION_THREADS, thread_name_prefix="decide")
         self._registry = CollectorRegistry()
@@ -96,7 +99,17 @@ class LearnwareRouter:
         initialise(server)
 
     async def __serve_build_asgi_app__(self) -> Starlette:
+        if self._options.market is not None:
+            self._follower = Follower(self._options.market, self._follow, self._sequence)
+            self._follower.start()
         return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
+
+    async def _follow(self, catalogue: Catalogue) -> None:
+        self._snapshot = await asyncio.to_thread(self._builder.build, catalogue)
+
+    async def market_reached(self, sequence: int) -> int:
+        """Returns when the market's change number `sequence` is in effect here."""
+        return await self._follower.reached(sequence)
 
     async def _route(self, request: Request) -> JSONResponse:
         body = await request.body()
@@ -141,10 +154,11 @@ class LearnwareRouter:
         request = read_request(body, self._decode_tokens)
         if request.model is not None and request.model not in self._options.auto_names:
             return _base("named"), False
-        if self._selector is None:
+        snapshot = self._snapshot  # one for the whole decision
+        if snapshot is None:
             return _base(NO_LEARNWARE), True
         choice = choose_for_conversation(
-            request.turns, self._selector.choose, self._follow_ups.includes, self._options.conversation
+            request.turns, snapshot.selector.choose, snapshot.follow_ups.includes, self._options.conversation
         )
         return choice, True
 

@@ -17,7 +17,9 @@ from router.deployment import LearnwareRouter, RouterOptions
 from serving.base_model import EMBEDDED, ensure_base_model
 from serving.catalogue import served_learnwares
 from serving.config import Config, load_config
+from serving.market.place import fill_market
 from serving.names import ENGINE, ROUTER
+from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder
 from serving.ray_compat import LLMConfig, attach_router, engine_application, router_application
 from serving.replica import LearnwareServer, ReplicaOptions
@@ -47,11 +49,14 @@ def build(arguments: Mapping[str, str]) -> Application:
     path = arguments.get("config")
     config = load_config(Path(path) if path else None)
     base = ensure_base_model(config.base_model.source, cache_folder(), print)
-    return build_application(config, base, on_loopback=False)
+    # without a folder that all nodes share there is no market, but learnwares.folder as it is on each node
+    market = None if config.market.folder is None else fill_market(config, base, print)
+    return build_application(config, base, market, on_loopback=False)
 
 
-def build_application(config: Config, base: Path, *, on_loopback: bool) -> Application:
-    """The engine and the router for a checked configuration and a base model's folder.
+def build_application(config: Config, base: Path, market: Path | None, *, on_loopback: bool) -> Application:
+    """The engine and the router for a checked configuration, a base model's folder and the market's, which is filled
+    if it is new; None: `learnwares.folder` is served as it is.
 
     `on_loopback`: all replicas are on this machine, so what they open for each other stays on it.
     """
@@ -61,12 +66,14 @@ def build_application(config: Config, base: Path, *, on_loopback: bool) -> Appli
         base=config.base_model.served_id,
         auto_names=router.auto_names,
         learnwares=config.learnwares.path,
+        market=market,
         secret=secret,
         on_loopback=on_loopback,
     )
-    engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
+    engine = engine_application(llm_config(config, base, market), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
         learnwares=config.learnwares.path,
+        market=market,
         base_model=base,
         auto_names=router.auto_names,
         deadline_ms=router.deadline_ms,
@@ -78,13 +85,13 @@ def build_application(config: Config, base: Path, *, on_loopback: bool) -> Appli
     return attach_router(engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS}, arguments))
 
 
-def llm_config(config: Config, base: Path) -> LLMConfig:
+def llm_config(config: Config, base: Path, market: Path | None) -> LLMConfig:
     """Ray Serve LLM's configuration of the engine."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
     settings: dict[str, Any] = {
         "model_loading_config": {"model_id": config.base_model.served_id, "model_source": str(base)},
-        "engine_kwargs": engine_arguments(config),
+        "engine_kwargs": engine_arguments(config, len(served_learnwares(config, market))),
         "deployment_config": {
             "num_replicas": engine.replicas,
             "max_ongoing_requests": engine.max_ongoing_requests,
@@ -106,18 +113,18 @@ def llm_config(config: Config, base: Path) -> LLMConfig:
     return LLMConfig(**settings)
 
 
-def engine_arguments(config: Config) -> dict[str, Any]:
-    """vLLM's engine and front-end arguments; `engine.options` of the configuration has the last word."""
+def engine_arguments(config: Config, learnwares: int) -> dict[str, Any]:
+    """vLLM's engine and front-end arguments for this many learnwares at the start; `engine.options` of the
+    configuration has the last word."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
-    learnwares = len(served_learnwares(config))
     arguments: dict[str, Any] = {
         "dtype": engine.dtype,
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "enable_lora": True,
         "max_loras": engine.slots,
-        "max_cpu_loras": engine.host_adapters or max(engine.slots, learnwares),
+        "max_cpu_loras": engine.host_adapters or max(engine.slots, 2 * learnwares),
         "max_lora_rank": engine.max_rank,
         "worker_cls": "serving.engine.worker.LearnwareCPUWorker"
         if on_cpu
@@ -126,6 +133,14 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         # Compact JSON: a small model that may put blanks between tokens writes nothing else until its limit.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
+    settings = PagingSettings(patience_s=engine.patience_s).as_config()
+    arguments["additional_config"] = settings | dict(engine.options.get("additional_config", {}))
+    if engine.scheduling == "paged":
+        # vLLM schedules synchronously on CPU, asynchronously on CUDA unless it is told otherwise.
+        synchronous = on_cpu or engine.options.get("async_scheduling") is False
+        arguments["scheduler_cls"] = "serving.paging.scheduler." + (
+            "PagedScheduler" if synchronous else "PagedAsyncScheduler"
+        )
     if on_cpu:
         # With LoRA on CPU vLLM 0.29 never compiles (`platforms/cpu.py`), so eager only says what happens anyway.
         arguments["enforce_eager"] = True
@@ -136,4 +151,5 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
     if config.api_keys:
         arguments["api_key"] = list(config.api_keys)
-    return arguments | dict(engine.options)
+    options = {name: value for name, value in engine.options.items() if name != "additional_config"}
+    return arguments | options

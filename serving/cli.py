@@ -14,7 +14,7 @@ from specs.errors import LearnwareError
 INTERRUPTED = 130
 """The shell's exit status for a command ended by Ctrl-C: 128 + SIGINT."""
 
-_COMMAND_MODULES = ("serving.base_model", "serving.training.commands", "specs.commands")
+_COMMAND_MODULES = ("serving.base_model", "serving.training.commands", "serving.market.commands", "specs.commands")
 """Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
 
 
@@ -98,7 +98,7 @@ def _check(options: argparse.Namespace) -> int:
     from serving.catalogue import served_learnwares
 
     config = _load(options)
-    learnwares = served_learnwares(config)
+    learnwares = served_learnwares(config, config.market.folder)
     for learnware in learnwares:
         print(f"{learnware.id}  version {learnware.version}, rank {learnware.rank}, {learnware.domain}")
     print(f"the configuration is valid; {len(learnwares)} learnwares over {config.base_model.served_id}")

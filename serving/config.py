@@ -56,11 +56,39 @@ class BaseModelSettings(_Section):
 class LearnwareSettings(_Section):
     """Where the learnwares lie."""
 
-    folder: str = Field(STARTER, description="`starter`, or a folder with one sub-folder for each learnware.")
+    folder: str = Field(
+        STARTER,
+        description="`starter`, or a folder with one sub-folder for each learnware. A new market starts with it.",
+    )
 
     @property
     def path(self) -> Path:
         return STARTER_FOLDER if self.folder == STARTER else Path(self.folder).expanduser().resolve()
+
+
+class MarketSettings(_Section):
+    """The living market: learnwares that come and go while the stack runs, and uploaded task specifications.
+
+    Without `path` a stack on one machine makes a market at each start from `learnwares.folder` and forgets it when it
+    stops; on a cluster, whose nodes share no such folder, it then serves `learnwares.folder` as it is.
+    """
+
+    path: str | None = Field(
+        None,
+        description="Folder that keeps the market. The first start fills it from learnwares.folder; from then on the "
+        "market alone says what is served. On several nodes: a folder that all of them see; only one writes.",
+    )
+    admin_key: str | None = Field(
+        None,
+        min_length=1,
+        description="Bearer token for changes over HTTP; default: the environment variable LEARNWARE_ADMIN_KEY. "
+        "Without either, changes over HTTP are refused.",
+    )
+    max_upload_mib: float = Field(256.0, gt=0, description="Largest learnware (zip) that HTTP accepts, MiB.")
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.path is None else Path(self.path).expanduser().resolve()
 
 
 class RouterSettings(_Section):
@@ -88,7 +116,8 @@ class EngineSettings(_Section):
     host_adapters: int | None = Field(
         None,
         ge=1,
-        description="Adapters kept in host memory (vLLM `max_cpu_loras`); default: all, so no disk read on eviction.",
+        description="Adapters kept in host memory (vLLM `max_cpu_loras`); default: twice as many as there are at the "
+        "start, so that also those that come later are read from disk once.",
     )
     max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(
         16, description="Largest adapter rank; every slot is that large."
@@ -106,6 +135,17 @@ class EngineSettings(_Section):
         0.9, gt=0, le=1, description="CUDA: share of device memory for weights, slots and KV cache."
     )
     tensor_parallel_size: int = Field(1, ge=1)
+    scheduling: Literal["paged", "stock"] = Field(
+        "paged",
+        description="`paged`: requests of resident adapters first, grouped by adapter, every wait bounded; `stock`: "
+        "vLLM's own order, for comparison.",
+    )
+    patience_s: float = Field(
+        0.5,
+        ge=0,
+        description="paged: how long a request may be passed over before an adapter makes room for it, seconds. Longer "
+        "under load: twice the mean wait.",
+    )
     accelerator_type: str | None = Field(None, description="CUDA: Ray's name of the accelerator, such as H100.")
     options: Mapping[str, Any] = Field(
         default_factory=dict,
@@ -131,6 +171,7 @@ class Config(_Section):
     http: HTTPSettings = Field(default_factory=HTTPSettings)
     base_model: BaseModelSettings = Field(default_factory=BaseModelSettings)
     learnwares: LearnwareSettings = Field(default_factory=LearnwareSettings)
+    market: MarketSettings = Field(default_factory=MarketSettings)
     router: RouterSettings = Field(default_factory=RouterSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     api_keys: tuple[str, ...] = Field((), description="When given, requests need one as a bearer token.")

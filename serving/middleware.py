@@ -12,10 +12,9 @@ While a stack starts, HAProxy knows the engine a moment before it knows the rout
 base model. So a replica calls itself ready only once a choice has reached it.
 """
 
-import difflib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
@@ -30,6 +29,7 @@ from router.choice import (
     RoutedChoice,
     decode_choice,
 )
+from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from specs.errors import InvalidInput, LearnwareError, NotReady, UnknownModel
 
@@ -48,18 +48,6 @@ no router any more, and then the base model answers."""
 
 EXPLAIN_PATH = "/v1/route"
 """Explains a choice, so it must see `model` as the client wrote it."""
-
-
-class Catalogue(NamedTuple):
-    """The names that `model` may hold on this replica."""
-
-    base: str
-    auto_names: frozenset[str]
-    learnwares: frozenset[str]
-
-    def close_to(self, name: str) -> Sequence[str]:
-        """Ids that a client may have meant, best first."""
-        return difflib.get_close_matches(name, [*self.auto_names, self.base, *self.learnwares], n=3, cutoff=0.4)
 
 
 class Answerer(NamedTuple):
@@ -83,13 +71,13 @@ class LearnwareMiddleware:
         self,
         app: ASGIApp,
         *,
-        catalogue: Catalogue,
+        served: Served,
         secret: bytes,
         metrics: ReplicaMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
-        self._catalogue = catalogue
+        self._served = served
         self._secret = secret
         self._metrics = metrics
         self._clock = clock
@@ -112,33 +100,35 @@ class LearnwareMiddleware:
             if payload is None or not (model is None or isinstance(model, str)):
                 await self._app(scope, _replay(body, receive), send)
                 return
-            answerer = self._answerer(scope, model)
+            names = self._served.names  # one state of the market for the whole request
+            answerer = self._answerer(scope, model, names)
         except LearnwareError as error:
             await openai_error(error)(scope, receive, send)
             return
-        if model in self._catalogue.auto_names:
+        if model in names.auto_names:
             payload["model"] = answerer.model
             body = json.dumps(payload, separators=(",", ":")).encode()
             scope = _with_length(scope, len(body))
         self._metrics.count(answerer.model, answerer.reason)
-        await self._app(scope, _replay(body, receive), _announcing(send, answerer))
+        # admitted: what answers it stays in the engine until it is done
+        with self._served.use(names.learnwares.get(answerer.model)):
+            await self._app(scope, _replay(body, receive), _announcing(send, answerer))
 
-    def _answerer(self, scope: Scope, model: str | None) -> Answerer:
-        catalogue = self._catalogue
-        if model in catalogue.auto_names:
-            return self._automatic(scope)
+    def _answerer(self, scope: Scope, model: str | None, names: Names) -> Answerer:
+        if model in names.auto_names:
+            return self._automatic(scope, names)
         if model is None or model == "":
-            return Answerer(catalogue.base, NO_MODEL, None)
-        if model == catalogue.base or model in catalogue.learnwares:
+            return Answerer(names.base, NO_MODEL, None)
+        if model == names.base or model in names.learnwares:
             return Answerer(model, NAMED, None)
-        close = catalogue.close_to(model)
+        close = names.close_to(model)
         hint = f"Did you mean {', '.join(close)}? " if close else ""
         raise UnknownModel(
-            f"The model {model!r} does not exist. {hint}Use {min(catalogue.auto_names)!r} to let the router choose; "
+            f"The model {model!r} does not exist. {hint}Use {min(names.auto_names)!r} to let the router choose; "
             "GET /v1/models lists every id."
         )
 
-    def _automatic(self, scope: Scope) -> Answerer:
+    def _automatic(self, scope: Scope, names: Names) -> Answerer:
         headers = dict(scope["headers"])
         value = headers.get(_CHOICE_HEADER)
         choice = decode_choice(value.decode("latin-1"), self._secret) if value else None
@@ -147,9 +137,9 @@ class LearnwareMiddleware:
         if choice is None:
             reason = ROUTER_UNREACHABLE if _FAILED_HEADER in headers else NO_CHOICE
             choice = RoutedChoice(None, reason, 0.0, 0.0)
-        elif choice.learnware is not None and choice.learnware not in self._catalogue.learnwares:
+        elif choice.learnware is not None and choice.learnware not in names.learnwares:
             choice = choice._replace(learnware=None, reason=NOT_SERVED)
-        return Answerer(choice.learnware or self._catalogue.base, choice.reason, choice)
+        return Answerer(choice.learnware or names.base, choice.reason, choice)
 
 
 def _takes_a_model(scope: Scope) -> bool:

@@ -1,8 +1,6 @@
 """An engine replica: Ray Serve LLM's server with our learnwares registered, our middleware in front and our metrics
 beside."""
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +11,17 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
+from router.following import Follower
 from router.ray_seam import keep_grpc_on_loopback, replica_line
+from serving.market.residents import Residents
+from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
-from serving.middleware import EXPLAIN_PATH, Catalogue, LearnwareMiddleware, openai_error
+from serving.middleware import EXPLAIN_PATH, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
 from serving.ray_compat import EngineServer, LLMConfig, add_middleware
-from specs.errors import InvalidLearnware, UnknownModel
-from specs.learnware import Learnware, load_learnwares
-
-logger = logging.getLogger("ray.serve")
+from specs.errors import UnknownModel
+from specs.market.catalogue import current_catalogue
 
 
 class ReplicaOptions(NamedTuple):
@@ -32,6 +30,8 @@ class ReplicaOptions(NamedTuple):
     base: str
     auto_names: tuple[str, ...]
     learnwares: Path
+    """A folder of learnwares that stay as they are; read where there is no market."""
+    market: Path | None
     secret: bytes
     on_loopback: bool
 
@@ -45,26 +45,28 @@ class LearnwareServer(EngineServer):
         if options.on_loopback:
             keep_grpc_on_loopback()
         self._options = options
-        self._learnwares: list[Learnware] = load_learnwares(options.learnwares)
+        self._catalogue = current_catalogue(options.market, options.learnwares)
+        self._served = Served(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
         self._metrics = ReplicaMetrics(self._registry)
         await super().__init__(llm_config, **arguments)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         app: FastAPI = await super().__serve_build_asgi_app__()
-        await register(app.state.openai_serving_models, self._learnwares)
         options = self._options
-        catalogue = Catalogue(
-            options.base, frozenset(options.auto_names), frozenset(learnware.id for learnware in self._learnwares)
-        )
+        self._models: OpenAIServingModels = app.state.openai_serving_models
+        self._residents = Residents(self._models, self._served)
+        await self._residents.apply(self._catalogue, strict=options.market is None)
+        if options.market is not None:
+            self._follower = Follower(options.market, self._residents.apply, self._catalogue.sequence)
+            self._follower.start()
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
         app.router.routes[:0] = [
             APIRoute("/v1/models", self._list_models, methods=["GET"]),
             APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
             APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
         ]
-        self._models: OpenAIServingModels = app.state.openai_serving_models
-        add_middleware(app, LearnwareMiddleware, catalogue=catalogue, secret=options.secret, metrics=self._metrics)
+        add_middleware(app, LearnwareMiddleware, served=self._served, secret=options.secret, metrics=self._metrics)
         return app
 
     async def _list_models(self) -> JSONResponse:
@@ -88,18 +90,18 @@ class LearnwareServer(EngineServer):
         learnwares = [
             template
             | {
-                "id": learnware.id,
-                "root": learnware.id,
+                "id": card.id,
+                "root": card.id,
                 "parent": base,
                 "owned_by": "learnware-serving",
                 "learnware": {
-                    "version": learnware.version,
-                    "description": learnware.description,
-                    "domain": learnware.domain,
-                    "tasks": list(learnware.tasks),
+                    "version": card.version,
+                    "description": card.description,
+                    "domain": card.domain,
+                    "tasks": list(card.tasks),
                 },
             }
-            for learnware in self._learnwares
+            for card in self._residents.cards.values()
         ]
         return [*automatic, template | {"id": base}, *learnwares]
 
@@ -108,25 +110,10 @@ class LearnwareServer(EngineServer):
         router = serve.get_deployment_handle(ROUTER, app_name=serve.get_replica_context().app_name)
         return JSONResponse(await router.explain.remote(await request.body()))
 
+    async def market_reached(self, sequence: int) -> int:
+        """Returns when the market's change number `sequence` is in effect here."""
+        return await self._follower.reached(sequence)
+
     async def metrics_text(self) -> str:
         """This replica's metrics and vLLM's, as Prometheus text."""
         return replica_line() + generate_latest(REGISTRY).decode() + generate_latest(self._registry).decode()
-
-
-async def register(models: OpenAIServingModels, learnwares: Sequence[Learnware]) -> None:
-    """Loads each adapter once into the engine, which checks it and leaves it in host memory, and serves it under its
-    id.
-
-    Raises:
-        InvalidLearnware: the engine refused an adapter; the message has its reason.
-    """
-    for learnware in learnwares:
-        answer = await models.load_lora_adapter(
-            LoadLoRAAdapterRequest(lora_name=learnware.id, lora_path=str(learnware.folder)),
-            base_model_name=models.base_model_paths[0].name,
-        )
-        if not isinstance(answer, str):
-            raise InvalidLearnware(
-                f"learnware {learnware.id!r}: the engine refused its adapter: {answer.error.message}"
-            )
-    logger.info("%d learnwares are registered", len(learnwares))

@@ -23,6 +23,7 @@ from serving.edge.admin import wait_until_routed
 from serving.edge.drain import StopSignals, stop_stack
 from serving.edge.environment import instance_environment, serve_host
 from serving.edge.instance import Instance, claim, plan, prepare
+from serving.market.place import fill_market
 from serving.names import APPLICATION, ENGINE, METRICS_APPLICATION, ROUTER
 from serving.paths import cache_folder
 from specs.errors import StartupError
@@ -62,13 +63,14 @@ def serve(config: Config, say: Say) -> int:
     instance = plan(config.http.host, config.http.port)
     with claim(instance, say):
         os.environ.update(_environment(config, instance, one_machine=True))
-        learnwares = served_learnwares(config)
+        learnwares = served_learnwares(config, config.market.folder)
         say(f"{len(learnwares)} learnwares are valid")
         base = ensure_base_model(config.base_model.source, cache_folder(), say)
+        market = fill_market(config, base, say)
         signals = StopSignals()
         signals.install()
         try:
-            _start(config, instance, base, signals, say)
+            _start(config, instance, base, market, signals, say)
             _wait_until_running(config, instance, signals.stop, say)
             if not signals.stop.is_set():
                 _announce(config, time.monotonic() - started, say)
@@ -85,7 +87,7 @@ def _environment(config: Config, instance: Instance, *, one_machine: bool) -> di
     return environment
 
 
-def _start(config: Config, instance: Instance, base: Path, signals: StopSignals, say: Say) -> None:
+def _start(config: Config, instance: Instance, base: Path, market: Path, signals: StopSignals, say: Say) -> None:
     say("starting Ray")
     import ray
     from ray import serve as ray_serve
@@ -112,7 +114,9 @@ def _start(config: Config, instance: Instance, base: Path, signals: StopSignals,
     say(f"starting {config.engine.replicas} engine and {config.router.replicas} router replicas")
     exporter = f"http://127.0.0.1:{instance.ports.exporter}/metrics"
     targets = [
-        ray_serve.RunTarget(build_application(config, base, on_loopback=True), name=APPLICATION, route_prefix="/"),
+        ray_serve.RunTarget(
+            build_application(config, base, market, on_loopback=True), name=APPLICATION, route_prefix="/"
+        ),
         ray_serve.RunTarget(
             metrics_application(APPLICATION, [ENGINE, ROUTER], exporter),
             name=METRICS_APPLICATION,

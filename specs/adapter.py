@@ -60,16 +60,21 @@ class _Tensor(NamedTuple):
     end: int
 
 
-def check_adapter(folder: Path) -> Adapter:
-    """Raises InvalidLearnware with what is wrong: configuration, shapes, truncation, NaN, weights in other formats."""
+def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
+    """The adapter in `folder`; with `weights` False only its configuration is read, and `layers` is empty.
+
+    Raises:
+        InvalidLearnware: what is wrong: configuration, shapes, truncation, NaN, weights in other formats.
+    """
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in EXECUTABLE_WEIGHTS:
             raise InvalidLearnware(
                 f"{path.relative_to(folder)}: only safetensors weights are accepted (others can run code when read)"
             )
     config = _read_config(folder / CONFIG_FILE)
-    layers = _check_tensors(folder / WEIGHTS_FILE, config)
-    _check_targets(config.get("target_modules"), layers)
+    layers = _check_tensors(folder / WEIGHTS_FILE, config) if weights else {}
+    if weights:
+        _check_targets(config.get("target_modules"), layers)
     revision = config.get("revision")
     named = revision if isinstance(revision, str) else None
     return Adapter(config["r"], config["base_model_name_or_path"], named, layers)

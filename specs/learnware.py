@@ -43,15 +43,16 @@ class Learnware:
     """The base model's layers that it changes, with their features in and out."""
 
 
-def load_learnware(folder: Path) -> Learnware:
-    """The learnware in `folder`.
+def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
+    """The learnware in `folder`. With `weights` False its weights are not read, for who needs the rest only and knows
+    that they have been checked.
 
     Raises:
         InvalidLearnware: what is wrong in the folder, and what would be right.
     """
     try:
         card = load_card(folder / CARD_FILE)
-        adapter = check_adapter(folder)
+        adapter = check_adapter(folder, weights=weights)
         if adapter.base_model != card.base_model.id:
             raise InvalidLearnware(
                 f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"

@@ -8,7 +8,6 @@ it, so a read-only shared folder is all that they need.
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +93,15 @@ def static_catalogue(folder: Path) -> Catalogue:
     return Catalogue(0, tuple(entries))
 
 
+def current_catalogue(market: Path | None, folder: Path) -> Catalogue:
+    """What a start finds: the market's catalogue, or without a market the plain folder's.
+
+    Raises:
+        InvalidInput: as `read_catalogue`. InvalidLearnware, DuplicateLearnware: as `static_catalogue`.
+    """
+    return static_catalogue(folder) if market is None else read_catalogue(market)
+
+
 class CatalogueWatch:
     """Tells when the published catalogue has changed: one `stat` a look, a read only then."""
 
@@ -114,8 +122,3 @@ class CatalogueWatch:
             return None
         self._seen = mark
         return catalogue
-
-
-def by_id(entries: Sequence[Entry]) -> dict[str, Entry]:
-    """The entries under their ids."""
-    return {entry.id: entry for entry in entries}

@@ -21,18 +21,24 @@ class Requirements:
     """Ids that clients already use for something else: the base model's, the automatic names."""
 
 
-def check_learnware(folder: Path, requirements: Requirements) -> Learnware:
-    """The learnware in `folder`, whole and fit for this market.
+def check_learnware(folder: Path, requirements: Requirements, *, weights: bool = True) -> Learnware:
+    """The learnware in `folder`, whole and fit for this market. With `weights` False what needs its weights is taken
+    for checked.
 
     Raises:
         InvalidLearnware: what is wrong, and what would be right.
     """
-    learnware = load_learnware(folder)
+    learnware = load_learnware(folder, weights=weights)
+    check_fits_market(learnware, requirements)
+    return learnware
+
+
+def check_fits_market(learnware: Learnware, requirements: Requirements) -> None:
+    """Raises InvalidLearnware when a valid learnware is not one that this market serves."""
     try:
         _check(learnware, requirements)
     except InvalidLearnware as error:
         raise InvalidLearnware(f"learnware {learnware.id}: {error}") from None
-    return learnware
 
 
 def _check(learnware: Learnware, requirements: Requirements) -> None:
@@ -46,7 +52,7 @@ def _check(learnware: Learnware, requirements: Requirements) -> None:
         )
     if requirements.max_rank is not None and learnware.rank > requirements.max_rank:
         raise InvalidLearnware(f"its rank is {learnware.rank}; the engine's slots hold up to {requirements.max_rank}")
-    if requirements.layers is not None:
+    if requirements.layers is not None and learnware.layers:
         check_fits(learnware.layers, requirements.layers)
     if learnware.id in requirements.reserved:
         raise InvalidLearnware(f"its id must not be {learnware.id!r}: requests for that go elsewhere")

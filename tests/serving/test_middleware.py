@@ -12,11 +12,14 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
+from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
-from serving.middleware import Catalogue, LearnwareMiddleware
+from serving.middleware import LearnwareMiddleware
 
 SECRET = b"s" * 32
-CATALOGUE = Catalogue("base-8b", frozenset({"auto"}), frozenset({"finance-tfns", "healthcare-pubmedqa"}))
+NAMES = Names(
+    "base-8b", frozenset({"auto"}), {"finance-tfns": "finance-tfns@1", "healthcare-pubmedqa": "healthcare-pubmedqa@1"}
+)
 
 
 async def echo(request: Request):
@@ -39,7 +42,7 @@ def registry():
 @pytest.fixture
 def app(registry):
     inner = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST", "GET"])])
-    return LearnwareMiddleware(inner, catalogue=CATALOGUE, secret=SECRET, metrics=ReplicaMetrics(registry))
+    return LearnwareMiddleware(inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
 
 
 def send(app, payload, headers=None, query=""):
@@ -136,7 +139,7 @@ def test_a_replica_is_ready_once_a_choice_has_reached_it_or_after_a_minute(regis
 
     def replica():
         return LearnwareMiddleware(
-            inner, catalogue=CATALOGUE, secret=SECRET, metrics=ReplicaMetrics(CollectorRegistry()), clock=lambda: now
+            inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(CollectorRegistry()), clock=lambda: now
         )
 
     def ready(app):
@@ -170,7 +173,7 @@ def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_l
         seen.append(await receive())
         seen.append(await receive())
 
-    app = LearnwareMiddleware(inner, catalogue=CATALOGUE, secret=SECRET, metrics=ReplicaMetrics(registry))
+    app = LearnwareMiddleware(inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
     scope = {
         "type": "http",
         "method": "POST",
