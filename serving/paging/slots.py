@@ -1,0 +1,46 @@
+"""Which adapters hold the device's slots, as whoever schedules the batches can tell without asking the worker."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+
+class SlotTable:
+    """S slots, the least recently used evicted first: what the worker's manager does with each batch
+    (`serving.engine.adapters`), so after the same batches both hold the same adapters."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.loads = 0
+        """Adapters that batches needed and no slot held."""
+        self.hits = 0
+        """Adapters that batches needed and a slot held."""
+        self._used: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def residents(self) -> tuple[int, ...]:
+        """The least recently used first."""
+        return tuple(self._used)
+
+    def use(self, batch: Iterable[int]) -> list[int]:
+        """A batch of these adapters runs. Residents are touched before others are loaded; returns those others.
+
+        Raises:
+            ValueError: a batch needs more adapters than there are slots.
+        """
+        wanted = set(batch)
+        if len(wanted) > self.slots:
+            raise ValueError(f"a batch needs {len(wanted)} adapters, and there are {self.slots} slots")
+        missing = sorted(wanted - self._used.keys())
+        for adapter in sorted(wanted & self._used.keys()):
+            self._used.move_to_end(adapter)
+        self.hits += len(wanted) - len(missing)
+        self.loads += len(missing)
+        for adapter in missing:
+            if len(self._used) == self.slots:
+                self._used.popitem(last=False)
+            self._used[adapter] = None
+        return missing
+
+    def remove(self, adapter: int) -> None:
+        """Frees the adapter's slot, if it holds one."""
+        self._used.pop(adapter, None)
