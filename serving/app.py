@@ -15,8 +15,7 @@ from ray.serve.deployment import Application
 
 from router.deployment import LearnwareRouter, RouterOptions
 from serving.base_model import EMBEDDED, ensure_base_model
-from serving.catalogue import served_learnwares
-from serving.config import Config, load_config
+from serving.config import MIB, Config, load_config
 from serving.market.place import fill_market
 from serving.names import ENGINE, ROUTER
 from serving.paging.settings import PagingSettings
@@ -70,7 +69,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         secret=secret,
         on_loopback=on_loopback,
     )
-    engine = engine_application(llm_config(config, base, market), LearnwareServer, ENGINE, {"options": replica})
+    engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
         learnwares=config.learnwares.path,
         market=market,
@@ -85,13 +84,13 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
     return attach_router(engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS}, arguments))
 
 
-def llm_config(config: Config, base: Path, market: Path | None) -> LLMConfig:
+def llm_config(config: Config, base: Path) -> LLMConfig:
     """Ray Serve LLM's configuration of the engine."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
     settings: dict[str, Any] = {
         "model_loading_config": {"model_id": config.base_model.served_id, "model_source": str(base)},
-        "engine_kwargs": engine_arguments(config, len(served_learnwares(config, market))),
+        "engine_kwargs": engine_arguments(config),
         "deployment_config": {
             "num_replicas": engine.replicas,
             "max_ongoing_requests": engine.max_ongoing_requests,
@@ -113,9 +112,8 @@ def llm_config(config: Config, base: Path, market: Path | None) -> LLMConfig:
     return LLMConfig(**settings)
 
 
-def engine_arguments(config: Config, learnwares: int) -> dict[str, Any]:
-    """vLLM's engine and front-end arguments for this many learnwares at the start; `engine.options` of the
-    configuration has the last word."""
+def engine_arguments(config: Config) -> dict[str, Any]:
+    """vLLM's engine and front-end arguments; `engine.options` of the configuration has the last word."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
     arguments: dict[str, Any] = {
@@ -124,7 +122,6 @@ def engine_arguments(config: Config, learnwares: int) -> dict[str, Any]:
         "max_num_seqs": engine.max_num_seqs,
         "enable_lora": True,
         "max_loras": engine.slots,
-        "max_cpu_loras": engine.host_adapters or max(engine.slots, 2 * learnwares),
         "max_lora_rank": engine.max_rank,
         "worker_cls": "serving.engine.worker.LearnwareCPUWorker"
         if on_cpu
@@ -133,7 +130,7 @@ def engine_arguments(config: Config, learnwares: int) -> dict[str, Any]:
         # Compact JSON: a small model that may put blanks between tokens writes nothing else until its limit.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
-    settings = PagingSettings(patience_s=engine.patience_s).as_config()
+    settings = PagingSettings(engine.patience_s, int(engine.host_adapter_mib * MIB)).as_config()
     arguments["additional_config"] = settings | dict(engine.options.get("additional_config", {}))
     if engine.scheduling == "paged":
         # vLLM schedules synchronously on CPU, asynchronously on CUDA unless it is told otherwise.

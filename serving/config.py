@@ -16,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from router.conversation import ConversationSettings
 from router.settings import SelectionSettings
 from serving.base_model import EMBEDDED, base_model_id
+from serving.paging.settings import PagingSettings
 from specs.errors import InvalidConfig
 
+PAGING = PagingSettings()
+MIB = 1 << 20
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent / "starter_learnwares"
 
@@ -113,11 +116,11 @@ class EngineSettings(_Section):
     slots: int = Field(
         8, ge=1, description="Adapters on the device at once (vLLM `max_loras`); also the most in one batch."
     )
-    host_adapters: int | None = Field(
-        None,
-        ge=1,
-        description="Adapters kept in host memory (vLLM `max_cpu_loras`); default: twice as many as there are at the "
-        "start, so that also those that come later are read from disk once.",
+    host_adapter_mib: float = Field(
+        PAGING.host_bytes / MIB,
+        gt=0,
+        description="Host memory for adapters, MiB; those that do not fit are read from disk again when they are asked "
+        "for, before their request reaches the engine.",
     )
     max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(
         16, description="Largest adapter rank; every slot is that large."
@@ -141,7 +144,7 @@ class EngineSettings(_Section):
         "vLLM's own order, for comparison.",
     )
     patience_s: float = Field(
-        0.5,
+        PAGING.patience_s,
         ge=0,
         description="paged: how long a request may be passed over before an adapter makes room for it, seconds. Longer "
         "under load: twice the mean wait.",
@@ -153,9 +156,7 @@ class EngineSettings(_Section):
     )
 
     @model_validator(mode="after")
-    def _host_holds_the_slots(self) -> Self:
-        if self.host_adapters is not None and self.host_adapters < self.slots:
-            raise ValueError(f"host_adapters ({self.host_adapters}) must be at least slots ({self.slots})")
+    def _holds_a_full_batch(self) -> Self:
         if self.max_ongoing_requests < self.max_num_seqs:
             raise ValueError(
                 f"max_ongoing_requests ({self.max_ongoing_requests}) must be at least "

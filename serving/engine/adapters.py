@@ -1,21 +1,16 @@
-"""The managers of a worker's adapters, over vLLM 0.29's: what is checked when an adapter is loaded, and in which
-order a batch's adapters take their slots."""
+"""The adapters in a model's layers, over vLLM 0.29's manager: our layout and operators on CPU, and what is checked when
+an adapter is loaded."""
 
-import logging
 import math
 from typing import Any
 
 import torch
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LRUCacheLoRAModelManager
-from vllm.lora.request import LoRARequest
-from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from serving.engine.operators import LayerWeights
 from serving.engine.punica import StackedPunicaWrapper
 from specs.errors import InvalidLearnware
-
-logger = logging.getLogger(__name__)
 
 SHOWN = 3  # names quoted in a message
 
@@ -110,33 +105,6 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
             # a sum is finite only if every term is, or if it overflows: then each value is looked at
             if not math.isfinite(float(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
                 raise InvalidLearnware(f"{name}.{half} holds values that are not finite")
-
-
-class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
-    """Reads, checks and places adapters for one worker."""
-
-    _manager_cls = LearnwareModelManager
-
-    def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
-        lora = super()._load_adapter(lora_request)
-        try:
-            self._adapter_manager.check_fits(lora)
-        except InvalidLearnware as error:
-            raise InvalidLearnware(f"adapter {lora_request.lora_name!r} ({lora_request.lora_path}): {error}") from None
-        return lora
-
-    def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None:
-        """Touches the residents that a batch needs before it loads the others, so that no newcomer evicts one of them.
-
-        Stock takes them in the order of a set: some residents are evicted, and loaded again in the same step.
-        """
-        manager = self._adapter_manager
-        active, registered = manager._active_adapters, manager._registered_adapters  # noqa: SLF001
-        ordered = sorted(
-            filter(None, lora_requests),
-            key=lambda lora: (lora.lora_int_id not in active, lora.lora_int_id not in registered, lora.lora_int_id),
-        )
-        super()._apply_adapters(ordered)
 
 
 def _filled(weights: Any, slices: int) -> list[bool]:

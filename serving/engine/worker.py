@@ -7,17 +7,21 @@ CPU, CUDA) calls that through `self`, after the worker's `init_device` has made 
 from typing import Any
 
 from torch import nn
+from vllm.lora.request import LoRARequest
 from vllm.model_executor.models import supports_lora
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 
-from serving.engine.adapters import LearnwareWorkerManager
+from serving.engine.worker_manager import LearnwareWorkerManager
+from serving.paging.sockets import TierSocket, socket_path
 
 
 class LearnwareWorkerMixin:
-    """Gives a worker's model runner our adapter manager."""
+    """Gives a worker's model runner our adapter manager, and the front end a way to it."""
 
     model_runner: Any
+    vllm_config: Any
+    rank: int
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
@@ -26,10 +30,29 @@ class LearnwareWorkerMixin:
         def load_lora_model(model: nn.Module, vllm_config: Any, device: Any) -> nn.Module:
             if not supports_lora(model):
                 raise ValueError(f"{type(model).__name__} does not take LoRA adapters in this version of vLLM")
-            runner.lora_manager = LearnwareWorkerManager(vllm_config, device, model.embedding_modules)
-            return runner.lora_manager.create_lora_manager(model, vllm_config)
+            manager = LearnwareWorkerManager(vllm_config, device, model.embedding_modules)
+            runner.lora_manager = manager
+            made = manager.create_lora_manager(model, vllm_config)
+            path = socket_path(vllm_config.instance_id, str(self.rank))
+            self._socket = TierSocket(path, manager.changed, manager.report, manager.host, adapter_request)
+            return made
 
         runner.load_lora_model = load_lora_model
+
+    def adapter_report(self) -> dict[str, Any]:
+        """For `collective_rpc`: what the socket also reports."""
+        report: dict[str, Any] = self.model_runner.lora_manager.report()
+        return report
+
+    def shutdown(self) -> None:
+        if hasattr(self, "_socket"):
+            self._socket.close()
+        super().shutdown()  # type: ignore[misc]
+
+
+def adapter_request(message: dict[str, Any]) -> LoRARequest:
+    """The adapter that a message of the front end names."""
+    return LoRARequest(message["name"], message["id"], message["path"])
 
 
 class LearnwareGPUWorker(LearnwareWorkerMixin, Worker):

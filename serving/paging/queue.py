@@ -170,6 +170,20 @@ class AdapterQueue(Generic[T]):
         """How many requests wait for each adapter that any waits for."""
         return {adapter: len(group.heap) - group.removed for adapter, group in self._groups.items()}
 
+    def waiting_by_reason(self) -> dict[str, int]:
+        """How many requests wait, as of this step, for a `slot` (S others are active), for an adapter that drains to
+        end (`draining`), or only for a seat in the batch (`seat`)."""
+        counts = {"slot": 0, "draining": 0, "seat": 0}
+        full = len(self._active) >= self.slots
+        for adapter, count in self.waiting_by_adapter().items():
+            if adapter in self.draining:
+                counts["draining"] += count
+            elif adapter is None or adapter in self._active or not full:
+                counts["seat"] += count
+            else:
+                counts["slot"] += count
+        return counts
+
     # -- who runs next
 
     def begin_step(self, now: float, running: Iterable[Running], residents: Iterable[Hashable] = ()) -> None:

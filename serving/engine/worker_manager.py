@@ -1,0 +1,188 @@
+"""A worker's adapters, over vLLM 0.29's manager: host memory by bytes, filled beside the engine's steps, and the order
+in which a batch's adapters take their slots."""
+
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.request import LoRARequest
+from vllm.lora.utils import get_adapter_absolute_path
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+from vllm.platforms import current_platform
+
+from serving.engine.adapters import LearnwareModelManager
+from serving.paging.buffer import in_one_buffer
+from serving.paging.settings import PagingSettings
+from serving.paging.tier import HostTier, Loaded
+from specs.errors import InvalidLearnware
+
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
+"""The files of which vLLM 0.29 reads the first that is there (`LoRAModel.from_local_checkpoint`)."""
+
+
+@dataclass
+class DeviceCounts:
+    """Since the start."""
+
+    loads: int = 0
+    """Adapters copied into a slot."""
+    hits: int = 0
+    """Adapters that a batch needed and a slot held, summed over batches."""
+    evictions: int = 0
+    load_seconds: float = 0.0
+    load_bytes: int = 0
+    disk_reads_in_step: int = 0
+    """Adapters that an engine's step had to read from disk itself."""
+
+
+class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
+    """Reads, checks and places adapters for one worker.
+
+    Host memory is `HostTier`'s. vLLM's table of registered adapters holds those on the device alone: an adapter is
+    registered with its weights while it is copied into its slot, and without them afterwards.
+    """
+
+    _manager_cls = LearnwareModelManager
+
+    def __init__(self, vllm_config: Any, device: torch.device, embedding_modules: dict[str, str]) -> None:
+        super().__init__(vllm_config, device, embedding_modules)
+        self.device_counts = DeviceCounts()
+        self.changed = threading.Event()
+        """Set when an adapter has changed its place, by whichever thread changed it; cleared by who reports it."""
+        self.names: dict[int, str] = {}
+        """Names of adapters that requests have named."""
+        self._placed: set[int] = set()
+        self._pin = device.type == "cuda"
+        self.host: HostTier[LoRARequest, LoRAModel] = HostTier(
+            PagingSettings.of(vllm_config.additional_config).host_bytes,
+            key_of=lambda request: request.lora_int_id,
+            size_of=adapter_bytes,
+            read=self._read,
+            changed=self.changed.set,
+        )
+
+    def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
+        lora = super()._load_adapter(lora_request)
+        try:
+            self._adapter_manager.check_fits(lora)
+        except InvalidLearnware as error:
+            raise InvalidLearnware(f"adapter {lora_request.lora_name!r} ({lora_request.lora_path}): {error}") from None
+        return lora
+
+    def _read(self, lora_request: LoRARequest) -> Loaded[LoRAModel]:
+        """Reads, checks and packs an adapter; runs in the loader's thread, beside the engine's steps."""
+        if self._pin:
+            current_platform.set_device(self.device)  # of this thread, where the page-locked memory is made
+        self.names[lora_request.lora_int_id] = lora_request.lora_name
+        lora = self._load_adapter(lora_request)
+        self._adapter_manager._create_merged_loras_inplace(lora)  # noqa: SLF001
+        return Loaded(lora, in_one_buffer(lora, self._pin))
+
+    def add_adapter(self, lora_request: LoRARequest) -> bool:
+        """Gives an adapter a slot; False when it holds one already."""
+        manager, number = self._adapter_manager, lora_request.lora_int_id
+        if lora_request.load_inplace:
+            self.remove_adapter(number)
+        if number in manager._active_adapters:  # noqa: SLF001
+            manager._active_adapters.touch(number)  # noqa: SLF001
+            self.device_counts.hits += 1
+            return False
+        registered = manager._registered_adapters  # noqa: SLF001
+        weights = None if number in registered else self.host.take(lora_request) or self.host.load_now(lora_request)
+        start = time.perf_counter()
+        while len(manager._active_adapters) >= manager.lora_slots:  # noqa: SLF001
+            self._evict()
+        if weights is not None:
+            registered[number] = weights
+        try:
+            manager.activate_adapter(number)
+        except BaseException:
+            manager.remove_adapter(number)  # vLLM marks the slot as taken before it copies
+            raise
+        if weights is not None:
+            registered[number] = LoRAModel(number, weights.rank, {})
+            self._placed.add(number)
+        self.device_counts.loads += 1
+        self.device_counts.load_bytes += self.host.size(number)
+        self.device_counts.load_seconds += time.perf_counter() - start
+        self.changed.set()
+        return True
+
+    def _evict(self) -> None:
+        """Frees the slot that was used least recently and is not pinned."""
+        active = self._adapter_manager._active_adapters  # noqa: SLF001
+        oldest = next((number for number in active.order if number not in active.pinned_items), None)
+        if oldest is None:
+            raise RuntimeError("every adapter slot is pinned; unload a pinned adapter")
+        if oldest in self._placed:
+            self._placed.discard(oldest)
+            self._adapter_manager.remove_adapter(oldest)
+        else:  # vLLM's own, for warm-up: they stay registered
+            self._adapter_manager.deactivate_adapter(oldest)
+        self.device_counts.evictions += 1
+
+    def remove_adapter(self, adapter_id: int) -> bool:
+        """Frees the adapter's slot and its host memory; False when it had neither."""
+        self._placed.discard(adapter_id)
+        on_device: bool = super().remove_adapter(adapter_id)
+        in_host = self.host.remove(adapter_id)
+        self.names.pop(adapter_id, None)
+        self.changed.set()
+        return on_device or in_host
+
+    def remove_all_adapters(self) -> None:
+        super().remove_all_adapters()
+        self._placed.clear()
+        self.host.clear()
+        self.changed.set()
+
+    def list_adapters(self) -> set[int]:
+        """Those on the device or in host memory."""
+        return set(super().list_adapters()) | {int(number) for number in self.host.sizes()}
+
+    def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None:
+        """Touches the residents that a batch needs before it loads the others, so that no newcomer evicts one of them.
+
+        Stock takes them in the order of a set: some residents are evicted, and loaded again in the same step.
+        """
+        active = self._adapter_manager._active_adapters  # noqa: SLF001
+        ordered = sorted(
+            filter(None, lora_requests), key=lambda lora: (lora.lora_int_id not in active, lora.lora_int_id)
+        )
+        reads = self.host.counts.reads_by_callers
+        super()._apply_adapters(ordered)
+        self.device_counts.disk_reads_in_step += self.host.counts.reads_by_callers - reads
+
+    def report(self) -> dict[str, Any]:
+        """Where each adapter is, and the counts, as JSON takes them."""
+        manager, cache = self._adapter_manager, self.host.cache
+        names = dict(self.names)
+        return {
+            "slots": list(manager.lora_index_to_id),
+            "names": {str(number): name for number, name in names.items()},
+            "host": {str(number): size for number, size in self.host.sizes().items()},
+            "host_budget": cache.budget,
+            "host_waiting": self.host.waiting(),
+            "host_hits": cache.hits,
+            "host_misses": cache.misses,
+            "host_evictions": cache.evictions,
+            "device_counts": asdict(self.device_counts),
+            "host_counts": asdict(self.host.counts),
+        }
+
+
+def adapter_bytes(request: LoRARequest) -> int:
+    """Bytes of an adapter's weights on disk.
+
+    Raises:
+        InvalidLearnware: there are none.
+    """
+    folder = Path(get_adapter_absolute_path(request.lora_path))
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return (folder / name).stat().st_size
+    raise InvalidLearnware(f"adapter {request.lora_name!r}: {folder} holds none of {', '.join(WEIGHTS)}")

@@ -1,0 +1,40 @@
+"""Where each adapter of an engine is, as the front end knows it from the workers' and the scheduler's reports."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Tier = Literal["device", "host"]
+
+
+class Residency:
+    """The newest report of every worker (`serving.engine.worker_manager`) and of the scheduler. With several workers
+    (tensor parallelism) an adapter is in a tier when it is there in all of them, and counts are the first worker's."""
+
+    def __init__(self, ranks: int) -> None:
+        self._workers: list[Mapping[str, Any] | None] = [None] * ranks
+        self.scheduler: Mapping[str, Any] | None = None
+
+    def note_worker(self, rank: int, report: Mapping[str, Any]) -> None:
+        """A worker's newest report."""
+        self._workers[rank] = report
+
+    def note_scheduler(self, report: Mapping[str, Any]) -> None:
+        """The scheduler's newest report."""
+        self.scheduler = report
+
+    @property
+    def worker(self) -> Mapping[str, Any] | None:
+        """The first worker's report, None before there is one."""
+        return self._workers[0]
+
+    def tiers(self) -> dict[str, Tier]:
+        """The fastest tier that holds each adapter, by its engine name; adapters on disk alone are left out."""
+        reports = [report for report in self._workers if report is not None]
+        if len(reports) < len(self._workers):
+            return {}
+        device = set.intersection(*({str(one) for one in r["slots"] if one is not None} for r in reports))
+        memory = set.intersection(
+            *({str(one) for one in r["slots"] if one is not None} | r["host"].keys() for r in reports)
+        )
+        names: Mapping[str, str] = reports[0]["names"]
+        return {names[number]: "device" if number in device else "host" for number in memory if number in names}

@@ -1,0 +1,199 @@
+"""vLLM 0.29's schedulers with our waiting queue: `scheduler_cls="serving.paging.scheduler.PagedScheduler"`, or
+`PagedAsyncScheduler` where vLLM schedules asynchronously (its default on CUDA; on CPU vLLM turns that off).
+
+The seam is `Scheduler.waiting`, a `RequestQueue` that `schedule` peeks and pops one request at a time. What else of
+`Scheduler` is used is listed, and checked, in `tests/serving/test_vllm_seams.py`.
+
+vLLM keeps requests that cannot run yet (their grammar compiles, their keys and values are on the way) in a second
+queue, `skipped_waiting`, which it goes through first. Here that queue never offers a request: it is looked through once
+before each step, and what may run joins the one order of all.
+
+Settings come from `additional_config`, since the scheduler has a process of its own: `{"paging": {"patience_s": …}}`.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.request_queue import RequestQueue
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from serving.paging.queue import AdapterQueue, Running
+from serving.paging.settings import PagingSettings
+from serving.paging.slots import SlotTable
+from serving.paging.sockets import SCHEDULER, ReportSocket, socket_path
+
+REPORT_INTERVAL_S = 0.25
+"""How often a busy scheduler counts what waits; it looks at each adapter that is waited for."""
+
+
+def adapter_of(request: Request) -> int | None:
+    return request.lora_request.lora_int_id if request.lora_request is not None else None
+
+
+class PagedRequestQueue(RequestQueue):  # type: ignore[misc]  # vLLM's classes have no types here
+    """`AdapterQueue` as vLLM's scheduler sees a queue.
+
+    True when a request may run *now*; its length is that of all that wait, since vLLM sleeps when nothing is left.
+    """
+
+    def __init__(self, queue: AdapterQueue[Request], clock: Any = time.monotonic) -> None:
+        self.queue = queue
+        self._clock = clock
+
+    def add_request(self, request: Request) -> None:
+        self.queue.add(request, adapter_of(request), self._clock(), request.priority)
+
+    def prepend_request(self, request: Request) -> None:
+        self.queue.add_front(request, adapter_of(request), self._clock(), request.priority)
+
+    def prepend_requests(self, requests: RequestQueue) -> None:
+        for request in requests:
+            self.prepend_request(request)
+
+    def pop_request(self) -> Request:
+        return self.queue.pop()
+
+    def peek_request(self) -> Request:
+        request = self.queue.peek()
+        if request is None:
+            raise IndexError("no waiting request may run now")
+        return request
+
+    def remove_request(self, request: Request) -> None:
+        self.queue.remove(request)
+
+    def remove_requests(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self.queue.remove(request)
+
+    def __bool__(self) -> bool:
+        return self.queue.peek() is not None
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.queue)
+
+
+class ParkedRequests(RequestQueue):  # type: ignore[misc]
+    """Requests that cannot run yet. Never offers one."""
+
+    def __init__(self) -> None:
+        self._requests: dict[Request, None] = {}
+
+    def add_request(self, request: Request) -> None:
+        self._requests[request] = None
+
+    def prepend_request(self, request: Request) -> None:
+        self.add_request(request)
+
+    def prepend_requests(self, requests: RequestQueue) -> None:
+        for request in requests:
+            self.add_request(request)
+
+    def pop_request(self) -> Request:
+        raise IndexError("parked requests are not offered")
+
+    def peek_request(self) -> Request:
+        raise IndexError("parked requests are not offered")
+
+    def remove_request(self, request: Request) -> None:
+        self._requests.pop(request, None)
+
+    def remove_requests(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self.remove_request(request)
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(tuple(self._requests))
+
+
+class PagedSchedulerMixin:
+    """Goes before `Scheduler` or `AsyncScheduler` in the bases."""
+
+    vllm_config: Any
+    lora_config: Any
+    running: list[Request]
+    requests: dict[str, Request]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._paging = PagingSettings.of(self.vllm_config.additional_config)
+        slots = self.lora_config.max_loras if self.lora_config is not None else 1
+        self.slot_table = SlotTable(slots)
+        self.adapter_queue: AdapterQueue[Request] = AdapterQueue(slots, self._paging.patience_s)
+        self.waiting = PagedRequestQueue(self.adapter_queue)
+        self.skipped_waiting = ParkedRequests()
+        self._reported = 0.0
+        self._report: dict[str, Any] = {}
+        self._report_changed = threading.Event()
+        self._note_report(time.monotonic())
+        path = socket_path(self.vllm_config.instance_id, SCHEDULER)
+        self._socket = ReportSocket(path, self._report_changed, lambda: self._report)
+
+    def shutdown(self) -> None:
+        self._socket.close()
+        super().shutdown()  # type: ignore[misc]
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        now = time.monotonic()
+        self._unpark()
+        running = (
+            Running(adapter_of(request), max(0, request.max_tokens - request.num_output_tokens))
+            for request in self.running
+        )
+        self.adapter_queue.begin_step(now, running, self.slot_table.residents)
+        output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        batch = {adapter_of(self.requests[request_id]) for request_id in output.num_scheduled_tokens}
+        self.slot_table.use(adapter for adapter in batch if adapter is not None)
+        if now - self._reported >= REPORT_INTERVAL_S or not self.requests:
+            self._note_report(now)
+        return output
+
+    def _note_report(self, now: float) -> None:
+        queue = self.adapter_queue
+        self._reported = now
+        self._report = {
+            "waiting": queue.waiting_by_reason() | {"parked": len(self.skipped_waiting)},
+            "draining": len(queue.draining),
+            "aged_out": queue.aged_out,
+            "mean_wait": queue.mean_wait,
+        }
+        self._report_changed.set()
+
+    def _unpark(self) -> None:
+        """Gives the queue the parked requests that may run now."""
+        for request in self.skipped_waiting:
+            if self._is_blocked_waiting_status(request.status):  # type: ignore[attr-defined]
+                if not self._try_promote_blocked_waiting_request(request):  # type: ignore[attr-defined]
+                    continue
+            elif request.num_stale_output_tokens > 0 and not request.drop_stale_output:
+                continue
+            self.skipped_waiting.remove_request(request)
+            if request.num_preemptions:
+                self.waiting.prepend_request(request)
+            else:
+                self.waiting.add_request(request)
+
+    def _select_waiting_queue_for_scheduling(self) -> RequestQueue | None:
+        return self.waiting or None
+
+
+class PagedScheduler(PagedSchedulerMixin, Scheduler):  # type: ignore[misc]
+    """Over vLLM's synchronous scheduler."""
+
+
+class PagedAsyncScheduler(PagedSchedulerMixin, AsyncScheduler):  # type: ignore[misc]
+    """Over vLLM's asynchronous scheduler."""

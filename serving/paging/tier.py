@@ -1,0 +1,235 @@
+"""The host tier: adapters are read and checked by a thread of its own, and requests are told when theirs is in memory.
+
+`acquire` is called when a request arrives, long before the scheduler sees it; `take` by the engine's step, which then
+finds the adapter in memory. Between the two a lease keeps the adapter from being evicted. Loads wait, in order, while
+leases leave no room for them: requests that run end, and give theirs back.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from serving.paging.host import HostCache
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+V = TypeVar("V")
+
+Done = Callable[[str | None], None]
+"""Called once with None when the adapter is in memory, or with the reason why it never will be."""
+
+
+class Loaded(NamedTuple, Generic[V]):
+    """An adapter in memory and its bytes."""
+
+    value: V
+    size: int
+
+
+@dataclass
+class TierCounts:
+    """Since the start."""
+
+    reads: int = 0
+    """Adapters read from disk."""
+    read_seconds: float = 0.0
+    read_bytes: int = 0
+    reads_by_callers: int = 0
+    """Of these, reads by `load_now`: by the caller's thread, which waited."""
+    failures: int = 0
+    waited_for_room: int = 0
+    """Loads that had to wait because leased adapters filled the budget."""
+
+
+@dataclass
+class _Job(Generic[R]):
+    request: R
+    waiting: list[Done] = field(default_factory=list)
+    delayed: bool = False
+
+
+class HostTier(Generic[R, V]):
+    """Adapters in host memory. Requests `R` name an adapter by `key_of(request)`. Thread-safe.
+
+    `read(request)` reads and checks one adapter; `size_of(request)` tells its bytes beforehand. Both raise for an
+    adapter that cannot be used, and are called without locks held. `changed()` is called after what is held changes.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        key_of: Callable[[R], Hashable],
+        size_of: Callable[[R], int],
+        read: Callable[[R], Loaded[V]],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.cache: HostCache[Hashable, V] = HostCache(budget)
+        self.counts = TierCounts()
+        self._key_of, self._size_of, self._read, self._changed = key_of, size_of, read, changed
+        self._jobs: deque[_Job[R]] = deque()
+        self._by_key: dict[Hashable, _Job[R]] = {}
+        self._lock = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="adapter-loader", daemon=True)
+        self._thread.start()
+
+    def acquire(self, request: R, done: Done) -> None:
+        """Leases the request's adapter and has it read if it is not in memory. `done` is called by this thread or by
+        the loader's; after a failure nothing is leased."""
+        key = self._key_of(request)
+        with self._lock:
+            self.cache.lease(key)
+            if key not in self.cache:
+                job = self._by_key.get(key)
+                if job is None:
+                    job = self._by_key[key] = _Job(request)
+                    self._jobs.append(job)
+                    self._lock.notify_all()
+                job.waiting.append(done)
+                return
+        done(None)
+
+    def release(self, request: R) -> None:
+        """Gives a lease back."""
+        with self._lock:
+            self.cache.release(self._key_of(request))
+            self._lock.notify_all()
+
+    def take(self, request: R) -> V | None:
+        """The adapter, if it is in memory."""
+        with self._lock:
+            return self.cache.get(self._key_of(request))
+
+    def load_now(self, request: R) -> V:
+        """Reads the adapter in this thread, for callers that came without `acquire`; keeps it if there is room.
+
+        Raises:
+            Exception: whatever `read` raises.
+        """
+        loaded, seconds = self._timed_read(request)
+        key = self._key_of(request)
+        with self._lock:
+            self.counts.reads_by_callers += 1
+            if key not in self.cache and self.cache.make_room(loaded.size):
+                self.cache.put(key, loaded.value, loaded.size, seconds)
+        self._changed()
+        return loaded.value
+
+    def remove(self, key: Hashable) -> bool:
+        """Forgets an adapter."""
+        with self._lock:
+            removed = self.cache.remove(key)
+            self._lock.notify_all()
+        if removed:
+            self._changed()
+        return removed
+
+    def clear(self) -> None:
+        """Forgets all adapters."""
+        for key in self.sizes():
+            self.remove(key)
+
+    def sizes(self) -> dict[Hashable, int]:
+        """Bytes of each adapter in memory."""
+        with self._lock:
+            return self.cache.sizes()
+
+    def size(self, key: Hashable) -> int:
+        """Bytes of one adapter in memory; 0 when it is not."""
+        with self._lock:
+            return self.cache.size(key)
+
+    def waiting(self) -> int:
+        """Adapters that are being read or wait for it."""
+        with self._lock:
+            return len(self._by_key)
+
+    def close(self) -> None:
+        """Ends the loader's thread; what waits is told so."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._jobs and not self._closed:
+                    self._lock.wait()
+                if self._closed:
+                    left, self._jobs = list(self._jobs), deque()
+                    break
+                job = self._jobs[0]
+            reason = self._load(job)
+            if reason is not None:
+                logger.warning("%s", reason)
+            self._finish(job, reason)
+        for job in left:
+            self._finish(job, "the engine is stopping")
+
+    def _finish(self, job: _Job[R], reason: str | None) -> None:
+        key = self._key_of(job.request)
+        with self._lock:
+            if self._jobs and self._jobs[0] is job:
+                self._jobs.popleft()
+            del self._by_key[key]
+            if reason is not None:
+                self.counts.failures += 1
+                for _ in job.waiting:
+                    self.cache.release(key)
+                self._lock.notify_all()
+        self._changed()
+        for done in job.waiting:
+            done(reason)
+
+    def _load(self, job: _Job[R]) -> str | None:
+        """Why it failed, None when the adapter is in memory."""
+        try:
+            size = self._size_of(job.request)
+            if size > self.cache.budget:
+                return self._too_large(size)
+            if not self._wait_for_room(job, size):
+                return "the engine is stopping"
+            loaded, seconds = self._timed_read(job.request)
+        except Exception as error:  # noqa: BLE001  # fails the requests that wait for it, never the thread
+            return f"{error}" or type(error).__name__
+        if loaded.size > self.cache.budget:
+            return self._too_large(loaded.size)
+        key = self._key_of(job.request)
+        with self._lock:
+            while key not in self.cache:
+                if self.cache.make_room(loaded.size):  # it may be larger in memory than on disk
+                    self.cache.put(key, loaded.value, loaded.size, seconds)
+                elif self._closed:
+                    return "the engine is stopping"
+                else:
+                    self._lock.wait()
+        return None
+
+    def _too_large(self, size: int) -> str:
+        return f"the adapter has {size} bytes; host memory for adapters is {self.cache.budget} bytes"
+
+    def _wait_for_room(self, job: _Job[R], size: int) -> bool:
+        with self._lock:
+            while not self.cache.make_room(size):
+                if self._closed:
+                    return False
+                self.counts.waited_for_room += not job.delayed
+                job.delayed = True
+                self._lock.wait()
+        return True
+
+    def _timed_read(self, request: R) -> tuple[Loaded[V], float]:
+        start = time.perf_counter()
+        loaded = self._read(request)
+        seconds = time.perf_counter() - start
+        with self._lock:
+            self.counts.reads += 1
+            self.counts.read_seconds += seconds
+            self.counts.read_bytes += loaded.size
+        return loaded, seconds
