@@ -1,6 +1,7 @@
 """An engine replica: Ray Serve LLM's server with our learnwares registered, our middleware in front and our metrics
 beside."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,15 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from router.following import Follower
 from router.ray_seam import keep_grpc_on_loopback, replica_line
+from serving.market.probe import probe
 from serving.market.residents import Residents
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from serving.middleware import EXPLAIN_PATH, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
 from serving.ray_compat import EngineServer, LLMConfig, add_middleware
-from specs.errors import UnknownModel
-from specs.market.catalogue import current_catalogue
+from specs.errors import InvalidLearnware, UnknownModel
+from specs.market.catalogue import Entry, current_catalogue
 
 
 class ReplicaOptions(NamedTuple):
@@ -113,6 +115,20 @@ class LearnwareServer(EngineServer):
     async def market_reached(self, sequence: int) -> int:
         """Returns when the market's change number `sequence` is in effect here."""
         return await self._follower.reached(sequence)
+
+    async def probe(
+        self, learnware_id: str, version: int, sha256: str, folder: str, examples: Sequence[str]
+    ) -> str | None:
+        """Loads a learnware that is not served yet and tries it. Returns why it must not be served, or None."""
+        entry = Entry(learnware_id, version, sha256, Path(folder))
+        try:
+            request = await self._residents.load(entry)
+        except InvalidLearnware as error:
+            return str(error)
+        refusal = await probe(self._models.engine_client, request, examples)
+        if refusal is not None:
+            await self._residents.unload(entry.internal_name)
+        return refusal
 
     async def metrics_text(self) -> str:
         """This replica's metrics and vLLM's, as Prometheus text."""

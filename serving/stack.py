@@ -24,7 +24,7 @@ from serving.edge.drain import StopSignals, stop_stack
 from serving.edge.environment import instance_environment, serve_host
 from serving.edge.instance import Instance, claim, plan, prepare
 from serving.market.place import fill_market
-from serving.names import APPLICATION, ENGINE, METRICS_APPLICATION, ROUTER
+from serving.names import APPLICATION, ENGINE, MARKET_APPLICATION, METRICS_APPLICATION, ROUTER
 from serving.paths import cache_folder
 from specs.errors import StartupError
 
@@ -93,6 +93,7 @@ def _start(config: Config, instance: Instance, base: Path, market: Path, signals
     from ray import serve as ray_serve
 
     from serving.app import build_application
+    from serving.market.application import ROUTE_PREFIX as MARKET_PREFIX, market_application
     from serving.metrics.application import ROUTE_PREFIX, metrics_application
 
     ray.init(
@@ -121,6 +122,11 @@ def _start(config: Config, instance: Instance, base: Path, market: Path, signals
             metrics_application(APPLICATION, [ENGINE, ROUTER], exporter),
             name=METRICS_APPLICATION,
             route_prefix=ROUTE_PREFIX,
+        ),
+        ray_serve.RunTarget(
+            market_application(config, base, market, on_loopback=True),
+            name=MARKET_APPLICATION,
+            route_prefix=MARKET_PREFIX,
         ),
     ]
     ray_serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

@@ -5,7 +5,10 @@
     │   ├── InvalidConfig         400  a configuration file or option
     │   ├── InvalidLearnware      400  a learnware's folder: adapter, card or specification
     │   │   └── DuplicateLearnware 409  two learnwares with one id, or one that is in the market already
-    │   └── InvalidSpecification  400  a specification's shapes, values, type or encoder
+    │   ├── InvalidSpecification  400  a specification's shapes, values, type or encoder
+    │   └── TooLarge              413  a body larger than the configuration allows
+    ├── Unauthorized              401  the key that a request needs is missing or another one
+    ├── Forbidden                 403  what no key of this stack allows
     ├── UnknownModel              404  a model, learnware or task id that is not served
     │   └── UnknownLearnware      404  a learnware that is not in the market
     ├── NotReady                  503  the stack is still starting
@@ -44,6 +47,23 @@ class DuplicateLearnware(InvalidLearnware):
 
 class InvalidSpecification(InvalidInput):
     code = "invalid_specification"
+
+
+class TooLarge(InvalidInput):
+    status = 413
+    code = "body_too_large"
+
+
+class Unauthorized(LearnwareError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(LearnwareError):
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
 
 
 class UnknownModel(LearnwareError):

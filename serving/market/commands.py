@@ -124,9 +124,10 @@ def _check(options: argparse.Namespace) -> int:
 def _open(options: argparse.Namespace) -> "Market":
     from serving.base_model import ensure_base_model
     from serving.config import load_config
-    from serving.market.place import market_folder, open_market
+    from serving.market.place import market_folder, market_requirements
     from serving.paths import cache_folder
     from specs.errors import InvalidInput
+    from specs.market.store import Market
 
     config = load_config(options.config)
     folder = options.market or market_folder(config)
@@ -135,7 +136,7 @@ def _open(options: argparse.Namespace) -> "Market":
             f"no market: market.path is not set, and no stack runs on port {config.http.port}; give --market FOLDER"
         )
     base = ensure_base_model(config.base_model.source, cache_folder(), lambda text: print(text, file=sys.stderr))
-    return open_market(config, base, folder)
+    return Market(folder, market_requirements(config, base))
 
 
 def _print(records: "list[Record]") -> None:

@@ -8,6 +8,7 @@ from serving.catalogue import requirements
 from serving.config import Config
 from serving.edge.instance import plan
 from specs.base_geometry import read_layers
+from specs.market.checks import Requirements
 from specs.market.store import Market
 
 
@@ -17,10 +18,9 @@ def market_folder(config: Config) -> Path:
     return config.market.folder or plan(config.http.host, config.http.port).folder / "market"
 
 
-def open_market(config: Config, base: Path, folder: Path | None = None) -> Market:
-    """The market in `folder`, by default the configuration's, made if absent; `base` is the base model's folder."""
-    needed = replace(requirements(config), layers=read_layers(base))
-    return Market(folder or market_folder(config), needed)
+def market_requirements(config: Config, base: Path) -> Requirements:
+    """What a learnware must be to come into the configuration's market; `base` is the base model's folder."""
+    return replace(requirements(config), layers=read_layers(base))
 
 
 def fill_market(config: Config, base: Path, say: Callable[[str], None]) -> Path:
@@ -29,6 +29,6 @@ def fill_market(config: Config, base: Path, say: Callable[[str], None]) -> Path:
     Raises:
         InvalidLearnware: one of these is refused.
     """
-    market = open_market(config, base)
+    market = Market(market_folder(config), market_requirements(config, base))
     market.seed(config.learnwares.path, say)
     return market.root

@@ -6,7 +6,9 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 
-async def broadcast(handle: DeploymentHandle[Any], method: str, timeout_s: float) -> list[str | BaseException]:
+async def broadcast(
+    handle: DeploymentHandle[Any], method: str, timeout_s: float, *arguments: Any
+) -> list[Any | BaseException]:
     """What each replica returned, or why it did not, within `timeout_s` seconds.
 
     Ray 2.60's public `results_async` has one limit for all replicas together: a single slow one loses every answer. So
@@ -16,7 +18,7 @@ async def broadcast(handle: DeploymentHandle[Any], method: str, timeout_s: float
         DeploymentUnavailableError: the deployment has no running replica.
         TimeoutError: its replicas did not become known in time.
     """
-    response = handle.broadcast(method)
+    response = handle.broadcast(method, *arguments)
     results = await asyncio.wait_for(response._fetch_replica_results_async(), timeout_s)  # noqa: SLF001
     waits = (asyncio.wait_for(result.get_async(), timeout_s) for result in results)
     return await asyncio.gather(*waits, return_exceptions=True)

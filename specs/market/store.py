@@ -27,9 +27,10 @@ from specs.card import CARD_FILE, Card, load_card
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
 from specs.learnware import Learnware
 from specs.market import journal
-from specs.market.catalogue import Catalogue, Entry, read_catalogue, write_catalogue
+from specs.market.catalogue import Entry, write_catalogue
 from specs.market.checks import Requirements, check_learnware
 from specs.market.intake import Limits, Progress, download, is_hub_id, take
+from specs.market.integrity import catalogue_of, find_problems, repair
 from specs.market.journal import Journal, Record, State
 from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.search import search
@@ -80,7 +81,7 @@ class Market:
         with self._lock():
             journal.prepare(self.root, self._timeout_s)
             self._objects.sweep()
-            self._repair()
+            repair(self.root, self._objects, self._timeout_s)
         self.collect_garbage()
 
     @contextmanager
@@ -109,9 +110,20 @@ class Market:
                 learnware = check_learnware(folder, self._requirements)
             except InvalidLearnware as error:
                 if record:
-                    self._refuse(folder.name, folder, fingerprint(folder), str(error))
+                    card = _readable_card(folder)
+                    self._refuse(card.id if card else folder.name, folder, fingerprint(folder), str(error), card)
                 raise
             yield Staged(learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder)
+
+    def active(self, learnware_id: str) -> Record:
+        """The learnware that is served under this id. Raises UnknownLearnware."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            return self._active(book, learnware_id)
+
+    def check_acceptable(self, staged: Staged, *, replace: bool) -> None:
+        """Raises what `submit`, or `replace`, would raise now; changes nothing."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            (self._replaceable if replace else self._vacant)(book, staged)
 
     def submit(self, staged: Staged) -> Record:
         """Adds a learnware whose id is not in the market. It is served from now on.
@@ -120,11 +132,7 @@ class Market:
             DuplicateLearnware: the id is taken.
         """
         with self._change() as book:
-            if active := book.active(staged.learnware.id):
-                raise DuplicateLearnware(
-                    f"learnware {active.id!r} is in the market already (version {active.version}); replace it with a "
-                    "higher version, or choose another id"
-                )
+            self._vacant(book, staged)
             return self._activate(book, staged)
 
     def replace(self, staged: Staged) -> Record:
@@ -135,13 +143,7 @@ class Market:
             InvalidLearnware: the version is not higher.
         """
         with self._change() as book:
-            active = self._active(book, staged.learnware.id)
-            if staged.learnware.version <= active.version:
-                raise InvalidLearnware(
-                    f"learnware {active.id!r} is in the market with version {active.version}; a replacement needs a "
-                    f"higher one in {CARD_FILE}, not {staged.learnware.version}"
-                )
-            book.end(active, State.REPLACED)
+            book.end(self._replaceable(book, staged), State.REPLACED)
             return self._activate(book, staged)
 
     def remove(self, learnware_id: str) -> Record:
@@ -212,22 +214,7 @@ class Market:
         """Everything that is wrong, in words; empty when the market is whole. Reads every file of every served
         learnware; `progress` is told each one's id."""
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
-            problems = [f"journal: {line}" for line in book.damage()]
-            active = book.records(State.ACTIVE)
-            for record in active:
-                progress(record.id)
-                problems += self._problems_of(record)
-            known = {record.sha256 for record in book.records()}
-            problems += [f"objects: nothing refers to {sha}" for sha in self._objects.hashes() - known]
-            problems += [f"quarantine: nothing refers to {sha}" for sha in self._objects.quarantined_hashes() - known]
-            problems += [f"incoming: {name} is left over" for name in self._objects.leftovers()]
-            try:
-                published = read_catalogue(self.root)
-            except InvalidInput as error:
-                return [*problems, str(error)]
-            if published != self._catalogue(book):
-                problems.append(f"catalogue: sequence {published.sequence} differs from the journal")
-            return problems
+            return find_problems(self.root, self._objects, book, progress)
 
     def collect_garbage(self, kept_s: float = KEPT_S) -> list[str]:
         """Removes files that nothing serves, `kept_s` seconds after they were served last; those of quarantined
@@ -277,6 +264,23 @@ class Market:
             version = card.version if card else 0
             return book.add(name, State.QUARANTINED, version=version, sha256=sha256, reason=reason, card=card)
 
+    @staticmethod
+    def _vacant(book: Journal, staged: Staged) -> None:
+        if active := book.active(staged.learnware.id):
+            raise DuplicateLearnware(
+                f"learnware {active.id!r} is in the market already (version {active.version}); replace it with a "
+                "higher version, or choose another id"
+            )
+
+    def _replaceable(self, book: Journal, staged: Staged) -> Record:
+        active = self._active(book, staged.learnware.id)
+        if staged.learnware.version <= active.version:
+            raise InvalidLearnware(
+                f"learnware {active.id!r} is in the market with version {active.version}; a replacement needs a "
+                f"higher one in {CARD_FILE}, not {staged.learnware.version}"
+            )
+        return active
+
     def _active(self, book: Journal, learnware_id: str) -> Record:
         active = book.active(learnware_id)
         if active is None:
@@ -296,7 +300,7 @@ class Market:
             with journal.writing(self.root, self._timeout_s) as book:
                 yield book
                 book.set_fact("sequence", book.fact("sequence") + 1)
-                catalogue = self._catalogue(book)
+                catalogue = catalogue_of(book, self._objects)
             write_catalogue(self.root, catalogue)
 
     @contextmanager
@@ -317,55 +321,9 @@ class Market:
                     time.sleep(LOCK_POLL_S)
             yield
 
-    def _catalogue(self, book: Journal) -> Catalogue:
-        entries = (
-            Entry(record.id, record.version, record.sha256, self._objects.folder(record.sha256))
-            for record in book.records(State.ACTIVE)
-            if record.sha256 is not None
-        )
-        return Catalogue(book.fact("sequence"), tuple(entries))
 
-    def _repair(self) -> None:
-        """What a crash, or somebody else's hand, left: objects that nothing refers to go, learnwares whose files are
-        not what was submitted go into quarantine, an outdated catalogue is written again."""
-        with journal.writing(self.root, self._timeout_s) as book:
-            for record in book.records(State.ACTIVE):
-                self._recheck(book, record)
-            known = {record.sha256 for record in book.records()}
-            for sha in self._objects.hashes() - known:
-                self._objects.delete(sha)
-            for sha in self._objects.quarantined_hashes() - known:
-                self._objects.delete_quarantined(sha)
-            catalogue = self._catalogue(book)
-        try:
-            if read_catalogue(self.root) == catalogue:
-                return
-        except InvalidInput:
-            pass
-        write_catalogue(self.root, catalogue)
-
-    def _recheck(self, book: Journal, record: Record) -> None:
-        assert record.sha256 is not None
-        folder = self._objects.folder(record.sha256)
-        now = stamp(folder)
-        if now == record.stamp:
-            return
-        if folder.is_dir() and fingerprint(folder) == record.sha256:
-            book.set_stamp(record, now)
-            return
-        book.end(record, State.QUARANTINED, "its files in the market are missing or not what was submitted")
-        book.set_fact("sequence", book.fact("sequence") + 1)
-        self._objects.withdraw(record.sha256)
-
-    def _problems_of(self, record: Record) -> list[str]:
-        assert record.sha256 is not None
-        folder = self._objects.folder(record.sha256)
-        if not folder.is_dir():
-            return [f"{record.id}: its object {record.sha256} is missing"]
-        if fingerprint(folder) != record.sha256:
-            return [f"{record.id}: the files in {folder.name} are not what was submitted"]
-        try:
-            card = load_card(folder / CARD_FILE)
-        except InvalidLearnware as error:
-            return [f"{record.id}: {error}"]
-        return [] if (card == record.card and card.id == record.id) else [f"{record.id}: the journal has another card"]
+def _readable_card(folder: Path) -> Card | None:
+    try:
+        return load_card(folder / CARD_FILE)
+    except InvalidLearnware:
+        return None

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.e2e.support import Stack
+from tests.e2e.support import ADMIN_KEY, Stack
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The default configuration, with fewer slots than learnwares, so that the tests also page adapters."""
     running = Stack(
-        tmp_path_factory.mktemp("stack"), {"engine": {"slots": 4, "max_model_len": 1024, "max_num_seqs": 8}}
+        tmp_path_factory.mktemp("stack"),
+        {"engine": {"slots": 4, "max_model_len": 1024, "max_num_seqs": 8}, "market": {"admin_key": ADMIN_KEY}},
     )
     try:
         running.reason_of_first_request = running.first_reason()

@@ -17,6 +17,7 @@ import pytest
 
 START_DEADLINE_S = 300
 BASE = "SmolLM2-135M-Instruct"
+ADMIN_KEY = "end-to-end"
 
 
 class Stack:

@@ -1,0 +1,89 @@
+"""Whether a market is whole, and what is mended when it is opened. The caller holds the market's lock."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from specs.card import CARD_FILE, load_card
+from specs.errors import InvalidInput, InvalidLearnware
+from specs.market import journal
+from specs.market.catalogue import Catalogue, Entry, read_catalogue, write_catalogue
+from specs.market.journal import Journal, Record, State
+from specs.market.objects import ObjectStore, fingerprint, stamp
+
+
+def catalogue_of(book: Journal, objects: ObjectStore) -> Catalogue:
+    """What the journal says is served."""
+    entries = (
+        Entry(record.id, record.version, record.sha256, objects.folder(record.sha256))
+        for record in book.records(State.ACTIVE)
+        if record.sha256 is not None
+    )
+    return Catalogue(book.fact("sequence"), tuple(entries))
+
+
+def find_problems(root: Path, objects: ObjectStore, book: Journal, progress: Callable[[str], object]) -> list[str]:
+    """Everything that is wrong, in words. Reads every file of every served learnware; `progress` is told each id."""
+    problems = [f"journal: {line}" for line in book.damage()]
+    for record in book.records(State.ACTIVE):
+        progress(record.id)
+        problems += _problems_of(record, objects)
+    known = {record.sha256 for record in book.records()}
+    problems += [f"objects: nothing refers to {sha}" for sha in objects.hashes() - known]
+    problems += [f"quarantine: nothing refers to {sha}" for sha in objects.quarantined_hashes() - known]
+    problems += [f"incoming: {name} is left over" for name in objects.leftovers()]
+    try:
+        published = read_catalogue(root)
+    except InvalidInput as error:
+        return [*problems, str(error)]
+    if published != catalogue_of(book, objects):
+        problems.append(f"catalogue: sequence {published.sequence} differs from the journal")
+    return problems
+
+
+def repair(root: Path, objects: ObjectStore, timeout_s: float) -> None:
+    """What a crash, or somebody else's hand, left: objects that nothing refers to go, learnwares whose files are not
+    what was submitted go into quarantine, an outdated catalogue is written again."""
+    with journal.writing(root, timeout_s) as book:
+        for record in book.records(State.ACTIVE):
+            _recheck(record, objects, book)
+        known = {record.sha256 for record in book.records()}
+        for sha in objects.hashes() - known:
+            objects.delete(sha)
+        for sha in objects.quarantined_hashes() - known:
+            objects.delete_quarantined(sha)
+        catalogue = catalogue_of(book, objects)
+    try:
+        if read_catalogue(root) == catalogue:
+            return
+    except InvalidInput:
+        pass
+    write_catalogue(root, catalogue)
+
+
+def _recheck(record: Record, objects: ObjectStore, book: Journal) -> None:
+    """Reads a learnware's files only when their names, sizes or times have changed."""
+    assert record.sha256 is not None
+    folder = objects.folder(record.sha256)
+    now = stamp(folder)
+    if now == record.stamp:
+        return
+    if folder.is_dir() and fingerprint(folder) == record.sha256:
+        book.set_stamp(record, now)
+        return
+    book.end(record, State.QUARANTINED, "its files in the market are missing or not what was submitted")
+    book.set_fact("sequence", book.fact("sequence") + 1)
+    objects.withdraw(record.sha256)
+
+
+def _problems_of(record: Record, objects: ObjectStore) -> list[str]:
+    assert record.sha256 is not None
+    folder = objects.folder(record.sha256)
+    if not folder.is_dir():
+        return [f"{record.id}: its object {record.sha256} is missing"]
+    if fingerprint(folder) != record.sha256:
+        return [f"{record.id}: the files in {folder.name} are not what was submitted"]
+    try:
+        card = load_card(folder / CARD_FILE)
+    except InvalidLearnware as error:
+        return [f"{record.id}: {error}"]
+    return [] if (card == record.card and card.id == record.id) else [f"{record.id}: the journal has another card"]

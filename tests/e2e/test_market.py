@@ -1,0 +1,185 @@
+"""Learnwares come, change and go while requests run."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.edge.instance import plan
+from tests.e2e.learnwares import copy_of, without_effect, zipped
+from tests.e2e.support import ADMIN_KEY, QUESTIONS, Stack, chat
+
+pytestmark = pytest.mark.e2e
+
+ZIP = {"content-type": "application/zip", "authorization": f"Bearer {ADMIN_KEY}"}
+ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
+COPY = "finance-tfns-copy"
+LONG = "\n".join(f"Line {number}: net sales grew by {number} % in that year." for number in range(30))
+"""Some blocks of the prefix cache."""
+
+
+def ask(http: httpx.Client, model: str, question: str) -> dict[str, object]:
+    """The answer's first choice, as greedy decoding gives it."""
+    response = chat(http, f"{LONG}\n{question}", model, logprobs=True)
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] == model
+    return response.json()["choices"][0]
+
+
+def text(choice: dict) -> str:
+    return choice["message"]["content"]
+
+
+def first_logprob(choice: dict) -> float:
+    return choice["logprobs"]["content"][0]["logprob"]
+
+
+@pytest.fixture
+def traffic(stack: Stack) -> Iterator[list[tuple[int, str]]]:
+    """`auto` requests from another thread, all through the test: each one's status and who answered."""
+    answers: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        with httpx.Client(base_url=stack.url, timeout=120) as client:
+            while not stop.is_set():
+                response = chat(client, QUESTIONS[len(answers) % 3].text, max_tokens=2)
+                answers.append((response.status_code, response.headers.get("x-learnware", response.text)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield answers
+    stop.set()
+    thread.join(60)
+
+
+@pytest.fixture
+def gone_afterwards(http: httpx.Client) -> Iterator[None]:
+    yield
+    http.delete(f"/v1/learnwares/{COPY}", headers=ADMIN)
+
+
+def test_a_learnware_comes_is_replaced_and_goes_under_traffic(
+    http: httpx.Client, stack: Stack, traffic: list[tuple[int, str]], gone_afterwards: None, tmp_path: Path
+):
+    first = zipped(copy_of("finance-tfns", tmp_path / "first", COPY))
+    second = zipped(copy_of("finance-tfns", tmp_path / "second", COPY, 2, weights_of="mathematics-svamp_operation"))
+    assert chat(http, "hi", COPY).status_code == 404
+
+    response = http.post("/v1/learnwares", content=first, headers=ZIP)
+    assert response.status_code == 201, response.text
+    assert response.json()["served"] is True
+    assert chat(http, "hi", COPY).status_code == 200
+    for question in (question.text for question in QUESTIONS):
+        original, other = (ask(http, name, question) for name in ("finance-tfns", "mathematics-svamp_operation"))
+        if text(original) != text(other):
+            break
+    else:
+        pytest.fail("two learnwares give one answer to every question")
+    one = ask(http, COPY, question)
+    assert text(one) == text(original)
+    assert first_logprob(one) == pytest.approx(first_logprob(original), abs=0.1)
+    assert COPY in {card["id"] for card in http.get("/v1/models").json()["data"]}
+
+    # A stream that began with the old version ends well; what comes after the answer is the new version's alone.
+    body = {
+        "model": COPY,
+        "messages": [{"role": "user", "content": "Count from one on."}],
+        "max_tokens": 60,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    with http.stream("POST", "/v1/chat/completions", json=body) as stream:
+        lines = stream.iter_lines()
+        begun = next(lines)
+        response = http.put(f"/v1/learnwares/{COPY}", content=second, headers=ZIP)
+        assert response.status_code == 200, response.text
+        assert (response.json()["version"], response.json()["served"]) == (2, True)
+        two = ask(http, COPY, question)
+        events = [line.removeprefix("data: ") for line in [begun, *lines] if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    assert {json.loads(event)["model"] for event in events[:-1]} == {COPY}
+    assert text(two) == text(other)
+    assert first_logprob(two) == pytest.approx(first_logprob(other), abs=0.1)
+    again = ask(http, COPY, question)  # from the prefix cache now
+    assert text(again) == text(other)
+
+    response = http.delete(f"/v1/learnwares/{COPY}", headers=ADMIN)
+    assert (response.status_code, response.json()["state"]) == (200, "removed")
+    response = chat(http, "hi", COPY)
+    assert response.status_code == 404
+    assert "Did you mean finance-tfns" in response.json()["error"]["message"]
+    assert http.get(f"/v1/learnwares/{COPY}").json()["state"] == "removed"
+
+    count = len(traffic)
+    deadline = time.monotonic() + 60
+    while len(traffic) < count + 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(traffic) >= count + 3
+    assert {status for status, _ in traffic} == {200}
+
+
+def test_what_changes_nothing_is_found_on_the_engine_and_quarantined(http: httpx.Client, tmp_path: Path):
+    folder = without_effect(copy_of("finance-fiqa_sa", tmp_path / "faint", "finance-faint"))
+    response = http.post("/v1/learnwares", content=zipped(folder), headers=ZIP)
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert "it answers as the base model does" in message
+    (record,) = http.get("/v1/learnwares", params={"state": "quarantined"}).json()["data"]
+    assert (record["id"], record["reason"]) == ("finance-faint", message.removeprefix("learnware finance-faint: "))
+    assert chat(http, "hi", "finance-faint").status_code == 404
+    assert chat(http, QUESTIONS[0].text, "finance-fiqa_sa").status_code == 200
+
+
+def test_the_command_line_reaches_the_running_stack(
+    http: httpx.Client, stack: Stack, gone_afterwards: None, tmp_path: Path
+):
+    market = plan("127.0.0.1", stack.port).folder / "market"
+    folder = copy_of("finance-fiqa_sa", tmp_path / "copy", COPY)
+
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "serving.cli", "market", *arguments, "--market", str(market)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def within_two_seconds(status: int) -> None:
+        deadline = time.monotonic() + 2
+        while chat(http, "hi", COPY, max_tokens=1).status_code != status:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    run("submit", str(folder))
+    within_two_seconds(200)
+    run("check")
+    run("remove", COPY)
+    within_two_seconds(404)
+
+
+def test_lists_searches_and_refusals(http: httpx.Client, tmp_path: Path):
+    listed = http.get("/v1/learnwares").json()
+    assert listed["object"] == "list"
+    assert len(listed["data"]) == 12
+    found = http.get("/v1/learnwares", params={"q": "sentiment", "domain": "finance"}).json()["data"]
+    assert {record["id"] for record in found} == {"finance-fiqa_sa", "finance-tfns"}
+    shown = http.get("/v1/learnwares/finance-tfns").json()
+    assert shown["card"]["tasks"] == ["tfns"]
+
+    def error(response: httpx.Response) -> tuple[int, str]:
+        return response.status_code, response.json()["error"]["message"]
+
+    status, message = error(http.get("/v1/learnwares/finance-tfnz"))
+    assert status == 404
+    assert message.startswith("there is no learnware 'finance-tfnz' in the market; did you mean finance-tfns")
+    assert error(http.delete("/v1/learnwares/finance-tfns"))[0] == 401
+    assert error(http.post("/v1/learnwares", content=b"x", headers=ZIP | {"authorization": "Bearer other"}))[0] == 401
+    assert error(http.post("/v1/learnwares", content=b"no zip", headers=ZIP))[0] == 400
+    same = zipped(copy_of("finance-tfns", tmp_path / "same", "finance-tfns"))
+    assert error(http.post("/v1/learnwares", content=same, headers=ZIP))[0] == 409
+    assert error(http.patch("/v1/learnwares"))[0] == 405
+    assert chat(http, QUESTIONS[0].text).headers["x-learnware-reason"] == "matched"
