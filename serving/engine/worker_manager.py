@@ -142,7 +142,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
 
     def list_adapters(self) -> set[int]:
         """Those on the device or in host memory."""
-        return set(super().list_adapters()) | {int(number) for number in self.host.sizes()}
+        return set(super().list_adapters()) | self.host.sizes().keys()
 
     def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None:
         """Touches the residents that a batch needs before it loads the others, so that no newcomer evicts one of them.

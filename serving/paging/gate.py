@@ -27,8 +27,8 @@ LINE_LIMIT = 64 << 20
 """Bytes of one message: a report names every adapter in host memory."""
 
 
-class AdapterUnavailable(GracefulHTTPError):  # type: ignore[misc]  # vLLM's, so that its handlers answer 503
-    """An adapter could not be loaded; the message has the reason."""
+class AdapterUnavailable(GracefulHTTPError):
+    """An adapter could not be loaded; the message has the reason. vLLM's handlers answer with the status it carries."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"the adapter of {name!r} could not be loaded: {reason}", HTTPStatus.SERVICE_UNAVAILABLE)

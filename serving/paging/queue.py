@@ -112,6 +112,7 @@ class AdapterQueue(Generic[T]):
         self._now = 0.0
         self._aged_since = float("-inf")
         self._number = 0
+        self._admitted = 0
         self._front = 0
         self._choice: _Entry[T] | None = None
 
@@ -241,7 +242,8 @@ class AdapterQueue(Generic[T]):
             raise IndexError("no waiting request may run now")
         entry, self._choice = self._choice, None
         self.aged_out += self._has_aged(entry)
-        self.mean_wait += (max(0.0, self._now - entry.since) - self.mean_wait) / WAIT_MEMORY
+        self._admitted += 1
+        self.mean_wait += (max(0.0, self._now - entry.since) - self.mean_wait) / min(self._admitted, WAIT_MEMORY)
         del self._entries[entry.item]
         if entry.adapter is not None:
             self._active.add(entry.adapter)

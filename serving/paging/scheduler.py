@@ -35,7 +35,7 @@ def adapter_of(request: Request) -> int | None:
     return request.lora_request.lora_int_id if request.lora_request is not None else None
 
 
-class PagedRequestQueue(RequestQueue):  # type: ignore[misc]  # vLLM's classes have no types here
+class PagedRequestQueue(RequestQueue):
     """`AdapterQueue` as vLLM's scheduler sees a queue.
 
     True when a request may run *now*; its length is that of all that wait, since vLLM sleeps when nothing is left.
@@ -81,7 +81,7 @@ class PagedRequestQueue(RequestQueue):  # type: ignore[misc]  # vLLM's classes h
         return iter(self.queue)
 
 
-class ParkedRequests(RequestQueue):  # type: ignore[misc]
+class ParkedRequests(RequestQueue):
     """Requests that cannot run yet. Never offers one."""
 
     def __init__(self) -> None:
@@ -191,9 +191,9 @@ class PagedSchedulerMixin:
         return self.waiting or None
 
 
-class PagedScheduler(PagedSchedulerMixin, Scheduler):  # type: ignore[misc]
+class PagedScheduler(PagedSchedulerMixin, Scheduler):
     """Over vLLM's synchronous scheduler."""
 
 
-class PagedAsyncScheduler(PagedSchedulerMixin, AsyncScheduler):  # type: ignore[misc]
+class PagedAsyncScheduler(PagedSchedulerMixin, AsyncScheduler):
     """Over vLLM's asynchronous scheduler."""

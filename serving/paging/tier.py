@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 V = TypeVar("V")
+
+STOPPING = "the engine is stopping"
 
 Done = Callable[[str | None], None]
 """Called once with None when the adapter is in memory, or with the reason why it never will be."""
@@ -63,16 +65,16 @@ class HostTier(Generic[R, V]):
     def __init__(
         self,
         budget: int,
-        key_of: Callable[[R], Hashable],
+        key_of: Callable[[R], int],
         size_of: Callable[[R], int],
         read: Callable[[R], Loaded[V]],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self.cache: HostCache[Hashable, V] = HostCache(budget)
+        self.cache: HostCache[int, V] = HostCache(budget)
         self.counts = TierCounts()
         self._key_of, self._size_of, self._read, self._changed = key_of, size_of, read, changed
         self._jobs: deque[_Job[R]] = deque()
-        self._by_key: dict[Hashable, _Job[R]] = {}
+        self._by_key: dict[int, _Job[R]] = {}
         self._lock = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="adapter-loader", daemon=True)
@@ -83,8 +85,10 @@ class HostTier(Generic[R, V]):
         the loader's; after a failure nothing is leased."""
         key = self._key_of(request)
         with self._lock:
-            self.cache.lease(key)
-            if key not in self.cache:
+            closed = self._closed
+            if not closed:
+                self.cache.lease(key)
+            if not closed and key not in self.cache:
                 job = self._by_key.get(key)
                 if job is None:
                     job = self._by_key[key] = _Job(request)
@@ -92,7 +96,7 @@ class HostTier(Generic[R, V]):
                     self._lock.notify_all()
                 job.waiting.append(done)
                 return
-        done(None)
+        done(STOPPING if closed else None)
 
     def release(self, request: R) -> None:
         """Gives a lease back."""
@@ -120,7 +124,7 @@ class HostTier(Generic[R, V]):
         self._changed()
         return loaded.value
 
-    def remove(self, key: Hashable) -> bool:
+    def remove(self, key: int) -> bool:
         """Forgets an adapter."""
         with self._lock:
             removed = self.cache.remove(key)
@@ -134,12 +138,12 @@ class HostTier(Generic[R, V]):
         for key in self.sizes():
             self.remove(key)
 
-    def sizes(self) -> dict[Hashable, int]:
+    def sizes(self) -> dict[int, int]:
         """Bytes of each adapter in memory."""
         with self._lock:
             return self.cache.sizes()
 
-    def size(self, key: Hashable) -> int:
+    def size(self, key: int) -> int:
         """Bytes of one adapter in memory; 0 when it is not."""
         with self._lock:
             return self.cache.size(key)
@@ -157,20 +161,20 @@ class HostTier(Generic[R, V]):
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                while not self._jobs and not self._closed:
-                    self._lock.wait()
-                if self._closed:
-                    left, self._jobs = list(self._jobs), deque()
-                    break
-                job = self._jobs[0]
+        while (job := self._next_job()) is not None:
             reason = self._load(job)
             if reason is not None:
                 logger.warning("%s", reason)
             self._finish(job, reason)
-        for job in left:
-            self._finish(job, "the engine is stopping")
+        for left in tuple(self._jobs):
+            self._finish(left, STOPPING)
+
+    def _next_job(self) -> _Job[R] | None:
+        """Waits for one; None when the tier is closed."""
+        with self._lock:
+            while not self._jobs and not self._closed:
+                self._lock.wait()
+            return None if self._closed else self._jobs[0]
 
     def _finish(self, job: _Job[R], reason: str | None) -> None:
         key = self._key_of(job.request)
@@ -194,7 +198,7 @@ class HostTier(Generic[R, V]):
             if size > self.cache.budget:
                 return self._too_large(size)
             if not self._wait_for_room(job, size):
-                return "the engine is stopping"
+                return STOPPING
             loaded, seconds = self._timed_read(job.request)
         except Exception as error:  # noqa: BLE001  # fails the requests that wait for it, never the thread
             return f"{error}" or type(error).__name__
@@ -206,7 +210,7 @@ class HostTier(Generic[R, V]):
                 if self.cache.make_room(loaded.size):  # it may be larger in memory than on disk
                     self.cache.put(key, loaded.value, loaded.size, seconds)
                 elif self._closed:
-                    return "the engine is stopping"
+                    return STOPPING
                 else:
                     self._lock.wait()
         return None

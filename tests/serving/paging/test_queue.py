@@ -4,10 +4,10 @@ an engine and beside a queue that starves."""
 import random
 
 import pytest
-from engine_model import Engine, Job, OurQueue, StockQueue
 from hypothesis import given, settings, strategies as st
 
 from serving.paging.queue import AGE_FACTOR, AdapterQueue, Running
+from tests.serving.paging.engine_model import Engine, Job, OurQueue, StockQueue
 
 SLOTS, SEATS, LONGEST = 3, 5, 6
 
