@@ -76,7 +76,7 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
     path = root / CATALOGUE_FILE
     temporary = path.with_suffix(".new")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+        json.dump(content, file, separators=(",", ":"))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

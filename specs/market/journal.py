@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class State(StrEnum):
 @dataclass(frozen=True)
 class Record:
     """One submission. `sha256` and `card` are None where it could not be taken in or read; `reason` says why it is in
-    quarantine; `stamp` is its object's (`specs.market.objects.stamp`)."""
+    quarantine; `stamp` is its object's (`specs.market.objects.stamp`). The card is parsed when it is asked for: most
+    operations go over all records and need none."""
 
     number: int
     id: str
@@ -60,8 +62,12 @@ class Record:
     state: State
     reason: str | None
     changed: datetime
-    card: Card | None
+    card_text: str | None
     stamp: str | None
+
+    @cached_property
+    def card(self) -> Card | None:
+        return None if self.card_text is None else Card.model_validate_json(self.card_text)
 
 
 def describe(record: Record) -> dict[str, Any]:
@@ -199,7 +205,7 @@ def _record(row: tuple[Any, ...]) -> Record:
         State(state),
         reason,
         datetime.fromisoformat(changed),
-        None if card is None else Card.model_validate_json(card),
+        card,
         stamp,
     )
 
