@@ -1,10 +1,9 @@
-"""The score matrix: which system answers which test row right, packed into one small file.
-
-`learnware-serving score --matrix --out OUT` leaves OUT/matrix.json and a file of row scores for each system and task.
-`pack` keeps one bit of each, and `evaluate` turns a routing of the rows into the scores of base, routed, best single
+"""The score matrix that `learnware-serving matrix` writes: which system answers which test row right, and the
+log-likelihood of each gold answer. `evaluate` turns a routing of the rows into the scores of base, routed, best single
 learnware and oracle.
 """
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +19,12 @@ Right = NDArray[np.bool_]
 
 
 class TaskScores(NamedTuple):
-    """Positions of the scored rows in the task's test split, and for each system whether it answers them right."""
+    """Positions of the scored rows in the task's test split; for each system whether it answers them right, and the
+    log-likelihood of their gold answers in nats."""
 
     rows: list[int]
     right: dict[str, Right]
+    gold: dict[str, NDArray[np.float64]]
 
 
 class Scores(NamedTuple):
@@ -37,62 +38,26 @@ class Scores(NamedTuple):
     by_task: dict[str, dict[str, float]]
 
 
-def pack(out: Path, test_rows: Mapping[str, int], target: Path) -> None:
-    """Writes the compact matrix of a folder that `score --matrix` wrote. `test_rows` is each task's number of test
-    rows.
-
-    Raises:
-        InvalidInput: the folder has no matrix, or lacks rows of one cell.
-    """
-    try:
-        report = json.loads((out / "matrix.json").read_bytes())
-    except OSError as error:
-        raise InvalidInput(
-            f"{out}: no matrix.json ({error.strerror}); run `learnware-serving score --matrix`"
-        ) from None
-    packed: dict[str, Any] = {key: report[key] for key in ("protocol", "base_model", "adapters_sha256", "rows_sha256")}
-    limit = report["max_rows"]
-    tasks: dict[str, Any] = {}
-    for task, hashed in report["rows_sha256"].items():
-        total = test_rows[task]
-        rows = list(range(total)) if limit is None or total <= limit else [i * total // limit for i in range(limit)]
-        right = {
-            system: _bits(out / "cells" / f"{report['adapters_sha256'][system][:16]}-{hashed[:16]}.jsonl", len(rows))
-            for system in report["matrix"][task]
-        }
-        tasks[task] = {"rows": rows, "right": right}
-    target.write_text(json.dumps(packed | {"tasks": tasks}) + "\n", encoding="utf-8")
-
-
-def _bits(path: Path, rows: int) -> str:
-    right = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            item = json.loads(line)
-            right[item["row"]] = int(np.argmax(item["scores"])) == item["gold"]
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
-    if set(right) != set(range(rows)):
-        raise InvalidInput(f"{path.name} has {len(right)} of {rows} rows; run `learnware-serving score --matrix` again")
-    return "".join("1" if right[row] else "0" for row in range(rows))
-
-
 def read_scores(path: Path) -> dict[str, TaskScores]:
-    """The packed matrix: learnware id (whose task it is) → scores.
+    """The matrix: task, as <domain>-<name> → scores.
 
     Raises:
-        InvalidInput: the file is not there or not a packed matrix.
+        InvalidInput: the file is not there or not a score matrix.
     """
     try:
         tasks = json.loads(path.read_bytes())["tasks"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidInput(f"{path} is not a packed score matrix: {error}") from None
-    return {
-        task: TaskScores(
-            entry["rows"], {name: np.array([bit == "1" for bit in bits]) for name, bits in entry["right"].items()}
-        )
-        for task, entry in tasks.items()
-    }
+        return {task: _task_scores(entry) for task, entry in tasks.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path} is not a score matrix of `learnware-serving matrix`: {error}") from None
+
+
+def _task_scores(entry: Mapping[str, Any]) -> TaskScores:
+    right = {name: np.array([bit == "1" for bit in bits]) for name, bits in entry["right"].items()}
+    gold = {name: np.frombuffer(base64.b64decode(text), "<f2").astype(float) for name, text in entry["gold"].items()}
+    for name, values in right.items():
+        if len(values) != len(entry["rows"]) or len(gold[name]) != len(values):
+            raise ValueError(f"{name} has {len(values)} scores for {len(entry['rows'])} rows")
+    return TaskScores(entry["rows"], right, gold)
 
 
 def evaluate(matrix: Mapping[str, TaskScores], routed: Mapping[str, Sequence[str | None]]) -> Scores:

@@ -2,7 +2,6 @@
 
     python -m benchmarks.selection --data DATA                   figures (see `figures` below)
     python -m benchmarks.selection --data DATA --scores FILE     and the scores of base, routed, best single, oracle
-    python -m benchmarks.selection --data DATA --pack OUT --scores FILE   packs what `score --matrix` wrote into FILE
     python -m benchmarks.selection --data DATA --tune            margins on train rows, from which the border comes
     python -m benchmarks.selection --data DATA --encoders        encoders against each other in the same pipeline
 
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import add_json_option, result, setup, table, write_json
-from benchmarks.scores import Scores, evaluate, pack, read_scores
+from benchmarks.scores import Scores, evaluate, read_scores
 from benchmarks.tasks import (
     CHAT,
     DOMAINS,
@@ -225,8 +224,7 @@ def report(outcome: Outcome, scores: Scores | None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.split("\n")[0])
     add_data_option(parser)
-    parser.add_argument("--scores", type=Path, help="packed score matrix (see --pack)")
-    parser.add_argument("--pack", type=Path, metavar="OUT", help="pack the folder of `score --matrix` into --scores")
+    parser.add_argument("--scores", type=Path, help="score matrix, from `learnware-serving matrix`")
     parser.add_argument("--tune", action="store_true", help="only print the margins on train rows")
     parser.add_argument("--encoders", action="store_true", help="only compare encoders")
     parser.add_argument("--short", action="store_true", help=f"the first {SHORT_ROWS} test rows of each task only")
@@ -251,9 +249,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tune:
             tune(learnwares, encoder, options.data, settings)
             return 0
-        if options.pack is not None:
-            counts = {one.id: len(read_prompts(options.data, task_of(one.id), "test").whole) for one in learnwares}
-            pack(options.pack, counts, options.scores)
         limit = SHORT_ROWS if options.short else None
         outcome, chosen = measure(learnwares, encoder, options.data, settings, limit)
         scores = None

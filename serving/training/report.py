@@ -17,9 +17,14 @@ def majority_scores(train: Sequence[Row], test: Sequence[Row]) -> list[RowScore]
     """The control that never reads the prompt: it gives each answer its frequency among the train rows (one added to
     each count, so that none is impossible), hence always chooses the most frequent one."""
     counts = Counter(row.answer for row in train)
+    most_frequent = counts.most_common(1)[0][0]
     scored = []
     for row in test:
         candidates = row.candidates()
+        if not candidates:
+            share = (counts[row.answer] + 1) / (len(train) + len(counts) + 1)
+            scored.append(RowScore((round(math.log(share), 5),), 0, greedy=row.answer == most_frequent))
+            continue
         total = sum(counts[answer] + 1 for answer in candidates)
         scores = tuple(round(math.log((counts[answer] + 1) / total), 5) for answer in candidates)
         scored.append(RowScore(scores, candidates.index(row.answer), greedy=False))
@@ -76,14 +81,6 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         row = [f"`{task}`", str(report["rows"]), *cells, interval, likelihood, steps, verdict]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
-
-
-def matrix_report(scores: Mapping[str, Mapping[str, Sequence[RowScore]]]) -> dict[str, dict[str, float]]:
-    """Accuracy of each system (inner key) on each task (outer key)."""
-    return {
-        task: {name: round(sum(score.right for score in rows) / len(rows), DIGITS) for name, rows in systems.items()}
-        for task, systems in scores.items()
-    }
 
 
 def _rounded(value: Any) -> dict[str, float]:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving.training.matrix_command import sampled
 from serving.training.terminal import Progress, add_base_arguments
 from specs.errors import InvalidInput
 
@@ -28,7 +29,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for rows' scores (cells/) and the report")
     parser.add_argument("--only", nargs="+", default=None, help="names of learnwares (default: all)")
-    parser.add_argument("--matrix", action="store_true", help="score every learnware on every task")
     parser.add_argument("--max-rows", type=int, default=None, help="test rows of each task at most (spread evenly)")
     parser.add_argument("--json", type=Path, default=None, help="where the report goes (default: OUT/scores.json)")
     add_base_arguments(parser)
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
-    from serving.training.report import majority_scores, matrix_report, table, task_report
+    from serving.training.report import majority_scores, table, task_report
     from serving.training.rows import read_rows, rows_hash
     from serving.training.scoring import BASE, PROTOCOL, Scorer
     from serving.training.trainer import write_atomically
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     base = ensure_base_model(args.base, args.cache or cache_folder(), print)
     adapters = {name: args.learnwares / name for name in names}
     controls = {}
-    if args.controls is not None and not args.matrix:
+    if args.controls is not None:
         controls = {
             name: f"shuffled {name}" for name in names if (args.controls / name / "adapter_config.json").exists()
         }
@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
     base_id = args.base_id or base_model_id(args.base)
     scorer = Scorer(base, base_id, adapters, args.out / "cells", args.device)
     reports: dict[str, Any] = {}
-    matrix: dict[str, Any] = {}
     hashes: dict[str, str] = {}
     with Progress("scoring", "row") as bar:
         total = done = 0
         for name in names:
             place = args.data.joinpath(*name.split("-", 1))
-            rows = _spread(read_rows(Path(f"{place}.test.jsonl")), args.max_rows)
+            rows = read_rows(Path(f"{place}.test.jsonl"))
+            rows = rows if args.max_rows is None else sampled(rows, args.max_rows).rows
             hashes[name] = rows_hash(rows)
-            wanted = [BASE, *names] if args.matrix else [BASE, name, *([controls[name]] if name in controls else [])]
+            wanted = [BASE, name, *([controls[name]] if name in controls else [])]
             total += len(rows) * len(wanted)
 
             scored: dict[str, Any] = {}
@@ -75,9 +75,6 @@ def run(args: argparse.Namespace) -> int:
                 show = partial(_show, bar, done, total, f"{system} on {name}")
                 scored[system] = scorer.score(rows, system, show)
                 done += len(rows)
-            if args.matrix:
-                matrix[name] = scored
-                continue
             systems = {BASE: scored[BASE], "majority": majority_scores(read_rows(Path(f"{place}.train.jsonl")), rows)}
             if name in controls:
                 systems["shuffled"] = scored[controls[name]]
@@ -93,13 +90,12 @@ def run(args: argparse.Namespace) -> int:
         "max_rows": args.max_rows,
         "rows_sha256": hashes,
         "tasks": reports,
-        "matrix": matrix_report(matrix),
         "beat_all_controls": sorted(name for name, report in reports.items() if report["beats_all_controls"]),
     }
-    path = args.json or args.out / ("matrix.json" if args.matrix else "scores.json")
+    path = args.json or args.out / "scores.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
-    print(_matrix_table(summary["matrix"]) if args.matrix else table(reports))
+    print(table(reports))
     print(f"written to {path}")
     return 0
 
@@ -132,19 +128,3 @@ def adapter_names(folder: Path, only: Sequence[str] | None) -> list[str]:
         if "-" not in name:
             raise InvalidInput(f"{name!r} does not say its domain; learnwares to be scored are named <domain>-<task>")
     return chosen
-
-
-def _spread(rows: list[Any], limit: int | None) -> list[Any]:
-    """At most `limit` rows, evenly from the first to the last."""
-    if limit is None or len(rows) <= limit:
-        return rows
-    return [rows[i * len(rows) // limit] for i in range(limit)]
-
-
-def _matrix_table(matrix: dict[str, dict[str, float]]) -> str:
-    columns = list(next(iter(matrix.values())))
-    lines = ["| task | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [
-        f"| {task} | " + " | ".join(f"{row[name]:.2f}" for name in columns) + " |" for task, row in matrix.items()
-    ]
-    return "\n".join(lines)

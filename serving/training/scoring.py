@@ -7,6 +7,9 @@ was trained to give it and the base was not, which would flatter the adapter. Th
 answer is used, not its first token: labels share first tokens ("college biology", "college medicine"). Nothing is
 normalised by length: the labels stand in the prompt, so the model is asked for exactly these strings. `greedy` says
 whether greedy decoding would begin with the gold answer. Prompts longer than `MAX_LENGTH` tokens lose their middle.
+
+A row without answers to choose among (a number to compute) has its gold answer alone, with the end-of-turn token: it is
+right when greedy decoding gives exactly that.
 """
 
 import hashlib
@@ -21,9 +24,11 @@ import torch
 from serving.training.adapter import adapter_hash, load_base, older_names
 from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash
 from serving.training.stack import Stack
-from specs.errors import InvalidInput
 
-PROTOCOL = "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; v1"
+PROTOCOL = (
+    "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; "
+    "without choices: log p of the answer and end of turn, right if each token is the likeliest; v2"
+)
 MAX_LENGTH = 2048
 BASE = "base"
 ROWS_A_PASS = 8
@@ -39,7 +44,9 @@ class RowScore(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether the gold answer is the likeliest."""
+        """Whether the gold answer is the likeliest; without others to choose among, whether it would be said."""
+        if len(self.scores) == 1:
+            return self.greedy
         return max(range(len(self.scores)), key=self.scores.__getitem__) == self.gold
 
     @property
@@ -64,7 +71,7 @@ class Scorer:
         self.cells = cells
         self.hashes = {name: adapter_hash(folder) for name, folder in adapters.items()}
         self.hashes[BASE] = hashlib.sha256(base_id.encode()).hexdigest()
-        self.first = min((_first_layer(folder) for folder in adapters.values()), default=self.depth)
+        self.first = min((first_layer(folder) for folder in adapters.values()), default=self.depth)
         self._stack: tuple[str, Stack] | None = None
         self._adapted: Any = None
         with older_names():
@@ -81,16 +88,12 @@ class Scorer:
             self._adapted.load_adapter(str(folder), adapter_name=_key(name), autocast_adapter_dtype=False)
 
     def score(self, rows: Sequence[Row], name: str, progress: Callable[[int], None]) -> list[RowScore]:
-        """Scores of `rows` by the named model, in the rows' order; `progress` is told how many rows are done.
-
-        Raises:
-            InvalidInput: a row has no choices.
-        """
-        for row in rows:
-            if not row.choices:
-                raise InvalidInput(f"a row has no choices to score among: {row.prompt[:80]!r}")
+        """Scores of `rows` by the named model, in the rows' order; `progress` is told how many rows are done."""
         prompts = [encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for row in rows]
-        answers = [[encode_answer(text, self.tokenizer, end=False) for text in row.candidates()] for row in rows]
+        answers = [
+            [encode_answer(text, self.tokenizer, end=not row.choices) for text in row.candidates() or (row.answer,)]
+            for row in rows
+        ]
         stack = self._stack_for(rows, prompts)
         order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
         path = self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}.jsonl"
@@ -102,7 +105,7 @@ class Scorer:
                 part = waiting[begin : begin + ROWS_A_PASS]
                 scored = _score_pass(stack, [prompts[i] for i in part], [answers[i] for i in part], part)
                 for i, (scores, greedy) in zip(part, scored, strict=True):
-                    gold = rows[i].candidates().index(rows[i].answer)
+                    gold = rows[i].candidates().index(rows[i].answer) if rows[i].choices else 0
                     done[i] = RowScore(scores, gold, greedy[gold])
                     file.write(json.dumps({"row": i, **done[i]._asdict()}) + "\n")
                 file.flush()
@@ -168,7 +171,7 @@ def _score_pass(
     return [(tuple(round(value, 5) for value in row), tuple(flags)) for row, flags in zip(sums, greedy, strict=True)]
 
 
-def _first_layer(folder: Path) -> int:
+def first_layer(folder: Path) -> int:
     """The first layer that an adapter changes."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     layers = config.get("layers_to_transform")

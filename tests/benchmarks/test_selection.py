@@ -1,5 +1,6 @@
 """What the selection benchmarks compute, on small known cases; and their figures where the task data is there."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import routing, selection
-from benchmarks.scores import TaskScores, evaluate, pack, read_scores
+from benchmarks.scores import TaskScores, evaluate, read_scores
 from benchmarks.selection import interval
 from benchmarks.tasks import STARTER_LEARNWARES, data_folder, read_prompts, read_questions, task_of
 from router.settings import SelectionSettings
@@ -22,9 +23,11 @@ def bits(text: str) -> np.ndarray:
 
 
 MATRIX = {
-    "a-one": TaskScores([0, 1, 2, 3], {"base": bits("1000"), "a-one": bits("1110"), "b-two": bits("0001")}),
-    "b-two": TaskScores([0, 2, 4, 6], {"base": bits("1100"), "a-one": bits("0000"), "b-two": bits("1111")}),
+    "a-one": TaskScores([0, 1, 2, 3], {"base": bits("1000"), "a-one": bits("1110"), "b-two": bits("0001")}, {}),
+    "b-two": TaskScores([0, 2, 4, 6], {"base": bits("1100"), "a-one": bits("0000"), "b-two": bits("1111")}, {}),
 }
+
+GOLD = {"base": [-0.5, -2.0], "a-one": [-0.25, -1.0]}
 
 
 def test_routed_scores_take_each_row_from_the_chosen_system() -> None:
@@ -45,32 +48,25 @@ def test_the_oracle_is_chosen_on_the_other_half() -> None:
     assert scores.best_single == pytest.approx((1 / 4 + 2 / 4) / 2)
 
 
-def test_a_packed_matrix_reads_back(tmp_path: Path) -> None:
-    report = {
-        "protocol": "p",
-        "base_model": "base-model",
-        "adapters_sha256": {"base": "0" * 64, "a-one": "1" * 64},
-        "rows_sha256": {"a-one": "f" * 64},
-        "max_rows": 2,
-        "matrix": {"a-one": {"base": 0.5, "a-one": 1.0}},
-    }
-    (tmp_path / "matrix.json").write_text(json.dumps(report))
-    (tmp_path / "cells").mkdir()
-    for name, first in (("0", [-1.0, -2.0]), ("1", [-2.0, -1.0])):
-        lines = [{"row": 1, "scores": [-2.0, -1.0], "gold": 1}, {"row": 0, "scores": first, "gold": 1}]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / "cells" / f"{name * 16}-{'f' * 16}.jsonl").write_text(text)
-    pack(tmp_path, {"a-one": 5}, tmp_path / "packed.json")
-    scores = read_scores(tmp_path / "packed.json")["a-one"]
+def test_a_matrix_reads_back(tmp_path: Path) -> None:
+    gold = {name: base64.b64encode(np.array(values, "<f2").tobytes()).decode() for name, values in GOLD.items()}
+    entry = {"rows": [0, 2], "right": {"base": "01", "a-one": "11"}, "gold": gold}
+    path = tmp_path / "matrix.json"
+    path.write_text(json.dumps({"tasks": {"a-one": entry}}))
+    scores = read_scores(path)["a-one"]
     assert scores.rows == [0, 2]
     assert {name: list(right) for name, right in scores.right.items()} == {"base": [False, True], "a-one": [True, True]}
+    assert {name: list(values) for name, values in scores.gold.items()} == GOLD
 
 
-def test_a_matrix_with_missing_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"no matrix\.json"):
-        pack(tmp_path, {}, tmp_path / "packed.json")
-    with pytest.raises(InvalidInput, match="not a packed score matrix"):
+def test_a_file_that_is_no_matrix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="not a score matrix"):
         read_scores(tmp_path / "nothing.json")
+    path = tmp_path / "short.json"
+    entry = {"rows": [0, 2, 4], "right": {"base": "01"}, "gold": {"base": "AAAAAA=="}}
+    path.write_text(json.dumps({"tasks": {"a-one": entry}}))
+    with pytest.raises(InvalidInput, match="base has 2 scores for 3 rows"):
+        read_scores(path)
 
 
 def test_bootstrap_intervals_hold_the_mean_and_shrink_with_rows() -> None:

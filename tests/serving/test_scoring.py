@@ -11,12 +11,11 @@ import torch
 from scipy.stats import binomtest
 
 from serving.training.adapter import load_base, train_adapter
-from serving.training.report import majority_scores, matrix_report, table, task_report
+from serving.training.report import majority_scores, table, task_report
 from serving.training.rows import Row, encode_answer, encode_prompt, read_rows
 from serving.training.scoring import BASE, RowScore, Scorer, read_cell
 from serving.training.settings import TrainingSettings
 from serving.training.statistics import compare, estimate, mcnemar
-from specs.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,9 +83,24 @@ def test_a_finished_row_is_not_scored_again_and_a_cut_line_is(
     assert cell.read_bytes() == before
 
 
-def test_rows_without_choices_are_refused(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="no choices"):
-        Scorer(tiny_base, "tiny", {}, tmp_path).score([Row("how many?", "7")], BASE, quiet)
+def test_rows_without_choices_are_right_when_greedy_decoding_gives_exactly_them(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    scorer = Scorer(tiny_base, "tiny", {}, tmp_path)
+    model, tokenizer = load_base(tiny_base, "cpu")
+    prompt = encode_prompt("how many?", tokenizer, 2048)
+    with torch.no_grad():
+        first = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
+    said = Row("how many?", tokenizer.decode([first]))
+    scored = scorer.score([said, Row("how many?", "7 and more")], BASE, quiet)
+    with torch.no_grad():
+        answer = encode_answer(said.answer, tokenizer)
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+    ends = bool((logits.argmax(-1) == torch.tensor(answer)).all())
+    assert [len(row.scores) for row in scored] == [1, 1]
+    assert (scored[0].right, scored[1].right) == (ends, False)
+    expected = float(torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None]).sum())
+    assert scored[0].gold_log_likelihood == pytest.approx(expected, abs=0.1)
 
 
 def test_the_command_shows_a_learnware_that_beats_its_controls(
@@ -131,10 +145,8 @@ def test_the_majority_answer_is_that_of_the_train_rows() -> None:
     first, second = majority_scores(train, test)
     assert (first.right, second.right) == (False, True)
     assert second.gold_log_likelihood == pytest.approx(math.log(4 / 6), abs=1e-4)
-
-
-def test_the_matrix_holds_accuracies() -> None:
-    assert matrix_report({"t": {"base": scores("rw"), "l": scores("rr")}}) == {"t": {"base": 0.5, "l": 1.0}}
+    free = majority_scores([Row("p", "7"), Row("q", "7"), Row("r", "8")], [Row("s", "7"), Row("t", "9")])
+    assert [score.right for score in free] == [True, False]
 
 
 @pytest.mark.parametrize(("gains", "losses"), [(0, 0), (1, 0), (5, 0), (6, 0), (9, 2), (30, 30), (100, 60)])

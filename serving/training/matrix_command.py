@@ -1,0 +1,265 @@
+"""`learnware-serving matrix`: what every learnware answers right on every task, in one small file.
+
+Cells (learnware × task) of a learnware's own domain are all measured, of other domains a share drawn by the names'
+hashes, so that a run which is cut, or called again with more learnwares, goes on with the same cells.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from serving.training.rows import Row
+from serving.training.scoring import RowScore
+from serving.training.terminal import Progress, add_base_arguments
+from specs.errors import InvalidInput
+
+MAX_ROWS = 50
+ACROSS = 0.1
+RIGHT_TOLERANCE = 2
+"""Rows of a cell whose answer may turn when the cell is measured again: near ties, which bf16 rounding decides by the
+shape of the batch."""
+GOLD_TOLERANCE = 0.1
+"""Nats by which the mean log-likelihood of the gold answer may differ, for the same reason."""
+
+
+class Cell(NamedTuple):
+    """One learnware, or the base model, on one task."""
+
+    task: str
+    system: str
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `matrix` to the command line."""
+    parser = subparsers.add_parser(
+        "matrix",
+        help="score learnwares on the tasks of their domain and a share of the others'",
+        description="Scores every learnware named <domain>-<name> on the test rows of each task <data>/<domain>/<task> "
+        "of its domain, and on a share of those of other domains. Finished rows are kept in the output folder: called "
+        "again, it goes on. The result is one JSON file: for each cell which rows are right, and the log-likelihood of "
+        "each gold answer.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of <domain>/<task>.test.jsonl")
+    parser.add_argument("--learnwares", type=Path, required=True, nargs="+", help="folders of adapter folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder for rows' scores (cells/)")
+    parser.add_argument("--json", type=Path, default=None, help="where the result goes (default: OUT/matrix.json)")
+    parser.add_argument("--tasks", nargs="+", default=None, help="only these, as <domain>-<task> (default: all)")
+    parser.add_argument("--max-rows", type=int, default=MAX_ROWS, help="test rows a cell (default: %(default)s)")
+    parser.add_argument(
+        "--across", type=float, default=ACROSS, help="share of the cells across domains (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--verify", type=Path, metavar="FILE", help="measure cells of this result anew; fails where they disagree"
+    )
+    parser.add_argument("--share", type=float, default=0.01, help="of the cells to verify (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="for the cells to verify (default: each time others)")
+    add_base_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `matrix`; returns the exit status."""
+    import torch
+
+    from serving.base_model import base_model_id, ensure_base_model
+    from serving.paths import cache_folder
+    from serving.training.scoring import PROTOCOL
+    from serving.training.trainer import write_atomically
+
+    torch.set_num_threads(args.threads)
+    adapters = adapter_folders(args.learnwares)
+    base = ensure_base_model(args.base, args.cache or cache_folder(), print)
+    base_id = args.base_id or base_model_id(args.base)
+    if args.verify is not None:
+        return _verify(args, adapters, base, base_id)
+    tasks = {name: sampled(rows, args.max_rows) for name, rows in task_rows(args.data, adapters, args.tasks).items()}
+    cells = wanted_cells(list(tasks), list(adapters), args.across)
+    scored, hashes = _score(cells, tasks, adapters, base, base_id, args.out / "cells", args.device)
+    result = {
+        "protocol": PROTOCOL,
+        "base_model": base_id,
+        "max_rows": args.max_rows,
+        "across": args.across,
+        "adapters_sha256": hashes,
+        "tasks": {
+            name: _packed(rows, {c: s for c, s in scored.items() if c.task == name}) for name, rows in tasks.items()
+        },
+    }
+    path = args.json or args.out / "matrix.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(result, separators=(",", ":")) + "\n").encode())
+    print(f"{len(scored)} cells of {len(adapters)} learnwares and {len(tasks)} tasks, written to {path}")
+    return 0
+
+
+def adapter_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    """The adapters of several folders by name.
+
+    Raises:
+        InvalidInput: there is none, a name is there twice, or a name does not say its domain.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(config.parent for folder in folders for config in folder.glob("*/adapter_config.json")):
+        if path.name in found:
+            raise InvalidInput(f"{path.name} is in {found[path.name].parent} and in {path.parent}")
+        if "-" not in path.name:
+            raise InvalidInput(f"{path.name!r} does not say its domain; learnwares here are named <domain>-<name>")
+        found[path.name] = path
+    if not found:
+        raise InvalidInput(f"no adapter (a folder with adapter_config.json) in {', '.join(map(str, folders))}")
+    return found
+
+
+def task_rows(data: Path, adapters: Mapping[str, Path], only: Sequence[str] | None) -> dict[str, list[Row]]:
+    """All test rows of the tasks of the adapters' domains, by <domain>-<task>.
+
+    Raises:
+        InvalidInput: one of `only` is not there, or there is no task at all.
+    """
+    from serving.training.rows import read_rows
+
+    domains = sorted({name.split("-", 1)[0] for name in adapters})
+    suffix = ".test.jsonl"
+    paths = {
+        f"{domain}-{path.name.removesuffix(suffix)}": path
+        for domain in domains
+        for path in sorted((data / domain).glob(f"*{suffix}"))
+    }
+    missing = sorted(set(only or []) - set(paths))
+    if missing or not paths:
+        raise InvalidInput(f"no task {', '.join(missing) or 'at all'} in {data}; there are: {', '.join(paths)}")
+    return {name: read_rows(path) for name, path in paths.items() if only is None or name in only}
+
+
+class Sample(NamedTuple):
+    """Rows of a task and their positions in its file."""
+
+    positions: list[int]
+    rows: list[Row]
+
+
+def sampled(rows: list[Row], limit: int) -> Sample:
+    """At most `limit` rows, evenly from the first to the last."""
+    positions = list(range(len(rows))) if len(rows) <= limit else [i * len(rows) // limit for i in range(limit)]
+    return Sample(positions, [rows[i] for i in positions])
+
+
+def wanted_cells(tasks: Sequence[str], systems: Sequence[str], across: float) -> list[Cell]:
+    """The base model on every task, each learnware on its domain's, and a share of the rest, the same every time."""
+    from serving.training.scoring import BASE
+
+    def wanted(task: str, system: str) -> bool:
+        if system.split("-", 1)[0] == task.split("-", 1)[0]:
+            return True
+        return int(hashlib.sha256(f"{task}\n{system}".encode()).hexdigest()[:8], 16) < across * 2**32
+
+    return [Cell(task, BASE) for task in tasks] + [
+        Cell(task, system) for task in tasks for system in systems if wanted(task, system)
+    ]
+
+
+def _score(
+    cells: Sequence[Cell],
+    tasks: Mapping[str, Sample],
+    adapters: Mapping[str, Path],
+    base: Path,
+    base_id: str,
+    place: Path,
+    device: str,
+) -> tuple[dict[Cell, list[RowScore]], dict[str, str]]:
+    """Scores and the adapters' hashes. Adapters that begin at the same layer go together: below it, activations are
+    computed once for all of them."""
+    from serving.training.scoring import BASE, Scorer, first_layer
+
+    groups: dict[int, list[str]] = {}
+    for name, folder in adapters.items():
+        groups.setdefault(first_layer(folder), []).append(name)
+    scored: dict[Cell, list[RowScore]] = {}
+    hashes: dict[str, str] = {}
+    total, done = sum(len(tasks[cell.task].rows) for cell in cells), 0
+    with Progress("scoring", "row") as bar:
+        for first, names in sorted(groups.items(), reverse=True):
+            members = {*names, BASE} if first == max(groups) else set(names)
+            mine = [cell for cell in cells if cell.system in members]
+            scorer = Scorer(base, base_id, {name: adapters[name] for name in names}, place, device)
+            hashes |= scorer.hashes
+            for cell in mine:
+                show = partial(_show, bar, done, total, f"{cell.system} on {cell.task}")
+                scored[cell] = scorer.score(tasks[cell.task].rows, cell.system, show)
+                done += len(tasks[cell.task].rows)
+    return scored, hashes
+
+
+def _show(bar: Progress, before: int, total: int, title: str, rows: int) -> None:
+    bar.show(before + rows, total, title)
+
+
+def _packed(sample: Sample, scored: Mapping[Cell, Sequence[RowScore]]) -> dict[str, Any]:
+    """A task's cells: `right`, a string of 0 and 1 over the rows; `gold`, their gold answers' log-likelihoods in nats,
+    16-bit floats, little-endian, base64."""
+    import numpy as np
+
+    from serving.training.rows import rows_hash
+
+    return {
+        "rows_sha256": rows_hash(sample.rows),
+        "rows": sample.positions,
+        "right": {cell.system: "".join("01"[row.right] for row in rows) for cell, rows in scored.items()},
+        "gold": {
+            cell.system: base64.b64encode(np.array([row.gold_log_likelihood for row in rows], "<f2").tobytes()).decode()
+            for cell, rows in scored.items()
+        },
+    }
+
+
+def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, base_id: str) -> int:
+    """Measures some cells of a result anew, in a folder of their own, and says where they disagree."""
+    import numpy as np
+
+    from serving.training.adapter import adapter_hash
+    from serving.training.rows import rows_hash
+
+    result = json.loads(args.verify.read_text(encoding="utf-8"))
+    every = task_rows(args.data, adapters, None)
+    tasks = {
+        name: Sample(entry["rows"], [every[name][i] for i in entry["rows"]]) for name, entry in result["tasks"].items()
+    }
+    for name, sample in tasks.items():
+        if rows_hash(sample.rows) != result["tasks"][name]["rows_sha256"]:
+            raise InvalidInput(f"{args.verify}: the rows of {name} are not those in {args.data}")
+    known = [
+        Cell(task, system) for task, entry in result["tasks"].items() for system in entry["right"] if system in adapters
+    ]
+    changed = sorted(
+        {c.system for c in known if adapter_hash(adapters[c.system]) != result["adapters_sha256"][c.system]}
+    )
+    if changed:
+        raise InvalidInput(f"{args.verify} was measured with other adapters: {', '.join(changed)}")
+    cells = random.Random(args.seed).sample(known, max(1, round(args.share * len(known))))  # noqa: S311 - no secret
+    used = {cell.system: adapters[cell.system] for cell in cells}
+    place = args.out / "verified"
+    shutil.rmtree(place, ignore_errors=True)
+    scored, _ = _score(cells, tasks, used, base, base_id, place, args.device)
+    wrong = []
+    for cell in cells:
+        entry = result["tasks"][cell.task]
+        before = np.array([bit == "1" for bit in entry["right"][cell.system]])
+        now = np.array([row.right for row in scored[cell]])
+        gold = np.frombuffer(base64.b64decode(entry["gold"][cell.system]), "<f2").astype(float)
+        drift = abs(gold.mean() - np.mean([row.gold_log_likelihood for row in scored[cell]]))
+        turned = int((before != now).sum())
+        print(f"{cell.system} on {cell.task}: {turned} of {len(now)} answers turned, likelihood moved {drift:.3f}")
+        if turned > RIGHT_TOLERANCE or not drift <= GOLD_TOLERANCE:
+            wrong.append(f"{cell.system} on {cell.task}")
+    if wrong:
+        print(f"{len(wrong)} of {len(cells)} cells disagree with {args.verify}: {', '.join(wrong)}")
+        return 1
+    print(f"{len(cells)} of {len(known)} cells measured again, all agree")
+    return 0

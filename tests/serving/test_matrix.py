@@ -1,0 +1,111 @@
+"""The score matrix: which cells are measured, what is kept of them, and that measuring them again agrees."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.scores import read_scores
+from serving.training.adapter import train_adapter
+from serving.training.matrix_command import Cell, adapter_folders, sampled, task_rows, wanted_cells
+from serving.training.rows import read_rows
+from serving.training.settings import TrainingSettings
+from specs.errors import InvalidInput
+
+ROOT = Path(__file__).parents[2]
+
+
+def quiet(*_: object) -> None:
+    """Progress that nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def learnwares(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """toy-colours, and play-copy, the same adapter under another domain."""
+    folder = tmp_path_factory.mktemp("matrix")
+    rows = read_rows(colours / "toy" / "colours.train.jsonl")
+    settings = TrainingSettings(first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64)
+    train_adapter(rows, tiny_base, "tiny", folder / "toy-colours", settings, quiet, quiet)
+    shutil.copytree(folder / "toy-colours", folder / "play-copy")
+    return folder
+
+
+def matrix(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving.cli", "matrix", *map(str, arguments), "--threads", "1"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def test_cells_of_the_own_domain_and_the_same_share_of_others() -> None:
+    tasks = [f"{domain}-{i}" for domain in ("a", "b") for i in range(40)]
+    systems = [f"{domain}-l{i}" for domain in ("a", "b") for i in range(10)]
+    cells = wanted_cells(tasks, systems, 0.1)
+    own = [cell for cell in cells if cell.system[0] == cell.task[0] and cell.system != "base"]
+    across = set(cells) - set(own) - {Cell(task, "base") for task in tasks}
+    assert len(own) == 800
+    assert 40 <= len(across) <= 120
+    fewer = wanted_cells(tasks[:60], systems[:15], 0.1)
+    assert set(fewer) == {cell for cell in cells if cell.task in tasks[:60] and cell.system in ["base", *systems[:15]]}
+    assert len(wanted_cells(tasks, systems, 1.0)) == len(tasks) * (len(systems) + 1)
+
+
+def test_rows_are_spread_over_the_file() -> None:
+    rows = read_rows_of(10)
+    assert sampled(rows, 4).positions == [0, 2, 5, 7]
+    assert sampled(rows, 20).positions == list(range(10))
+    assert sampled(rows, 4).rows == [rows[i] for i in (0, 2, 5, 7)]
+
+
+def read_rows_of(count: int) -> list:
+    from serving.training.rows import Row
+
+    return [Row(f"prompt {i}", "yes", ("yes", "no")) for i in range(count)]
+
+
+def test_a_matrix_is_measured_once_and_agrees_when_measured_again(
+    learnwares: Path, colours: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data" / "play").mkdir(parents=True)
+    shutil.copytree(colours / "toy", tmp_path / "data" / "toy")
+    shutil.copy(colours / "toy" / "colours.test.jsonl", tmp_path / "data" / "play" / "other.test.jsonl")
+    common = ["--data", tmp_path / "data", "--learnwares", learnwares, "--out", tmp_path / "out"]
+    common += ["--base", tiny_base, "--base-id", "tiny"]
+    first = matrix(*common, "--max-rows", 20, "--across", 0, "--json", tmp_path / "matrix.json")
+    assert first.returncode == 0, first.stderr
+    scores = read_scores(tmp_path / "matrix.json")
+    assert {task: sorted(found.right) for task, found in scores.items()} == {
+        "play-other": ["base", "play-copy"],
+        "toy-colours": ["base", "toy-colours"],
+    }
+    found = scores["toy-colours"]
+    assert found.right["toy-colours"].mean() >= 0.8 > found.right["base"].mean()
+    assert found.gold["toy-colours"].mean() > found.gold["base"].mean()
+    content = (tmp_path / "matrix.json").read_bytes()
+    cells = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "out" / "cells").iterdir())
+    again = matrix(*common, "--max-rows", 20, "--across", 0, "--json", tmp_path / "matrix.json")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "matrix.json").read_bytes() == content
+    assert [name for name, _ in cells] == sorted(path.name for path in (tmp_path / "out" / "cells").iterdir())
+
+    verify = [*common, "--verify", tmp_path / "matrix.json", "--share", 1]
+    agrees = matrix(*verify)
+    assert agrees.returncode == 0, agrees.stdout
+    assert "2 of 2 cells measured again, all agree" in agrees.stdout
+    wrong = json.loads(content)
+    bits = wrong["tasks"]["toy-colours"]["right"]["toy-colours"]
+    wrong["tasks"]["toy-colours"]["right"]["toy-colours"] = bits.translate(str.maketrans("01", "10"))
+    (tmp_path / "matrix.json").write_text(json.dumps(wrong))
+    disagrees = matrix(*verify)
+    assert disagrees.returncode == 1
+    assert "1 of 2 cells disagree" in disagrees.stdout
+
+
+def test_what_cannot_be_scored_is_named(learnwares: Path, colours: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no adapter"):
+        adapter_folders([tmp_path])
+    with pytest.raises(InvalidInput, match="play-copy is in"):
+        adapter_folders([learnwares, learnwares])
+    with pytest.raises(InvalidInput, match="no task toy-shapes"):
+        task_rows(colours, {"toy-colours": learnwares}, ["toy-shapes"])
