@@ -31,6 +31,10 @@ STOP_POLL_S = 0.1
 """How often a stopping replica looks whether it still has requests. Ray's default of 2 s adds to each stop; by then the
 edge has already waited for them."""
 
+ROUTING_STATS_PERIOD_S = 1.0
+"""How often replicas are asked which adapters they hold and what waits (Ray's default: 10 s). Each answer that differs
+from the one before goes to all routers."""
+
 ROUTER_OPTIONS = {
     # The router must never be what holds requests back: it answers each in about a millisecond.
     "max_ongoing_requests": 1000,
@@ -96,6 +100,7 @@ def llm_config(config: Config, base: Path) -> LLMConfig:
             "max_ongoing_requests": engine.max_ongoing_requests,
             "graceful_shutdown_timeout_s": config.drain_seconds,
             "graceful_shutdown_wait_loop_s": STOP_POLL_S,
+            "request_router_config": {"request_routing_stats_period_s": ROUTING_STATS_PERIOD_S},
             # The bundle below is what the replica asks of Ray; by default it would ask for one CPU more.
             "ray_actor_options": {"num_cpus": 0},
         },

@@ -19,8 +19,10 @@ from serving.market.probe import probe
 from serving.market.residents import Residents
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
+from serving.metrics.paging import PagingCollector
 from serving.middleware import EXPLAIN_PATH, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
+from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_compat import EngineServer, LLMConfig, add_middleware
 from specs.errors import InvalidLearnware, UnknownModel
 from specs.market.catalogue import Entry, current_catalogue
@@ -51,12 +53,15 @@ class LearnwareServer(EngineServer):
         self._served = Served(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
         self._metrics = ReplicaMetrics(self._registry)
+        self._gate: AdapterGate | None = None
+        self._registry.register(PagingCollector(lambda: self._gate.residency if self._gate is not None else None))
         await super().__init__(llm_config, **arguments)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         app: FastAPI = await super().__serve_build_asgi_app__()
         options = self._options
         self._models: OpenAIServingModels = app.state.openai_serving_models
+        self._gate = await open_gate(self._models.engine_client)
         self._residents = Residents(self._models, self._served)
         await self._residents.apply(self._catalogue, strict=options.market is None)
         if options.market is not None:
@@ -129,6 +134,36 @@ class LearnwareServer(EngineServer):
         if refusal is not None:
             await self._residents.unload(entry.internal_name)
         return refusal
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """For the router, asked by Ray Serve's controller every `serving.app.ROUTING_STATS_PERIOD_S`:
+
+        adapters   the tier of each adapter that is in memory, "device" or "host", by its engine name
+        slots      how many adapters the device holds at most
+        running, waiting   requests in the engine's batch, and those that are not
+        """
+        stats: dict[str, Any] = await super().record_routing_stats()
+        if self._gate is None:
+            return stats
+        residency = self._gate.residency
+        running = self._gate.entered
+        if residency.scheduler is not None:
+            running = min(running, residency.scheduler["running"])  # the report may be a moment old
+        return stats | {
+            "adapters": dict(residency.tiers),
+            "slots": residency.slots,
+            "running": running,
+            "waiting": self._gate.waiting + self._gate.entered - running,
+        }
+
+    async def prefetch(self, engine_name: str) -> bool:
+        """Has an adapter read into host memory for a request that is to come; returns at once. False when this replica
+        knows no such adapter."""
+        request = self._residents.request(engine_name)
+        if request is None or self._gate is None:
+            return False
+        self._gate.prefetch(request)
+        return True
 
     async def metrics_text(self) -> str:
         """This replica's metrics and vLLM's, as Prometheus text."""

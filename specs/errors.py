@@ -12,6 +12,7 @@
     ├── UnknownModel              404  a model, learnware or task id that is not served
     │   └── UnknownLearnware      404  a learnware that is not in the market
     ├── NotReady                  503  the stack is still starting
+    ├── AdapterUnavailable        503  a learnware's adapter could not be loaded
     ├── MarketBusy                503  another process is changing the market
     └── StartupError              503  the stack cannot start here: busy port, missing base model
 
@@ -92,3 +93,9 @@ class NotReady(LearnwareError):
     status = 503
     type = "service_unavailable"
     code = "not_ready"
+
+
+class AdapterUnavailable(LearnwareError):
+    status = 503
+    type = "service_unavailable"
+    code = "adapter_unavailable"

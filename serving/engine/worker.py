@@ -47,6 +47,7 @@ class LearnwareWorkerMixin:
     def shutdown(self) -> None:
         if hasattr(self, "_socket"):
             self._socket.close()
+            self.model_runner.lora_manager.host.close()
         super().shutdown()  # type: ignore[misc]
 
 

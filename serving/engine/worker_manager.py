@@ -55,7 +55,8 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         """Set when an adapter has changed its place, by whichever thread changed it; cleared by who reports it."""
         self.names: dict[int, str] = {}
         """Names of adapters that requests have named."""
-        self._placed: set[int] = set()
+        self._placed: dict[int, int] = {}
+        """Bytes of the adapters in the slots, but for vLLM's own."""
         self._pin = device.type == "cuda"
         self.host: HostTier[LoRARequest, LoRAModel] = HostTier(
             PagingSettings.of(vllm_config.additional_config).host_bytes,
@@ -67,10 +68,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
         lora = super()._load_adapter(lora_request)
-        try:
-            self._adapter_manager.check_fits(lora)
-        except InvalidLearnware as error:
-            raise InvalidLearnware(f"adapter {lora_request.lora_name!r} ({lora_request.lora_path}): {error}") from None
+        self._adapter_manager.check_fits(lora)
         return lora
 
     def _read(self, lora_request: LoRARequest) -> Loaded[LoRAModel]:
@@ -105,9 +103,9 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
             raise
         if weights is not None:
             registered[number] = LoRAModel(number, weights.rank, {})
-            self._placed.add(number)
+            self._placed[number] = self.host.size(number)
+            self.device_counts.load_bytes += self._placed[number]
         self.device_counts.loads += 1
-        self.device_counts.load_bytes += self.host.size(number)
         self.device_counts.load_seconds += time.perf_counter() - start
         self.changed.set()
         return True
@@ -119,7 +117,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         if oldest is None:
             raise RuntimeError("every adapter slot is pinned; unload a pinned adapter")
         if oldest in self._placed:
-            self._placed.discard(oldest)
+            del self._placed[oldest]
             self._adapter_manager.remove_adapter(oldest)
         else:  # vLLM's own, for warm-up: they stay registered
             self._adapter_manager.deactivate_adapter(oldest)
@@ -127,7 +125,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
 
     def remove_adapter(self, adapter_id: int) -> bool:
         """Frees the adapter's slot and its host memory; False when it had neither."""
-        self._placed.discard(adapter_id)
+        self._placed.pop(adapter_id, None)
         on_device: bool = super().remove_adapter(adapter_id)
         in_host = self.host.remove(adapter_id)
         self.names.pop(adapter_id, None)
@@ -160,11 +158,12 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
     def report(self) -> dict[str, Any]:
         """Where each adapter is, and the counts, as JSON takes them."""
         manager, cache = self._adapter_manager, self.host.cache
-        names = dict(self.names)
+        slots, host = list(manager.lora_index_to_id), self.host.sizes()
         return {
-            "slots": list(manager.lora_index_to_id),
-            "names": {str(number): name for number, name in names.items()},
-            "host": {str(number): size for number, size in self.host.sizes().items()},
+            "slots": slots,
+            "names": {str(number): self.names[number] for number in {*slots, *host} if number in self.names},
+            "host": {str(number): size for number, size in host.items()},
+            "slot_bytes": sum(self._placed.get(number, 0) for number in slots if number is not None),
             "host_budget": cache.budget,
             "host_waiting": self.host.waiting(),
             "host_hits": cache.hits,
@@ -185,4 +184,4 @@ def adapter_bytes(request: LoRARequest) -> int:
     for name in WEIGHTS:
         if (folder / name).is_file():
             return (folder / name).stat().st_size
-    raise InvalidLearnware(f"adapter {request.lora_name!r}: {folder} holds none of {', '.join(WEIGHTS)}")
+    raise InvalidLearnware(f"its folder holds none of {', '.join(WEIGHTS)}")

@@ -80,6 +80,12 @@ class Residents:
             self._requests[entry.internal_name] = request
             return request
 
+    def request(self, internal_name: str) -> Any:
+        """vLLM's request for a version that is served, None for any other."""
+        if internal_name not in self._served.names.learnwares.values():
+            return None
+        return self._requests[internal_name]
+
     async def _load_first(self, entry: Entry) -> Any:
         name = entry.internal_name
         answer = await self._models.load_lora_adapter(

@@ -26,7 +26,7 @@ class PagingCollector(Collector):
             "1 for the fastest tier that holds a learnware's adapter; one on disk alone is not listed.",
             labels=["learnware", "version", "tier"],
         )
-        for name, tier in known.tiers().items():
+        for name, tier in known.tiers.items():
             learnware, _, version = name.partition(VERSION_MARK)
             tiers.add_metric([learnware, version, tier], 1)
         yield tiers

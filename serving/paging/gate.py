@@ -1,7 +1,7 @@
 """The front end's side of adapter paging: a request is given to the engine when its adapter is in host memory.
 
-`open_gate` wraps the two methods by which requests enter vLLM's `AsyncLLM` (`generate`, `encode`). Until an adapter is
-there nothing of its request reaches the scheduler, so no step reads a disk; an adapter that cannot be loaded fails the
+`open_gate` wraps the methods by which requests and adapters enter vLLM's `AsyncLLM`. Until an adapter is in host memory
+nothing of its request reaches the scheduler, so no step reads a disk; an adapter that cannot be loaded fails the
 requests that wait for it, with the reason, and no others.
 """
 
@@ -11,82 +11,118 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextvars import ContextVar
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
 
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
+from specs.errors import AdapterUnavailable, StartupError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 LINE_LIMIT = 64 << 20
 """Bytes of one message: a report names every adapter in host memory."""
 
+WORKER_GONE = "the engine's worker is gone"
 
-class AdapterUnavailable(GracefulHTTPError):
-    """An adapter could not be loaded; the message has the reason. vLLM's handlers answer with the status it carries."""
+_held: ContextVar[str | None] = ContextVar("held_adapter", default=None)
+"""The adapter that the request of this context holds a lease of already."""
+
+
+class AdapterNotLoaded(AdapterUnavailable, GracefulHTTPError):
+    """An adapter could not be loaded, for `reason`. vLLM's handlers, too, answer with status 503."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"the adapter of {name!r} could not be loaded: {reason}", HTTPStatus.SERVICE_UNAVAILABLE)
+        self.reason = reason
+        message = f"The adapter of {name!r} could not be loaded: {reason}"
+        GracefulHTTPError.__init__(self, message, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class _Asked(NamedTuple):
+    number: int
+    granted: asyncio.Future[str | None]
+    """None once the adapter is in memory, or the reason why it never will be."""
 
 
 class Peer:
-    """A connection to one worker or to the scheduler; remembers its newest report."""
+    """A connection to one worker or to the scheduler; passes on the reports that come."""
 
     def __init__(self, path: Path, note: Callable[[dict[str, Any]], None]) -> None:
         self._path, self._note = path, note
-        self._granted: dict[int, asyncio.Future[str | None]] = {}
+        self._waiting: dict[int, asyncio.Future[str | None]] = {}
         self._numbers = itertools.count(1)
+        self._open = False
 
     async def connect(self) -> None:
-        """Raises OSError when nobody listens there."""
-        reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_LIMIT)
-        self._reading = asyncio.create_task(self._read(reader))
-
-    async def lease(self, request: LoRARequest) -> int:
-        """Waits until the adapter is in this worker's host memory; returns the lease's number.
+        """Returns once the first report has come.
 
         Raises:
-            AdapterUnavailable: it cannot be loaded.
+            OSError: nobody listens there.
         """
-        number = next(self._numbers)
-        granted = self._granted[number] = asyncio.get_running_loop().create_future()
-        self._send({"lease": number, "name": request.lora_name, "id": request.lora_int_id, "path": request.lora_path})
-        try:
-            reason = await granted
-        except asyncio.CancelledError:
-            self.release(number)
-            raise
-        finally:
-            del self._granted[number]
-        if reason is not None:
-            raise AdapterUnavailable(request.lora_name, reason)
-        return number
+        reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_LIMIT)
+        self._open = True
+        self._reported = asyncio.Event()
+        self._reading = asyncio.create_task(self._read(reader))
+        await self._reported.wait()
 
-    def release(self, number: int) -> None:
-        """Gives a lease back, granted or not."""
-        self._send({"release": number})
+    def ask(self, request: LoRARequest) -> _Asked:
+        """Asks the worker for a lease; `release` ends it, granted or not."""
+        asked = _Asked(next(self._numbers), asyncio.get_running_loop().create_future())
+        if self._open:
+            self._waiting[asked.number] = asked.granted
+            self.send(
+                {
+                    "lease": asked.number,
+                    "name": request.lora_name,
+                    "id": request.lora_int_id,
+                    "path": request.lora_path,
+                }
+            )
+        else:
+            asked.granted.set_result(WORKER_GONE)
+        return asked
 
-    def _send(self, message: dict[str, Any]) -> None:
-        self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+    def release(self, asked: _Asked) -> None:
+        """Gives a lease back."""
+        self._waiting.pop(asked.number, None)
+        self.send({"release": asked.number})
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends a message; one to a peer that is gone is lost."""
+        if self._open:
+            self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    async def close(self) -> None:
+        """Ends the connection, which gives its leases back."""
+        self._reading.cancel()
+        self._writer.close()
+        await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        async for line in reader:
-            message = json.loads(line)
-            if "report" in message:
-                self._note(message["report"])
-                continue
-            number = message.get("ready", message.get("failed"))
-            granted = self._granted.get(number)
-            if granted is not None and not granted.done():
-                granted.set_result(message.get("reason"))
-        for granted in self._granted.values():
-            if not granted.done():
-                granted.set_result("the engine's worker is gone")
+        try:
+            async for line in reader:
+                message = json.loads(line)
+                if "report" in message:
+                    self._note(message["report"])
+                    self._reported.set()
+                    continue
+                granted = self._waiting.pop(message.get("ready", message.get("failed")), None)
+                if granted is not None and not granted.done():
+                    granted.set_result(message.get("reason"))
+        except (OSError, ValueError) as error:
+            logger.error("the connection to %s broke: %s", self._path.name, error)
+        finally:
+            self._open = False
+            self._reported.set()
+            for granted in self._waiting.values():
+                if not granted.done():
+                    granted.set_result(WORKER_GONE)
+            self._waiting.clear()
 
 
 class AdapterGate:
@@ -94,11 +130,17 @@ class AdapterGate:
 
     def __init__(self, instance: str, ranks: int) -> None:
         self.residency = Residency(ranks)
+        self.waiting = 0
+        """Requests whose adapter is on its way into host memory."""
+        self.entered = 0
+        """Requests that were given to the engine and are not done."""
         self._workers = [
             Peer(socket_path(instance, str(rank)), lambda report, rank=rank: self.residency.note_worker(rank, report))  # type: ignore[misc]
             for rank in range(ranks)
         ]
         self._scheduler = Peer(socket_path(instance, SCHEDULER), self.residency.note_scheduler)
+        self._peers: list[Peer] = []
+        self._prefetches: dict[str, asyncio.Task[None]] = {}
 
     async def connect(self, *, paged: bool) -> None:
         """`paged`: the engine runs our scheduler, which reports too.
@@ -108,6 +150,14 @@ class AdapterGate:
         """
         for peer in [*self._workers, *([self._scheduler] if paged else [])]:
             await peer.connect()
+            self._peers.append(peer)
+
+    async def close(self) -> None:
+        """Ends the connections and what waits for them."""
+        for task in self._prefetches.values():
+            task.cancel()
+        for peer in self._peers:
+            await peer.close()
 
     @asynccontextmanager
     async def lease(self, request: LoRARequest) -> AsyncIterator[None]:
@@ -116,17 +166,74 @@ class AdapterGate:
         Raises:
             AdapterUnavailable: it cannot be loaded.
         """
-        held: list[tuple[Peer, int]] = []
+        if _held.get() == request.lora_name:
+            yield
+            return
+        asked = [(peer, peer.ask(request)) for peer in self._workers]
         try:
-            waits = await asyncio.gather(*(peer.lease(request) for peer in self._workers), return_exceptions=True)
-            held = [(peer, one) for peer, one in zip(self._workers, waits, strict=True) if isinstance(one, int)]
-            for one in waits:
-                if isinstance(one, BaseException):
-                    raise one
+            self.waiting += 1
+            try:
+                for _, one in asked:
+                    reason = await one.granted
+                    if reason is not None:
+                        raise AdapterNotLoaded(request.lora_name, reason)
+            finally:
+                self.waiting -= 1
             yield
         finally:
-            for peer, number in held:
-                peer.release(number)
+            for peer, one in asked:
+                peer.release(one)
+
+    @asynccontextmanager
+    async def hold(self, request: LoRARequest) -> AsyncIterator[None]:
+        """`lease`, and what the task inside gives to the engine needs none of its own. For use in one task.
+
+        Raises:
+            AdapterUnavailable: it cannot be loaded.
+        """
+        async with self.lease(request):
+            before = _held.set(request.lora_name)
+            try:
+                yield
+            finally:
+                _held.reset(before)
+
+    def prefetch(self, request: LoRARequest) -> None:
+        """Has an adapter read into host memory, if it is not there, for a request that is still to come."""
+        if request.lora_name in self._prefetches or request.lora_name in self.residency.tiers:
+            return
+        task = self._prefetches[request.lora_name] = asyncio.create_task(self._prefetch(request))
+        task.add_done_callback(lambda _: self._prefetches.pop(request.lora_name, None))
+
+    async def _prefetch(self, request: LoRARequest) -> None:
+        try:
+            async with self.lease(request):
+                pass
+        except AdapterUnavailable as error:
+            logger.warning("%s", error)  # the request itself will fail with the reason
+
+    async def add_lora(self, request: LoRARequest) -> bool:
+        """In place of `AsyncLLM.add_lora`, which would read the adapter between two steps and evict another: it is read
+        and checked beside the steps, and gets a slot when a batch needs it.
+
+        Raises:
+            RuntimeError: it cannot be loaded, with the reason.
+        """
+        try:
+            async with self.lease(request):
+                return True
+        except AdapterNotLoaded as error:
+            raise RuntimeError(error.reason) from None
+
+    def removing(self, remove: Callable[[int], Any]) -> Callable[[int], Any]:
+        """`remove` (`AsyncLLM.remove_lora`), of which the scheduler hears."""
+
+        async def remove_lora(number: int) -> bool:
+            removed: bool = await remove(number)
+            self._scheduler.send({"forget": number})
+            return removed
+
+        return remove_lora
 
     def around(self, enter: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
         """`enter` (`AsyncLLM.generate` or `encode`), with the adapter leased while the request runs."""
@@ -135,6 +242,8 @@ class AdapterGate:
             async with AsyncExitStack() as stack:
                 if lora_request is not None:
                     await stack.enter_async_context(self.lease(lora_request))
+                self.entered += 1
+                stack.callback(self._leave)
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
                 async for output in outputs:
@@ -142,17 +251,25 @@ class AdapterGate:
 
         return entered
 
+    def _leave(self) -> None:
+        self.entered -= 1
+
 
 async def open_gate(engine_client: Any) -> AdapterGate:
-    """Puts a gate before an `AsyncLLM` whose workers are ours.
+    """Puts a gate before an `AsyncLLM` whose workers are ours. It belongs to the running loop.
 
     Raises:
-        OSError: a process of the engine does not listen on this machine.
+        StartupError: a process of the engine does not listen on this machine.
     """
     config = engine_client.vllm_config
     gate = AdapterGate(config.instance_id, config.parallel_config.world_size)
     scheduler = config.scheduler_config.scheduler_cls
-    await gate.connect(paged=isinstance(scheduler, str) and scheduler.startswith("serving.paging."))
+    try:
+        await gate.connect(paged=isinstance(scheduler, str) and scheduler.startswith("serving.paging."))
+    except OSError as error:
+        raise StartupError(f"the engine's workers must be this project's, and on this machine: {error}") from None
     for method in ("generate", "encode"):
         setattr(engine_client, method, gate.around(getattr(engine_client, method)))
+    engine_client.add_lora = gate.add_lora
+    engine_client.remove_lora = gate.removing(engine_client.remove_lora)
     return gate

@@ -58,15 +58,20 @@ class HostCache(Generic[K, V]):
         return held.size if held is not None else 0
 
     def get(self, key: K) -> V | None:
-        """What is held for the key, which counts as a use; None when there is nothing."""
+        """What is held for the key; None when there is nothing."""
+        held = self._held.get(key)
+        return held.value if held is not None else None
+
+    def use(self, key: K) -> bool:
+        """Counts a request for the key: whether something is held for it."""
         held = self._held.get(key)
         if held is None:
             self.misses += 1
-            return None
+            return False
         self.hits += 1
         held.uses += 1
         self._value_anew(key, held)
-        return held.value
+        return True
 
     def make_room(self, size: int) -> bool:
         """Evicts until `size` bytes are free; False, and nothing is evicted, when leases leave too little."""

@@ -13,6 +13,7 @@ Settings come from `additional_config`, since the scheduler has a process of its
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from vllm.v1.request import Request
 from serving.paging.queue import AdapterQueue, Running
 from serving.paging.settings import PagingSettings
 from serving.paging.slots import SlotTable
-from serving.paging.sockets import SCHEDULER, ReportSocket, socket_path
+from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
 
 REPORT_INTERVAL_S = 0.25
 """How often a busy scheduler counts what waits; it looks at each adapter that is waited for."""
@@ -141,7 +142,8 @@ class PagedSchedulerMixin:
         self._report_changed = threading.Event()
         self._note_report(time.monotonic())
         path = socket_path(self.vllm_config.instance_id, SCHEDULER)
-        self._socket = ReportSocket(path, self._report_changed, lambda: self._report)
+        self._removed: deque[int] = deque()  # by the socket's thread
+        self._socket = SchedulerSocket(path, self._report_changed, lambda: self._report, self._removed.append)
 
     def shutdown(self) -> None:
         self._socket.close()
@@ -149,6 +151,8 @@ class PagedSchedulerMixin:
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         now = time.monotonic()
+        while self._removed:
+            self.slot_table.remove(self._removed.popleft())
         self._unpark()
         running = (
             Running(adapter_of(request), max(0, request.max_tokens - request.num_output_tokens))
@@ -166,6 +170,7 @@ class PagedSchedulerMixin:
         queue = self.adapter_queue
         self._reported = now
         self._report = {
+            "running": len(self.running),
             "waiting": queue.waiting_by_reason() | {"parked": len(self.skipped_waiting)},
             "draining": len(queue.draining),
             "aged_out": queue.aged_out,

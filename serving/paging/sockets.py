@@ -4,8 +4,10 @@ vLLM's own channel to a worker (`collective_rpc`) runs between two steps and wai
 threads of their own. A worker is told to `lease` adapters and to `release` them, and answers `ready` or `failed`;
 workers and scheduler push `report` when something has changed.
 
-    front end → worker   {"lease": 7, "name": …, "id": …, "path": …}    {"release": 7}
-    worker → front end   {"ready": 7}    {"failed": 7, "reason": …}    {"report": {…}}
+    front end → worker      {"lease": 7, "name": …, "id": …, "path": …}    {"release": 7}
+    worker → front end      {"ready": 7}    {"failed": 7, "reason": …}    {"report": {…}}
+    front end → scheduler   {"forget": 3}    adapter number 3 has left its slot
+    scheduler → front end   {"report": {…}}
 
 A connection that ends gives its leases back.
 """
@@ -94,8 +96,7 @@ class ReportSocket:
 
     def handle(self, connection: Connection) -> None:
         """Serves one peer until it ends."""
-        for message in connection.lines():
-            logger.warning("nothing is known of %s", sorted(message))
+        raise NotImplementedError
 
     def _accept(self) -> None:
         while True:
@@ -110,7 +111,7 @@ class ReportSocket:
         self._connections.add(connection)
         try:
             self.handle(connection)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             logger.warning("a peer was cut off: %s", error)
         finally:
             self._connections.discard(connection)
@@ -125,6 +126,25 @@ class ReportSocket:
                 for connection in tuple(self._connections):
                     connection.send(report)
             pause.wait(PUSH_INTERVAL_S)
+
+
+class SchedulerSocket(ReportSocket):
+    """The scheduler's socket. `forget` is called, by a thread of its own, with each adapter that has been removed."""
+
+    def __init__(
+        self,
+        path: Path,
+        changed: threading.Event,
+        report: Callable[[], dict[str, Any]],
+        forget: Callable[[int], None],
+    ) -> None:
+        self._forget = forget
+        super().__init__(path, changed, report)
+
+    def handle(self, connection: Connection) -> None:
+        """Passes on which adapters have been removed."""
+        for message in connection.lines():
+            self._forget(message["forget"])
 
 
 class _Lease(NamedTuple, Generic[R]):

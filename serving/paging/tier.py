@@ -88,7 +88,7 @@ class HostTier(Generic[R, V]):
             closed = self._closed
             if not closed:
                 self.cache.lease(key)
-            if not closed and key not in self.cache:
+            if not closed and not self.cache.use(key):
                 job = self._by_key.get(key)
                 if job is None:
                     job = self._by_key[key] = _Job(request)
@@ -164,7 +164,7 @@ class HostTier(Generic[R, V]):
         while (job := self._next_job()) is not None:
             reason = self._load(job)
             if reason is not None:
-                logger.warning("%s", reason)
+                logger.warning("adapter %s was not loaded: %s", self._key_of(job.request), reason)
             self._finish(job, reason)
         for left in tuple(self._jobs):
             self._finish(left, STOPPING)
