@@ -38,7 +38,7 @@ def test_an_empty_file_is_the_defaults_and_overrides_lie_over_the_file(tmp_path)
         ("router: {conversation: {switch_margins: 1}}", "did you mean router.conversation.switch_margin?"),
         ("http: {zzz: 1}", "valid here: host, port"),
         ("http: {port: 70000}", "http.port: Input should be less than or equal to 65535"),
-        ("engine: {slots: 8, host_adapters: 4}", "host_adapters (4) must be at least slots (8)"),
+        ("engine: {host_adapter_mib: 0}", "engine.host_adapter_mib: Input should be greater than 0"),
         ("engine: {max_rank: 12}", "engine.max_rank"),
         ("router: {auto_names: [SmolLM2-135M-Instruct]}", "must not hold the base model's id"),
         ("- a list", "must hold a mapping"),
