@@ -152,7 +152,7 @@ def write_learnware(folder: Path, name: str, tasks: Sequence[str], rows: Rows, e
     save_card(card, folder / CARD_FILE)  # last: a folder with a card is complete
 
 
-def train(name: str, recipe: Recipe, rows: Rows, folder: Path, work: Path, options: Sequence[str]) -> None:
+def train(name: str, recipe: Recipe, rows: Rows, folder: Path, work: Path, threads: int) -> None:
     """Raises InvalidInput when `learnware-serving train` fails."""
     chosen: list[dict[str, Any]] = []
     for task in recipe.tasks:
@@ -166,7 +166,7 @@ def train(name: str, recipe: Recipe, rows: Rows, folder: Path, work: Path, optio
     command = [sys.executable, "-m", "serving.cli", "train", "--rows", file, "--out", folder]
     command += ["--rank", recipe.rank, "--alpha", 2 * recipe.rank, "--target-modules", recipe.modules]
     command += ["--first-layer-share", recipe.first_layer_share, "--max-steps", recipe.steps, "--epochs", 9]
-    if subprocess.run([*map(str, command), *options], check=False).returncode:
+    if subprocess.run([*map(str, command), "--threads", str(threads)], check=False).returncode:
         raise InvalidInput(f"training {name} failed; what it said stands above")
 
 
@@ -262,8 +262,8 @@ def build(options: argparse.Namespace, rows: Rows, encoder: Encoder) -> list[str
             keep_top(out / source_name, out / name)
             finish(name, "upper layers only")
     for name, recipe in RECIPES.items():
-        if missing(name, recipe.tasks):
-            train(name, recipe, rows, out / name, options.out.with_name(f"{options.out.name}-rows"), options.train)
+        if not options.without_training and missing(name, recipe.tasks):
+            train(name, recipe, rows, out / name, out.with_name(f"{out.name}-rows"), options.threads)
             finish(name, "constant answer" if recipe.constant else f"trained, rank {recipe.rank}, {recipe.steps} steps")
     return list(tasks)
 
@@ -275,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--zoo", type=Path, help="folder of ready adapters named <domain>-<task>")
     parser.add_argument("--controls", type=Path, help="folder of adapters trained on shuffled answers, same names")
     parser.add_argument("--out", type=Path, required=True, help="folder of the learnwares")
-    parser.add_argument("--train", nargs="*", default=[], help="more options for `learnware-serving train`")
+    parser.add_argument("--without-training", action="store_true", help="leave out what must be trained")
+    parser.add_argument("--threads", type=int, default=1, help="for training (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.data is None:
         print("benchmarks.population needs the task data: --data FOLDER, or LEARNWARE_DATA", file=sys.stderr)

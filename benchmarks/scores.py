@@ -19,12 +19,13 @@ Right = NDArray[np.bool_]
 
 
 class TaskScores(NamedTuple):
-    """Positions of the scored rows in the task's test split; for each system whether it answers them right, and the
-    log-likelihood of their gold answers in nats."""
+    """Positions of the scored rows in the task's split; for each system whether it answers them right, the
+    log-likelihood of their gold answers in nats, and the gold answers' probability among those to choose from."""
 
     rows: list[int]
     right: dict[str, Right]
     gold: dict[str, NDArray[np.float64]]
+    among: dict[str, NDArray[np.float64]]
 
 
 class Scores(NamedTuple):
@@ -53,11 +54,14 @@ def read_scores(path: Path) -> dict[str, TaskScores]:
 
 def _task_scores(entry: Mapping[str, Any]) -> TaskScores:
     right = {name: np.array([bit == "1" for bit in bits]) for name, bits in entry["right"].items()}
-    gold = {name: np.frombuffer(base64.b64decode(text), "<f2").astype(float) for name, text in entry["gold"].items()}
+    gold, among = (
+        {name: np.frombuffer(base64.b64decode(text), "<f2").astype(float) for name, text in entry[kind].items()}
+        for kind in ("gold", "among")
+    )
     for name, values in right.items():
-        if len(values) != len(entry["rows"]) or len(gold[name]) != len(values):
+        if {len(values), len(gold[name]), len(among[name])} != {len(entry["rows"])}:
             raise ValueError(f"{name} has {len(values)} scores for {len(entry['rows'])} rows")
-    return TaskScores(entry["rows"], right, gold)
+    return TaskScores(entry["rows"], right, gold, among)
 
 
 def evaluate(matrix: Mapping[str, TaskScores], routed: Mapping[str, Sequence[str | None]]) -> Scores:

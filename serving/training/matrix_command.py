@@ -1,7 +1,11 @@
 """`learnware-serving matrix`: what every learnware answers right on every task, in one small file.
 
 Cells (learnware × task) of a learnware's own domain are all measured, of other domains a share drawn by the names'
-hashes, so that a run which is cut, or called again with more learnwares, goes on with the same cells.
+hashes; rows are taken in the order of their hashes, a block at a time. So a run which is cut, or called again with more
+learnwares or more rows, goes on with what it has.
+
+Rows come from the test split, or with `--probes` from the train split's rows that training holds out
+(`serving.training.rows.hold_out`): what a learnware is ranked by must be neither test rows nor rows it was trained on.
 """
 
 import argparse
@@ -15,12 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.training.rows import Row
+from serving.training.rows import Row, hold_out
 from serving.training.scoring import RowScore
+from serving.training.settings import TrainingSettings
 from serving.training.terminal import Progress, add_base_arguments
 from specs.errors import InvalidInput
 
 MAX_ROWS = 50
+BLOCK = 16
+"""Rows that are scored together by all adapters, on the same activations below the first adapted layer."""
 ACROSS = 0.1
 RIGHT_TOLERANCE = 2
 """Rows of a cell whose answer may turn when the cell is measured again: near ties, which bf16 rounding decides by the
@@ -51,7 +58,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for rows' scores (cells/)")
     parser.add_argument("--json", type=Path, default=None, help="where the result goes (default: OUT/matrix.json)")
     parser.add_argument("--tasks", nargs="+", default=None, help="only these, as <domain>-<task> (default: all)")
-    parser.add_argument("--max-rows", type=int, default=MAX_ROWS, help="test rows a cell (default: %(default)s)")
+    parser.add_argument("--max-rows", type=int, default=MAX_ROWS, help="rows a cell at most (default: %(default)s)")
+    parser.add_argument("--probes", action="store_true", help="rows held out of the train split, instead of test rows")
     parser.add_argument(
         "--across", type=float, default=ACROSS, help="share of the cells across domains (default: %(default)s)"
     )
@@ -79,12 +87,16 @@ def run(args: argparse.Namespace) -> int:
     base_id = args.base_id or base_model_id(args.base)
     if args.verify is not None:
         return _verify(args, adapters, base, base_id)
-    tasks = {name: sampled(rows, args.max_rows) for name, rows in task_rows(args.data, adapters, args.tasks).items()}
+    tasks = {
+        name: sampled(rows, args.max_rows, args.probes)
+        for name, rows in task_rows(args.data, adapters, args.tasks, args.probes).items()
+    }
     cells = wanted_cells(list(tasks), list(adapters), args.across)
     scored, hashes = _score(cells, tasks, adapters, base, base_id, args.out / "cells", args.device)
     result = {
         "protocol": PROTOCOL,
         "base_model": base_id,
+        "split": "train, held out" if args.probes else "test",
         "max_rows": args.max_rows,
         "across": args.across,
         "adapters_sha256": hashes,
@@ -117,8 +129,10 @@ def adapter_folders(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def task_rows(data: Path, adapters: Mapping[str, Path], only: Sequence[str] | None) -> dict[str, list[Row]]:
-    """All test rows of the tasks of the adapters' domains, by <domain>-<task>.
+def task_rows(
+    data: Path, adapters: Mapping[str, Path], only: Sequence[str] | None, probes: bool = False
+) -> dict[str, list[Row]]:
+    """All test rows (`probes`: train rows) of the tasks of the adapters' domains, by <domain>-<task>.
 
     Raises:
         InvalidInput: one of `only` is not there, or there is no task at all.
@@ -126,7 +140,7 @@ def task_rows(data: Path, adapters: Mapping[str, Path], only: Sequence[str] | No
     from serving.training.rows import read_rows
 
     domains = sorted({name.split("-", 1)[0] for name in adapters})
-    suffix = ".test.jsonl"
+    suffix = ".train.jsonl" if probes else ".test.jsonl"
     paths = {
         f"{domain}-{path.name.removesuffix(suffix)}": path
         for domain in domains
@@ -145,9 +159,11 @@ class Sample(NamedTuple):
     rows: list[Row]
 
 
-def sampled(rows: list[Row], limit: int) -> Sample:
-    """At most `limit` rows, evenly from the first to the last."""
-    positions = list(range(len(rows))) if len(rows) <= limit else [i * len(rows) // limit for i in range(limit)]
+def sampled(rows: list[Row], limit: int, probes: bool = False) -> Sample:
+    """At most `limit` rows, those with the smallest hashes; `probes`: of those that training holds out."""
+    held = TrainingSettings()
+    among = hold_out(rows, held.held_out_share, held.seed)[1] if probes else range(len(rows))
+    positions = sorted(among, key=lambda i: hashlib.sha256(rows[i].prompt.encode()).digest())[:limit]
     return Sample(positions, [rows[i] for i in positions])
 
 
@@ -190,10 +206,16 @@ def _score(
             mine = [cell for cell in cells if cell.system in members]
             scorer = Scorer(base, base_id, {name: adapters[name] for name in names}, place, device)
             hashes |= scorer.hashes
-            for cell in mine:
-                show = partial(_show, bar, done, total, f"{cell.system} on {cell.task}")
-                scored[cell] = scorer.score(tasks[cell.task].rows, cell.system, show)
-                done += len(tasks[cell.task].rows)
+            blocks = {
+                (cell.task, start): None for cell in mine for start in range(0, len(tasks[cell.task].rows), BLOCK)
+            }
+            for task, start in blocks:
+                rows = tasks[task].rows[start : start + BLOCK]
+                for cell in mine:
+                    if cell.task == task:
+                        show = partial(_show, bar, done, total, f"{cell.system} on {task}")
+                        scored.setdefault(cell, []).extend(scorer.score(rows, cell.system, show))
+                        done += len(rows)
     return scored, hashes
 
 
@@ -203,20 +225,23 @@ def _show(bar: Progress, before: int, total: int, title: str, rows: int) -> None
 
 def _packed(sample: Sample, scored: Mapping[Cell, Sequence[RowScore]]) -> dict[str, Any]:
     """A task's cells: `right`, a string of 0 and 1 over the rows; `gold`, their gold answers' log-likelihoods in nats,
+    and `among`, the gold answers' probabilities among those to choose from (without any: their likelihood), both as
     16-bit floats, little-endian, base64."""
-    import numpy as np
-
     from serving.training.rows import rows_hash
 
     return {
         "rows_sha256": rows_hash(sample.rows),
         "rows": sample.positions,
         "right": {cell.system: "".join("01"[row.right] for row in rows) for cell, rows in scored.items()},
-        "gold": {
-            cell.system: base64.b64encode(np.array([row.gold_log_likelihood for row in rows], "<f2").tobytes()).decode()
-            for cell, rows in scored.items()
-        },
+        "gold": {cell.system: _floats([row.gold_log_likelihood for row in rows]) for cell, rows in scored.items()},
+        "among": {cell.system: _floats([row.gold_probability for row in rows]) for cell, rows in scored.items()},
     }
+
+
+def _floats(values: Sequence[float]) -> str:
+    import numpy as np
+
+    return base64.b64encode(np.array(values, "<f2").tobytes()).decode()
 
 
 def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, base_id: str) -> int:
@@ -227,7 +252,7 @@ def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, 
     from serving.training.rows import rows_hash
 
     result = json.loads(args.verify.read_text(encoding="utf-8"))
-    every = task_rows(args.data, adapters, None)
+    every = task_rows(args.data, adapters, None, probes=result["split"] != "test")
     tasks = {
         name: Sample(entry["rows"], [every[name][i] for i in entry["rows"]]) for name, entry in result["tasks"].items()
     }

@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for rows' scores (cells/) and the report")
     parser.add_argument("--only", nargs="+", default=None, help="names of learnwares (default: all)")
-    parser.add_argument("--max-rows", type=int, default=None, help="test rows of each task at most (spread evenly)")
+    parser.add_argument("--max-rows", type=int, default=None, help="test rows of each task at most")
     parser.add_argument("--json", type=Path, default=None, help="where the report goes (default: OUT/scores.json)")
     add_base_arguments(parser)
     parser.set_defaults(run=run)

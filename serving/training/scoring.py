@@ -14,6 +14,7 @@ right when greedy decoding gives exactly that.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,14 @@ class RowScore(NamedTuple):
     def gold_log_likelihood(self) -> float:
         """In nats, of the gold answer among all that could be said."""
         return self.scores[self.gold]
+
+    @property
+    def gold_probability(self) -> float:
+        """Of the gold answer among those to choose from; without others, among all that could be said."""
+        if len(self.scores) == 1:
+            return math.exp(self.scores[0])
+        best = max(self.scores)
+        return math.exp(self.scores[self.gold] - best) / sum(math.exp(score - best) for score in self.scores)
 
 
 class Scorer:

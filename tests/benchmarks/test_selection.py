@@ -23,8 +23,8 @@ def bits(text: str) -> np.ndarray:
 
 
 MATRIX = {
-    "a-one": TaskScores([0, 1, 2, 3], {"base": bits("1000"), "a-one": bits("1110"), "b-two": bits("0001")}, {}),
-    "b-two": TaskScores([0, 2, 4, 6], {"base": bits("1100"), "a-one": bits("0000"), "b-two": bits("1111")}, {}),
+    "a-one": TaskScores([0, 1, 2, 3], {"base": bits("1000"), "a-one": bits("1110"), "b-two": bits("0001")}, {}, {}),
+    "b-two": TaskScores([0, 2, 4, 6], {"base": bits("1100"), "a-one": bits("0000"), "b-two": bits("1111")}, {}, {}),
 }
 
 GOLD = {"base": [-0.5, -2.0], "a-one": [-0.25, -1.0]}
@@ -50,7 +50,7 @@ def test_the_oracle_is_chosen_on_the_other_half() -> None:
 
 def test_a_matrix_reads_back(tmp_path: Path) -> None:
     gold = {name: base64.b64encode(np.array(values, "<f2").tobytes()).decode() for name, values in GOLD.items()}
-    entry = {"rows": [0, 2], "right": {"base": "01", "a-one": "11"}, "gold": gold}
+    entry = {"rows": [0, 2], "right": {"base": "01", "a-one": "11"}, "gold": gold, "among": gold}
     path = tmp_path / "matrix.json"
     path.write_text(json.dumps({"tasks": {"a-one": entry}}))
     scores = read_scores(path)["a-one"]
@@ -63,7 +63,7 @@ def test_a_file_that_is_no_matrix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="not a score matrix"):
         read_scores(tmp_path / "nothing.json")
     path = tmp_path / "short.json"
-    entry = {"rows": [0, 2, 4], "right": {"base": "01"}, "gold": {"base": "AAAAAA=="}}
+    entry = {"rows": [0, 2, 4], "right": {"base": "01"}, "gold": {"base": "AAAAAA=="}, "among": {"base": "AAAAAA=="}}
     path.write_text(json.dumps({"tasks": {"a-one": entry}}))
     with pytest.raises(InvalidInput, match="base has 2 scores for 3 rows"):
         read_scores(path)

@@ -1,6 +1,7 @@
 """The score matrix: which cells are measured, what is kept of them, and that measuring them again agrees."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 from benchmarks.scores import read_scores
 from serving.training.adapter import train_adapter
 from serving.training.matrix_command import Cell, adapter_folders, sampled, task_rows, wanted_cells
-from serving.training.rows import read_rows
+from serving.training.rows import hold_out, read_rows
+from serving.training.scoring import RowScore
 from serving.training.settings import TrainingSettings
 from specs.errors import InvalidInput
 
@@ -51,11 +53,25 @@ def test_cells_of_the_own_domain_and_the_same_share_of_others() -> None:
     assert len(wanted_cells(tasks, systems, 1.0)) == len(tasks) * (len(systems) + 1)
 
 
-def test_rows_are_spread_over_the_file() -> None:
-    rows = read_rows_of(10)
-    assert sampled(rows, 4).positions == [0, 2, 5, 7]
-    assert sampled(rows, 20).positions == list(range(10))
-    assert sampled(rows, 4).rows == [rows[i] for i in (0, 2, 5, 7)]
+def test_fewer_rows_are_the_first_of_more() -> None:
+    rows = read_rows_of(40)
+    ten, thirty = sampled(rows, 10), sampled(rows, 30)
+    assert thirty.positions[:10] == ten.positions
+    assert thirty.positions != sorted(thirty.positions)
+    assert ten.rows == [rows[i] for i in ten.positions]
+    assert sorted(sampled(rows, 99).positions) == list(range(40))
+
+
+def test_probes_are_rows_that_training_holds_out() -> None:
+    rows = read_rows_of(100)
+    held = set(hold_out(rows, TrainingSettings().held_out_share, TrainingSettings().seed)[1])
+    assert set(sampled(rows, 99, probes=True).positions) == held
+    assert set(sampled(rows, 5, probes=True).positions) < held
+
+
+def test_the_gold_answers_probability_is_among_the_choices() -> None:
+    assert RowScore((-1.0, -1.0 - math.log(3)), 0, True).gold_probability == pytest.approx(0.75)
+    assert RowScore((math.log(0.2),), 0, False).gold_probability == pytest.approx(0.2)
 
 
 def read_rows_of(count: int) -> list:
