@@ -26,6 +26,7 @@ from router.choice import (
     NO_LEARNWARE,
     ROUTER_DEADLINE,
     ROUTER_ERROR,
+    UNKNOWN_TASK,
     RoutedChoice,
     encode_choice,
 )
@@ -38,6 +39,8 @@ from router.selection import Choice
 from router.settings import SelectionSettings
 from router.snapshot import SnapshotBuilder
 from specs.market.catalogue import Catalogue, current_catalogue
+from specs.task import TASK_PREFIX
+from specs.task_store import TaskStore
 
 logger = logging.getLogger("ray.serve")
 
@@ -92,6 +95,7 @@ class LearnwareRouter:
         catalogue = current_catalogue(options.market, options.learnwares)
         self._snapshot = self._builder.build(catalogue)
         self._sequence = catalogue.sequence
+        self._tasks = None if options.market is None else TaskStore(options.market)
         self._decode_tokens = _token_decoder(options.base_model)
         self._threads = ThreadPoolExecutor(DECISION_THREADS, thread_name_prefix="decide")
         self._registry = CollectorRegistry()
@@ -152,6 +156,8 @@ class LearnwareRouter:
         """The choice, and whether the request asks for one. A model that could not be read may be `auto`: the replica,
         which has the whole body, uses the choice only if it is."""
         request = read_request(body, self._decode_tokens)
+        if request.model is not None and request.model.startswith(TASK_PREFIX):
+            return self._choose_for_task(request.model), True
         if request.model is not None and request.model not in self._options.auto_names:
             return _base("named"), False
         snapshot = self._snapshot  # one for the whole decision
@@ -161,6 +167,13 @@ class LearnwareRouter:
             request.turns, snapshot.selector.choose, snapshot.follow_ups.includes, self._options.conversation
         )
         return choice, True
+
+    def _choose_for_task(self, name: str) -> Choice:
+        task = None if self._tasks is None else self._tasks.find(name)
+        if task is None:
+            return _base(UNKNOWN_TASK)
+        snapshot = self._snapshot
+        return _base(NO_LEARNWARE) if snapshot is None else snapshot.selector.choose_task(task.mean)
 
     async def explain(self, body: bytes) -> dict[str, Any]:
         """The choice for a request body, with ranked candidates, as `POST /v1/route` shows it. Generates nothing and

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.choice import LOW_CONFIDENCE, MATCHED
+from router.choice import LOW_CONFIDENCE, MATCHED, TASK
 from router.settings import SelectionSettings
 from specs.encoder import Encoder
 from specs.errors import InvalidSpecification
@@ -69,6 +69,9 @@ class Selector:
         everyday = encoder.encode(general_prompts())
         self.metric = _fit(kept, everyday, settings)
         self.index = SpecificationIndex([_projected(learnware, self.metric) for learnware in kept], settings.gamma)
+        self._view_means = np.concatenate([_view_means(learnware, self.metric) for learnware in kept])
+        counts = [len(learnware.specification.views) for learnware in kept]
+        self._view_starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         points = self.metric.apply(everyday)
         uniform = np.full(len(points), 1 / len(points))
         self._everyday = SpecificationIndex([(points, uniform)], settings.gamma)
@@ -96,6 +99,27 @@ class Selector:
         if confidence < self._settings.min_confidence:
             return Choice(None, candidates[0].score, confidence, LOW_CONFIDENCE, candidates[:top])
         return Choice(candidates[0].learnware_id, candidates[0].score, confidence, MATCHED, candidates[:top])
+
+    def choose_task(self, mean: NDArray[np.float32], top: int = 5) -> Choice:
+        """The learnware for a whole task, given by the mean of its rows' vectors (dim,), noise included.
+
+        Learnwares are ranked by the distance to the nearest of their views' means. That bears noise which is far larger
+        than one row's share of the mean, and chooses no worse than all rows together do (`python -m
+        benchmarks.privacy`). Confidence is that of a request at this place.
+        """
+        x = self.metric.apply(mean)
+        squares = ((self._view_means - x) ** 2).sum(1, dtype=np.float64)
+        halves = np.minimum.reduceat(squares, self._view_starts) / 2
+        order = np.argsort(halves, kind="stable")[: max(top, 1)]
+        margin = float(self.index.search(x, 1).values[0] - self._everyday.all_values(x)[0])
+        confidence = self._confidence(margin)
+        shares = np.exp((halves[order[0]] - halves[order]) / self._settings.score_scale)
+        candidates = tuple(
+            Candidate(self._ids[owner], confidence * float(share)) for owner, share in zip(order, shares, strict=True)
+        )
+        if confidence < self._settings.min_confidence:
+            return Choice(None, confidence, confidence, LOW_CONFIDENCE, candidates[:top])
+        return Choice(candidates[0].learnware_id, confidence, confidence, TASK, candidates[:top])
 
     def standard_margin(self, vector: NDArray[np.float32]) -> float:
         """The margin on the scale of everyday prompts (0 their median, 1 their 95th percentile), for calibration."""
@@ -145,3 +169,9 @@ def _fit(learnwares: Sequence[Learnware], everyday: NDArray[np.float32], setting
 def _projected(learnware: Learnware, metric: Metric) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     reduced = learnware.specification.whole_set
     return metric.apply(reduced.points), reduced.weights
+
+
+def _view_means(learnware: Learnware, metric: Metric) -> NDArray[np.float32]:
+    """The mean of each view's points, weighted: (views, r)."""
+    views = learnware.specification.views
+    return metric.apply(np.stack([view.weights @ view.points / view.weights.sum() for view in views]))

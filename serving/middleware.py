@@ -4,9 +4,9 @@ errors.
 Pure ASGI, since it stands in the token path: Starlette's `BaseHTTPMiddleware` would copy every streamed chunk through a
 queue.
 
-A request's `model` is one of the automatic names (the signed choice decides; without a valid one the base model
-answers), a learnware's id, or the base model's id. Anything else gets a 404 that names close ids. Bodies that are no
-JSON object go on unread to vLLM's own application, which answers with the right 4xx.
+A request's `model` is one of the automatic names or a task's id (the signed choice decides; without a valid one the
+base model answers), a learnware's id, or the base model's id. Anything else gets a 404 that names close ids. Bodies
+that are no JSON object go on unread to vLLM's own application, which answers with the right 4xx.
 
 While a stack starts, HAProxy knows the engine a moment before it knows the router, and `auto` would be answered by the
 base model. So a replica calls itself ready only once a choice has reached it.
@@ -23,15 +23,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.choice import (
     CHOICE_HEADER,
     FAILED_HEADER,
+    MATCHED,
     NAMED,
     NO_CHOICE,
     ROUTER_UNREACHABLE,
+    SESSION,
+    UNKNOWN_TASK,
     RoutedChoice,
     decode_choice,
 )
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from specs.errors import InvalidInput, LearnwareError, NotReady, UnknownModel
+from specs.task import TASK_PREFIX
 
 NO_MODEL = "base:no-model"
 NOT_SERVED = "base:not-served"
@@ -105,7 +109,7 @@ class LearnwareMiddleware:
         except LearnwareError as error:
             await openai_error(error)(scope, receive, send)
             return
-        if model in names.auto_names:
+        if model is not None and answerer.model != model:
             payload["model"] = answerer.model
             body = json.dumps(payload, separators=(",", ":")).encode()
             scope = _with_length(scope, len(body))
@@ -117,6 +121,8 @@ class LearnwareMiddleware:
     def _answerer(self, scope: Scope, model: str | None, names: Names) -> Answerer:
         if model in names.auto_names:
             return self._automatic(scope, names)
+        if model is not None and model.startswith(TASK_PREFIX):
+            return self._for_task(scope, model, names)
         if model is None or model == "":
             return Answerer(names.base, NO_MODEL, None)
         if model == names.base or model in names.learnwares:
@@ -127,6 +133,18 @@ class LearnwareMiddleware:
             f"The model {model!r} does not exist. {hint}Use {min(names.auto_names)!r} to let the router choose; "
             "GET /v1/models lists every id."
         )
+
+    def _for_task(self, scope: Scope, model: str, names: Names) -> Answerer:
+        answerer = self._automatic(scope, names)
+        if answerer.reason == UNKNOWN_TASK:
+            raise UnknownModel(
+                f"There is no task {model!r}. Make its specification with `learnware-serving spec make` and POST the "
+                "file to /v1/task-specs, which answers with the id."
+            )
+        if answerer.reason in (MATCHED, SESSION):
+            # The router read the texts of a cut body and not its model: a choice for this request, not for the task.
+            return Answerer(names.base, NO_CHOICE, answerer.choice)
+        return answerer
 
     def _automatic(self, scope: Scope, names: Names) -> Answerer:
         headers = dict(scope["headers"])

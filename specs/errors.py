@@ -14,6 +14,7 @@
     ├── NotReady                  503  the stack is still starting
     ├── AdapterUnavailable        503  a learnware's adapter could not be loaded
     ├── MarketBusy                503  another process is changing the market
+    ├── StoreFull                 507  no more task specifications are kept
     └── StartupError              503  the stack cannot start here: busy port, missing base model
 
 Messages say what was wrong and what would be right. One place (`serving.middleware`) makes them OpenAI error objects.
@@ -81,6 +82,12 @@ class MarketBusy(LearnwareError):
     status = 503
     type = "service_unavailable"
     code = "market_busy"
+
+
+class StoreFull(LearnwareError):
+    status = 507
+    type = "invalid_request_error"
+    code = "store_full"
 
 
 class StartupError(LearnwareError):

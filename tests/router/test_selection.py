@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from router.choice import LOW_CONFIDENCE, MATCHED
+from router.choice import LOW_CONFIDENCE, MATCHED, TASK
 from router.selection import Selector, general_prompts
 from router.settings import SelectionSettings
 from specs.card import load_card
@@ -185,3 +185,25 @@ def test_settings_are_checked(wrong: dict[str, float]) -> None:
 def test_the_selector_needs_neither_ray_nor_torch() -> None:
     program = "import router.selection, sys; assert not {'ray', 'vllm', 'torch', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_a_task_is_chosen_for_by_its_mean_alone(selector: Selector, learnwares: list[Learnware]) -> None:
+    generator = np.random.default_rng(0)
+    for learnware in learnwares:
+        view = learnware.specification.views[0]
+        mean = (view.weights / view.weights.sum()) @ view.points
+        noisy = (mean + generator.normal(0, 0.01, len(mean))).astype(np.float32)
+        choice = selector.choose_task(noisy)
+        assert (choice.learnware_id, choice.reason) == (learnware.id, TASK)
+        assert choice.candidates[0] == (learnware.id, choice.score)
+        assert len({candidate.learnware_id for candidate in choice.candidates}) == 5
+        scores = [candidate.score for candidate in choice.candidates]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector) -> None:
+    everyday = load_encoder(STATIC_ENCODER).encode(general_prompts()).mean(0)
+    choice = selector.choose_task(everyday)
+    assert (choice.learnware_id, choice.reason) == (None, LOW_CONFIDENCE)
+    assert choice.confidence < 0.5
+    assert choice.candidates

@@ -196,3 +196,36 @@ def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_l
         run([{"type": "http.request", "body": b'{"model":"base-8b"}', "more_body": False}, {"type": "http.disconnect"}])
     )
     assert [message["type"] for message in seen] == ["http.request", "http.disconnect"]
+
+
+TASK = "task:" + 32 * "a"
+
+
+def test_a_task_is_answered_by_the_learnware_chosen_for_it(app):
+    response = send(app, {"model": TASK, "messages": []}, choice(reason="task"))
+    assert json.loads(response.json()["body"])["model"] == "finance-tfns"
+    assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == ("finance-tfns", "task")
+
+
+def test_an_unknown_task_is_a_404_that_says_what_to_do(app):
+    response = send(app, {"model": TASK}, choice(None, "base:unknown-task"))
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["type"]) == (404, "model_not_found", "invalid_request_error")
+    assert f"no task '{TASK}'" in error["message"]
+    assert "spec make" in error["message"]
+    assert "/v1/task-specs" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({}, "base:no-choice"),
+        (choice(None, "base:low-confidence"), "base:low-confidence"),
+        (choice(reason="matched"), "base:no-choice"),
+        (choice("withdrawn-yesterday", "task"), "base:not-served"),
+    ],
+)
+def test_a_task_without_a_choice_of_its_own_is_answered_by_the_base(app, headers, reason):
+    response = send(app, {"model": TASK}, headers)
+    assert json.loads(response.json()["body"])["model"] == "base-8b"
+    assert response.headers["x-learnware-reason"] == reason

@@ -1,0 +1,232 @@
+"""A task's specification: what its owner sends in the place of rows, made on the owner's machine.
+
+It is a reduced set of one point: the mean of the rows' vectors, with noise added. The router compares it with the means
+of the learnwares' views (`router.selection`); more points would not choose better there, and each of them would stand
+for fewer rows (`python -m benchmarks.privacy` has the figures).
+
+Privacy. Rows are unit vectors, so replacing one of n rows by any other text moves the mean by at most 2/n. Noise of
+standard deviation
+
+    σ = 2 / (n μ)
+
+in every coordinate then makes the specification μ-Gaussian differentially private (Dong, Roth & Su 2022, "Gaussian
+Differential Privacy", theorem 2.7): no test of whether a given row was among them, whatever its maker knows of the
+other rows, has a larger AUC than Φ(μ/√2). It holds for single rows, for one specification (two of the same rows have
+μ√2 together), with the number of rows public, and up to the rounding of floating-point numbers (Mironov 2012).
+
+The file is one safetensors file: the tensor `mean` (d,) float32, and the rest as JSON in its header. Equal
+specifications have equal bytes, and a task's id is made from them.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors, save as save_safetensors
+
+from specs.encoder import Encoder, load_encoder
+from specs.errors import InvalidInput, InvalidSpecification, TooLarge
+
+TASK_PREFIX = "task:"
+TASK_ID = re.compile(r"task:[0-9a-f]{32}")
+TASK_TYPE = "task-mean"
+FORMAT_VERSION = 1
+MAX_BYTES = 64 << 10
+"""A specification has about 2.5 kB; a larger encoder's has room."""
+
+DEFAULT_MU = 1.0
+"""No attack has an AUC above 0.76. What attacks reach in practice, and what the noise costs: `benchmarks.privacy`."""
+MIN_ROWS = 20
+"""With fewer the noise is larger than what tells most tasks apart."""
+MAX_ROWS = 1_000_000
+UNIT_NORM_SLACK = 1e-3
+"""Rounding of float32 in an encoder's unit vectors."""
+LARGEST_VALUE = 10.0
+"""Of a coordinate: means of unit vectors are at most 1 long, and the noise of 20 rows has σ = 0.1."""
+
+BLOCK = 256
+_HEADER_BYTES = 8
+
+Row = str | Mapping[str, Any]
+Progress = Callable[[int], object]
+"""Told how many rows have just been encoded."""
+
+
+@dataclass(frozen=True)
+class TaskSpecification:
+    """The noisy mean (d,) of `rows` rows under one encoder; `noise` is σ, 0 when none was added."""
+
+    encoder_id: str
+    encoder_fingerprint: str
+    rows: int
+    noise: float
+    mean: NDArray[np.float32]
+
+    @property
+    def mu(self) -> float:
+        """Of Gaussian differential privacy; infinite without noise."""
+        return sensitivity(self.rows) / self.noise if self.noise else math.inf
+
+
+def make_task_specification(
+    rows: Sequence[Row],
+    encoder: Encoder,
+    mu: float | None = DEFAULT_MU,
+    generator: np.random.Generator | None = None,
+    progress: Progress = lambda _: None,
+) -> TaskSpecification:
+    """The specification of a task's rows, which stay where they are.
+
+    `rows` are texts, or objects with a `prompt`; answers are not looked at. `mu` None adds no noise: for tests and
+    comparisons. `generator` makes the noise; by default it is seeded by the operating system, and for privacy it must
+    be: noise that can be made again can be taken off again.
+
+    Raises:
+        InvalidInput: too few rows, one without text, or a `mu` that is not positive.
+    """
+    if not MIN_ROWS <= len(rows) <= MAX_ROWS:
+        raise InvalidInput(f"a task's specification needs {MIN_ROWS} to {MAX_ROWS:,} rows, not {len(rows):,}")
+    if mu is not None and not (math.isfinite(mu) and mu > 0):
+        raise InvalidInput(f"mu must be a positive number, not {mu}")
+    texts = [text_of(row, f"row {number}") for number, row in enumerate(rows, 1)]
+    total = np.zeros(encoder.dim)
+    for start in range(0, len(texts), BLOCK):
+        vectors = encoder.encode(texts[start : start + BLOCK]).astype(np.float64)
+        # The privacy of a row rests on this bound, so no encoder is trusted with it.
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1.0)
+        total += vectors.sum(0)
+        progress(len(vectors))
+    noise = 0.0 if mu is None else sensitivity(len(texts)) / mu
+    drawn = (generator or np.random.default_rng()).normal(0.0, 1.0, encoder.dim)
+    mean = (total / len(texts) + noise * drawn).astype(np.float32)
+    return TaskSpecification(encoder.id, encoder.fingerprint, len(texts), noise, mean)
+
+
+def sensitivity(rows: int) -> float:
+    """How far the mean of so many unit vectors moves at most when one of them is replaced."""
+    return 2 / rows
+
+
+def largest_auc(mu: float) -> float:
+    """Φ(μ/√2): the largest area under the curve that any test for one row's membership can have under μ-Gaussian
+    differential privacy (its best trade-off is that between N(0, 1) and N(μ, 1))."""
+    return (1 + math.erf(mu / 2)) / 2
+
+
+def text_of(row: Row, place: str) -> str:
+    """A row's text. Raises InvalidInput, which names `place`, when there is none."""
+    text = row.get("prompt") if isinstance(row, Mapping) else row
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidInput(f'{place}: a row is a text, or an object with one: {{"prompt": "…"}}')
+    return text
+
+
+def read_rows(path: Path) -> list[str]:
+    """The texts of a file: JSON lines (objects with a `prompt`, or strings), or with the ending `.txt` a text a line.
+    Empty lines are left out.
+
+    Raises:
+        InvalidInput: it cannot be read, or a line is no row; the message names the line.
+    """
+    texts: list[str] = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                place = f"{path.name}, line {number}"
+                row = line.rstrip("\r\n") if path.suffix == ".txt" else _parsed(line, place)
+                texts.append(text_of(row, place))
+                if len(texts) > MAX_ROWS:
+                    raise InvalidInput(f"{path.name} holds more than {MAX_ROWS:,} rows")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the rows {path} cannot be read: {error}") from None
+    return texts
+
+
+def _parsed(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{place} is not JSON: {error}") from None
+
+
+def dump_task_specification(specification: TaskSpecification) -> bytes:
+    """The file's content."""
+    description = {
+        "type": TASK_TYPE,
+        "format": FORMAT_VERSION,
+        "encoder": {"id": specification.encoder_id, "sha256": specification.encoder_fingerprint},
+        "dim": len(specification.mean),
+        "rows": specification.rows,
+        "noise": specification.noise,
+    }
+    content: bytes = save_safetensors(
+        {"mean": specification.mean}, metadata={"specification": json.dumps(description, separators=(",", ":"))}
+    )
+    return content
+
+
+def load_task_specification(content: bytes) -> TaskSpecification:
+    """Reads and checks a file's content; parses JSON and safetensors, executes nothing.
+
+    Raises:
+        TooLarge: it has more than MAX_BYTES.
+        InvalidSpecification: what is wrong with it, and what would be right.
+    """
+    if len(content) > MAX_BYTES:
+        raise TooLarge(f"a task's specification has at most {MAX_BYTES >> 10} KiB, not {len(content):,} bytes")
+    try:
+        tensors = load_safetensors(content)
+        # The library shows a header's metadata for files only.
+        header = content[_HEADER_BYTES : _HEADER_BYTES + int.from_bytes(content[:_HEADER_BYTES], "little")]
+        description = json.loads(json.loads(header)["__metadata__"]["specification"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidSpecification(
+            f"this is no task specification as `learnware-serving spec make` writes it: {error!r}"
+        ) from None
+    if not isinstance(description, dict) or set(tensors) != {"mean"}:
+        raise InvalidSpecification("a task specification holds one tensor, `mean`, and a JSON object in its header")
+    if description.get("type") != TASK_TYPE or description.get("format") != FORMAT_VERSION:
+        raise InvalidSpecification(
+            f"type {description.get('type')!r}, format {description.get('format')!r}: "
+            f"this version reads {TASK_TYPE!r}, format {FORMAT_VERSION}"
+        )
+    encoder = _known_encoder(description.get("encoder"))
+    mean = tensors["mean"]
+    if mean.dtype != np.float32 or mean.shape != (encoder.dim,) or description.get("dim") != encoder.dim:
+        raise InvalidSpecification(
+            f"mean has shape {mean.shape} and type {mean.dtype}; encoder {encoder.id!r} makes ({encoder.dim},) float32"
+        )
+    if not np.isfinite(mean).all() or np.abs(mean).max() > LARGEST_VALUE:
+        raise InvalidSpecification(f"mean must hold finite numbers between -{LARGEST_VALUE:g} and {LARGEST_VALUE:g}")
+    rows, noise = description.get("rows"), description.get("noise")
+    if type(rows) is not int or not MIN_ROWS <= rows <= MAX_ROWS:
+        raise InvalidSpecification(f"rows must be a whole number from {MIN_ROWS} to {MAX_ROWS:,}, not {rows!r}")
+    if not isinstance(noise, float) or not (math.isfinite(noise) and noise >= 0):
+        raise InvalidSpecification(f"noise must be a number (as 0.0) of at least 0, not {noise!r}")
+    return TaskSpecification(encoder.id, encoder.fingerprint, rows, float(noise), mean)
+
+
+def task_id(specification: TaskSpecification) -> str:
+    """`task:` and 32 hexadecimal digits, made from the content: the same file always has the same id."""
+    return TASK_PREFIX + hashlib.sha256(dump_task_specification(specification)).hexdigest()[:32]
+
+
+def _known_encoder(named: Any) -> Encoder:
+    if not isinstance(named, dict) or not isinstance(named.get("id"), str):
+        raise InvalidSpecification("encoder must be an object with id and sha256")
+    encoder = load_encoder(named["id"])
+    if named.get("sha256") != encoder.fingerprint:
+        raise InvalidSpecification(
+            f"made with other data of encoder {encoder.id!r}: its sha256 should begin with {encoder.fingerprint[:12]}"
+        )
+    return encoder
