@@ -135,7 +135,7 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         # Compact JSON: a small model that may put blanks between tokens writes nothing else until its limit.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
-    settings = PagingSettings(engine.patience_s, int(engine.host_adapter_mib * MIB)).as_config()
+    settings = PagingSettings(engine.patience_s, int(engine.host_adapter_mib * MIB), engine.pinned).as_config()
     arguments["additional_config"] = settings | dict(engine.options.get("additional_config", {}))
     if engine.scheduling == "paged":
         # vLLM schedules synchronously on CPU, asynchronously on CUDA unless it is told otherwise.

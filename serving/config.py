@@ -149,11 +149,28 @@ class EngineSettings(_Section):
         description="paged: how long a request may be passed over before an adapter makes room for it, seconds. Longer "
         "under load: twice the mean wait.",
     )
+    pinned: tuple[str, ...] = Field(
+        (),
+        description="paged: ids of learnwares whose adapter keeps its slot once it has one. Fewer than slots.",
+    )
+    on_load_failure: Literal["error", "base"] = Field(
+        "error",
+        description="When a learnware's adapter cannot be loaded: `error` answers 503 with the reason, `base` lets the "
+        "base model answer and says so in the headers.",
+    )
     accelerator_type: str | None = Field(None, description="CUDA: Ray's name of the accelerator, such as H100.")
     options: Mapping[str, Any] = Field(
         default_factory=dict,
         description="Further vLLM engine or front-end arguments, as in `vllm serve`, with underscores.",
     )
+
+    @model_validator(mode="after")
+    def _leaves_slots_to_others(self) -> Self:
+        if self.pinned and self.scheduling != "paged":
+            raise ValueError("pinned needs scheduling: paged")
+        if len(set(self.pinned)) >= self.slots:
+            raise ValueError(f"pinned names {len(set(self.pinned))} learnwares; fewer than slots ({self.slots}) can be")
+        return self
 
     @model_validator(mode="after")
     def _holds_a_full_batch(self) -> Self:

@@ -57,13 +57,17 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         """Names of adapters that requests have named."""
         self._placed: dict[int, int] = {}
         """Bytes of the adapters in the slots, but for vLLM's own."""
-        self._pin = device.type == "cuda"
+        self._settings = PagingSettings.of(vllm_config.additional_config)
+        self._pinned: set[int] = set()
+        """Adapters that keep their slot."""
+        self._page_lock = device.type == "cuda"
         self.host: HostTier[LoRARequest, LoRAModel] = HostTier(
-            PagingSettings.of(vllm_config.additional_config).host_bytes,
+            self._settings.host_bytes,
             key_of=lambda request: request.lora_int_id,
             size_of=adapter_bytes,
             read=self._read,
             changed=self.changed.set,
+            settled=self._pinned.__contains__,
         )
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
@@ -73,12 +77,12 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
 
     def _read(self, lora_request: LoRARequest) -> Loaded[LoRAModel]:
         """Reads, checks and packs an adapter; runs in the loader's thread, beside the engine's steps."""
-        if self._pin:
+        if self._page_lock:
             current_platform.set_device(self.device)  # of this thread, where the page-locked memory is made
         self.names[lora_request.lora_int_id] = lora_request.lora_name
         lora = self._load_adapter(lora_request)
         self._adapter_manager._create_merged_loras_inplace(lora)  # noqa: SLF001
-        return Loaded(lora, in_one_buffer(lora, self._pin))
+        return Loaded(lora, in_one_buffer(lora, self._page_lock))
 
     def add_adapter(self, lora_request: LoRARequest) -> bool:
         """Gives an adapter a slot; False when it holds one already."""
@@ -105,6 +109,8 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
             registered[number] = LoRAModel(number, weights.rank, {})
             self._placed[number] = self.host.size(number)
             self.device_counts.load_bytes += self._placed[number]
+        if self._settings.pins(lora_request.lora_name):
+            self._pinned.add(number)
         self.device_counts.loads += 1
         self.device_counts.load_seconds += time.perf_counter() - start
         self.changed.set()
@@ -113,9 +119,9 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
     def _evict(self) -> None:
         """Frees the slot that was used least recently and is not pinned."""
         active = self._adapter_manager._active_adapters  # noqa: SLF001
-        oldest = next((number for number in active.order if number not in active.pinned_items), None)
+        oldest = next((number for number in active.order if number not in self._pinned), None)
         if oldest is None:
-            raise RuntimeError("every adapter slot is pinned; unload a pinned adapter")
+            raise RuntimeError("every adapter slot is pinned")
         if oldest in self._placed:
             del self._placed[oldest]
             self._adapter_manager.remove_adapter(oldest)
@@ -126,6 +132,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
     def remove_adapter(self, adapter_id: int) -> bool:
         """Frees the adapter's slot and its host memory; False when it had neither."""
         self._placed.pop(adapter_id, None)
+        self._pinned.discard(adapter_id)
         on_device: bool = super().remove_adapter(adapter_id)
         in_host = self.host.remove(adapter_id)
         self.names.pop(adapter_id, None)
@@ -135,6 +142,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
     def remove_all_adapters(self) -> None:
         super().remove_all_adapters()
         self._placed.clear()
+        self._pinned.clear()
         self.host.clear()
         self.changed.set()
 

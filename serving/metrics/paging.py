@@ -6,9 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from serving.paging.residency import Residency
-
-VERSION_MARK = "@"
-"""Between a learnware's id and its version in the engine's name of its adapter."""
+from serving.paging.settings import VERSION_MARK
 
 
 class PagingCollector(Collector):

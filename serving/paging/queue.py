@@ -109,6 +109,7 @@ class AdapterQueue(Generic[T]):
         up."""
         self._active: set[Hashable] = set()
         self._residents: frozenset[Hashable] = frozenset()
+        self._pinned: frozenset[Hashable] = frozenset()
         self._now = 0.0
         self._aged_since = float("-inf")
         self._number = 0
@@ -187,19 +188,27 @@ class AdapterQueue(Generic[T]):
 
     # -- who runs next
 
-    def begin_step(self, now: float, running: Iterable[Running], residents: Iterable[Hashable] = ()) -> None:
-        """Says what runs and what is resident, and decides who has aged out and which adapters drain."""
+    def begin_step(
+        self,
+        now: float,
+        running: Iterable[Running],
+        residents: Iterable[Hashable] = (),
+        pinned: Iterable[Hashable] = (),
+    ) -> None:
+        """Says what runs and what is resident, and decides who has aged out and which adapters drain. `pinned`: the
+        residents that keep their slot; they count as active, since nobody else can have it."""
         self._now = now
         self._choice = None
         remaining: dict[Hashable, int] = {}
         for adapter, left in running:
             if adapter is not None:
                 remaining[adapter] = max(left, remaining.get(adapter, 0))
-        ended = self._active - remaining.keys()
-        self._active = set(remaining)
+        before, self._active = self._active, remaining.keys() | pinned
+        ended = before - self._active
         for adapter in ended:
             self._index(adapter)
         self._residents = frozenset(residents)
+        self._pinned = frozenset(pinned)
         # never moves back: who has aged out stays so when the mean wait grows
         self._aged_since = max(self._aged_since, now - max(self.patience, AGE_FACTOR * self.mean_wait))
         self._choose_draining(remaining)
@@ -210,7 +219,7 @@ class AdapterQueue(Generic[T]):
         wanted = self._aged_idle(free + limit)[free:]
         kept = [adapter for adapter in self.draining if adapter in self._active]
         others = sorted(
-            (adapter for adapter in self._active if adapter not in self.draining),
+            (adapter for adapter in remaining if adapter not in self.draining and adapter not in self._pinned),
             key=lambda adapter: (self._head_rank(adapter) < wanted[0] if wanted else False, remaining[adapter]),
         )
         self.draining = dict(zip([*kept, *others], wanted, strict=False))

@@ -158,8 +158,14 @@ class PagedSchedulerMixin:
             Running(adapter_of(request), max(0, request.max_tokens - request.num_output_tokens))
             for request in self.running
         )
-        self.adapter_queue.begin_step(now, running, self.slot_table.residents)
+        self.adapter_queue.begin_step(now, running, self.slot_table.residents, self.slot_table.pinned_residents)
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        if self._paging.pinned:
+            self.slot_table.pinned.update(
+                new.lora_request.lora_int_id
+                for new in output.scheduled_new_reqs
+                if new.lora_request is not None and self._paging.pins(new.lora_request.lora_name)
+            )
         batch = {adapter_of(self.requests[request_id]) for request_id in output.num_scheduled_tokens}
         self.slot_table.use(adapter for adapter in batch if adapter is not None)
         if now - self._reported >= REPORT_INTERVAL_S or not self.requests:

@@ -14,6 +14,8 @@ class SlotTable:
         """Adapters that batches needed and no slot held."""
         self.hits = 0
         """Adapters that batches needed and a slot held."""
+        self.pinned: set[int] = set()
+        """Adapters that keep their slot once they have one."""
         self._used: OrderedDict[int, None] = OrderedDict()
 
     @property
@@ -21,15 +23,22 @@ class SlotTable:
         """The least recently used first."""
         return tuple(self._used)
 
+    @property
+    def pinned_residents(self) -> set[int]:
+        return self.pinned & self._used.keys()
+
     def use(self, batch: Iterable[int]) -> list[int]:
         """A batch of these adapters runs. Residents are touched before others are loaded; returns those others.
 
         Raises:
-            ValueError: a batch needs more adapters than there are slots.
+            ValueError: a batch needs more adapters than there are slots, or than are not pinned to others.
         """
         wanted = set(batch)
-        if len(wanted) > self.slots:
-            raise ValueError(f"a batch needs {len(wanted)} adapters, and there are {self.slots} slots")
+        if len(wanted | self.pinned_residents) > self.slots:
+            raise ValueError(
+                f"a batch needs {len(wanted)} adapters, and there are {self.slots} slots, "
+                f"{len(self.pinned_residents - wanted)} of them pinned to others"
+            )
         missing = sorted(wanted - self._used.keys())
         for adapter in sorted(wanted & self._used.keys()):
             self._used.move_to_end(adapter)
@@ -37,10 +46,11 @@ class SlotTable:
         self.loads += len(missing)
         for adapter in missing:
             if len(self._used) == self.slots:
-                self._used.popitem(last=False)
+                del self._used[next(one for one in self._used if one not in self.pinned)]
             self._used[adapter] = None
         return missing
 
     def remove(self, adapter: int) -> None:
         """Frees the adapter's slot, if it holds one."""
         self._used.pop(adapter, None)
+        self.pinned.discard(adapter)

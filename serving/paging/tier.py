@@ -69,10 +69,13 @@ class HostTier(Generic[R, V]):
         size_of: Callable[[R], int],
         read: Callable[[R], Loaded[V]],
         changed: Callable[[], None] = lambda: None,
+        settled: Callable[[int], bool] = lambda _: False,
     ) -> None:
+        """`settled(key)`: the adapter is where it needs no copy in host memory: pinned to a slot."""
         self.cache: HostCache[int, V] = HostCache(budget)
         self.counts = TierCounts()
         self._key_of, self._size_of, self._read, self._changed = key_of, size_of, read, changed
+        self._settled = settled
         self._jobs: deque[_Job[R]] = deque()
         self._by_key: dict[int, _Job[R]] = {}
         self._lock = threading.Condition()
@@ -88,7 +91,7 @@ class HostTier(Generic[R, V]):
             closed = self._closed
             if not closed:
                 self.cache.lease(key)
-            if not closed and not self.cache.use(key):
+            if not closed and not self.cache.use(key) and not self._settled(key):
                 job = self._by_key.get(key)
                 if job is None:
                     job = self._by_key[key] = _Job(request)

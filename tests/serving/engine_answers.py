@@ -12,6 +12,8 @@ from pathlib import Path
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
+from tests.serving.random_adapters import answer_of
+
 
 def main(order_file: str, answers_file: str) -> None:
     order = json.loads(Path(order_file).read_text())
@@ -26,19 +28,7 @@ def main(order_file: str, answers_file: str) -> None:
             lora_request=[adapters[name] if name else None for _, name in batch],
             use_tqdm=False,
         )
-        answers["batches"].append(
-            [
-                {
-                    "tokens": list(output.outputs[0].token_ids),
-                    # for each position: the two likeliest tokens (and the chosen one) with their log-probabilities
-                    "logprobs": [
-                        {str(token): entry.logprob for token, entry in position.items()}
-                        for position in output.outputs[0].logprobs
-                    ],
-                }
-                for output in outputs
-            ]
-        )
+        answers["batches"].append([answer_of(output.outputs[0]) for output in outputs])
     for i, (name, path) in enumerate(order["refused"].items(), start=1000):
         try:
             llm.llm_engine.add_lora(LoRARequest(name, i, path))

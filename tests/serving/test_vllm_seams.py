@@ -1,6 +1,7 @@
-"""What `serving.engine` stands on inside vLLM 0.29: an upgrade that moves a piece fails here, by name."""
+"""What `serving.engine` and `serving.paging` stand on inside vLLM 0.29: an upgrade that moves a piece fails here."""
 
 import ast
+import dataclasses
 import importlib.metadata
 import inspect
 import subprocess
@@ -12,6 +13,9 @@ import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # vLLM and torch warn while they are imported; not about us
+    import vllm.entrypoints
+    from vllm.config import VllmConfig
+    from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
     from vllm.lora.layers import LogitsProcessorWithLoRA, LoRAMapping, VocabParallelEmbeddingWithLoRA
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
     from vllm.lora.lora_model import LoRAModel
@@ -20,12 +24,22 @@ with warnings.catch_warnings():
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
     from vllm.lora.request import LoRARequest
     from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
+    from vllm.v1.core.sched.request_queue import RequestQueue
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.executor import multiproc_executor
+    from vllm.v1.request import Request
     from vllm.v1.worker import cpu_model_runner, gpu_model_runner
     from vllm.v1.worker.cpu_worker import CPUWorker
     from vllm.v1.worker.gpu_worker import Worker
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
     from serving.engine import adapters, punica, worker
+    from serving.paging import scheduler
+    from serving.paging.gate import AdapterNotLoaded
 
 ENGINE = Path(adapters.__file__).parent
 
@@ -118,14 +132,77 @@ def test_index_tensors_mark_rows_without_an_adapter_with_minus_one():
     assert wrapper.sampler_indices.tolist() == [1, -1, 0, -1]
 
 
-def test_vllm_internals_are_touched_in_three_modules_only():
-    """Imports of vLLM's internals (other than its entrypoints) in `serving` stand in `serving/engine`."""
-    allowed = {"adapters.py", "punica.py", "worker.py"}
-    for module in sorted((ENGINE.parent).rglob("*.py")):
+def test_the_scheduler_takes_requests_from_the_queues_that_we_replace():
+    constructor, schedule = inspect.getsource(Scheduler.__init__), inspect.getsource(Scheduler.schedule)
+    for name in ("self.waiting", "self.skipped_waiting", "self.running", "self.requests", "self.lora_config"):
+        assert f"{name} = " in constructor or f"{name}: " in constructor, name
+    assert "self._select_waiting_queue_for_scheduling()" in schedule
+    assert schedule.index(".peek_request()") < schedule.index(".pop_request()")
+    assert parameters(Scheduler._select_waiting_queue_for_scheduling) == ["self"]
+    for name in ("_is_blocked_waiting_status", "_try_promote_blocked_waiting_request"):
+        assert callable(getattr(Scheduler, name)), name
+    assert issubclass(AsyncScheduler, Scheduler)
+    assert "def schedule(" not in inspect.getsource(AsyncScheduler)
+    wanted = {name for name, value in vars(RequestQueue).items() if getattr(value, "__isabstractmethod__", False)}
+    for queue in (scheduler.PagedRequestQueue, scheduler.ParkedRequests):
+        assert wanted <= set(vars(queue)), queue
+
+
+def test_requests_carry_what_the_scheduler_reads():
+    constructor = inspect.getsource(Request.__init__)
+    for name in ("priority", "lora_request", "num_stale_output_tokens", "drop_stale_output", "num_preemptions"):
+        assert f"self.{name}" in constructor, name
+    assert "max_tokens" in constructor
+    assert hasattr(Request, "num_output_tokens")
+    assert "lora_request" in {field.name for field in dataclasses.fields(NewRequestData)}
+    assert {"scheduled_new_reqs", "num_scheduled_tokens"} <= {
+        field.name for field in dataclasses.fields(SchedulerOutput)
+    }
+
+
+def test_requests_and_adapters_enter_the_engine_where_the_gate_stands():
+    for method in (AsyncLLM.generate, AsyncLLM.encode):
+        assert inspect.signature(method).parameters["lora_request"].kind in (
+            inspect.Parameter.KEYWORD_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+    assert parameters(AsyncLLM.add_lora) == ["self", "lora_request"]
+    assert parameters(AsyncLLM.remove_lora) == ["self", "lora_id"]
+    assert "instance_id" in {field.name for field in dataclasses.fields(VllmConfig)}
+    assert "additional_config" in {field.name for field in dataclasses.fields(VllmConfig)}
+    refusal = create_error_response(AdapterNotLoaded("colours@1", "no such folder")).error
+    assert refusal.code == 503
+    assert "no such folder" in refusal.message
+
+
+def test_callers_name_the_adapter_by_keyword():
+    """`AdapterGate.around` reads it there."""
+    entrypoints = Path(vllm.entrypoints.__file__).parent
+    for name in ("openai/chat_completion", "openai/completion", "openai/responses", "pooling/base"):
+        source = (entrypoints / name / "serving.py").read_text()
+        for method in ("engine_client.generate(", "engine_client.encode("):
+            for call in source.split(method)[1:]:
+                assert "lora_request=" in call[:600], name
+
+
+def test_the_engine_shuts_its_scheduler_and_workers_down():
+    assert "self.scheduler.shutdown()" in inspect.getsource(EngineCore.shutdown)
+    assert "worker.shutdown()" in inspect.getsource(multiproc_executor.WorkerProc)
+
+
+def test_vllm_internals_are_touched_in_few_modules():
+    """Imports of vLLM's internals (other than its entrypoints) in `serving`."""
+    allowed = {
+        *(f"engine/{name}.py" for name in ("adapters", "punica", "worker", "worker_manager", "counted")),
+        "paging/scheduler.py",
+        "paging/gate.py",
+    }
+    root = ENGINE.parent
+    for module in sorted(root.rglob("*.py")):
         tree = ast.parse(module.read_text())
         named = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         internal = [name for name in named if name.startswith(("vllm.lora", "vllm.v1", "vllm.model_executor"))]
-        assert not internal or (module.parent == ENGINE and module.name in allowed), (module, internal)
+        assert not internal or module.relative_to(root).as_posix() in allowed, (module, internal)
 
 
 def test_importing_the_package_imports_neither_vllm_nor_torch():

@@ -1,12 +1,16 @@
 """Runs one real engine step by step and writes what happened: `paged_engine.py ORDER.json RESULT.json`.
 
 A program of its own because an engine lives for its process. The scheduler is in this process, so it can be looked at
-between steps; the worker is in another.
+between steps; the worker is in another. Requests come through the gate that the replicas use.
 """
 
+import asyncio
 import json
 import os
 import sys
+import threading
+import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,98 +19,217 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
+from serving.paging.gate import AdapterGate
+from specs.errors import AdapterUnavailable
+from tests.serving.random_adapters import answer_of
+
+TRUTH_DEADLINE_S = 2.0
+"""How long a report may lag behind the engine's tables before it counts as wrong."""
+
 
 class Driver:
     """Gives an engine requests and steps, and notes in which step each began and ended."""
 
-    def __init__(self, llm: LLM, folders: list[str]) -> None:
+    def __init__(self, llm: LLM, folders: dict[str, str]) -> None:
         self.engine = llm.llm_engine
         self.scheduler = self.engine.engine_core.engine_core.scheduler
-        self.adapters = [
-            LoRARequest(f"adapter-{number}", number, folder) for number, folder in enumerate(folders, start=1)
-        ]
-        self.steps = 0
+        self.adapters = {
+            name: LoRARequest(f"{name}@1", number, folder) for number, (name, folder) in enumerate(folders.items(), 1)
+        }
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.gate = AdapterGate(self.engine.vllm_config.instance_id, 1)
+        self.wait(self.gate.connect(paged=True))
+        self.leases: dict[str, AsyncExitStack] = {}
+        self.steps = self.needed = 0
         self.began: dict[str, int] = {}
         self.done: dict[str, Any] = {}
 
-    def add(self, name: str, prompt: str, adapter: int | None, tokens: int, priority: int = 0) -> None:
-        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=1)
+    def wait(self, awaitable: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(60)
+
+    def add(self, name: str, prompt: str, adapter: str | None, tokens: int, priority: int = 0) -> None:
+        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=2)
         request = self.adapters[adapter] if adapter is not None else None
+        self.leases[name] = AsyncExitStack()
+        if request is not None:
+            self.wait(self.leases[name].enter_async_context(self.gate.lease(request)))
         self.engine.add_request(name, prompt, sampling, lora_request=request, priority=priority)
 
     def step(self) -> None:
         self.steps += 1
+        before = set(self.report()["slots"])
         for output in self.engine.step():
             name = output.request_id
             if output.outputs[0].token_ids:
                 self.began.setdefault(name, self.steps)
             if output.finished:
-                self.done[name] = output.outputs[0]
+                self.done[name] = answer_of(output.outputs[0])
+                self.wait(self.leases.pop(name).aclose())
+        # an adapter that was needed and had no slot has one now: a batch never needs more than there are
+        self.needed += len(set(self.scheduler.slot_table.residents) - before)
+
+    def abort(self, names: list[str]) -> None:
+        self.engine.abort_request(names)
+        for name in names:
+            if name in self.leases:
+                self.wait(self.leases.pop(name).aclose())
+
+    def finish(self) -> None:
+        while self.engine.has_unfinished_requests():
+            self.step()
 
     def report(self) -> dict[str, Any]:
+        """The worker's own tables, asked between two steps."""
         return self.engine.collective_rpc("adapter_report")[0]
+
+    def reported(self) -> list[bool]:
+        """Whether what the gate knows, and what the scheduler believes, comes to agree with the worker's tables."""
+        own = self.report()
+        names = {request.lora_int_id: request.lora_name for request in self.adapters.values()}
+        device = {number for number in own["slots"] if number is not None}
+        tiers = {names[int(number)]: "host" for number in own["host"]} | {names[number]: "device" for number in device}
+        deadline = time.monotonic() + TRUTH_DEADLINE_S
+        while dict(self.gate.residency.tiers) != tiers and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return [dict(self.gate.residency.tiers) == tiers, set(self.scheduler.slot_table.residents) == device]
+
+
+def alone(driver: Driver, rows: list[list[Any]]) -> list[Any]:
+    """The answers to requests [prompt, adapter] that come one after the other."""
+    for number, (prompt, adapter) in enumerate(rows):
+        driver.add(f"alone-{number}", prompt, adapter, 6)
+        driver.finish()
+    return [driver.done[f"alone-{number}"] for number in range(len(rows))]
 
 
 def mixed(driver: Driver, rows: list[list[Any]]) -> dict[str, Any]:
-    """Requests [prompt, adapter] that come two a step; after each step the tables of both sides."""
-    tables = []
+    """The same requests, two a step; after each step, whether all tables agree."""
+    agree = []
     pending = list(enumerate(rows))
+    loads, needed = driver.report()["device_counts"]["loads"], driver.needed
     while driver.engine.has_unfinished_requests() or pending:
         for number, (prompt, adapter) in pending[:2]:
             driver.add(f"mixed-{number}", prompt, adapter, 6)
         del pending[:2]
         driver.step()
-        table = getattr(driver.scheduler, "slot_table", None)
-        tables.append([sorted(table.residents) if table else None, driver.report()["slots"]])
-    answers = []
-    for number in range(len(rows)):
-        done = driver.done[f"mixed-{number}"]
-        answers.append([list(done.token_ids), [p[t].logprob for p, t in zip(done.logprobs, done.token_ids)]])
-    return {"answers": answers, "tables": tables, "report": driver.report()}
+        agree.append(driver.reported())
+    counts = driver.report()["device_counts"]
+    return {
+        "answers": [driver.done[f"mixed-{number}"] for number in range(len(rows))],
+        "agree": agree,
+        "loads": counts["loads"] - loads,
+        "needed": driver.needed - needed,
+        "disk_reads_in_step": counts["disk_reads_in_step"],
+    }
 
 
-def busy(driver: Driver, slots: int, clients: int, limit: int) -> dict[str, Any]:
-    """`slots` adapters with `clients` requests each, always, and one request to another; steps until it began."""
-    number, start = 0, driver.steps
-    live: dict[str, int] = {}
+def aborted(driver: Driver, adapters: list[str]) -> list[str]:
+    """Requests of which every second is aborted while it waits; those that were answered."""
+    for number in range(2 * len(adapters)):
+        driver.add(f"abort-{number}", "Once upon a time", adapters[number % len(adapters)], 3)
+    driver.step()
+    driver.abort([f"abort-{number}" for number in range(0, 2 * len(adapters), 2)])
+    driver.finish()
+    return sorted(name for name in driver.done if name.startswith("abort-"))
+
+
+def prioritised(driver: Driver, adapters: list[str]) -> list[str]:
+    """More requests than the slots take at once, the last of which is urgent; the order in which they began."""
+    for adapter in adapters:
+        driver.add(f"priority-{adapter}", "Once upon a time", adapter, 3, priority=1)
+    driver.add("priority-urgent", "Once upon a time", adapters[-1], 3, priority=0)
+    driver.finish()
+    names = [name for name in driver.began if name.startswith("priority-")]
+    return sorted(names, key=lambda name: driver.began[name])
+
+
+def busy(driver: Driver, adapters: list[str], cold: str, clients: int, limit: int) -> dict[str, Any]:
+    """`adapters` with `clients` requests each, always, and one request to another; how many steps until it began, and
+    the most steps that a request of the others took."""
+    number, start, asked = 0, driver.steps, 6
+    live: dict[str, str] = {}
+    added: dict[str, int] = {}
+    took = 0
     while driver.steps - start < limit and "cold" not in driver.began:
-        live = {name: adapter for name, adapter in live.items() if name not in driver.done}
-        for adapter in range(slots):
+        for name in [name for name in live if name in driver.done]:
+            took = max(took, driver.steps - added[name])
+            del live[name]
+        for adapter in adapters:
             for _ in range(clients - list(live.values()).count(adapter)):
                 name = f"busy-{number}"
-                driver.add(name, f"Count to {number}:", adapter, 5 + number % 7)
-                live[name] = adapter
+                driver.add(name, f"Count to {number}:", adapter, 3 + number % 4)
+                live[name], added[name] = adapter, driver.steps
                 number += 1
-        if driver.steps - start == 10:
-            driver.add("cold", "The capital of France is", slots, 3)
+        if driver.steps - start == asked:
+            driver.add("cold", "The capital of France is", cold, 2)
         driver.step()
     began = driver.began.get("cold")
-    driver.engine.abort_request([*live, "cold"])
-    while driver.engine.has_unfinished_requests():
-        driver.step()
-    return {"steps_until_cold": None if began is None else began - start - 10, "left": len(driver.scheduler.waiting)}
+    driver.abort([*live, "cold"])
+    driver.finish()
+    return {
+        "steps_until_cold": None if began is None else began - start - asked,
+        "longest": took,
+        "waiting": len(driver.scheduler.waiting),
+    }
 
 
-def aborted(driver: Driver) -> dict[str, Any]:
-    """Requests that are aborted while they wait; the others end."""
-    for number in range(12):
-        driver.add(f"abort-{number}", "Once upon a time", number % 6, 4)
+def broken(driver: Driver, folder: str) -> dict[str, Any]:
+    """A request whose adapter cannot be loaded, beside one that runs."""
+    driver.add("beside", "Once upon a time", next(iter(driver.adapters)), 3)
     driver.step()
-    driver.engine.abort_request([f"abort-{number}" for number in range(0, 12, 2)])
-    while driver.engine.has_unfinished_requests():
-        driver.step()
-    return {"done": sorted(name for name in driver.done if name.startswith("abort-")), "steps": driver.steps}
+    driver.adapters["broken"] = LoRARequest("broken@1", 900, folder)
+    try:
+        driver.add("broken", "Once upon a time", "broken", 3)
+        reason = "accepted"
+    except AdapterUnavailable as error:
+        reason = str(error)
+    del driver.adapters["broken"]
+    driver.finish()
+    return {"reason": reason, "beside": len(driver.done["beside"]["tokens"])}
+
+
+def removed(driver: Driver, name: str) -> dict[str, Any]:
+    """An adapter that is removed: what the worker and the scheduler hold of it before and after."""
+    request = driver.adapters[name]
+
+    async def remove(number: int) -> bool:
+        return bool(await asyncio.to_thread(driver.engine.remove_lora, number))
+
+    def held() -> list[bool]:
+        own = driver.report()
+        number = request.lora_int_id
+        return [number in own["slots"], str(number) in own["host"], number in driver.scheduler.slot_table.residents]
+
+    driver.add("removed-before", "Once upon a time", name, 2)
+    driver.finish()
+    before = held()
+    driver.wait(driver.gate.removing(remove)(request.lora_int_id))
+    time.sleep(0.2)  # the scheduler hears of it by its socket
+    others = [one for one in driver.adapters if one != name]
+    driver.add("removed-after", "Once upon a time", others[0], 2)
+    driver.finish()
+    return {"before": before, "after": held(), "agree": driver.reported()}
 
 
 def main(order_file: str, result_file: str) -> None:
     order = json.loads(Path(order_file).read_text())
     driver = Driver(LLM(**order["engine"]), order["adapters"])
+    names = list(driver.adapters)
+    slots = order["engine"]["max_loras"]
+    free = [name for name in names if name != order["pinned"]]
     result = {
+        "alone": alone(driver, order["rows"]),
         "mixed": mixed(driver, order["rows"]),
-        "aborted": aborted(driver),
-        "busy": busy(driver, order["engine"]["max_loras"], order["clients"], order["limit"]),
+        "aborted": aborted(driver, free),
+        "prioritised": prioritised(driver, free),
+        "pinned_keeps_its_slot": driver.adapters[order["pinned"]].lora_int_id in driver.report()["slots"],
+        "busy": busy(driver, free[: slots - 1], free[slots - 1], order["clients"], order["limit"]),
+        "broken": broken(driver, order["broken"]),
+        "removed": removed(driver, order["pinned"]),
     }
     Path(result_file).write_text(json.dumps(result))
+    driver.wait(driver.gate.close())
 
 
 if __name__ == "__main__":
