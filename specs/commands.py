@@ -1,10 +1,14 @@
-"""`learnware-serving spec …`: makes a learnware's specification from its rows, on this machine."""
+"""`learnware-serving spec …`: makes a task's or a learnware's specification from its rows, on this machine."""
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from specs.task import TaskSpecification
 
 ROW_LIMIT = 5_000
 """Rows that are read: the reduced set has 50 points a view, and more rows do not move them."""
@@ -12,8 +16,24 @@ ROW_LIMIT = 5_000
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `spec` with its subcommands to the project's command line."""
-    spec = subparsers.add_parser("spec", help="make and inspect learnware specifications")
+    spec = subparsers.add_parser("spec", help="make and inspect specifications of tasks and learnwares")
     commands = spec.add_subparsers(required=True, metavar="COMMAND")
+
+    task = commands.add_parser(
+        "make",
+        help="write the specification of a task from its rows, to be uploaded in their place",
+        description="Reads rows (JSON lines with a `prompt`, or plain texts in a .txt file; answers are not needed) and "
+        "writes a specification for POST /v1/task-specs: the mean of the rows' vectors with noise. Rows stay here. "
+        "Each specification made from the same rows tells more about them: make one, and keep it.",
+    )
+    task.add_argument("rows", type=Path, help="the task's rows")
+    task.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
+    task.add_argument(
+        "--mu",
+        type=float,
+        help="privacy of a row: μ of Gaussian differential privacy; smaller is more private (default: 1)",
+    )
+    task.set_defaults(run=_make_task)
 
     make = commands.add_parser(
         "make-learnware",
@@ -27,8 +47,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     make.add_argument("--points", type=int, help="reduced points of each view (default: 50)")
     make.set_defaults(run=_make)
 
-    show = commands.add_parser("show", help="check a learnware's folder and say what its specification holds")
-    show.add_argument("folder", type=Path)
+    show = commands.add_parser("show", help="check a specification and say what it holds")
+    show.add_argument("path", type=Path, help="a learnware's folder, or the file of a task's specification")
     show.set_defaults(run=_show)
 
 
@@ -51,10 +71,43 @@ def _make(options: argparse.Namespace) -> int:
     return 0
 
 
+def _make_task(options: argparse.Namespace) -> int:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    from specs.encoder import STATIC_ENCODER, load_encoder
+    from specs.task import DEFAULT_MU, dump_task_specification, make_task_specification, read_rows
+
+    rows = read_rows(options.rows)
+    mu = DEFAULT_MU if options.mu is None else options.mu
+    with tqdm(total=len(rows), unit="row", leave=False, disable=None) as bar:
+        made = make_task_specification(rows, load_encoder(STATIC_ENCODER), mu, progress=bar.update)
+    try:
+        options.output.write_bytes(dump_task_specification(made))
+    except OSError as error:
+        raise InvalidInput(f"{options.output} cannot be written: {error.strerror}") from None
+    _describe_task(made, options.output)
+    return 0
+
+
+def _describe_task(specification: "TaskSpecification", path: Path) -> None:
+    from specs.task import largest_auc, task_id
+
+    print(f"{path}: {task_id(specification)}, from {specification.rows} rows")
+    print(
+        f"noise {specification.noise:.4g} in each of {len(specification.mean)} coordinates (mu {specification.mu:.3g}): "
+        f"no test for one row's membership has an AUC above {largest_auc(specification.mu):.2f}"
+    )
+
+
 def _show(options: argparse.Namespace) -> int:
     from specs.learnware import load_learnware
+    from specs.task import MAX_BYTES, load_task_specification
 
-    learnware = load_learnware(options.folder)
+    if options.path.is_file():
+        with options.path.open("rb") as file:
+            _describe_task(load_task_specification(file.read(MAX_BYTES + 1)), options.path)
+        return 0
+    learnware = load_learnware(options.path)
     specification = learnware.specification
     print(f"{learnware.id}, version {learnware.version}: {learnware.name}")
     print(f"{learnware.domain}; rank {learnware.rank} on {learnware.base_model}; {learnware.licence}")

@@ -8,8 +8,9 @@ import pytest
 
 from specs.card import load_card, save_card
 from specs.commands import add_parser
-from specs.errors import InvalidInput, InvalidLearnware
+from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
 from specs.learnware import load_learnware
+from specs.task import load_task_specification, task_id
 from tests.specs.learnware_folder import PROMPTS, card, write_learnware
 
 
@@ -49,6 +50,31 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
         run("make-learnware", folder, "--rows", rows)
         content.append((folder / "specification" / "points.safetensors").read_bytes())
     assert content[0] == content[1]
+
+
+def test_make_writes_a_task_specification_that_show_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, file = write_rows(tmp_path / "rows.jsonl"), tmp_path / "task.spec"
+    assert run("make", rows, "-o", file) == 0
+    made = load_task_specification(file.read_bytes())
+    assert (made.rows, made.mu) == (30, pytest.approx(1.0))
+    said = capsys.readouterr().out
+    assert f"{task_id(made)}, from 30 rows" in said
+    assert "AUC above 0.76" in said
+    assert run("show", file) == 0
+    assert capsys.readouterr().out == said
+    assert run("make", rows, "-o", file, "--mu", "0.5") == 0
+    assert load_task_specification(file.read_bytes()).noise == pytest.approx(2 / 30 / 0.5)
+
+
+def test_a_task_specification_is_refused_with_the_line_or_the_place(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        run("make", rows, "-o", tmp_path / "missing" / "task.spec")
+    rows.write_text(rows.read_text() + "{}\n")
+    with pytest.raises(InvalidInput, match="line 31"):
+        run("make", rows, "-o", tmp_path / "task.spec")
+    with pytest.raises(InvalidSpecification):
+        run("show", rows)
 
 
 @pytest.mark.parametrize(
