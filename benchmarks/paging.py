@@ -51,8 +51,22 @@ from benchmarks.servers import embedded_base
 SATURATING_RATE = 60.0
 """Requests a second: several times what two CPU cores answer."""
 REQUESTS = 96
+SHORT_REQUESTS = 32
 COLD_EVERY_S = 1.0
 BUSY_CLIENTS_EACH = 2
+
+
+class Size(NamedTuple):
+    """How much is measured: rounds of each cell, requests of each round, and, `short`, the main cell alone."""
+
+    rounds: int
+    requests: int
+    short: bool
+
+    def cells(self, slots: int) -> "list[Cell]":
+        return [
+            cell for cell in [*GRID, SIXTEEN_OVER_EIGHT] if cell.slots == slots and (cell == MAIN or not self.short)
+        ]
 
 
 class Cell(NamedTuple):
@@ -117,11 +131,11 @@ def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tup
     }, measured
 
 
-def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rounds: int) -> dict[str, Any]:
+def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, size: Size) -> dict[str, Any]:
     """Throughput of each side at saturation, in turns."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        requests = make_load(ids, cell, REQUESTS if number else REQUESTS // 4, seed=1000 * number + 7)
+    for number in range(size.rounds + 1):
+        requests = make_load(ids, cell, size.requests if number else size.requests // 4, seed=1000 * number + 7)
         at = gamma_arrivals(len(requests), SATURATING_RATE, cell.cv, seed=number).tolist()
         for name in list(sides) if number % 2 else reversed(list(sides)):
             figures, _ = measure(sides[name], requests, at)
@@ -130,11 +144,11 @@ def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rounds: int
     return {"cell": cell._asdict(), "rounds": taken}
 
 
-def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rate: float, rounds: int) -> dict[str, Any]:
+def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rate: float, size: Size) -> dict[str, Any]:
     """TTFT of each side at `rate` requests a second, in turns."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for number in range(rounds):
-        requests = make_load(ids, cell, REQUESTS, seed=5000 + 1000 * number)
+    for number in range(size.rounds):
+        requests = make_load(ids, cell, size.requests, seed=5000 + 1000 * number)
         at = gamma_arrivals(len(requests), rate, cell.cv, seed=50 + number).tolist()
         for name in list(sides) if number % 2 else reversed(list(sides)):
             taken[name].append(measure(sides[name], requests, at)[0])
@@ -220,37 +234,37 @@ class Kept:
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
 
-def run(kept: Kept, slots_wanted: Sequence[int], rounds: int, scratch: Path, base: str) -> None:
+def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base: str) -> None:
     """Measures what is not kept yet, one pair of servers for each number of slots and of host adapters."""
     learnwares = scratch / "learnwares"
     ids = make_learnwares(learnwares, 100)
     for slots in slots_wanted:
-        cells = [cell for cell in [*GRID, SIXTEEN_OVER_EIGHT] if cell.slots == slots]
+        cells = size.cells(slots)
         extra = ["rate", "busy", "gaps"] if slots == MAIN.slots else []
         if all(kept.has(name) for name in [*(cell.name for cell in cells), *extra]):
             continue
         with running(["ours", "stock"], slots, 100, learnwares, scratch, base) as sides:
             for cell in cells:
                 if not kept.has(cell.name):
-                    kept.write(cell.name, saturate(sides, ids, cell, rounds))
+                    kept.write(cell.name, saturate(sides, ids, cell, size))
             if "rate" in extra and not kept.has("rate"):
                 stock = kept.read(MAIN.name)["rounds"]["stock"]
                 rate = 0.9 * float(np.median([one["requests_per_s"] for one in stock]))
-                kept.write("rate", under_rate(sides, ids, MAIN, rate, rounds))
+                kept.write("rate", under_rate(sides, ids, MAIN, rate, size))
             if "busy" in extra and not kept.has("busy"):
                 kept.write("busy", {name: cold_beside_busy(side, ids, slots, 12) for name, side in sides.items()})
             if "gaps" in extra and not kept.has("gaps"):
                 gaps: dict[str, Any] = {name: {"cold": [], "control": []} for name in sides}
-                for number in range(2 * rounds):
+                for number in range(2 * size.rounds):
                     for name, side in sides.items():
                         kind = "cold" if number % 2 else "control"
                         gaps[name][kind] += token_gaps(side, ids, slots, 40, cold=kind == "cold")
                 kept.write("gaps", gaps)
     if MAIN.slots in slots_wanted and not kept.has("plain"):
         with running(["ours", "plain"], MAIN.slots, 100, learnwares, scratch, base) as sides:
-            kept.write("plain", saturate(sides, ids, MAIN, rounds))
+            kept.write("plain", saturate(sides, ids, MAIN, size))
     if MAIN.slots in slots_wanted and not kept.has("cold-start"):
-        requests = make_load(ids, COLD_START, 128, seed=77)
+        requests = make_load(ids, COLD_START, size.requests + size.requests // 3, seed=77)
         at = gamma_arrivals(len(requests), SATURATING_RATE, COLD_START.cv, seed=77).tolist()
         with running(["ours", "stock"], COLD_START.slots, COLD_START.host, learnwares, scratch, base) as sides:
             kept.write("cold-start", {name: measure(side, requests, at)[0] for name, side in sides.items()})
@@ -317,6 +331,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, nargs="+", default=[8, 4, 16], choices=(4, 8, 16), help="part of the grid")
     parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each cell (default: 2)")
     parser.add_argument("--full", action="store_true", help="5 rounds")
+    parser.add_argument("--short", action="store_true", help="one round of the main cell, with fewer requests")
     parser.add_argument("--out", type=Path, default=Path("bench-results/paging"), help="folder of finished cells")
     parser.add_argument("--base", help="folder of the base model (default: the embedded one)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a one-page report with plots")
@@ -326,11 +341,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    rounds = 5 if options.full else options.rounds
+    rounds = 5 if options.full else 1 if options.short else options.rounds
+    size = Size(rounds, SHORT_REQUESTS if options.short else REQUESTS, options.short)
     conditions = setup()
-    kept = Kept(options.out / f"rounds-{rounds}")
+    kept = Kept(options.out / f"rounds-{size.rounds}-requests-{size.requests}")
     with tempfile.TemporaryDirectory(prefix="paging-") as scratch:
-        run(kept, options.slots, rounds, Path(scratch), options.base or embedded_base())
+        run(
+            kept, [MAIN.slots] if options.short else options.slots, size, Path(scratch), options.base or embedded_base()
+        )
     figures, details, rows = summarise(kept)
     header = [
         "cell",
@@ -345,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + table(header, rows) + "\n")
     for name, value in figures.items():
         print(f"{name}: {value:.3f}")
-    content = result("paging", figures, conditions | {"rounds": rounds, "requests": REQUESTS}, details)
+    content = result("paging", figures, conditions | {"rounds": size.rounds, "requests": size.requests}, details)
     write_json(options.json, content)
     if options.html:
         write_report(options.html, content)

@@ -26,6 +26,7 @@ WORKERS = {
 }
 MAX_NUM_SEQS = 16
 START_TIMEOUT_S = 900.0
+MIB = 1 << 20
 
 
 class Side(NamedTuple):
@@ -85,11 +86,16 @@ def running(
         yield sides
 
 
+def mean_bytes(learnwares: Path) -> float:
+    """Mean size of the adapters' weights."""
+    return float(np.mean([path.stat().st_size for path in learnwares.glob("*/adapter_model.safetensors")]))
+
+
 def _ours(scratch: Path, port: int, slots: int, host: int, learnwares: Path) -> list[str]:
     file = scratch / f"config-{port}.yaml"
     engine = {
         "slots": slots,
-        "host_adapters": max(host, slots),
+        "host_adapter_mib": max(host, slots) * mean_bytes(learnwares) / MIB,
         "max_num_seqs": MAX_NUM_SEQS,
         "kv_cache_gib": 1.0,
         "options": {"worker_cls": WORKERS["ours"]},

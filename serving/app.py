@@ -72,6 +72,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         market=market,
         secret=secret,
         on_loopback=on_loopback,
+        base_stands_in=config.engine.on_load_failure == "base",
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(

@@ -15,6 +15,7 @@ base model. So a replica calls itself ready only once a choice has reached it.
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
@@ -34,11 +35,16 @@ from router.choice import (
 )
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
-from specs.errors import InvalidInput, LearnwareError, NotReady, UnknownModel
+from specs.errors import AdapterUnavailable, InvalidInput, LearnwareError, NotReady, UnknownModel
 from specs.task import TASK_PREFIX
 
 NO_MODEL = "base:no-model"
 NOT_SERVED = "base:not-served"
+NOT_LOADED = "base:not-loaded"
+
+Hold = Callable[[str], AbstractAsyncContextManager[None]]
+"""Keeps the adapter with this engine name in host memory; entering raises AdapterUnavailable when it cannot be loaded.
+"""
 
 _CHOICE_HEADER = CHOICE_HEADER.encode()
 _FAILED_HEADER = FAILED_HEADER.encode()
@@ -78,12 +84,17 @@ class LearnwareMiddleware:
         served: Served,
         secret: bytes,
         metrics: ReplicaMetrics,
+        hold: Hold = lambda _: nullcontext(),
+        base_stands_in: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`base_stands_in`: the base model answers when an adapter cannot be loaded."""
         self._app = app
         self._served = served
         self._secret = secret
         self._metrics = metrics
+        self._hold = hold
+        self._base_stands_in = base_stands_in
         self._clock = clock
         self._ready_at = clock() + READY_ANYWAY_S
 
@@ -109,13 +120,22 @@ class LearnwareMiddleware:
         except LearnwareError as error:
             await openai_error(error)(scope, receive, send)
             return
-        if model is not None and answerer.model != model:
-            payload["model"] = answerer.model
-            body = json.dumps(payload, separators=(",", ":")).encode()
-            scope = _with_length(scope, len(body))
-        self._metrics.count(answerer.model, answerer.reason)
-        # admitted: what answers it stays in the engine until it is done
-        with self._served.use(names.learnwares.get(answerer.model)):
+        async with AsyncExitStack() as held:
+            engine_name = names.learnwares.get(answerer.model)
+            held.enter_context(self._served.use(engine_name))  # admitted: it stays in the engine until this is done
+            if engine_name is not None:
+                try:
+                    await held.enter_async_context(self._hold(engine_name))
+                except AdapterUnavailable as error:
+                    if not self._base_stands_in:
+                        await openai_error(error)(scope, receive, send)
+                        return
+                    answerer = answerer._replace(model=names.base, reason=NOT_LOADED)
+            if model is not None and answerer.model != model:
+                payload["model"] = answerer.model
+                body = json.dumps(payload, separators=(",", ":")).encode()
+                scope = _with_length(scope, len(body))
+            self._metrics.count(answerer.model, answerer.reason)
             await self._app(scope, _replay(body, receive), _announcing(send, answerer))
 
     def _answerer(self, scope: Scope, model: str | None, names: Names) -> Answerer:

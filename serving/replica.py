@@ -2,6 +2,7 @@
 beside."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from serving.middleware import EXPLAIN_PATH, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
 from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_compat import EngineServer, LLMConfig, add_middleware
-from specs.errors import InvalidLearnware, UnknownModel
+from specs.errors import AdapterUnavailable, InvalidLearnware, UnknownModel
 from specs.market.catalogue import Entry, current_catalogue
 
 
@@ -38,6 +39,8 @@ class ReplicaOptions(NamedTuple):
     market: Path | None
     secret: bytes
     on_loopback: bool
+    base_stands_in: bool = False
+    """The base model answers when an adapter cannot be loaded; otherwise its requests fail."""
 
 
 class LearnwareServer(EngineServer):
@@ -73,8 +76,22 @@ class LearnwareServer(EngineServer):
             APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
             APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
         ]
-        add_middleware(app, LearnwareMiddleware, served=self._served, secret=options.secret, metrics=self._metrics)
+        add_middleware(
+            app,
+            LearnwareMiddleware,
+            served=self._served,
+            secret=options.secret,
+            metrics=self._metrics,
+            hold=self._hold,
+            base_stands_in=options.base_stands_in,
+        )
         return app
+
+    def _hold(self, engine_name: str) -> AbstractAsyncContextManager[None]:
+        request = self._residents.request(engine_name)
+        if request is None or self._gate is None:
+            return nullcontext()
+        return self._gate.hold(request)
 
     async def _list_models(self) -> JSONResponse:
         return JSONResponse({"object": "list", "data": await self._cards()})
@@ -130,7 +147,12 @@ class LearnwareServer(EngineServer):
             request = await self._residents.load(entry)
         except InvalidLearnware as error:
             return str(error)
-        refusal = await probe(self._models.engine_client, request, examples)
+        assert self._gate is not None  # the engine is asked once it serves
+        try:
+            async with self._gate.hold(request):
+                refusal: str | None = await probe(self._models.engine_client, request, examples)
+        except AdapterUnavailable as error:
+            refusal = str(error)
         if refusal is not None:
             await self._residents.unload(entry.internal_name)
         return refusal

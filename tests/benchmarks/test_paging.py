@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.paging import MAIN, Cell, Kept, make_load, run, summarise
+from benchmarks.paging import MAIN, Cell, Kept, Size, make_load, run, summarise
 from benchmarks.paging_report import write_report
 from benchmarks.paging_sides import COUNTS, make_learnwares
 from specs.learnware import load_learnwares
@@ -65,10 +65,11 @@ def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch
         raise AssertionError("a server was started")
 
     monkeypatch.setattr(paging, "running", no_server)
-    run(kept, [8], 3, tmp_path, "base")
+    size = Size(3, 96, short=False)
+    run(kept, [8], size, tmp_path, "base")
     (kept.folder / "busy.json").unlink()
     with pytest.raises(AssertionError, match="a server was started"):
-        run(kept, [8], 3, tmp_path, "base")
+        run(kept, [8], size, tmp_path, "base")
 
 
 def test_the_report_is_one_page_with_its_plots(kept, tmp_path):

@@ -1,6 +1,7 @@
 """The replica's HTTP edge, in front of an application that says what reached it."""
 
 import asyncio
+import contextlib
 import json
 
 import httpx
@@ -15,6 +16,7 @@ from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from serving.middleware import LearnwareMiddleware
+from specs.errors import AdapterUnavailable
 
 SECRET = b"s" * 32
 NAMES = Names(
@@ -229,3 +231,74 @@ def test_a_task_without_a_choice_of_its_own_is_answered_by_the_base(app, headers
     response = send(app, {"model": TASK}, headers)
     assert json.loads(response.json()["body"])["model"] == "base-8b"
     assert response.headers["x-learnware-reason"] == reason
+
+
+class Adapters:
+    """Stands for the gate: which adapters are held, and one that cannot be loaded."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+        self.seen: list[list[str]] = []
+
+    @contextlib.asynccontextmanager
+    async def hold(self, engine_name: str):
+        if engine_name == "healthcare-pubmedqa@1":
+            raise AdapterUnavailable("The adapter of 'healthcare-pubmedqa@1' could not be loaded: no such file")
+        self.held.append(engine_name)
+        yield
+        self.held.remove(engine_name)
+
+    async def app(self, scope, receive, send):
+        self.seen.append(list(self.held))
+        await echo_app(scope, receive, send)
+
+
+echo_app = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST"])])
+
+
+@pytest.mark.parametrize(("model", "held"), [("finance-tfns", ["finance-tfns@1"]), ("base-8b", [])])
+def test_an_adapter_is_held_while_its_request_runs(registry, model, held):
+    adapters = Adapters()
+    app = LearnwareMiddleware(
+        adapters.app, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+    )
+    assert send(app, {"model": model}).status_code == 200
+    assert adapters.seen == [held]
+    assert adapters.held == []
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "chosen"])
+def test_a_load_failure_fails_its_own_request_with_the_reason(registry, named):
+    adapters, served = Adapters(), Served(NAMES)
+    app = LearnwareMiddleware(
+        adapters.app, served=served, secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+    )
+    model = "healthcare-pubmedqa" if named else "auto"
+    response = send(app, {"model": model}, choice("healthcare-pubmedqa"))
+    assert response.status_code == 503
+    assert response.json()["error"] == {
+        "message": "The adapter of 'healthcare-pubmedqa@1' could not be loaded: no such file",
+        "type": "service_unavailable",
+        "param": None,
+        "code": "adapter_unavailable",
+    }
+    assert adapters.seen == []
+    asyncio.run(asyncio.wait_for(served.unused("healthcare-pubmedqa@1"), 1))
+    assert send(app, {"model": "finance-tfns"}).status_code == 200
+
+
+def test_after_a_load_failure_the_base_model_answers_where_the_configuration_says_so(registry):
+    adapters = Adapters()
+    app = LearnwareMiddleware(
+        adapters.app,
+        served=Served(NAMES),
+        secret=SECRET,
+        metrics=ReplicaMetrics(registry),
+        hold=adapters.hold,
+        base_stands_in=True,
+    )
+    response = send(app, {"model": "healthcare-pubmedqa", "messages": []})
+    assert response.status_code == 200
+    assert json.loads(response.json()["body"]) == {"model": "base-8b", "messages": []}
+    assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == ("base-8b", "base:not-loaded")
+    assert registry.get_sample_value("learnware_fallbacks_total", {"reason": "base:not-loaded"}) == 1
