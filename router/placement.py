@@ -1,0 +1,191 @@
+"""One learnware and one replica for a request: which learnwares would do, which replica holds one of them, and how much
+each replica has to do.
+
+**Replicas.** Every adapter has an order of all replicas of its own, by rendezvous hashing (Thaler and Ravishankar
+1998): a replica that comes or goes changes the home of its own share of the adapters and of no others. A replica takes
+new requests while it has fewer than the load bound, `max(free_load, ⌈load_factor · (all requests + 1) / replicas⌉)`; so
+none has more than `load_factor` times its share (consistent hashing with bounded loads: Mirrokni, Thorup and
+Zadimoghaddam 2018), and an adapter too hot for its home spreads to the next of its order. At least one replica is
+always below the bound.
+
+**Learnwares.** Those count whose expected quality is at most `margin` below the best one's. Of all pairs of such a
+learnware and a replica below the bound, the one wins whose adapter is on the device there, else in host memory, else
+neither; among equals the better learnware, then the replica that comes first in the adapter's order.
+
+Nothing here knows Ray or a clock of its own: `router.deployment` runs it on Ray Serve, `benchmarks.simulate` under a
+simulated clock.
+"""
+
+import hashlib
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TIERS = DEVICE, HOST, DISK = "device", "host", "disk"
+_TIERS = {tier: rank for rank, tier in enumerate(TIERS)}
+
+HOME = "home"
+RESIDENT = "resident"
+SPREAD = "spread"
+LEAST_LOADED = "least-loaded"
+
+REMEMBERED_ORDERS = 4096
+"""Adapters whose order of replicas is kept: an order of 64 replicas takes 0.1 ms to work out and 0.6 kB."""
+
+REPORT_LAG_S = 0.2
+"""A report is about this old when it arrives: Ray Serve's controller looks for it every 0.1 s and sends it on."""
+SENT_HORIZON_S = 1.0
+"""After this a request that was sent is in the replica's report, or done: reports come about twice a second, but an
+unchanged one is not sent again."""
+
+
+class PlacementSettings(BaseModel):
+    """How an engine replica is chosen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    affinity: bool = Field(
+        True,
+        description="A learnware's requests go where its adapter is; false: to a random replica, for comparison.",
+    )
+    load_factor: float = Field(
+        1.25,
+        ge=1,
+        description="No replica gets more than this many times its share of all requests. Smaller balances better and "
+        "moves adapters more.",
+    )
+    free_load: int = Field(
+        4, ge=1, description="Up to this many requests a replica never counts as loaded, whatever the others have."
+    )
+
+
+class Option(NamedTuple):
+    """A learnware that may answer: the engine's name of its adapter (None: the base model, no adapter) and its
+    expected quality, in [0, 1]."""
+
+    learnware: str | None
+    adapter: str | None
+    quality: float
+
+
+class ReplicaState(NamedTuple):
+    """What is known of a replica: the tier of each adapter (`device` or `host`; others are on disk), and its requests,
+    running or waiting."""
+
+    adapters: Mapping[str, str]
+    load: int
+
+
+class Placed(NamedTuple):
+    """The choice. `tier` is where the adapter is on that replica (for the base model: the device). `why`: `home`;
+    `resident` (not the adapter's home, but it holds it in a faster tier); `spread` (those before it in the adapter's
+    order are at their bound); `least-loaded` (the base model)."""
+
+    option: Option
+    replica: str
+    tier: str
+    why: str
+
+
+class Placement:
+    """The policy. Remembers nothing but hashes; not thread-safe."""
+
+    def __init__(self, margin: float, settings: PlacementSettings) -> None:
+        """`margin`: how much expected quality may be given up for an adapter that is resident."""
+        self.margin = margin
+        self._settings = settings
+        self._names: tuple[str, ...] = ()
+        self._orders: dict[str, tuple[str, ...]] = {}
+
+    def place(self, options: Sequence[Option], replicas: Mapping[str, ReplicaState]) -> Placed:
+        """`options`: at least one, the best first. `replicas`: at least one.
+
+        Raises:
+            ValueError: there is no option or no replica.
+        """
+        if not options or not replicas:
+            raise ValueError(f"nothing to choose from: {len(options)} options, {len(replicas)} replicas")
+        if options[0].adapter is None:
+            return Placed(options[0], least_loaded(replicas), DEVICE, LEAST_LOADED)
+        bound = self.bound(state.load for state in replicas.values())
+        pairs = (
+            ((_TIERS[state.adapters.get(option.adapter, DISK)], rank, position), option, name)
+            for rank, option in enumerate(self.within_margin(options))
+            if option.adapter is not None
+            for position, name in enumerate(self.order(option.adapter, replicas))
+            if (state := replicas[name]).load < bound
+        )
+        (tier, _, _), option, name = min(pairs, key=itemgetter(0))
+        return Placed(option, name, TIERS[tier], self._why(option, name, replicas, bound))
+
+    def within_margin(self, options: Sequence[Option]) -> Sequence[Option]:
+        """Those good enough to answer, the best first."""
+        return [option for option in options if options[0].quality - option.quality <= self.margin]
+
+    def bound(self, loads: Iterable[int]) -> int:
+        """A replica with this many requests gets no further one."""
+        known = list(loads)
+        share = self._settings.load_factor * (sum(known) + 1) / len(known)
+        return max(self._settings.free_load, math.ceil(share))
+
+    def order(self, adapter: str, replicas: Iterable[str]) -> tuple[str, ...]:
+        """The replicas in the adapter's order; the first is its home."""
+        names = tuple(sorted(replicas))
+        if names != self._names:
+            self._names, self._orders = names, {}
+        order = self._orders.get(adapter)
+        if order is None:
+            if len(self._orders) >= REMEMBERED_ORDERS:
+                self._orders.clear()
+            order = self._orders[adapter] = tuple(sorted(names, key=lambda name: _weight(adapter, name), reverse=True))
+        return order
+
+    def _why(self, option: Option, chosen: str, replicas: Mapping[str, ReplicaState], bound: int) -> str:
+        order = self.order(option.adapter or "", replicas)
+        if chosen == order[0]:
+            return HOME
+        passed_over = order[: order.index(chosen)]
+        return SPREAD if all(replicas[name].load >= bound for name in passed_over) else RESIDENT
+
+
+def least_loaded(replicas: Mapping[str, ReplicaState]) -> str:
+    """The replica with the fewest requests."""
+    return min(replicas, key=lambda name: replicas[name].load)
+
+
+def _weight(adapter: str, replica: str) -> bytes:
+    return hashlib.blake2b(f"{adapter}\n{replica}".encode(), digest_size=8).digest()
+
+
+class Reports:
+    """What each replica last said of itself, and how many requests were sent to it since."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, tuple[Mapping[str, Any], float]] = {}
+        self._sent: dict[str, deque[float]] = {}
+
+    def states(self, reports: Mapping[str, Mapping[str, Any]], now: float) -> dict[str, ReplicaState]:
+        """The replicas' states, from their newest reports (`{"adapters": {name: tier}, "running": …, "waiting": …}`,
+        empty before the first). Replicas that are not there any more are forgotten. `now`: seconds."""
+        for gone in self._reports.keys() - reports.keys():
+            del self._reports[gone]
+            self._sent.pop(gone, None)
+        return {name: self._state(name, report, now) for name, report in reports.items()}
+
+    def note_sent(self, replica: str, now: float) -> None:
+        """A request goes to this replica."""
+        self._sent.setdefault(replica, deque()).append(now)
+
+    def _state(self, name: str, report: Mapping[str, Any], now: float) -> ReplicaState:
+        known = self._reports.get(name)
+        if known is None or (known[0] is not report and known[0] != report):
+            known = self._reports[name] = (report, now - REPORT_LAG_S)
+        sent = self._sent.setdefault(name, deque())
+        since = max(known[1], now - SENT_HORIZON_S)
+        while sent and sent[0] < since:
+            sent.popleft()
+        return ReplicaState(report.get("adapters", {}), report.get("running", 0) + report.get("waiting", 0) + len(sent))
