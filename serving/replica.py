@@ -20,7 +20,7 @@ from serving.market.probe import probe
 from serving.market.residents import Residents
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
-from serving.metrics.paging import PagingCollector
+from serving.metrics.paging import PagingCollector, PagingState
 from serving.middleware import EXPLAIN_PATH, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
 from serving.paging.gate import AdapterGate, open_gate
@@ -57,7 +57,7 @@ class LearnwareServer(EngineServer):
         self._registry = CollectorRegistry()
         self._metrics = ReplicaMetrics(self._registry)
         self._gate: AdapterGate | None = None
-        self._registry.register(PagingCollector(lambda: self._gate.residency if self._gate is not None else None))
+        self._registry.register(PagingCollector(self._paging))
         await super().__init__(llm_config, **arguments)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -86,6 +86,11 @@ class LearnwareServer(EngineServer):
             base_stands_in=options.base_stands_in,
         )
         return app
+
+    def _paging(self) -> PagingState | None:
+        if self._gate is None:
+            return None
+        return PagingState(self._gate.residency, self._served.names.learnwares.values(), self._gate.waiting)
 
     def _hold(self, engine_name: str) -> AbstractAsyncContextManager[None]:
         request = self._residents.request(engine_name)

@@ -1,6 +1,7 @@
 """The Prometheus metrics of adapter paging, read from a replica's newest reports at each scrape."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -9,39 +10,64 @@ from serving.paging.residency import Residency
 from serving.paging.settings import VERSION_MARK
 
 
-class PagingCollector(Collector):
-    """One engine replica's paging. `residency` is asked at each scrape: None while the engine starts."""
+class PagingState(NamedTuple):
+    """What one engine replica knows of its paging."""
 
-    def __init__(self, residency: Callable[[], Residency | None]) -> None:
-        self._residency = residency
+    residency: Residency
+    served: Collection[str]
+    """Engine names of the learnwares that are served."""
+    waiting: int
+    """Requests whose adapter is on its way into host memory."""
+
+
+class PagingCollector(Collector):
+    """One engine replica's paging. `state` is asked at each scrape: None while the engine starts."""
+
+    def __init__(self, state: Callable[[], PagingState | None]) -> None:
+        self._state = state
 
     def collect(self) -> Iterator[Metric]:
-        known = self._residency()
-        if known is None or known.worker is None:
+        state = self._state()
+        if state is None or state.residency.worker is None:
             return
-        tiers = GaugeMetricFamily(
-            "learnware_adapter_tier",
-            "1 for the fastest tier that holds a learnware's adapter; one on disk alone is not listed.",
-            labels=["learnware", "version", "tier"],
-        )
-        for name, tier in known.tiers.items():
-            learnware, _, version = name.partition(VERSION_MARK)
-            tiers.add_metric([learnware, version, tier], 1)
-        yield tiers
-        yield from _counts(known)
-        if known.scheduler is not None:
-            yield from _waiting(known)
+        yield from _tiers(state)
+        yield from _counts(state.residency.worker)
+        yield from _waiting(state)
 
 
-def _counts(known: Residency) -> Iterator[Metric]:
-    report = known.worker
-    assert report is not None
+def _tiers(state: PagingState) -> Iterator[Metric]:
+    tiers = state.residency.tiers
+    listed = GaugeMetricFamily(
+        "learnware_adapter_tier",
+        "1 for the fastest tier that holds a learnware's adapter; one on disk alone is not listed.",
+        labels=["learnware", "version", "tier"],
+    )
+    for name, tier in tiers.items():
+        learnware, _, version = name.partition(VERSION_MARK)
+        listed.add_metric([learnware, version, tier], 1)
+    yield listed
+    counted = GaugeMetricFamily(
+        "learnware_adapters",
+        "Adapters by the fastest tier that holds them; disk: of learnwares served.",
+        labels=["tier"],
+    )
+    for tier in ("device", "host"):
+        counted.add_metric([tier], sum(one == tier for one in tiers.values()))
+    counted.add_metric(["disk"], sum(name not in tiers for name in state.served))
+    yield counted
+
+
+def _counts(report: Mapping[str, Any]) -> Iterator[Metric]:
     device, host = report["device_counts"], report["host_counts"]
     by_tier = {
         "loads": ("Adapters brought into a tier.", device["loads"], host["reads"]),
         "load_seconds": ("Time to bring adapters into a tier.", device["load_seconds"], host["read_seconds"]),
         "load_bytes": ("Bytes brought into a tier.", device["load_bytes"], host["read_bytes"]),
-        "hits": ("Adapters that were asked for and in the tier.", device["hits"], report["host_hits"]),
+        "hits": (
+            "device: adapters that a batch needed and a slot held; host: requests whose adapter was in host memory.",
+            device["hits"],
+            report["host_hits"],
+        ),
         "evictions": ("Adapters that made room for others.", device["evictions"], report["host_evictions"]),
     }
     for name, (text, on_device, in_host) in by_tier.items():
@@ -57,32 +83,37 @@ def _counts(known: Residency) -> Iterator[Metric]:
         "Adapters that a step of the engine had to read from disk itself.",
         value=device["disk_reads_in_step"],
     )
-    yield GaugeMetricFamily(
-        "learnware_adapter_host_bytes", "Host memory that adapters take.", value=sum(report["host"].values())
-    )
+    size = GaugeMetricFamily("learnware_adapter_bytes", "Bytes of the adapters in a tier.", labels=["tier"])
+    size.add_metric(["device"], report["slot_bytes"])
+    size.add_metric(["host"], sum(report["host"].values()))
+    yield size
     yield GaugeMetricFamily(
         "learnware_adapter_host_budget_bytes", "Host memory that adapters may take.", value=report["host_budget"]
     )
+    yield GaugeMetricFamily(
+        "learnware_adapter_slots", "Adapters that the device holds at most.", value=len(report["slots"])
+    )
+    yield GaugeMetricFamily(
+        "learnware_adapters_being_read", "Adapters on their way into host memory.", value=report["host_waiting"]
+    )
 
 
-def _waiting(known: Residency) -> Iterator[Metric]:
-    assert known.scheduler is not None
-    assert known.worker is not None
+def _waiting(state: PagingState) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
         "learnware_waiting_requests",
-        "Requests that wait in the engine, by what for: a slot for their adapter, an adapter that drains, a seat in "
-        "the batch, or that a grammar is compiled (parked).",
+        "Requests that wait, by what for: that their adapter is in host memory, a slot for it, an adapter that drains, "
+        "a seat in the batch, or that a grammar is compiled (parked).",
         labels=["reason"],
     )
-    for reason, count in known.scheduler["waiting"].items():
+    waiting.add_metric(["host_memory"], state.waiting)
+    scheduler = state.residency.scheduler
+    for reason, count in (scheduler["waiting"] if scheduler is not None else {}).items():
         waiting.add_metric([reason], count)
     yield waiting
-    yield GaugeMetricFamily(
-        "learnware_adapters_being_read", "Adapters on their way into host memory.", value=known.worker["host_waiting"]
-    )
-    yield GaugeMetricFamily(
-        "learnware_adapters_draining", "Adapters that make room for others.", value=known.scheduler["draining"]
-    )
-    yield CounterMetricFamily(
-        "learnware_aged_out_requests", "Requests that ran after they had aged out.", value=known.scheduler["aged_out"]
-    )
+    if scheduler is not None:
+        yield GaugeMetricFamily(
+            "learnware_adapters_draining", "Adapters that make room for others.", value=scheduler["draining"]
+        )
+        yield CounterMetricFamily(
+            "learnware_aged_out_requests", "Requests that ran after they had aged out.", value=scheduler["aged_out"]
+        )
