@@ -24,7 +24,7 @@ from serving.edge.drain import StopSignals, stop_stack
 from serving.edge.environment import instance_environment, serve_host
 from serving.edge.instance import Instance, claim, plan, prepare
 from serving.market.place import fill_market
-from serving.names import APPLICATION, ENGINE, MARKET_APPLICATION, METRICS_APPLICATION, ROUTER
+from serving.names import APPLICATION, ENGINE, MARKET_APPLICATION, METRICS_APPLICATION, ROUTER, TASKS_APPLICATION
 from serving.paths import cache_folder
 from specs.errors import StartupError
 
@@ -95,6 +95,7 @@ def _start(config: Config, instance: Instance, base: Path, market: Path, signals
     from serving.app import build_application
     from serving.market.application import ROUTE_PREFIX as MARKET_PREFIX, market_application
     from serving.metrics.application import ROUTE_PREFIX, metrics_application
+    from serving.task_specs.application import ROUTE_PREFIX as TASKS_PREFIX, task_specs_application
 
     ray.init(
         address="local",  # never a cluster that RAY_ADDRESS happens to name
@@ -127,6 +128,9 @@ def _start(config: Config, instance: Instance, base: Path, market: Path, signals
             market_application(config, base, market, on_loopback=True),
             name=MARKET_APPLICATION,
             route_prefix=MARKET_PREFIX,
+        ),
+        ray_serve.RunTarget(
+            task_specs_application(config, market, on_loopback=True), name=TASKS_APPLICATION, route_prefix=TASKS_PREFIX
         ),
     ]
     ray_serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

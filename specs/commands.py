@@ -22,9 +22,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     task = commands.add_parser(
         "make",
         help="write the specification of a task from its rows, to be uploaded in their place",
-        description="Reads rows (JSON lines with a `prompt`, or plain texts in a .txt file; answers are not needed) and "
-        "writes a specification for POST /v1/task-specs: the mean of the rows' vectors with noise. Rows stay here. "
-        "Each specification made from the same rows tells more about them: make one, and keep it.",
+        description="Reads rows (JSON lines with a `prompt`, or texts in a .txt file; no answers needed) and writes "
+        "a specification for POST /v1/task-specs: the mean of the rows' vectors with noise. Rows stay here. Each "
+        "specification made from the same rows tells more about them: make one, and keep it.",
     )
     task.add_argument("rows", type=Path, help="the task's rows")
     task.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
@@ -94,7 +94,7 @@ def _describe_task(specification: "TaskSpecification", path: Path) -> None:
 
     print(f"{path}: {task_id(specification)}, from {specification.rows} rows")
     print(
-        f"noise {specification.noise:.4g} in each of {len(specification.mean)} coordinates (mu {specification.mu:.3g}): "
+        f"noise {specification.noise:.4g} in each of {len(specification.mean)} coordinates, mu {specification.mu:.3g}: "
         f"no test for one row's membership has an AUC above {largest_auc(specification.mu):.2f}"
     )
 

@@ -15,7 +15,7 @@ put into quarantine with the reason. A change is answered once every router and 
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,14 @@ class MarketAPI:
     def application(self) -> "PrefixedApplication":
         one = f"{ROUTE_PREFIX}/{{learnware_id}}"
         return PrefixedApplication(
-            routes=[
+            [
                 Route(ROUTE_PREFIX, self._list, methods=["GET"]),
                 Route(ROUTE_PREFIX, self._submit, methods=["POST"]),
                 Route(one, self._show, methods=["GET"]),
                 Route(one, self._replace, methods=["PUT"]),
                 Route(one, self._remove, methods=["DELETE"]),
                 Route(f"{one}/quarantine", self._quarantine, methods=["POST"]),
-            ],
-            exception_handlers={LearnwareError: _answer_error, HTTPException: _answer_http_error},
+            ]
         )
 
     async def _list(self, request: Request) -> Response:
@@ -165,7 +164,12 @@ class MarketAPI:
 
 
 class PrefixedApplication(Starlette):
-    """Routes by the whole path, which is what Ray Serve hands on, whatever part of it is called the root."""
+    """Routes by the whole path, which is what Ray Serve hands on, whatever part of it is called the root. Errors
+    become OpenAI error objects."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        handlers = {LearnwareError: _answer_error, HTTPException: _answer_http_error}
+        super().__init__(routes=routes, exception_handlers=handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
