@@ -46,6 +46,9 @@ class ReplicaOptions(NamedTuple):
 class LearnwareServer(EngineServer):
     """One engine replica. Answers `/v1/chat/completions` and the rest of vLLM's application; chooses nothing itself."""
 
+    _gate: AdapterGate | None = None
+    """None until the engine runs."""
+
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
     ) -> None:
@@ -56,7 +59,6 @@ class LearnwareServer(EngineServer):
         self._served = Served(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
         self._metrics = ReplicaMetrics(self._registry)
-        self._gate: AdapterGate | None = None
         self._registry.register(PagingCollector(self._paging))
         await super().__init__(llm_config, **arguments)
 
@@ -191,6 +193,11 @@ class LearnwareServer(EngineServer):
             return False
         self._gate.prefetch(request)
         return True
+
+    async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
+        if self._gate is not None:
+            await self._gate.close()
+        await super().__del__()
 
     async def metrics_text(self) -> str:
         """This replica's metrics and vLLM's, as Prometheus text."""
