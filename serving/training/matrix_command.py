@@ -2,7 +2,7 @@
 
 Cells (learnware × task) of a learnware's own domain are all measured, of other domains a share drawn by the names'
 hashes; rows are taken in the order of their hashes, a block at a time. So a run which is cut, or called again with more
-learnwares or more rows, goes on with what it has.
+learnwares or more rows, goes on with what it has; the result itself is enough for that.
 
 Rows come from the test split, or with `--probes` from the train split's rows that training holds out
 (`serving.training.rows.hold_out`): what a learnware is ranked by must be neither test rows nor rows it was trained on.
@@ -14,16 +14,18 @@ import hashlib
 import json
 import random
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.training.rows import Row, hold_out
-from serving.training.scoring import RowScore
+from serving.training.rows import Row, hold_out, rows_hash
 from serving.training.settings import TrainingSettings
 from serving.training.terminal import Progress, add_base_arguments
+from specs.capability import Capability, ProbeScore, save_capability
 from specs.errors import InvalidInput
+from specs.learnware import SPECIFICATION_FOLDER
 
 MAX_ROWS = 50
 BLOCK = 16
@@ -43,6 +45,22 @@ class Cell(NamedTuple):
     system: str
 
 
+class Sample(NamedTuple):
+    """Rows of a task and their positions in its file."""
+
+    positions: list[int]
+    rows: list[Row]
+
+
+class Measured(NamedTuple):
+    """What is kept of a row: whether it is right, the gold answer's log-likelihood in nats, and its probability among
+    the answers to choose from (without any: its likelihood)."""
+
+    right: bool
+    gold: float
+    among: float
+
+
 def add_parser(subparsers: Any) -> None:
     """Adds `matrix` to the command line."""
     parser = subparsers.add_parser(
@@ -50,8 +68,8 @@ def add_parser(subparsers: Any) -> None:
         help="score learnwares on the tasks of their domain and a share of the others'",
         description="Scores every learnware named <domain>-<name> on the test rows of each task <data>/<domain>/<task> "
         "of its domain, and on a share of those of other domains. Finished rows are kept in the output folder: called "
-        "again, it goes on. The result is one JSON file: for each cell which rows are right, and the log-likelihood of "
-        "each gold answer.",
+        "again, also with the result alone, it goes on. The result is one JSON file: for each cell which rows are "
+        "right, and the log-likelihood of each gold answer.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of <domain>/<task>.test.jsonl")
     parser.add_argument("--learnwares", type=Path, required=True, nargs="+", help="folders of adapter folders")
@@ -62,6 +80,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--probes", action="store_true", help="rows held out of the train split, instead of test rows")
     parser.add_argument(
         "--across", type=float, default=ACROSS, help="share of the cells across domains (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="end after this long, with the cells that are whole"
+    )
+    parser.add_argument(
+        "--write-capability",
+        action="store_true",
+        help="write what was measured into the learnwares' folders, for the router to rank by (with --probes)",
     )
     parser.add_argument(
         "--verify", type=Path, metavar="FILE", help="measure cells of this result anew; fails where they disagree"
@@ -78,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
+    from serving.training.adapter import adapter_hash
     from serving.training.scoring import PROTOCOL
     from serving.training.trainer import write_atomically
 
@@ -85,14 +112,21 @@ def run(args: argparse.Namespace) -> int:
     adapters = adapter_folders(args.learnwares)
     base = ensure_base_model(args.base, args.cache or cache_folder(), print)
     base_id = args.base_id or base_model_id(args.base)
+    if args.write_capability and not args.probes:
+        raise InvalidInput("--write-capability goes with --probes: learnwares are never ranked by test rows")
     if args.verify is not None:
         return _verify(args, adapters, base, base_id)
     tasks = {
         name: sampled(rows, args.max_rows, args.probes)
         for name, rows in task_rows(args.data, adapters, args.tasks, args.probes).items()
     }
+    tasks = dict(sorted(tasks.items(), key=lambda item: sum(len(row.prompt) for row in item[1].rows)))  # cheap first
+    hashes = {name: adapter_hash(folder) for name, folder in adapters.items()}
+    path = args.json or args.out / "matrix.json"
     cells = wanted_cells(list(tasks), list(adapters), args.across)
-    scored, hashes = _score(cells, tasks, adapters, base, base_id, args.out / "cells", args.device)
+    known = _known(path, tasks, hashes)
+    deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
+    scored = _score(cells, known, tasks, adapters, base, base_id, args.out / "cells", args.device, deadline)
     result = {
         "protocol": PROTOCOL,
         "base_model": base_id,
@@ -101,14 +135,76 @@ def run(args: argparse.Namespace) -> int:
         "across": args.across,
         "adapters_sha256": hashes,
         "tasks": {
-            name: _packed(rows, {c: s for c, s in scored.items() if c.task == name}) for name, rows in tasks.items()
+            name: _packed(sample, {cell: rows for cell, rows in scored.items() if cell.task == name})
+            for name, sample in tasks.items()
         },
     }
-    path = args.json or args.out / "matrix.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(result, separators=(",", ":")) + "\n").encode())
-    print(f"{len(scored)} cells of {len(adapters)} learnwares and {len(tasks)} tasks, written to {path}")
+    print(f"{len(scored)} of {len(cells)} cells ({len(adapters)} learnwares, {len(tasks)} tasks), written to {path}")
+    if args.write_capability:
+        write_capabilities(scored, adapters, base_id, PROTOCOL)
     return 0
+
+
+def write_capabilities(
+    scored: Mapping[Cell, Sequence[Measured]], adapters: Mapping[str, Path], base_id: str, protocol: str
+) -> None:
+    """Writes each learnware's `specification/capability.json`: its scores beside the base model's on the same rows."""
+    from serving.training.adapter import adapter_hash
+    from serving.training.scoring import BASE
+
+    for name, folder in adapters.items():
+        probes = {
+            cell.task: _probe_score(rows, scored[Cell(cell.task, BASE)])
+            for cell, rows in scored.items()
+            if cell.system == name
+        }
+        save_capability(Capability(base_id, adapter_hash(folder), protocol, probes), folder / SPECIFICATION_FOLDER)
+
+
+def _probe_score(own: Sequence[Measured], base: Sequence[Measured]) -> ProbeScore:
+    rows = len(own)
+    return ProbeScore(
+        rows=rows,
+        accuracy=sum(row.right for row in own) / rows,
+        probability=sum(row.among for row in own) / rows,
+        log_likelihood=sum(row.gold for row in own) / rows,
+        at_least_base=sum(one.right >= other.right for one, other in zip(own, base, strict=True)) / rows,
+        base_accuracy=sum(row.right for row in base) / rows,
+        base_probability=sum(row.among for row in base) / rows,
+        base_log_likelihood=sum(row.gold for row in base) / rows,
+    )
+
+
+def _known(path: Path, tasks: Mapping[str, Sample], hashes: Mapping[str, str]) -> dict[Cell, list[Measured]]:
+    """Cells that a result holds already, for the same adapters; of each the rows that are its first ones now."""
+    import numpy as np
+
+    from serving.training.scoring import BASE, PROTOCOL
+
+    if not path.exists():
+        return {}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if result["protocol"] != PROTOCOL:
+        return {}
+    known: dict[Cell, list[Measured]] = {}
+    for task, sample in tasks.items():
+        entry = result["tasks"].get(task)
+        shared = 0 if entry is None else min(len(entry["rows"]), len(sample.positions))
+        if not shared or entry["rows"][:shared] != sample.positions[:shared]:
+            continue
+        if shared == len(entry["rows"]) and entry["rows_sha256"] != rows_hash(sample.rows[:shared]):
+            continue
+        for system, bits in entry["right"].items():
+            if system == BASE or result["adapters_sha256"].get(system) == hashes.get(system, ""):
+                gold, among = (
+                    np.frombuffer(base64.b64decode(entry[kind][system]), "<f2").astype(float).tolist()
+                    for kind in ("gold", "among")
+                )
+                rows = [Measured(bit == "1", g, a) for bit, g, a in zip(bits, gold, among, strict=True)]
+                known[Cell(task, system)] = rows[:shared]
+    return known
 
 
 def adapter_folders(folders: Sequence[Path]) -> dict[str, Path]:
@@ -152,13 +248,6 @@ def task_rows(
     return {name: read_rows(path) for name, path in paths.items() if only is None or name in only}
 
 
-class Sample(NamedTuple):
-    """Rows of a task and their positions in its file."""
-
-    positions: list[int]
-    rows: list[Row]
-
-
 def sampled(rows: list[Row], limit: int, probes: bool = False) -> Sample:
     """At most `limit` rows, those with the smallest hashes; `probes`: of those that training holds out."""
     held = TrainingSettings()
@@ -183,58 +272,67 @@ def wanted_cells(tasks: Sequence[str], systems: Sequence[str], across: float) ->
 
 def _score(
     cells: Sequence[Cell],
+    known: Mapping[Cell, Sequence[Measured]],
     tasks: Mapping[str, Sample],
     adapters: Mapping[str, Path],
     base: Path,
     base_id: str,
     place: Path,
     device: str,
-) -> tuple[dict[Cell, list[RowScore]], dict[str, str]]:
-    """Scores and the adapters' hashes. Adapters that begin at the same layer go together: below it, activations are
-    computed once for all of them."""
+    deadline: float | None = None,
+) -> dict[Cell, list[Measured]]:
+    """The cells that are whole, after the deadline those that became so before it. Adapters that begin at the same
+    layer go together: below it, activations are computed once for all of them."""
     from serving.training.scoring import BASE, Scorer, first_layer
 
+    scored = {cell: list(known.get(cell, ())) for cell in cells}
+    total = sum(len(tasks[cell.task].rows) for cell in cells)
+    done = sum(map(len, scored.values()))
     groups: dict[int, list[str]] = {}
     for name, folder in adapters.items():
         groups.setdefault(first_layer(folder), []).append(name)
-    scored: dict[Cell, list[RowScore]] = {}
-    hashes: dict[str, str] = {}
-    total, done = sum(len(tasks[cell.task].rows) for cell in cells), 0
     with Progress("scoring", "row") as bar:
         for first, names in sorted(groups.items(), reverse=True):
             members = {*names, BASE} if first == max(groups) else set(names)
-            mine = [cell for cell in cells if cell.system in members]
+            mine = [cell for cell in cells if cell.system in members and len(scored[cell]) < len(tasks[cell.task].rows)]
+            if not mine:
+                continue
             scorer = Scorer(base, base_id, {name: adapters[name] for name in names}, place, device)
-            hashes |= scorer.hashes
-            blocks = {
-                (cell.task, start): None for cell in mine for start in range(0, len(tasks[cell.task].rows), BLOCK)
-            }
-            for task, start in blocks:
-                rows = tasks[task].rows[start : start + BLOCK]
-                for cell in mine:
-                    if cell.task == task:
+            for task, sample in tasks.items():
+                open_cells = [cell for cell in mine if cell.task == task]
+                for start in sorted({begin for cell in open_cells for begin in _begins(scored[cell], sample)}):
+                    for cell in open_cells:
+                        if start not in _begins(scored[cell], sample) or (deadline and time.monotonic() > deadline):
+                            continue
+                        rows = sample.rows[start : (start // BLOCK + 1) * BLOCK]
                         show = partial(_show, bar, done, total, f"{cell.system} on {task}")
-                        scored.setdefault(cell, []).extend(scorer.score(rows, cell.system, show))
+                        scored[cell] += [
+                            Measured(row.right, row.gold_log_likelihood, row.gold_probability)
+                            for row in scorer.score(rows, cell.system, show)
+                        ]
                         done += len(rows)
-    return scored, hashes
+    return {cell: rows for cell, rows in scored.items() if len(rows) == len(tasks[cell.task].rows)}
+
+
+def _begins(rows: Sequence[Measured], sample: Sample) -> list[int]:
+    """Where the blocks begin that are still to be measured: first what is left of one, then whole ones."""
+    start, end = len(rows), len(sample.rows)
+    return [start, *range((start // BLOCK + 1) * BLOCK, end, BLOCK)] if start < end else []
 
 
 def _show(bar: Progress, before: int, total: int, title: str, rows: int) -> None:
     bar.show(before + rows, total, title)
 
 
-def _packed(sample: Sample, scored: Mapping[Cell, Sequence[RowScore]]) -> dict[str, Any]:
-    """A task's cells: `right`, a string of 0 and 1 over the rows; `gold`, their gold answers' log-likelihoods in nats,
-    and `among`, the gold answers' probabilities among those to choose from (without any: their likelihood), both as
-    16-bit floats, little-endian, base64."""
-    from serving.training.rows import rows_hash
-
+def _packed(sample: Sample, scored: Mapping[Cell, Sequence[Measured]]) -> dict[str, Any]:
+    """A task's cells: `right`, a string of 0 and 1 over the rows; `gold` and `among` (`Measured`), 16-bit floats,
+    little-endian, base64."""
     return {
         "rows_sha256": rows_hash(sample.rows),
         "rows": sample.positions,
         "right": {cell.system: "".join("01"[row.right] for row in rows) for cell, rows in scored.items()},
-        "gold": {cell.system: _floats([row.gold_log_likelihood for row in rows]) for cell, rows in scored.items()},
-        "among": {cell.system: _floats([row.gold_probability for row in rows]) for cell, rows in scored.items()},
+        "gold": {cell.system: _floats([row.gold for row in rows]) for cell, rows in scored.items()},
+        "among": {cell.system: _floats([row.among for row in rows]) for cell, rows in scored.items()},
     }
 
 
@@ -249,7 +347,6 @@ def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, 
     import numpy as np
 
     from serving.training.adapter import adapter_hash
-    from serving.training.rows import rows_hash
 
     result = json.loads(args.verify.read_text(encoding="utf-8"))
     every = task_rows(args.data, adapters, None, probes=result["split"] != "test")
@@ -271,14 +368,14 @@ def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, 
     used = {cell.system: adapters[cell.system] for cell in cells}
     place = args.out / "verified"
     shutil.rmtree(place, ignore_errors=True)
-    scored, _ = _score(cells, tasks, used, base, base_id, place, args.device)
+    scored = _score(cells, {}, tasks, used, base, base_id, place, args.device)
     wrong = []
     for cell in cells:
         entry = result["tasks"][cell.task]
         before = np.array([bit == "1" for bit in entry["right"][cell.system]])
         now = np.array([row.right for row in scored[cell]])
         gold = np.frombuffer(base64.b64decode(entry["gold"][cell.system]), "<f2").astype(float)
-        drift = abs(gold.mean() - np.mean([row.gold_log_likelihood for row in scored[cell]]))
+        drift = abs(gold.mean() - np.mean([row.gold for row in scored[cell]]))
         turned = int((before != now).sum())
         print(f"{cell.system} on {cell.task}: {turned} of {len(now)} answers turned, likelihood moved {drift:.3f}")
         if turned > RIGHT_TOLERANCE or not drift <= GOLD_TOLERANCE:

@@ -3,21 +3,20 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from benchmarks.scores import read_scores
-from serving.training.adapter import train_adapter
+from serving.cli import main
+from serving.training.adapter import adapter_hash, train_adapter
 from serving.training.matrix_command import Cell, adapter_folders, sampled, task_rows, wanted_cells
 from serving.training.rows import hold_out, read_rows
 from serving.training.scoring import RowScore
 from serving.training.settings import TrainingSettings
+from specs.capability import load_capability
 from specs.errors import InvalidInput
-
-ROOT = Path(__file__).parents[2]
 
 
 def quiet(*_: object) -> None:
@@ -35,9 +34,18 @@ def learnwares(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPath
     return folder
 
 
-def matrix(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "serving.cli", "matrix", *map(str, arguments), "--threads", "1"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def matrix(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
+    capsys.readouterr()
+    status = main(["matrix", *map(str, arguments), "--threads", "1"])
+    return Done(status, *capsys.readouterr())
 
 
 def test_cells_of_the_own_domain_and_the_same_share_of_others() -> None:
@@ -81,14 +89,14 @@ def read_rows_of(count: int) -> list:
 
 
 def test_a_matrix_is_measured_once_and_agrees_when_measured_again(
-    learnwares: Path, colours: Path, tiny_base: Path, tmp_path: Path
+    learnwares: Path, colours: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "data" / "play").mkdir(parents=True)
     shutil.copytree(colours / "toy", tmp_path / "data" / "toy")
     shutil.copy(colours / "toy" / "colours.test.jsonl", tmp_path / "data" / "play" / "other.test.jsonl")
     common = ["--data", tmp_path / "data", "--learnwares", learnwares, "--out", tmp_path / "out"]
     common += ["--base", tiny_base, "--base-id", "tiny"]
-    first = matrix(*common, "--max-rows", 20, "--across", 0, "--json", tmp_path / "matrix.json")
+    first = matrix(capsys, *common, "--max-rows", 20, "--across", 0, "--json", tmp_path / "matrix.json")
     assert first.returncode == 0, first.stderr
     scores = read_scores(tmp_path / "matrix.json")
     assert {task: sorted(found.right) for task, found in scores.items()} == {
@@ -100,22 +108,61 @@ def test_a_matrix_is_measured_once_and_agrees_when_measured_again(
     assert found.gold["toy-colours"].mean() > found.gold["base"].mean()
     content = (tmp_path / "matrix.json").read_bytes()
     cells = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "out" / "cells").iterdir())
-    again = matrix(*common, "--max-rows", 20, "--across", 0, "--json", tmp_path / "matrix.json")
+    again = matrix(capsys, *common, "--max-rows", 20, "--across", 0, "--json", tmp_path / "matrix.json")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "matrix.json").read_bytes() == content
     assert [name for name, _ in cells] == sorted(path.name for path in (tmp_path / "out" / "cells").iterdir())
 
+    shutil.rmtree(tmp_path / "out")
+    more = matrix(capsys, *common, "--max-rows", 30, "--across", 0, "--json", tmp_path / "more.json")
+    assert more.returncode == 0, more.stderr
+    shutil.rmtree(tmp_path / "out")
+    shutil.copy(tmp_path / "matrix.json", tmp_path / "resumed.json")
+    resumed = matrix(capsys, *common, "--max-rows", 30, "--across", 0, "--json", tmp_path / "resumed.json")
+    assert resumed.returncode == 0, resumed.stderr
+    lines = sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "out" / "cells").iterdir())
+    assert (
+        lines == 10 * 2
+    )  # both tasks have the same rows and both learnwares the same weights: once each, and the base
+    ours, anew = read_scores(tmp_path / "resumed.json"), read_scores(tmp_path / "more.json")
+    for task, scores in ours.items():
+        assert scores.rows == anew[task].rows
+        for system, values in scores.gold.items():
+            assert values == pytest.approx(anew[task].gold[system], abs=0.1)
+
     verify = [*common, "--verify", tmp_path / "matrix.json", "--share", 1]
-    agrees = matrix(*verify)
+    agrees = matrix(capsys, *verify)
     assert agrees.returncode == 0, agrees.stdout
     assert "2 of 2 cells measured again, all agree" in agrees.stdout
     wrong = json.loads(content)
     bits = wrong["tasks"]["toy-colours"]["right"]["toy-colours"]
     wrong["tasks"]["toy-colours"]["right"]["toy-colours"] = bits.translate(str.maketrans("01", "10"))
     (tmp_path / "matrix.json").write_text(json.dumps(wrong))
-    disagrees = matrix(*verify)
+    disagrees = matrix(capsys, *verify)
     assert disagrees.returncode == 1
     assert "1 of 2 cells disagree" in disagrees.stdout
+
+
+def test_the_capability_is_written_from_probes(
+    learnwares: Path, colours: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(learnwares, tmp_path / "learnwares")
+    common = ["--data", colours, "--learnwares", tmp_path / "learnwares", "--out", tmp_path / "out"]
+    common += ["--base", tiny_base, "--base-id", "tiny", "--max-rows", 12, "--write-capability"]
+    refused = matrix(capsys, *common)
+    assert refused.returncode == 1
+    assert "never ranked by test rows" in refused.stderr
+    done = matrix(capsys, *common, "--probes")
+    assert done.returncode == 0, done.stderr
+    capability = load_capability(tmp_path / "learnwares" / "toy-colours" / "specification")
+    assert capability is not None
+    assert list(capability.probes) == ["toy-colours"]
+    probe = capability.probes["toy-colours"]
+    assert probe.rows == 12
+    assert probe.accuracy > probe.base_accuracy
+    assert probe.probability > probe.base_probability
+    assert probe.at_least_base > 0.8
+    assert capability.adapter_sha256 == adapter_hash(tmp_path / "learnwares" / "toy-colours")
 
 
 def test_what_cannot_be_scored_is_named(learnwares: Path, colours: Path, tmp_path: Path) -> None:
