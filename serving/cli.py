@@ -14,7 +14,13 @@ from specs.errors import LearnwareError
 INTERRUPTED = 130
 """The shell's exit status for a command ended by Ctrl-C: 128 + SIGINT."""
 
-_COMMAND_MODULES = ("serving.base_model", "serving.training.commands", "serving.market.commands", "specs.commands")
+_COMMAND_MODULES = (
+    "serving.base_model",
+    "serving.training.commands",
+    "serving.market.commands",
+    "specs.commands",
+    "specs.interop_commands",
+)
 """Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
 
 
