@@ -4,6 +4,8 @@
     python -m benchmarks.selection --data DATA --scores FILE     and the scores of base, routed, best single, oracle
     python -m benchmarks.selection --data DATA --tune            margins on train rows, from which the border comes
     python -m benchmarks.selection --data DATA --encoders        encoders against each other in the same pipeline
+    python -m benchmarks.selection --data DATA --learnwares FOLDER --matrix FILE --probes FILE
+                                                                 a market of many learnwares (`market_selection`)
 
 Bare prompts lose their instruction line and the answer cue, so that only the content speaks. Selectors see train
 rows only. Intervals are 95 %, by bootstrap over rows.
@@ -36,7 +38,7 @@ from benchmarks.tasks import (
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.encoder import STATIC_ENCODER, Encoder, load_encoder
-from specs.errors import LearnwareError
+from specs.errors import InvalidInput, LearnwareError
 from specs.learnware import Learnware, load_learnwares
 
 BOOTSTRAP = 1000
@@ -221,10 +223,60 @@ def report(outcome: Outcome, scores: Scores | None) -> None:
     print(table(["accuracy (%)", "base", f"best single ({scores.best_single_id})", "routed", "oracle"], rows))
 
 
+def out_of_domain(selector: Selector, encoder: Encoder, data: Path, limit: int | None) -> dict[str, float]:
+    """Shares of prompts of no learnware's domain that go to the base model."""
+    chat = route(selector, encoder.encode(read_prompts(data, CHAT, "test", limit).whole)).to_base
+    other = [read_prompts(data, task, "test", limit).whole for task in OTHER_CHOICES]
+    choices = np.concatenate([route(selector, encoder.encode(prompts)).to_base for prompts in other])
+    return {"ood_to_base_chat": float(chat.mean()), "ood_to_base_mc": float(choices.mean())}
+
+
+def _market(
+    options: argparse.Namespace, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings
+) -> int:
+    from benchmarks import market_selection
+
+    if options.probes is None:
+        raise InvalidInput("--matrix goes with --probes: what learnwares are ranked by must not be their test rows")
+    market = market_selection.make_market(learnwares, read_scores(options.matrix), read_scores(options.probes))
+    texts = market_selection.encode_tasks(market, options.data, encoder)
+    found = market_selection.measure(market, texts, encoder, settings)
+    at = {
+        size: market_selection.routed_at(market, texts, encoder, settings, size)
+        for size in ((1000,) if options.short else (10, 1000, 10000))
+    }
+    flat, recoveries = market_selection.figures(market, found, at)
+    selector = Selector(market.learnwares, encoder, settings)
+    flat |= out_of_domain(selector, encoder, options.data, SHORT_ROWS if options.short else None)
+    inside = [route(selector, one.test["whole"]).to_base for one in texts.values()]
+    flat["in_domain_to_base"] = float(np.concatenate(inside).mean())
+    print(market_selection.tables(market, found, flat, recoveries))
+    conditions = setup() | {
+        "encoder": encoder.id,
+        "learnwares": [learnware.id for learnware in learnwares],
+        "settings": settings.model_dump(mode="json"),
+        "tasks": {task: len(scores.rows) for task, scores in market.matrix.items()},
+        "probe_rows": {task: len(scores.rows) for task, scores in market.probes.items()},
+    }
+    details = {
+        "recoveries": {name: one._asdict() for name, one in recoveries.items()},
+        "unmeasured_choices": found.unmeasured,
+        "calibration": market_selection.calibration(found.confidence)[1],
+        "by_task": {
+            task: {column: float(values.mean()) for column, values in one.right.items()}
+            for task, one in found.columns.items()
+        },
+    }
+    write_json(options.json, result("market_selection", flat, conditions, details))
+    return 0
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.split("\n")[0])
     add_data_option(parser)
     parser.add_argument("--scores", type=Path, help="score matrix, from `learnware-serving matrix`")
+    parser.add_argument("--matrix", type=Path, help="score matrix of a market of many learnwares")
+    parser.add_argument("--probes", type=Path, help="what it is ranked by, from `learnware-serving matrix --probes`")
     parser.add_argument("--tune", action="store_true", help="only print the margins on train rows")
     parser.add_argument("--encoders", action="store_true", help="only compare encoders")
     parser.add_argument("--short", action="store_true", help=f"the first {SHORT_ROWS} test rows of each task only")
@@ -246,6 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             write_json(options.json, compare(learnwares, options.data, settings))
             return 0
+        if options.matrix is not None:
+            return _market(options, learnwares, encoder, settings)
         if options.tune:
             tune(learnwares, encoder, options.data, settings)
             return 0

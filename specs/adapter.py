@@ -5,6 +5,7 @@ matches no layer) it does not find at all and answers with the base model. So th
 loaded.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -78,6 +79,14 @@ def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
     revision = config.get("revision")
     named = revision if isinstance(revision, str) else None
     return Adapter(config["r"], config["base_model_name_or_path"], named, layers)
+
+
+def adapter_hash(folder: Path) -> str:
+    """SHA-256 of the adapter's configuration and weights: names what was measured."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from specs.adapter import check_adapter
+from specs.adapter import adapter_hash, check_adapter
+from specs.capability import CAPABILITY_FILE, Capability, load_capability
 from specs.card import CARD_FILE, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
 from specs.specification import Specification, load_specification
@@ -41,6 +42,8 @@ class Learnware:
     """Revisions of the base model that its card and its adapter name."""
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """The base model's layers that it changes, with their features in and out."""
+    capability: Capability | None = None
+    """What it was measured to answer, where it was."""
 
 
 def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
@@ -58,6 +61,9 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
                 f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
             )
         specification = load_specification(folder / SPECIFICATION_FOLDER)
+        capability = load_capability(folder / SPECIFICATION_FOLDER)
+        if capability is not None and weights:
+            _check_capability(capability, folder, adapter.base_model)
     except (InvalidLearnware, InvalidSpecification) as error:
         raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
     except OSError as error:
@@ -77,7 +83,16 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
         specification=specification,
         base_revisions=frozenset(filter(None, (card.base_model.revision, adapter.revision))),
         layers=adapter.layers,
+        capability=capability,
     )
+
+
+def _check_capability(capability: Capability, folder: Path, base_model: str) -> None:
+    if capability.base_model != base_model or capability.adapter_sha256 != adapter_hash(folder):
+        raise InvalidLearnware(
+            f"{SPECIFICATION_FOLDER}/{CAPABILITY_FILE} was measured with other weights or another base model; measure "
+            "it again (`learnware-serving matrix --probes --write-capability`) or remove it"
+        )
 
 
 def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:

@@ -134,14 +134,6 @@ def divide(model: Any, first: int, prefix: Sequence[int], sample: Sequence[Any],
     return stack
 
 
-def adapter_hash(folder: Path) -> str:
-    """SHA-256 of the adapter's weights and configuration: names what was scored."""
-    digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
-
-
 def _is_complete(out: Path, fingerprint: str, settings: TrainingSettings) -> bool:
     """Whether the folder holds this run's result, and no more minutes were given now than it was stopped by."""
     if not all((out / name).exists() for name in (RECORD, WEIGHTS, CONFIG)):

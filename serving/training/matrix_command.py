@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from serving.training.rows import Row, hold_out, rows_hash
 from serving.training.settings import TrainingSettings
 from serving.training.terminal import Progress, add_base_arguments
+from specs.adapter import adapter_hash
 from specs.capability import Capability, ProbeScore, save_capability
 from specs.errors import InvalidInput
 from specs.learnware import SPECIFICATION_FOLDER
@@ -104,7 +105,6 @@ def run(args: argparse.Namespace) -> int:
 
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
-    from serving.training.adapter import adapter_hash
     from serving.training.scoring import PROTOCOL
     from serving.training.trainer import write_atomically
 
@@ -151,7 +151,6 @@ def write_capabilities(
     scored: Mapping[Cell, Sequence[Measured]], adapters: Mapping[str, Path], base_id: str, protocol: str
 ) -> None:
     """Writes each learnware's `specification/capability.json`: its scores beside the base model's on the same rows."""
-    from serving.training.adapter import adapter_hash
     from serving.training.scoring import BASE
 
     for name, folder in adapters.items():
@@ -345,8 +344,6 @@ def _floats(values: Sequence[float]) -> str:
 def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, base_id: str) -> int:
     """Measures some cells of a result anew, in a folder of their own, and says where they disagree."""
     import numpy as np
-
-    from serving.training.adapter import adapter_hash
 
     result = json.loads(args.verify.read_text(encoding="utf-8"))
     every = task_rows(args.data, adapters, None, probes=result["split"] != "test")

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from serving.training.adapter import adapter_hash, load_base, older_names
+from serving.training.adapter import load_base, older_names
 from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash
 from serving.training.stack import Stack
+from specs.adapter import adapter_hash
 
 PROTOCOL = (
     "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; "

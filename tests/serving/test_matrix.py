@@ -10,11 +10,12 @@ import pytest
 
 from benchmarks.scores import read_scores
 from serving.cli import main
-from serving.training.adapter import adapter_hash, train_adapter
+from serving.training.adapter import train_adapter
 from serving.training.matrix_command import Cell, adapter_folders, sampled, task_rows, wanted_cells
 from serving.training.rows import hold_out, read_rows
 from serving.training.scoring import RowScore
 from serving.training.settings import TrainingSettings
+from specs.adapter import adapter_hash
 from specs.capability import load_capability
 from specs.errors import InvalidInput
 

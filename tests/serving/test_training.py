@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from serving.training.adapter import adapter_hash, load_base, train_adapter
+from serving.training.adapter import load_base, train_adapter
 from serving.training.rows import (
     EncodedRow,
     Row,
@@ -28,6 +28,7 @@ from serving.training.rows import (
 )
 from serving.training.settings import TrainingSettings
 from serving.training.stack import Stack, bucket
+from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]

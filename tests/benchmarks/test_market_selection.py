@@ -1,0 +1,102 @@
+"""What the market's table is made of, on small known cases."""
+
+import numpy as np
+import pytest
+
+from benchmarks.market_selection import (
+    Columns,
+    Market,
+    best_single,
+    by_halves,
+    calibration,
+    cell,
+    make_market,
+    probe_score,
+    recovery,
+)
+from benchmarks.scores import BASE, TaskScores
+
+
+def scores(rights: dict[str, str]) -> TaskScores:
+    right = {name: np.array([bit == "1" for bit in bits]) for name, bits in rights.items()}
+    gold = {name: np.where(bits, -0.1, -2.0) for name, bits in right.items()}
+    among = {name: np.where(bits, 0.9, 0.2) for name, bits in right.items()}
+    return TaskScores(list(range(len(next(iter(right.values()))))), right, gold, among)
+
+
+def test_the_best_is_chosen_on_one_half_and_scored_on_the_other() -> None:
+    # On even rows a is best (11), on odd rows b (11): each is scored where it was not chosen.
+    task = scores({"a": "1000", "b": "0101", BASE: "0000"})
+    assert list(by_halves(task, ["a", "b", BASE], "right")) == [0, 0, 0, 0]
+    steady = scores({"a": "1110", "b": "0000", BASE: "0001"})
+    assert by_halves(steady, ["a", "b", BASE], "right").mean() == 0.75
+
+
+def test_the_best_single_learnware_is_one_for_the_whole_domain() -> None:
+    matrix = {
+        "d-x": scores({"d-a": "1111", "d-b": "1010", BASE: "0000"}),
+        "d-y": scores({"d-a": "0000", "d-b": "1111", BASE: "0000"}),
+    }
+    market = Market([], matrix, matrix, {"d-x": "d", "d-y": "d"})
+    single = best_single(market, "d", ["d-a", "d-b"], "right")
+    # by even rows d-b (1 and 1) beats d-a (1 and 0); by odd rows they tie at one half and d-a comes first
+    assert list(single["d-x"]) == [1, 0, 1, 0]
+    assert list(single["d-y"]) == [0, 1, 0, 1]
+
+
+def test_recovery_is_one_for_the_oracle_and_nothing_for_chance() -> None:
+    rows = 400
+    generator = np.random.default_rng(0)
+    oracle = (generator.random(rows) < 0.9).astype(float)
+    table = {"base": np.zeros(rows), "random": np.full(rows, 0.5), "oracle": oracle, "chosen": oracle}
+    gold = {name: values - 1 for name, values in table.items()}
+    found = recovery([Columns(table, gold)] * 3, "chosen")
+    assert found.value == pytest.approx(1.0)
+    assert found.score == "accuracy"
+    nothing = recovery([Columns(table | {"chosen": table["random"]}, gold)] * 3, "chosen")
+    assert nothing.value == pytest.approx(0.0)
+    half = recovery([Columns(table | {"chosen": (oracle + 0.5) / 2}, gold)] * 3, "chosen")
+    assert half.value == pytest.approx(0.5)
+    assert half.low <= half.value <= half.high
+
+
+def test_likelihood_speaks_where_accuracy_is_at_chance() -> None:
+    rows = 60
+    flat = {name: np.tile([0.0, 1.0], rows // 2) for name in ("base", "random", "oracle", "chosen")}
+    gold = {"base": np.full(rows, -3.0), "random": np.full(rows, -2.0), "oracle": np.full(rows, -1.0)}
+    found = recovery([Columns(flat, gold | {"chosen": np.full(rows, -1.25)})], "chosen")
+    assert (found.score, found.value) == ("likelihood", pytest.approx(0.75))
+
+
+def test_calibration_error_is_nothing_when_what_is_stated_comes_true() -> None:
+    stated = [(share, i % 10 < round(10 * share)) for share in (0.2, 0.8) for i in range(1000)]
+    assert calibration(stated)[0] < 0.05
+    certain = [(1.0, True)] * 50
+    assert calibration(certain)[0] == 0.0
+    wrong = [(0.9, False)] * 50
+    assert calibration(wrong)[0] == pytest.approx(0.9)
+
+
+def test_a_cell_that_was_not_measured_counts_as_the_worst() -> None:
+    task = scores({"d-a": "1111", "d-b": "1000", BASE: "0000"})
+    assert cell(task, "d-a", ["d-a", "d-b"])[2]
+    right, _, known = cell(task, "other-c", ["d-a", "d-b"])
+    assert (list(right), known) == ([1, 0, 0, 0], False)
+
+
+def test_probe_scores_are_means_over_the_rows() -> None:
+    probe = probe_score(scores({"d-a": "1101", BASE: "0110"}), "d-a")
+    assert (probe.rows, probe.accuracy, probe.base_accuracy, probe.at_least_base) == (4, 0.75, 0.5, 0.75)
+    assert probe.probability == pytest.approx((3 * 0.9 + 0.2) / 4)
+
+
+def test_tasks_without_all_cells_of_their_domain_are_left_out() -> None:
+    whole = {"finance-x": scores({"finance-a": "1", BASE: "0"}), "finance-y": scores({BASE: "0"})}
+
+    class One:
+        id, domain, base_model = "finance-a", "finance", "b"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.market_selection.with_capability", lambda one, _: one)
+        market = make_market([One()], whole, whole)  # type: ignore[list-item]
+    assert list(market.matrix) == ["finance-x"]

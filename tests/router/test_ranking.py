@@ -1,0 +1,82 @@
+"""Which learnware is expected to answer best: measurements count where they were taken, by how near the tasks are."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.ranking import Ranking, gain
+from specs.capability import Capability, ProbeScore
+from specs.index import Closeness
+from specs.learnware import Learnware, load_learnwares
+
+ROOT = Path(__file__).parents[2]
+
+
+def probe(probability: float, base: float = 0.3, rows: int = 96, at_least_base: float = 0.9) -> ProbeScore:
+    return ProbeScore(rows, probability, probability, -1.0, at_least_base, base, base, -2.0)
+
+
+def learnware(name: str, tasks: tuple[str, ...], **probes: ProbeScore) -> Learnware:
+    one = load_learnwares(ROOT / "serving" / "starter_learnwares")[0]
+    scores = {f"d-{task}": score for task, score in probes.items()}
+    capability = Capability("base", "0", "p", scores) if probes else None
+    return replace(one, id=name, domain="d", tasks=tasks, capability=capability)
+
+
+def near(**values: float) -> Closeness:
+    """By the position of the learnware: o0=-1 → learnware 0 at closeness -1."""
+    return Closeness(np.array([int(name[1:]) for name in values]), np.array(list(values.values())))
+
+
+def test_the_better_one_of_two_that_look_alike_is_expected_to_be_better() -> None:
+    ranking = Ranking([learnware("good", ("x",), x=probe(0.9)), learnware("bad", ("x",), x=probe(0.2))])
+    expected = ranking.expect(near(o0=-2.0, o1=-1.0))
+    assert expected.quality[0] > expected.quality[1]
+    assert expected.tasks.sum() == pytest.approx(1.0)
+
+
+def test_measurements_count_by_how_near_their_task_is() -> None:
+    ranking = Ranking(
+        [
+            learnware("x", ("x",), x=probe(0.9), y=probe(0.1)),
+            learnware("y", ("y",), x=probe(0.1), y=probe(0.9)),
+        ]
+    )
+    assert int(ranking.expect(near(o0=-1.0, o1=-30.0)).quality.argmax()) == 0
+    assert int(ranking.expect(near(o0=-30.0, o1=-1.0)).quality.argmax()) == 1
+    middle = ranking.expect(near(o0=-5.0, o1=-5.0))
+    assert middle.quality[0] == pytest.approx(middle.quality[1])
+
+
+def test_few_rows_say_little() -> None:
+    assert gain(probe(0.9, rows=4)) == pytest.approx(0.3)
+    assert gain(probe(0.9, rows=996)) == pytest.approx(0.6, abs=0.01)
+
+
+def test_who_was_not_measured_counts_as_usual_at_home_and_as_the_base_elsewhere() -> None:
+    ranking = Ranking(
+        [
+            learnware("measured", ("x",), x=probe(0.7)),
+            learnware("new", ("x",)),
+            learnware("other", ("y",), y=probe(0.5)),
+        ]
+    )
+    quality = dict(zip(ranking.tasks, ranking.quality.T, strict=True))
+    usual = (gain(probe(0.7)) + gain(probe(0.5))) / 2
+    assert quality["d-x"][1] == pytest.approx(0.3 + usual)
+    assert quality["d-y"][1] == pytest.approx(0.3)
+
+
+def test_a_market_without_measurements_says_so() -> None:
+    ranking = Ranking([learnware("a", ("x",)), learnware("b", ("y", "z"))])
+    assert not ranking.any_measured
+    assert ranking.tasks == ("d-x", "d-y", "d-z")
+    # only the learnware of two tasks is near: all tasks are as likely
+    assert list(ranking.expect(near(o1=-1.0)).tasks) == pytest.approx([1 / 3] * 3)
+
+
+def test_the_probability_to_do_as_well_as_the_base_is_what_was_counted() -> None:
+    ranking = Ranking([learnware("a", ("x",), x=probe(0.9, rows=91, at_least_base=1.0))])
+    assert ranking.at_least_base(0, np.array([1.0])) == pytest.approx(0.99)
