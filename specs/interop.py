@@ -69,8 +69,21 @@ WEIGHT_SLACK = 1e-6
 SCENARIOS = {"finance": "Financial", "healthcare": "Health", "mathematics": "Education"}
 """Our domains in the package's fixed list; others are `Others`."""
 LICENCES = frozenset(
-    "MIT Apache-2.0 BSD-2-Clause BSD-3-Clause GPL-2.0 GPL-3.0 LGPL-2.1 LGPL-3.0 AGPL-3.0 ECL-2.0 AFL-3.0 CC-BY-4.0 "
-    "CC-BY-SA-4.0".split()
+    [
+        "MIT",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "GPL-2.0",
+        "GPL-3.0",
+        "LGPL-2.1",
+        "LGPL-3.0",
+        "AGPL-3.0",
+        "ECL-2.0",
+        "AFL-3.0",
+        "CC-BY-4.0",
+        "CC-BY-SA-4.0",
+    ]
 )
 """The licences that the package knows; others are `Others`."""
 
