@@ -64,14 +64,14 @@ CHAT = Workload("chat", (8, 512), (8, 512), 1.0, 600)
 WORKLOADS = (
     CHAT,
     Workload("chat, alpha 0.3", (8, 512), (8, 512), 0.3, 600),
-    Workload("long answers", (256, 2048), (1024, 4096), 1.0, 200),
+    Workload("long answers", (256, 2048), (1024, 4096), 1.0, 120),
 )
 SLOTS = (16, 32, 48, 64, 80, 100)
 REPLICAS = (1, 4, 16, 64)
 LEARNWARES = (100, 1_000, 10_000, 100_000)
 RATE_EACH = 12.0
 """Requests a second for each replica: about 60 % of what one with 48 slots can do."""
-SECONDS, FEWEST_REQUESTS = 6.0, 600
+SECONDS, FEWEST_REQUESTS = 4.0, 600
 """Simulated time of a size; longer where that makes too few requests."""
 
 

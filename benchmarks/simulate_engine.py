@@ -21,8 +21,8 @@ from serving.paging.host import HostCache
 from serving.paging.queue import AdapterQueue, Running
 from serving.paging.slots import SlotTable
 
-REPORT_PERIOD_S = 0.6
-"""From one report of a replica to the next, as Ray Serve 2.60 pulls them with a period of 0.5 s."""
+REPORT_PERIOD_S = 1.1
+"""From one report of a replica to the next, as Ray Serve 2.60 pulls them with a period of 1 s."""
 
 
 @dataclass(eq=False, slots=True)

@@ -8,7 +8,7 @@ errors inside become a choice of the base model, with the reason in the signed h
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from router.choice import (
     CHOICE_HEADER,
+    NAMED,
     NO_LEARNWARE,
     ROUTER_DEADLINE,
     ROUTER_ERROR,
@@ -32,8 +33,10 @@ from router.choice import (
 )
 from router.conversation import ConversationSettings, choose_for_conversation
 from router.following import Follower
+from router.joint import JointChoice
 from router.metrics import RouterMetrics
-from router.ray_seam import choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
+from router.placement import PlacementSettings
+from router.ray_seam import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
 from router.request import DecodeTokens, read_request
 from router.selection import Choice
 from router.settings import SelectionSettings
@@ -66,6 +69,7 @@ class RouterOptions(BaseModel):
     deadline_ms: float
     selection: SelectionSettings
     conversation: ConversationSettings
+    placement: PlacementSettings = PlacementSettings()
     on_loopback: bool
 
 
@@ -101,6 +105,8 @@ class LearnwareRouter:
         self._registry = CollectorRegistry()
         self._metrics = RouterMetrics(self._registry)
         initialise(server)
+        self._replicas = EngineReplicas(server)
+        self._joint = JointChoice(self._replicas, options.selection.resident_margin, options.placement)
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         if self._options.market is not None:
@@ -117,15 +123,32 @@ class LearnwareRouter:
 
     async def _route(self, request: Request) -> JSONResponse:
         body = await request.body()
-        decision, replica = await asyncio.gather(self._decide_in_time(body), self._choose_replica())
-        answer: dict[str, Any] = dict(replica)
+        decision = await self._decide_in_time(body)
+        choice, address = self._place(decision.choice)
+        answer = address or await self._any_replica()
         if decision.routed:
-            choice = decision.choice
+            self._metrics.observe(choice, decision.milliseconds / 1000)
             header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, decision.milliseconds)
             answer["request_headers"] = {CHOICE_HEADER: encode_choice(header, self._secret)}
         return JSONResponse(answer)
 
-    async def _choose_replica(self) -> dict[str, Any]:
+    def _place(self, choice: Choice) -> tuple[Choice, dict[str, Any]]:
+        """The joint choice and its replica's address: empty when none is known, or any will do. Never raises."""
+        try:
+            placed_choice, placed = self._joint.decide(choice, self._adapters())
+            if placed is None:
+                return choice, {}
+            address = self._replicas.address(placed.replica)
+        except Exception:
+            logger.exception("a choice could not be placed; any replica gets this request")
+            return choice, {}
+        self._metrics.observe_placement(placed)
+        return placed_choice, address
+
+    def _adapters(self) -> Mapping[str, str]:
+        return {} if self._snapshot is None else self._snapshot.adapters
+
+    async def _any_replica(self) -> dict[str, Any]:
         """Where the request goes; empty when no engine replica is known in time, and HAProxy then balances by
         itself."""
         try:
@@ -147,10 +170,7 @@ class LearnwareRouter:
         except Exception:
             logger.exception("the router failed on a request; the base model answers it")
             choice, routed = _base(ROUTER_ERROR), True
-        seconds = time.perf_counter() - started
-        if routed:
-            self._metrics.observe(choice, seconds)
-        return Decision(choice, seconds * 1000, routed)
+        return Decision(choice, (time.perf_counter() - started) * 1000, routed)
 
     def _decide(self, body: bytes) -> tuple[Choice, bool]:
         """The choice, and whether the request asks for one. A model that could not be read may be `auto`: the replica,
@@ -159,7 +179,7 @@ class LearnwareRouter:
         if request.model is not None and request.model.startswith(TASK_PREFIX):
             return self._choose_for_task(request.model), True
         if request.model is not None and request.model not in self._options.auto_names:
-            return _base("named"), False
+            return _base(NAMED)._replace(learnware_id=self._served(request.model)), False
         snapshot = self._snapshot  # one for the whole decision
         if snapshot is None:
             return _base(NO_LEARNWARE), True
@@ -167,6 +187,10 @@ class LearnwareRouter:
             request.turns, snapshot.selector.choose, snapshot.follow_ups.includes, self._options.conversation
         )
         return choice, True
+
+    def _served(self, model: str) -> str | None:
+        """The model, if it is a learnware that is served."""
+        return model if model in self._adapters() else None
 
     def _choose_for_task(self, name: str) -> Choice:
         task = None if self._tasks is None else self._tasks.find(name)
@@ -182,16 +206,14 @@ class LearnwareRouter:
         request = read_request(body, self._decode_tokens)
         loop = asyncio.get_running_loop()
         choice, _ = await loop.run_in_executor(self._threads, self._decide, body)
+        choice, explained = self._joint.explain(choice, self._adapters())
         return {
             "model": request.model,
             "learnware": choice.learnware_id,
             "reason": choice.reason,
             "score": round(choice.score, 6),
             "confidence": round(choice.confidence, 6),
-            "candidates": [
-                {"learnware": candidate.learnware_id, "score": round(candidate.score, 6)}
-                for candidate in choice.candidates
-            ],
+            **explained,
             "turns": len(request.turns),
             "route_ms": round((time.perf_counter() - started) * 1000, 3),
         }

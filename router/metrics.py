@@ -3,6 +3,7 @@ instead."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from router.placement import Placed
 from router.selection import Choice
 
 ROUTE_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -35,6 +36,17 @@ class RouterMetrics:
         self._choices = Counter(
             "learnware_choices", "Choices made by the router.", ["learnware", "reason"], registry=registry
         )
+
+        self._placements = Counter(
+            "learnware_placements",
+            "Requests placed on a replica, by why it was chosen and the tier of their adapter there.",
+            ["why", "tier"],
+            registry=registry,
+        )
+
+    def observe_placement(self, placed: Placed) -> None:
+        """Counts one request that was placed."""
+        self._placements.labels(placed.why, placed.tier).inc()
 
     def observe(self, choice: Choice, seconds: float) -> None:
         """Counts one choice for a request that asked for one."""

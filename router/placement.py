@@ -38,8 +38,8 @@ REMEMBERED_ORDERS = 4096
 
 REPORT_LAG_S = 0.2
 """A report is about this old when it arrives: Ray Serve's controller looks for it every 0.1 s and sends it on."""
-SENT_HORIZON_S = 1.0
-"""After this a request that was sent is in the replica's report, or done: reports come about twice a second, but an
+SENT_HORIZON_S = 1.5
+"""After this a request that was sent is in the replica's report, or done: reports come about once a second, but an
 unchanged one is not sent again."""
 
 

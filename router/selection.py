@@ -32,10 +32,17 @@ _EXPONENT_LIMIT = 500.0
 
 
 class Candidate(NamedTuple):
-    """A learnware and its score in [0, 1]: the confidence, less the further it is behind the best."""
+    """A learnware and its score in [0, 1]: the confidence, less the further it is behind the best.
+
+    `quality` in [0, 1] is what may be expected of its answer relative to the best candidate's (1). Specifications say
+    whose prompts a request belongs to, not how well a learnware answers; so it is 1 less the difference of the two
+    probabilities that it belongs to one or the other, p being in proportion to the kernel mean exp(γ f):
+    (p_best - p) / (p_best + p) = tanh(γ/2 · (f_best - f)). 0 where nobody may stand in for the best.
+    """
 
     learnware_id: str
     score: float
+    quality: float = 0.0
 
 
 class Choice(NamedTuple):
@@ -92,9 +99,10 @@ class Selector:
         margin = float(nearest.values[0] - self._everyday.all_values(x)[0])
         confidence = self._confidence(margin)
         behind = np.exp((nearest.values - nearest.values[0]) / self._settings.score_scale)
+        qualities = 1 - np.tanh(self._settings.gamma / 2 * (nearest.values[0] - nearest.values))
         candidates = tuple(
-            Candidate(self._ids[owner], confidence * float(share))
-            for owner, share in zip(nearest.owners, behind, strict=True)
+            Candidate(self._ids[owner], confidence * float(share), float(quality))
+            for owner, share, quality in zip(nearest.owners, behind, qualities, strict=True)
         )
         if confidence < self._settings.min_confidence:
             return Choice(None, candidates[0].score, confidence, LOW_CONFIDENCE, candidates[:top])

@@ -49,6 +49,13 @@ class SelectionSettings(BaseModel):
         description="Difference of closeness at which a candidate's score falls to 1/e of the best one's, in half "
         "squared distances.",
     )
+    resident_margin: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="How much expected quality (1: the best learnware's) may be given up for a learnware whose adapter "
+        "is in a faster tier. At 0 only exact copies stand in for each other.",
+    )
     languages: tuple[str, ...] = Field(
         (), description="Only learnwares for one of these languages (ISO 639-1) are considered; empty: all."
     )

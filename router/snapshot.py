@@ -1,5 +1,6 @@
 """What a router replica decides with: built whole from a catalogue, then swapped in by reference."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from router.follow_ups import FollowUps
@@ -11,10 +12,12 @@ from specs.market.catalogue import Catalogue
 
 
 class Snapshot(NamedTuple):
-    """The selector and the follow-ups in its encoder's space, over one state of the market."""
+    """The selector and the follow-ups in its encoder's space, over one state of the market; the engines' names of the
+    adapters by learnware."""
 
     selector: Selector
     follow_ups: FollowUps
+    adapters: Mapping[str, str]
 
 
 class SnapshotBuilder:
@@ -44,4 +47,5 @@ class SnapshotBuilder:
         selector.choose("warm-up: the first call loads tables that every later one finds in cache")
         if encoder.id not in self._follow_ups:
             self._follow_ups = {encoder.id: FollowUps(encoder)}
-        return Snapshot(selector, self._follow_ups[encoder.id])
+        adapters = {entry.id: entry.internal_name for entry in catalogue.entries}
+        return Snapshot(selector, self._follow_ups[encoder.id], adapters)

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from router.conversation import ConversationSettings
+from router.placement import PlacementSettings
 from router.settings import SelectionSettings
 from serving.base_model import EMBEDDED, base_model_id
 from serving.paging.settings import PagingSettings
@@ -106,6 +107,7 @@ class RouterSettings(_Section):
     )
     selection: SelectionSettings = Field(default_factory=SelectionSettings)
     conversation: ConversationSettings = Field(default_factory=ConversationSettings)
+    placement: PlacementSettings = Field(default_factory=PlacementSettings)
 
 
 class EngineSettings(_Section):

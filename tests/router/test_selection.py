@@ -50,6 +50,20 @@ def questions(name: str) -> list[str]:
     return [line.replace("\\n", "\n") for line in lines if line]
 
 
+def test_a_copy_is_expected_to_answer_as_well_and_a_stranger_is_not(
+    learnwares: list[Learnware], selector: Selector
+) -> None:
+    text = next(iter(MUST_MATCH))
+    original = next(learnware for learnware in learnwares if learnware.id == selector.choose(text).learnware_id)
+    with_copy = [*learnwares, replace(original, id="copy")]
+    copied = Selector(with_copy, load_encoder(STATIC_ENCODER), SelectionSettings())
+    first, second, *others = copied.choose(text).candidates
+    assert {first.learnware_id, second.learnware_id} == {original.id, "copy"}
+    assert (first.quality, second.quality) == (1.0, 1.0)
+    assert all(0 <= other.quality < 1 for other in others)
+    assert [other.quality for other in others] == sorted((other.quality for other in others), reverse=True)
+
+
 @pytest.mark.parametrize(("text", "domain"), MUST_MATCH.items())
 def test_free_form_questions_go_to_their_domain(selector: Selector, text: str, domain: str) -> None:
     choice = selector.choose(text)
@@ -195,7 +209,7 @@ def test_a_task_is_chosen_for_by_its_mean_alone(selector: Selector, learnwares: 
         noisy = (mean + generator.normal(0, 0.01, len(mean))).astype(np.float32)
         choice = selector.choose_task(noisy)
         assert (choice.learnware_id, choice.reason) == (learnware.id, TASK)
-        assert choice.candidates[0] == (learnware.id, choice.score)
+        assert choice.candidates[0] == (learnware.id, choice.score, 0.0)
         assert len({candidate.learnware_id for candidate in choice.candidates}) == 5
         scores = [candidate.score for candidate in choice.candidates]
         assert scores == sorted(scores, reverse=True)

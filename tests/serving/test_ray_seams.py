@@ -11,7 +11,11 @@ from ray.llm._internal.serve.core.ingress import builder
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve._private.common import ReplicaID
-from ray.serve._private.router import AsyncioRouter
+from ray.serve._private.request_router.common import PendingRequest
+from ray.serve._private.request_router.replica_wrapper import RunningReplica
+from ray.serve._private.request_router.request_router import RequestRouter
+from ray.serve._private.router import AsyncioRouter, CurrentLoopRouter
+from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig
@@ -52,6 +56,21 @@ def test_a_handle_chooses_a_replica_without_reserving_it():
     assert callable(DeploymentHandle._init)
     assert 'request_kwargs.pop("_reserve", True)' in inspect.getsource(AsyncioRouter)
     assert callable(ReplicaID.to_full_id_str)
+
+
+def test_a_handle_shows_the_running_replicas_and_what_they_said_of_themselves():
+    assert isinstance(AsyncioRouter.request_router, property)
+    assert isinstance(RequestRouter.curr_replicas, property)
+    for name in ("replica_id", "routing_stats", "backend_http_endpoint"):
+        assert isinstance(getattr(RunningReplica, name), property)
+    assert "self._asyncio_router = " in inspect.getsource(CurrentLoopRouter)
+    assert RequestRouterConfig(request_routing_stats_period_s=1.0).request_routing_stats_period_s == 1.0
+
+
+def test_one_replica_can_be_called_by_a_handle():
+    assert "with_rejection" in parameters(RunningReplica.try_send_request)
+    assert {"args", "kwargs", "metadata", "resolved"} <= parameters(PendingRequest)
+    assert callable(DeploymentHandle._init_router_and_get_metadata)
 
 
 def test_metrics_stay_in_the_replica_when_told():

@@ -1,0 +1,206 @@
+"""Placement: quality is never given up beyond the margin, no replica goes over its bound, and a replica that comes or
+goes moves its own share of the adapters only."""
+
+import random
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from router.placement import (
+    DEVICE,
+    DISK,
+    HOME,
+    HOST,
+    LEAST_LOADED,
+    REPORT_LAG_S,
+    RESIDENT,
+    SENT_HORIZON_S,
+    SPREAD,
+    TIERS,
+    Option,
+    Placement,
+    PlacementSettings,
+    ReplicaState,
+    Reports,
+)
+
+MARGIN = 0.05
+ADAPTERS = [f"adapter-{number}" for number in range(12)]
+
+
+def policy(margin: float = MARGIN, **settings_: object) -> Placement:
+    return Placement(margin, PlacementSettings(**settings_))
+
+
+def option(name: str, quality: float = 1.0) -> Option:
+    return Option(name, name, quality)
+
+
+def idle(*names: str, **tiers: dict[str, str]) -> dict[str, ReplicaState]:
+    return {name: ReplicaState(tiers.get(name, {}), 0) for name in names}
+
+
+states = st.dictionaries(
+    st.integers(0, 8).map("replica-{}".format),
+    st.builds(
+        ReplicaState,
+        st.dictionaries(st.sampled_from(ADAPTERS), st.sampled_from([DEVICE, HOST])),
+        st.integers(0, 40),
+    ),
+    min_size=1,
+)
+options = st.lists(
+    st.builds(option, st.sampled_from(ADAPTERS), st.floats(0, 1)),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda one: one.learnware,
+).map(lambda some: sorted(some, key=lambda one: -one.quality))
+
+
+@given(options, states, st.floats(0, 1))
+@settings(max_examples=300, deadline=None)
+def test_quality_is_never_given_up_beyond_the_margin_and_only_for_a_faster_tier(some, replicas, margin):
+    placement = policy(margin)
+    placed = placement.place(some, replicas)
+    assert some[0].quality - placed.option.quality <= margin
+    assert placed.tier == replicas[placed.replica].adapters.get(placed.option.adapter, DISK)
+    bound = placement.bound(state.load for state in replicas.values())
+    for better in some[: some.index(placed.option)]:
+        for state in replicas.values():
+            if state.load < bound:
+                assert TIERS.index(state.adapters.get(better.adapter, DISK)) > TIERS.index(placed.tier)
+
+
+@given(options, states, st.floats(1, 3), st.integers(1, 10))
+@settings(max_examples=300, deadline=None)
+def test_no_replica_goes_over_its_bound(some, replicas, factor, free):
+    placed = policy(load_factor=factor, free_load=free).place(some, replicas)
+    loads = [state.load for state in replicas.values()]
+    share = factor * (sum(loads) + 1) / len(loads)
+    assert replicas[placed.replica].load + 1 <= max(free, share + 1)
+
+
+@given(st.lists(st.sampled_from(ADAPTERS), min_size=1, max_size=300), st.integers(1, 6))
+@settings(max_examples=100, deadline=None)
+def test_requests_that_stay_never_fill_a_replica_over_its_share(names, replicas):
+    placement = policy(load_factor=1.25, free_load=1)
+    loads = Counter({f"replica-{number}": 0 for number in range(replicas)})
+    for name in names:
+        placed = placement.place([option(name)], {key: ReplicaState({}, load) for key, load in loads.items()})
+        loads[placed.replica] += 1
+        assert loads[placed.replica] <= -(-1.25 * sum(loads.values()) // replicas)
+
+
+@given(st.integers(1, 12), st.integers(0, 11))
+@settings(max_examples=50, deadline=None)
+def test_a_replica_that_goes_moves_only_its_own_adapters_and_one_that_comes_only_those_it_gets(count, gone):
+    names = [f"replica-{number}" for number in range(count + 1)]
+    rest = [name for name in names if name != names[gone % len(names)]]
+    for adapter in (f"adapter-{number}" for number in range(60)):
+        full, less = policy().order(adapter, names), policy().order(adapter, rest)
+        assert [name for name in full if name in rest] == list(less)
+
+
+def test_adapters_are_spread_evenly_over_replicas():
+    names = [f"replica-{number}" for number in range(8)]
+    homes = Counter(policy().order(f"adapter-{number}", names)[0] for number in range(4000))
+    assert all(400 < homes[name] < 600 for name in names)
+
+
+def test_a_learnware_goes_home_when_nothing_speaks_against_it():
+    placement = policy()
+    replicas = idle("a", "b", "c")
+    home = placement.order("x", replicas)[0]
+    placed = placement.place([option("x")], replicas)
+    assert (placed.replica, placed.why, placed.tier) == (home, HOME, DISK)
+
+
+def test_a_replica_that_holds_the_adapter_goes_before_its_home():
+    placement = policy()
+    second = placement.order("x", ["a", "b", "c"])[1]
+    placed = placement.place([option("x")], idle("a", "b", "c", **{second: {"x": DEVICE}}))
+    assert (placed.replica, placed.why, placed.tier) == (second, RESIDENT, DEVICE)
+
+
+def test_a_hot_learnware_spreads_to_the_next_of_its_order():
+    placement = policy()
+    first, second, _ = placement.order("x", ["a", "b", "c"])
+    replicas = idle("a", "b", "c") | {first: ReplicaState({"x": DEVICE}, 30)}
+    placed = placement.place([option("x")], replicas)
+    assert (placed.replica, placed.why) == (second, SPREAD)
+
+
+def test_a_resident_learnware_answers_for_one_that_is_hardly_better():
+    replicas = idle("a", "b", a={"good": DEVICE}, b={"best": HOST})
+    close, far = option("good", 1 - 0.9 * MARGIN), option("good", 1 - 1.1 * MARGIN)
+    assert policy().place([option("best"), close], replicas).option == close
+    assert policy().place([option("best"), far], replicas).option.learnware == "best"
+    assert policy(0.0).place([option("best"), close], replicas).option.learnware == "best"
+
+
+def test_a_resident_learnware_on_a_replica_at_its_bound_does_not_count():
+    replicas = {"a": ReplicaState({"good": DEVICE}, 50), "b": ReplicaState({}, 0)}
+    placed = policy().place([option("best"), option("good", 0.99)], replicas)
+    assert (placed.option.learnware, placed.replica) == ("best", "b")
+
+
+def test_the_base_model_goes_where_least_is_to_do():
+    replicas = {"a": ReplicaState({}, 3), "b": ReplicaState({}, 2)}
+    placed = policy().place([Option(None, None, 1.0)], replicas)
+    assert (placed.replica, placed.why) == ("b", LEAST_LOADED)
+
+
+def test_nothing_to_choose_from_is_an_error():
+    with pytest.raises(ValueError, match="0 options, 1 replicas"):
+        policy().place([], idle("a"))
+    with pytest.raises(ValueError, match="1 options, 0 replicas"):
+        policy().place([option("x")], {})
+
+
+# -- what is known of replicas
+
+
+def test_requests_sent_since_a_report_count_until_the_next_one_or_the_horizon():
+    reports = Reports()
+    first = {"adapters": {"x": DEVICE}, "running": 2, "waiting": 1}
+    assert reports.states({"a": first}, 10.0)["a"] == ReplicaState({"x": DEVICE}, 3)
+    reports.note_sent("a", 10.1)
+    reports.note_sent("a", 10.2)
+    assert reports.states({"a": first}, 10.3)["a"].load == 5
+    assert reports.states({"a": dict(first)}, 10.4)["a"].load == 5, "sent again, but nothing new"
+    late = 10.15 + REPORT_LAG_S  # taken between the two
+    assert reports.states({"a": first | {"running": 3}}, late)["a"].load == 5
+    assert reports.states({"a": first | {"running": 3}}, late + SENT_HORIZON_S)["a"].load == 4
+
+
+def test_a_replica_that_is_gone_is_forgotten():
+    reports = Reports()
+    reports.states({"a": {}, "b": {}}, 0.0)
+    reports.note_sent("a", 0.1)
+    assert set(reports.states({"b": {}}, 0.2)) == {"b"}
+    assert reports.states({"a": {}, "b": {}}, 0.3)["a"].load == 0
+
+
+def test_a_replica_that_has_not_reported_yet_counts_as_empty():
+    assert Reports().states({"a": {}}, 0.0) == {"a": ReplicaState({}, 0)}
+
+
+def test_a_placement_among_eight_replicas_takes_a_fraction_of_a_millisecond():
+    """Five learnwares within the margin, 100 adapters; processor time, since tests share the machine."""
+    draw = random.Random(0)
+    names = [f"learnware-{number}@0123456789ab" for number in range(100)]
+    reports = {
+        f"replica-{number}": {"adapters": dict.fromkeys(draw.sample(names, 50), HOST), "running": 8, "waiting": number}
+        for number in range(8)
+    }
+    placement, known = policy(1.0), Reports()
+    asked = [[option(name) for name in draw.sample(names, 5)] for _ in range(400)]
+    taken = []
+    for number, some in enumerate(asked * 2):
+        started = time.thread_time()
+        placed = placement.place(some, known.states(reports, float(number)))
+        known.note_sent(placed.replica, float(number))
+        taken.append(time.thread_time() - started)
+    assert sorted(taken)[len(taken) // 2] < 0.0003
