@@ -155,11 +155,8 @@ class Chooser:
 
     def best(self, nearest: Closeness) -> tuple[str, float]:
         """The choice by expected quality, and its probability to answer at least as well as the base model."""
-        expected = self.ranking.expect(nearest)
-        bonus = np.zeros(len(self.ids))
-        bonus[nearest.owners] = nearest.values
-        order = np.lexsort((-bonus, -np.round(expected.quality, 9)))
-        return self.ids[order[0]], self.ranking.at_least_base(int(order[0]), expected.tasks)
+        best = self.ranking.best(nearest, 1)
+        return self.ids[int(best.owners[0])], best.at_least_base
 
     def by_rule(self, rule: str, texts: Texts) -> str:
         """A task's learnware by another rule, from its train rows alone."""

@@ -10,8 +10,9 @@ is chosen. A task is what learnwares' cards name; where it lies is told by the s
 name it alone. p is a softmax over the tasks' nearest such specification (`specs.index`).
 
 Where a learnware was measured (`specs.capability`), its quality is its gain over the base model there, shrunk towards
-none: a few probe rows say little. On the other tasks it counts as the base model does, but on its own ones as the
-average learnware does on its own: what a provider made it for is worth something even when nobody has looked.
+none: a few probe rows say little. On other tasks it counts as a little less than the base model does, on its own ones
+as the average learnware does on its own: what a provider made it for is worth something even when nobody has looked.
+Where the base model itself is expected to answer best, it does.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ TASK_SHARPNESS = 0.5
 """How much the task probabilities differ for one unit of closeness, which is half a squared distance."""
 SHRINKAGE_ROWS = 4.0
 """A gain over the base model counts as if that many more rows had shown none."""
+ELSEWHERE = 0.02
+"""What a learnware is taken to lose against the base model on tasks that are not its own, where nobody has looked."""
 PRIOR_AT_LEAST_BASE = (8.0, 1.0)
 """Rows answered at least as well as the base model, and rows answered worse, that are added to what was counted."""
 
@@ -37,6 +40,16 @@ class Expected(NamedTuple):
 
     quality: NDArray[np.float64]
     tasks: NDArray[np.float64]
+
+
+class Best(NamedTuple):
+    """The learnwares that are expected to answer best, the first one first, what is expected of each, and the first
+    one's probability to answer at least as well as the base model; what is expected of the base model."""
+
+    owners: NDArray[np.int64]
+    qualities: NDArray[np.float64]
+    at_least_base: float
+    base: float
 
 
 class Ranking:
@@ -51,7 +64,7 @@ class Ranking:
         self._sharpness = sharpness
         self._home = np.array([numbers[tasks[0]] if len(tasks) == 1 else -1 for tasks in own])
         shape = len(learnwares), len(self.tasks)
-        gains, known = np.zeros(shape), np.zeros(shape, bool)
+        gains, known = np.full(shape, -ELSEWHERE), np.zeros(shape, bool)
         self._base = np.zeros(shape[1])
         wins, rows = np.zeros(shape), np.zeros(shape)
         for i, one in enumerate(learnwares):
@@ -80,6 +93,18 @@ class Ranking:
         weights = np.exp(logits - logits.max())
         tasks = weights / weights.sum()
         return Expected(self.quality @ tasks, tasks)
+
+    def best(self, nearest: Closeness, top: int) -> Best:
+        """The `top` learnwares; among equals the nearer one comes first."""
+        expected = self.expect(nearest)
+        closeness = np.full(len(expected.quality), -np.inf)
+        closeness[nearest.owners] = nearest.values
+        shown = min(max(top, 1), len(closeness))
+        bound = np.partition(expected.quality, -shown)[-shown]
+        among = np.flatnonzero(expected.quality >= bound)  # more than `shown` where equals stand at the bound
+        order = among[np.lexsort((-closeness[among], -expected.quality[among]))][:shown]
+        base = float(self._base @ expected.tasks)
+        return Best(order, expected.quality[order], self.at_least_base(int(order[0]), expected.tasks), base)
 
     def at_least_base(self, learnware: int, tasks: NDArray[np.float64]) -> float:
         """Probability that a learnware answers at least as well as the base model."""

@@ -1,8 +1,9 @@
 """One request's text → one learnware, or the base model: Filter → Score → Pick.
 
     Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
-    Score    closeness of the text to each specification (`specs.index`), in a metric fitted to all (`specs.metric`)
-    Pick     the closest, if it is closer than everyday prompts are (confidence), else the base model
+    Score    closeness of the text to each specification (`specs.index`), in a metric fitted to all (`specs.metric`);
+             where learnwares were measured, how well each is expected to answer what is this close (`router.ranking`)
+    Pick     the best, if the closest is closer than everyday prompts are (confidence), else the base model
 
 Confidence compares two densities: the margin is f(nearest learnware) - f(everyday prompts), where the everyday
 prompts are the project's own (`general_prompts.txt`). Its scale is set by those prompts themselves, each scored with
@@ -17,17 +18,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.choice import LOW_CONFIDENCE, MATCHED, TASK
+from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
+from router.ranking import Ranking
 from router.settings import SelectionSettings
 from specs.encoder import Encoder
 from specs.errors import InvalidSpecification
-from specs.index import SpecificationIndex
+from specs.index import Closeness, SpecificationIndex
 from specs.learnware import Learnware
 from specs.metric import Metric, fit_metric
 from specs.rkme import ReducedSet, squared_distances
 
 EVERYDAY_SPREAD_QUANTILE = 0.95
 """The everyday prompts' margin that counts as 1. Nearer to the maximum it would hang on single prompts."""
+NEAREST = 48
+"""Learnwares whose closeness says to which tasks a request may belong; beyond them nothing that matters is near."""
 _EXPONENT_LIMIT = 500.0
 
 
@@ -38,6 +42,8 @@ class Candidate(NamedTuple):
     whose prompts a request belongs to, not how well a learnware answers; so it is 1 less the difference of the two
     probabilities that it belongs to one or the other, p being in proportion to the kernel mean exp(γ f):
     (p_best - p) / (p_best + p) = tanh(γ/2 · (f_best - f)). 0 where nobody may stand in for the best.
+
+    Where learnwares were measured, `quality` is 1 less the difference of the expected probabilities of a right answer.
     """
 
     learnware_id: str
@@ -46,7 +52,11 @@ class Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """`learnware_id` None is the base model. `score` is the best candidate's, also when the base model was picked."""
+    """`learnware_id` None is the base model. `score` is the best candidate's, also when the base model was picked.
+
+    `confidence` is the probability that the request is of the learnwares' kind; where the chosen one was measured,
+    times the probability that it then answers at least as well as the base model.
+    """
 
     learnware_id: str | None
     score: float
@@ -76,6 +86,7 @@ class Selector:
         everyday = encoder.encode(general_prompts())
         self.metric = _fit(kept, everyday, settings)
         self.index = SpecificationIndex([_projected(learnware, self.metric) for learnware in kept], settings.gamma)
+        self._ranking = Ranking(kept)
         self._view_means = np.concatenate([_view_means(learnware, self.metric) for learnware in kept])
         counts = [len(learnware.specification.views) for learnware in kept]
         self._view_starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -95,39 +106,46 @@ class Selector:
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5) -> Choice:
         """As `choose`, for a vector of `embed`."""
         x = self.metric.apply(vector)
-        nearest = self.index.search(x, max(top, 1))
+        nearest = self.index.search(x, max(top, NEAREST))
         margin = float(nearest.values[0] - self._everyday.all_values(x)[0])
-        confidence = self._confidence(margin)
-        behind = np.exp((nearest.values - nearest.values[0]) / self._settings.score_scale)
-        qualities = 1 - np.tanh(self._settings.gamma / 2 * (nearest.values[0] - nearest.values))
-        candidates = tuple(
-            Candidate(self._ids[owner], confidence * float(share), float(quality))
-            for owner, share, quality in zip(nearest.owners, behind, qualities, strict=True)
-        )
-        if confidence < self._settings.min_confidence:
-            return Choice(None, candidates[0].score, confidence, LOW_CONFIDENCE, candidates[:top])
-        return Choice(candidates[0].learnware_id, candidates[0].score, confidence, MATCHED, candidates[:top])
+        return self._pick(nearest, margin, MATCHED, top)
 
     def choose_task(self, mean: NDArray[np.float32], top: int = 5) -> Choice:
         """The learnware for a whole task, given by the mean of its rows' vectors (dim,), noise included.
 
-        Learnwares are ranked by the distance to the nearest of their views' means. That bears noise which is far larger
+        Closeness is the distance to the nearest of a learnware's views' means. That bears noise which is far larger
         than one row's share of the mean, and chooses no worse than all rows together do (`python -m
         benchmarks.privacy`). Confidence is that of a request at this place.
         """
         x = self.metric.apply(mean)
         squares = ((self._view_means - x) ** 2).sum(1, dtype=np.float64)
-        halves = np.minimum.reduceat(squares, self._view_starts) / 2
-        order = np.argsort(halves, kind="stable")[: max(top, 1)]
+        closeness = -np.minimum.reduceat(squares, self._view_starts) / 2
+        order = np.argsort(-closeness, kind="stable")[: max(top, NEAREST)]
         margin = float(self.index.search(x, 1).values[0] - self._everyday.all_values(x)[0])
-        confidence = self._confidence(margin)
-        shares = np.exp((halves[order[0]] - halves[order]) / self._settings.score_scale)
+        return self._pick(Closeness(order, closeness[order]), margin, TASK, top)
+
+    def _pick(self, nearest: Closeness, margin: float, reason: str, top: int) -> Choice:
+        """The choice among the nearest learnwares, or among all where they were measured."""
+        confidence, refusal = self._confidence(margin), LOW_CONFIDENCE
+        if self._ranking.any_measured:
+            best = self._ranking.best(nearest, top)
+            owners = best.owners
+            scores = qualities = 1 - (best.qualities[0] - best.qualities)
+            if confidence >= self._settings.min_confidence and best.qualities[0] < best.base:
+                refusal = BASE_BETTER
+            confidence *= best.at_least_base
+        else:
+            owners, behind = nearest.owners[:top], nearest.values[0] - nearest.values[:top]
+            qualities = 1 - np.tanh(self._settings.gamma / 2 * behind)
+            scores = np.exp(-behind / self._settings.score_scale)
         candidates = tuple(
-            Candidate(self._ids[owner], confidence * float(share)) for owner, share in zip(order, shares, strict=True)
+            # a task keeps its learnware: nobody stands in
+            Candidate(self._ids[owner], confidence * float(score), 0.0 if reason == TASK else float(quality))
+            for owner, score, quality in zip(owners, scores, qualities, strict=True)
         )
-        if confidence < self._settings.min_confidence:
-            return Choice(None, confidence, confidence, LOW_CONFIDENCE, candidates[:top])
-        return Choice(candidates[0].learnware_id, confidence, confidence, TASK, candidates[:top])
+        if confidence < self._settings.min_confidence or refusal == BASE_BETTER:
+            return Choice(None, candidates[0].score, confidence, refusal, candidates)
+        return Choice(candidates[0].learnware_id, candidates[0].score, confidence, reason, candidates)
 
     def standard_margin(self, vector: NDArray[np.float32]) -> float:
         """The margin on the scale of everyday prompts (0 their median, 1 their 95th percentile), for calibration."""

@@ -6,8 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.ranking import Ranking, gain
+from router.choice import BASE_BETTER
+from router.ranking import ELSEWHERE, Ranking, gain
+from router.selection import Selector
+from router.settings import SelectionSettings
 from specs.capability import Capability, ProbeScore
+from specs.encoder import STATIC_ENCODER, load_encoder
 from specs.index import Closeness
 from specs.learnware import Learnware, load_learnwares
 
@@ -55,7 +59,7 @@ def test_few_rows_say_little() -> None:
     assert gain(probe(0.9, rows=996)) == pytest.approx(0.6, abs=0.01)
 
 
-def test_who_was_not_measured_counts_as_usual_at_home_and_as_the_base_elsewhere() -> None:
+def test_who_was_not_measured_counts_as_usual_at_home_and_less_than_the_base_elsewhere() -> None:
     ranking = Ranking(
         [
             learnware("measured", ("x",), x=probe(0.7)),
@@ -66,7 +70,7 @@ def test_who_was_not_measured_counts_as_usual_at_home_and_as_the_base_elsewhere(
     quality = dict(zip(ranking.tasks, ranking.quality.T, strict=True))
     usual = (gain(probe(0.7)) + gain(probe(0.5))) / 2
     assert quality["d-x"][1] == pytest.approx(0.3 + usual)
-    assert quality["d-y"][1] == pytest.approx(0.3)
+    assert quality["d-y"][1] == pytest.approx(0.3 - ELSEWHERE)
 
 
 def test_a_market_without_measurements_says_so() -> None:
@@ -80,3 +84,32 @@ def test_a_market_without_measurements_says_so() -> None:
 def test_the_probability_to_do_as_well_as_the_base_is_what_was_counted() -> None:
     ranking = Ranking([learnware("a", ("x",), x=probe(0.9, rows=91, at_least_base=1.0))])
     assert ranking.at_least_base(0, np.array([1.0])) == pytest.approx(0.99)
+
+
+def test_among_equals_the_nearer_one_comes_first() -> None:
+    equal = [learnware(name, ("x",), x=probe(0.8)) for name in ("a", "b", "c")]
+    ranking = Ranking([*equal, learnware("worse", ("x",), x=probe(0.4))])
+    best = ranking.best(near(o0=-3.0, o1=-1.0, o2=-2.0, o3=-0.5), 2)
+    assert list(best.owners) == [1, 2]
+    assert best.qualities[0] == best.qualities[1]
+
+
+def test_a_selector_over_measured_learnwares_picks_the_better_twin() -> None:
+    starters = load_learnwares(ROOT / "serving" / "starter_learnwares")
+    tfns = next(one for one in starters if one.id == "finance-tfns")
+    others = [one for one in starters if one.id != "finance-tfns"]
+
+    def twin(name: str, probability: float, at_least_base: float) -> Learnware:
+        score = probe(probability, at_least_base=at_least_base)
+        return replace(tfns, id=name, capability=Capability(tfns.base_model, "0", "p", {"finance-tfns": score}))
+
+    text = "Is the sentiment of this tweet about the markets bullish or bearish? $MSFT announces $60 billion buyback"
+    for good, bad in (("a", "z"), ("z", "a")):
+        learnwares = [*others, twin(good, 0.9, 0.99), twin(bad, 0.1, 0.5)]
+        choice = Selector(learnwares, load_encoder(STATIC_ENCODER), SelectionSettings()).choose(text, top=20)
+        assert choice.learnware_id == good
+        assert choice.candidates[0].quality == 1.0
+        assert next(one for one in choice.candidates if one.learnware_id == bad).quality < 0.6
+    hopeless = [*others, twin("a", 0.1, 0.0)]
+    choice = Selector(hopeless, load_encoder(STATIC_ENCODER), SelectionSettings()).choose(text)
+    assert (choice.learnware_id, choice.reason) == (None, BASE_BETTER)
