@@ -124,6 +124,14 @@ def test_a_replica_that_holds_the_adapter_goes_before_its_home():
     assert (placed.replica, placed.why, placed.tier) == (second, RESIDENT, DEVICE)
 
 
+def test_of_replicas_that_have_it_on_the_device_the_one_with_less_to_do_gets_it():
+    placement = policy()
+    first, second = placement.order("x", ["a", "b"])
+    replicas = {first: ReplicaState({"x": DEVICE}, 3), second: ReplicaState({"x": DEVICE}, 2)}
+    placed = placement.place([option("x")], replicas)
+    assert (placed.replica, placed.why) == (second, RESIDENT)
+
+
 def test_a_hot_learnware_spreads_to_the_next_of_its_order():
     placement = policy()
     first, second, _ = placement.order("x", ["a", "b", "c"])
