@@ -41,7 +41,6 @@ from specs.interop_model import MODEL_CODE, MODEL_FILE, REQUIREMENTS
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
 from specs.specification import (
     DESCRIPTION_FILE,
-    POINTS_FILE,
     Specification,
     View,
     make_specification,
@@ -62,6 +61,8 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_STAT_BYTES = 64 << 20
 """The package's largest, 2,000 points of 384 numbers in JSON, has about 16 MB."""
 MAX_WEIGHTS_BYTES = 1 << 30
+MAX_FILES = 8
+"""Of our specification folder; there are four kinds."""
 MAX_POINTS = 10_000
 WEIGHT_SLACK = 1e-6
 """The package's solver leaves weights this far below 0, or their sum this far from 1."""
@@ -87,6 +88,7 @@ LICENCES = frozenset(
 )
 """The licences that the package knows; others are `Others`."""
 
+_SPECIFICATION_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(json|safetensors)")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError)
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 """Equal learnwares make equal zips."""
@@ -170,8 +172,9 @@ def export_learnware(folder: Path, target: Path, base: str | None = None, needs:
     }
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         files[f"{WEIGHTS_FOLDER}/{name}"] = (folder / name).read_bytes()
-    for name in (DESCRIPTION_FILE, POINTS_FILE):
-        files[f"{OWN_FOLDER}/{SPECIFICATION_FOLDER}/{name}"] = (folder / SPECIFICATION_FOLDER / name).read_bytes()
+    for path in sorted((folder / SPECIFICATION_FOLDER).iterdir()):
+        if _SPECIFICATION_FILE.fullmatch(path.name):
+            files[f"{OWN_FOLDER}/{SPECIFICATION_FOLDER}/{path.name}"] = path.read_bytes()
     for name in OTHER_FILES:
         if (folder / name).is_file():
             files[f"{OWN_FOLDER}/{name}"] = (folder / name).read_bytes()
@@ -219,6 +222,11 @@ class _Files:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
+    def names_in(self, folder: str) -> list[str]:
+        """The names of the files right in a folder."""
+        names = (name.removeprefix(f"{folder}/") for name in self._names if name.startswith(f"{folder}/"))
+        return sorted(name for name in names if name and "/" not in name)[:MAX_FILES]
+
     def read(self, name: str, limit: int) -> bytes:
         """Raises InvalidLearnware when it is missing or larger than `limit`."""
         if name not in self._names:
@@ -258,6 +266,9 @@ def _import(files: _Files, folder: Path, card: Card | None, rows: Sequence[str],
     for name in OTHER_FILES:
         if f"{OWN_FOLDER}/{name}" in files:
             (folder / name).write_bytes(files.read(f"{OWN_FOLDER}/{name}", MAX_TEXT_BYTES))
+    for name in files.names_in(own):
+        if _SPECIFICATION_FILE.fullmatch(name):
+            (folder / SPECIFICATION_FOLDER / name).write_bytes(files.read(f"{own}/{name}", MAX_STAT_BYTES))
     if card is None and f"{OWN_FOLDER}/{CARD_FILE}" in files:
         (folder / CARD_FILE).write_bytes(files.read(f"{OWN_FOLDER}/{CARD_FILE}", MAX_TEXT_BYTES))
         card = load_card(folder / CARD_FILE)
@@ -268,11 +279,7 @@ def _import(files: _Files, folder: Path, card: Card | None, rows: Sequence[str],
     if rows:
         texts = {"whole": rows, "bare": [bare_prompt(row) for row in rows], "examples": card.examples}
         save_specification(make_specification(texts, load_encoder(STATIC_ENCODER)), folder / SPECIFICATION_FOLDER)
-    elif f"{own}/{DESCRIPTION_FILE}" in files:
-        for name in (DESCRIPTION_FILE, POINTS_FILE):
-            content = files.read(f"{own}/{name}", MAX_STAT_BYTES)
-            (folder / SPECIFICATION_FOLDER / name).write_bytes(content)
-    elif stat is not None:
+    elif stat is not None and f"{own}/{DESCRIPTION_FILE}" not in files:
         save_specification(as_specification(load_rkme_text(stat)), folder / SPECIFICATION_FOLDER)
     if stat is not None and load_rkme_text(stat).encoder is None:
         (folder / SPECIFICATION_FOLDER / KEPT_STAT_FILE).write_bytes(stat)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from specs.adapter import adapter_hash
+from specs.capability import Capability, save_capability
 from specs.card import load_card
 from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
 from specs.interop import (
@@ -99,6 +101,13 @@ def test_what_was_exported_comes_back_whole(exported: Path, folder: Path, tmp_pa
     assert fingerprint(tmp_path / "back") == fingerprint(folder)
     export_learnware(tmp_path / "back", tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == exported.read_bytes()
+
+
+def test_whatever_stands_beside_the_specification_comes_along(folder: Path, tmp_path: Path):
+    save_capability(Capability(BASE, adapter_hash(folder), "test", {}), folder / "specification")
+    export_learnware(folder, tmp_path / "out.zip")
+    import_learnware(tmp_path / "out.zip", tmp_path / "back")
+    assert fingerprint(tmp_path / "back") == fingerprint(folder)
 
 
 def test_an_export_that_lost_our_folder_is_specified_by_its_points(exported: Path, folder: Path, tmp_path: Path):
