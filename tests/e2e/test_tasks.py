@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -102,3 +103,22 @@ def test_rows_are_refused_and_a_removed_task_is_gone(http: httpx.Client, specifi
     assert http.delete(f"/v1/task-specs/{name}").json()["deleted"] is True
     assert http.get(f"/v1/task-specs/{name}").status_code == 404
     assert chat(http, "hello", name).status_code == 404
+
+
+def test_new_routers_know_it_as_well(stack: Stack, http: httpx.Client, specification: bytes):
+    """Every router process is killed; until others have come, the base model answers."""
+    task = http.post("/v1/task-specs", content=specification).json()
+    before = {router.pid for router in stack.routers()}
+    for router in stack.routers():
+        router.kill()
+    deadline = time.monotonic() + 120
+    while True:
+        response = chat(http, "hello", task["id"], max_tokens=1)
+        assert response.status_code == 200, response.text
+        after = {router.pid for router in stack.routers()} - before
+        if len(after) == len(before) and response.headers["x-learnware-reason"] == "task":
+            break
+        assert response.headers["x-learnware-reason"].startswith(("base:", "task"))
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert response.headers["x-learnware"] == task["learnware"]

@@ -11,6 +11,7 @@ from safetensors.numpy import save
 from specs import task
 from specs.encoder import STATIC_ENCODER, load_encoder
 from specs.errors import InvalidInput, InvalidSpecification, StoreFull, TooLarge
+from specs.market.store import Market
 from specs.task import (
     TaskSpecification,
     dump_task_specification,
@@ -255,3 +256,11 @@ def test_a_damaged_file_is_an_error_and_not_a_task(tmp_path: Path, made: TaskSpe
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(InvalidSpecification):
         TaskStore(tmp_path).find(name)
+
+
+def test_a_market_with_tasks_is_whole(tmp_path: Path, made: TaskSpecification) -> None:
+    market = Market(tmp_path)
+    name = TaskStore(market.root).put(made)
+    assert market.check_integrity() == []
+    assert Market(tmp_path).collect_garbage() == []
+    assert TaskStore(tmp_path).find(name) is not None
