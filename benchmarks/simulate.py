@@ -10,7 +10,8 @@ The policies are the code that serves (waiting queue, slots, host memory, placem
 3. What gives out first? Sizes at which each part reaches its limit.
 
 `--check FILE` holds the simulation against a measurement, the JSON of `benchmarks.paging`: step costs are fitted to
-half of its cells, the throughput of the others is predicted (`prediction_error_percent`).
+half of its cells, the throughput of the others is predicted (`prediction_error_percent`). `--measure FILE` measures six
+cells on this machine for it (one engine, some minutes).
 
 Not modelled: prefix cache, preemption (a request reserves its whole length), tensor parallelism, the network.
 """
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks.arrivals import gamma_arrivals, power_law
 from benchmarks.report import add_json_option, result, setup, table, write_json
-from benchmarks.simulate_check import check
+from benchmarks.simulate_check import MEASURED_SIZE, check, measure
 from benchmarks.simulate_costs import DISK_BYTES_PER_S, GIB, H100, HBM_SHARE, adapter_bytes, kv_tokens
 from benchmarks.simulate_engine import Cluster, Engine, Job, Shape, at_random, by_placement
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
@@ -346,6 +347,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check", type=Path, metavar="FILE", help="compare with this JSON of benchmarks.paging, no more"
     )
+    parser.add_argument("--measure", type=Path, metavar="FILE", help="measure cells for --check on this machine")
     add_json_option(parser)
     return parser.parse_args(arguments)
 
@@ -353,6 +355,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     conditions = setup() | {"hbm_share": options.hbm_share, "rank": RANK, "seconds": options.seconds}
+    if options.measure:
+        size = MEASURED_SIZE._asdict()
+        write_json(options.measure, result("simulate-measured", {}, conditions | size, measure()))
+        return 0
     if options.check:
         figures, details = check(options.check)
         write_json(options.json, result("simulate", figures, conditions, details))

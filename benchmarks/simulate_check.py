@@ -9,6 +9,7 @@ in words, so the cost of a prompt's token is one of a word.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks.arrivals import gamma_arrivals
-from benchmarks.paging import REQUESTS, SATURATING_RATE, Cell, make_load
-from benchmarks.paging_sides import MAX_NUM_SEQS
+from benchmarks.paging import REQUESTS, SATURATING_RATE, Cell, Size, make_load, saturate
+from benchmarks.paging_sides import MAX_NUM_SEQS, make_learnwares, running
 from benchmarks.report import table
 from benchmarks.simulate_costs import Costs, Linear
 from benchmarks.simulate_engine import Cluster, Engine, Job, Shape, StockQueue, StockSlots, Totals, at_random
@@ -33,6 +34,9 @@ TEMPLATE_WORDS = 30
 """What the chat template adds to a prompt."""
 START = Linear(per_step=0.05, per_row=0.005, per_prefilled=0.002, per_adapter=0.003, per_load=0.01)
 FITS = 4
+MEASURED_SLOTS = 8
+MEASURED = [Cell(adapters, MEASURED_SLOTS, alpha, 1.0, 100) for adapters in (8, 16, 100) for alpha in (0.3, 1.0)]
+MEASURED_SIZE = Size(rounds=2, requests=48, short=False)
 
 
 class Run(NamedTuple):
@@ -52,10 +56,24 @@ class Run(NamedTuple):
         return self.tokens / self.seconds
 
 
-def jobs_of(cell: Cell, number: int, start: float) -> list[Job]:
+def measure() -> dict[str, Any]:
+    """Cells in which all adapters fit, in which none do, and between, measured on this stack alone; as the `details`
+    of `benchmarks.paging`."""
+    with tempfile.TemporaryDirectory(prefix="simulate-") as scratch_name:
+        scratch = Path(scratch_name)
+        ids = make_learnwares(scratch / "learnwares", 100)
+        with running(["ours"], MEASURED_SLOTS, 100, scratch / "learnwares", scratch, "") as sides:
+            cells = {}
+            for cell in MEASURED:
+                cells[cell.name] = saturate(sides, ids, cell, MEASURED_SIZE)
+                print(f"  done: {cell.name}", flush=True)
+    return {"cells": cells}
+
+
+def jobs_of(cell: Cell, number: int, count: int, start: float) -> list[Job]:
     """The requests of a cell's round, as `benchmarks.paging` sends them."""
     ids = [str(adapter) for adapter in range(cell.adapters)]
-    requests = make_load(ids, cell, REQUESTS if number else REQUESTS // 4, seed=1000 * number + 7)
+    requests = make_load(ids, cell, count if number else count // 4, seed=1000 * number + 7)
     at = gamma_arrivals(len(requests), SATURATING_RATE, cell.cv, seed=number)
     return [
         Job(index, int(one.model), start + float(when), len(one.prompt.split()) + TEMPLATE_WORDS, one.max_tokens)
@@ -63,15 +81,15 @@ def jobs_of(cell: Cell, number: int, start: float) -> list[Job]:
     ]
 
 
-def simulate(cell: Cell, side: str, rounds: int, costs: Costs) -> list[Run]:
-    """All rounds of a cell on one engine, after the one for warm-up."""
+def simulate(cell: Cell, side: str, rounds: int, count: int, costs: Costs) -> list[Run]:
+    """All rounds of a cell, of `count` requests each, on one engine, after the one for warm-up."""
     shape = Shape(cell.slots, MAX_NUM_SEQS, STEP_TOKENS, KV_TOKENS, cell.adapters, 1)
     stock = (StockQueue(cell.slots), StockSlots(cell.slots)) if side == "stock" else (None, None)
     engine = Engine(shape, costs, *stock)
     engine.hold(range(cell.adapters))
     runs, now = [], 0.0
     for number in range(rounds + 1):
-        jobs = jobs_of(cell, number, now)
+        jobs = jobs_of(cell, number, count, now)
         engine.totals = Totals()
         now = Cluster({side: engine}, at_random()).run(jobs)
         totals = engine.totals
@@ -81,15 +99,15 @@ def simulate(cell: Cell, side: str, rounds: int, costs: Costs) -> list[Run]:
     return runs[1:]
 
 
-def measured_runs(cell: Cell, rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Run]:
+def measured_runs(cell: Cell, count: int, rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Run]:
     """Of one cell, from the JSON's form."""
     return [
         Run(
             cell.name,
             side,
-            REQUESTS / one["requests_per_s"],
-            round(one["throughput"] * REQUESTS / one["requests_per_s"]),
-            REQUESTS,
+            count / one["requests_per_s"],
+            round(one["throughput"] * count / one["requests_per_s"]),
+            count,
             int(one["loads"]),
             (),
         )
@@ -106,7 +124,10 @@ def fit(cells: Mapping[Cell, Sequence[Run]]) -> Linear:
         for cell, runs in cells.items():
             for side in SIDES:
                 found = [run for run in runs if run.side == side]
-                for run, simulated in zip(found, simulate(cell, side, len(found), costs), strict=True):
+                if not found:
+                    continue
+                expected = simulate(cell, side, len(found), found[0].requests, costs)
+                for run, simulated in zip(found, expected, strict=True):
                     rows.append(simulated.work)
                     seconds.append(run.seconds)
         taken = np.asarray(seconds)
@@ -122,7 +143,7 @@ def compare(cell: Cell, runs: Sequence[Run], costs: Costs) -> list[dict[str, Any
         found = [run for run in runs if run.side == side]
         if not found:
             continue
-        predicted = simulate(cell, side, len(found), costs)
+        predicted = simulate(cell, side, len(found), found[0].requests, costs)
         throughput, expected = (float(np.median([one.throughput for one in some])) for some in (found, predicted))
         loads, expected_loads = (
             sum(one.loads / one.requests for one in some) / len(some) for some in (found, predicted)
@@ -148,8 +169,9 @@ def check(file: Path) -> tuple[dict[str, float], dict[str, Any]]:
         ValueError: the file has fewer than four cells.
     """
     content = json.loads(file.read_text(encoding="utf-8"))
+    count = content["setup"].get("requests", REQUESTS)
     cells = {
-        cell: measured_runs(cell, one["rounds"])
+        cell: measured_runs(cell, count, one["rounds"])
         for name, one in sorted(content["details"]["cells"].items())
         if name == (cell := Cell(**one["cell"])).name
     }

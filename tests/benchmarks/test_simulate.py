@@ -161,12 +161,12 @@ def measurement(costs: Linear, noise: float) -> dict:
                         "requests_per_s": REQUESTS / run.seconds * slow,
                         "loads": run.loads,
                     }
-                    for run in simulate(cell, side, 2, costs)
+                    for run in simulate(cell, side, 2, REQUESTS, costs)
                 ]
                 for side in SIDES
             }
             cells[cell.name] = {"cell": cell._asdict(), "rounds": rounds}
-    return {"details": {"cells": cells}}
+    return {"setup": {"requests": REQUESTS}, "details": {"cells": cells}}
 
 
 def test_costs_that_are_known_are_found_again(tmp_path, capsys):
@@ -180,6 +180,6 @@ def test_costs_that_are_known_are_found_again(tmp_path, capsys):
 
 def test_too_few_cells_cannot_be_split(tmp_path):
     file = tmp_path / "paging.json"
-    file.write_text(json.dumps({"details": {"cells": {}}}))
+    file.write_text(json.dumps({"setup": {}, "details": {"cells": {}}}))
     with pytest.raises(ValueError, match="at least four are needed"):
         check(file)
