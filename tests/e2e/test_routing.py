@@ -86,6 +86,9 @@ def test_route_explains_without_generating(http: httpx.Client):
     assert scores == sorted(scores, reverse=True)
     assert len(scores) > 1
     assert answer["candidates"][0]["learnware"] == answer["learnware"]
+    tiers = answer["candidates"][0]["tiers"]
+    assert tiers[answer["replica"]["id"]] == answer["replica"]["tier"]
+    assert set(tiers) == set(answer["replica"]["requests"])
     after = http.get("/metrics").text
     for name in ("vllm:request_success_total", "learnware_requests_total"):
         assert metric(before, name) == metric(after, name)
