@@ -161,7 +161,7 @@ class LearnwareMiddleware:
                 f"There is no task {model!r}. Make its specification with `learnware-serving spec make` and POST the "
                 "file to /v1/task-specs, which answers with the id."
             )
-        if answerer.reason in (MATCHED, SESSION):
+        if answerer.reason.startswith((MATCHED, SESSION)):
             # The router read the texts of a cut body and not its model: a choice for this request, not for the task.
             return Answerer(names.base, NO_CHOICE, answerer.choice)
         return answerer

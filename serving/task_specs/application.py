@@ -93,7 +93,8 @@ class TaskSpecsAPI:
             "noise": specification.noise,
             "mu": specification.mu if math.isfinite(specification.mu) else None,
             "encoder": specification.encoder_id,
-            **{key: choice[key] for key in ("learnware", "reason", "confidence", "candidates")},
+            **{key: choice[key] for key in ("learnware", "reason", "confidence")},
+            "candidates": [{key: each[key] for key in ("learnware", "score")} for each in choice["candidates"]],
         }
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
+from router.choice import CHOICE_HEADER, MATCHED, RESIDENT, RoutedChoice, encode_choice
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from serving.middleware import LearnwareMiddleware
@@ -224,6 +224,7 @@ def test_an_unknown_task_is_a_404_that_says_what_to_do(app):
         ({}, "base:no-choice"),
         (choice(None, "base:low-confidence"), "base:low-confidence"),
         (choice(reason="matched"), "base:no-choice"),
+        (choice(reason=MATCHED + RESIDENT), "base:no-choice"),
         (choice("withdrawn-yesterday", "task"), "base:not-served"),
     ],
 )

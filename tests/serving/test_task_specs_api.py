@@ -53,7 +53,7 @@ def client_of(tasks: TaskStore, access: Access, routers: bool = True) -> httpx.A
         if not routers or found is None:
             raise NotReady("No router answers at the moment.")
         choice = selector.choose_task(found.mean)
-        candidates = [{"learnware": each.learnware_id, "score": each.score} for each in choice.candidates]
+        candidates = [{"learnware": each.learnware_id, "score": each.score, "home": "r"} for each in choice.candidates]
         return {
             "learnware": choice.learnware_id,
             "reason": choice.reason,
@@ -98,7 +98,7 @@ async def test_a_specification_is_posted_shown_and_removed(client: httpx.AsyncCl
     assert answer["id"] == task_id(load_task_specification(file))
     assert (answer["rows"], answer["mu"], answer["reason"]) == (36, pytest.approx(1.0), "task")
     assert answer["learnware"].startswith("mathematics-")
-    assert answer["candidates"][0]["learnware"] == answer["learnware"]
+    assert answer["candidates"][0] == {"learnware": answer["learnware"], "score": answer["confidence"]}
     assert (await client.post("/v1/task-specs", content=file)).json() == answer
     path = f"/v1/task-specs/{answer['id']}"
     assert (await client.get(path)).json() == answer
