@@ -51,7 +51,7 @@ from benchmarks.servers import embedded_base
 SATURATING_RATE = 60.0
 """Requests a second: several times what two CPU cores answer."""
 REQUESTS = 96
-SHORT_REQUESTS = 32
+SHORT_REQUESTS = 48
 COLD_EVERY_S = 1.0
 BUSY_CLIENTS_EACH = 2
 
@@ -84,10 +84,13 @@ class Cell(NamedTuple):
         return f"n{self.adapters}-s{self.slots}-a{self.alpha:g}-cv{self.cv:g}-h{self.host}"
 
 
-GRID = [Cell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (0.3, 1.0) for cv in (1.0, 4.0)]
+GRID = [Cell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (1.0, 0.3) for cv in (1.0, 4.0)]
+"""For each number of slots the cell that is nearest to the main one first."""
 SIXTEEN_OVER_EIGHT = Cell(16, 8, 0.3, 1.0, 100)
 COLD_START = Cell(100, 8, 1.0, 1.0, 30)
 MAIN = Cell(100, 8, 1.0, 1.0, 100)
+EXTRA = ("rate", "busy", "gaps", "plain")
+"""Measured in the main cell besides throughput."""
 
 
 # -- loads
@@ -235,39 +238,46 @@ class Kept:
 
 
 def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base: str) -> None:
-    """Measures what is not kept yet, one pair of servers for each number of slots and of host adapters."""
+    """Measures what is not kept yet, one group of servers for each number of slots and of host adapters."""
     learnwares = scratch / "learnwares"
     ids = make_learnwares(learnwares, 100)
     for slots in slots_wanted:
-        cells = size.cells(slots)
-        extra = ["rate", "busy", "gaps"] if slots == MAIN.slots else []
-        if all(kept.has(name) for name in [*(cell.name for cell in cells), *extra]):
-            continue
-        with running(["ours", "stock"], slots, 100, learnwares, scratch, base) as sides:
-            for cell in cells:
-                if not kept.has(cell.name):
-                    kept.write(cell.name, saturate(sides, ids, cell, size))
-            if "rate" in extra and not kept.has("rate"):
-                stock = kept.read(MAIN.name)["rounds"]["stock"]
-                rate = 0.9 * float(np.median([one["requests_per_s"] for one in stock]))
-                kept.write("rate", under_rate(sides, ids, MAIN, rate, size))
-            if "busy" in extra and not kept.has("busy"):
-                kept.write("busy", {name: cold_beside_busy(side, ids, slots, 12) for name, side in sides.items()})
-            if "gaps" in extra and not kept.has("gaps"):
-                gaps: dict[str, Any] = {name: {"cold": [], "control": []} for name in sides}
-                for number in range(2 * size.rounds):
-                    for name, side in sides.items():
-                        kind = "cold" if number % 2 else "control"
-                        gaps[name][kind] += token_gaps(side, ids, slots, 40, cold=kind == "cold")
-                kept.write("gaps", gaps)
-    if MAIN.slots in slots_wanted and not kept.has("plain"):
-        with running(["ours", "plain"], MAIN.slots, 100, learnwares, scratch, base) as sides:
-            kept.write("plain", saturate(sides, ids, MAIN, size))
-    if MAIN.slots in slots_wanted and not kept.has("cold-start"):
-        requests = make_load(ids, COLD_START, size.requests + size.requests // 3, seed=77)
-        at = gamma_arrivals(len(requests), SATURATING_RATE, COLD_START.cv, seed=77).tolist()
-        with running(["ours", "stock"], COLD_START.slots, COLD_START.host, learnwares, scratch, base) as sides:
-            kept.write("cold-start", {name: measure(side, requests, at)[0] for name, side in sides.items()})
+        cells = [cell for cell in size.cells(slots) if not kept.has(cell.name)]
+        extra = [name for name in EXTRA if slots == MAIN.slots and not kept.has(name)]
+        if cells or extra:
+            names = ["ours", "stock", *(["plain"] if "plain" in extra else [])]
+            with running(names, slots, 100, learnwares, scratch, base) as sides:
+                both = {name: sides[name] for name in ("ours", "stock")}
+                for cell in cells[:1]:
+                    kept.write(cell.name, saturate(both, ids, cell, size))
+                for name in extra:
+                    kept.write(name, _extra(name, kept, sides, ids, size))
+                for cell in cells[1:]:
+                    kept.write(cell.name, saturate(both, ids, cell, size))
+        if slots == MAIN.slots and not kept.has("cold-start"):
+            requests = make_load(ids, COLD_START, size.requests + size.requests // 3, seed=77)
+            at = gamma_arrivals(len(requests), SATURATING_RATE, COLD_START.cv, seed=77).tolist()
+            with running(["ours", "stock"], COLD_START.slots, COLD_START.host, learnwares, scratch, base) as sides:
+                kept.write("cold-start", {name: measure(side, requests, at)[0] for name, side in sides.items()})
+
+
+def _extra(name: str, kept: Kept, sides: dict[str, Side], ids: Sequence[str], size: Size) -> dict[str, Any]:
+    """What is measured besides throughput, in the main cell."""
+    both = {name: sides[name] for name in ("ours", "stock")}
+    if name == "rate":
+        stock = kept.read(MAIN.name)["rounds"]["stock"]
+        rate = 0.9 * float(np.median([one["requests_per_s"] for one in stock]))
+        return under_rate(both, ids, MAIN, rate, size)
+    if name == "busy":
+        return {name: cold_beside_busy(side, ids, MAIN.slots, 12) for name, side in both.items()}
+    if name == "plain":
+        return saturate({name: sides[name] for name in ("ours", "plain")}, ids, MAIN, size)
+    gaps: dict[str, Any] = {name: {"cold": [], "control": []} for name in both}
+    for number in range(2 * size.rounds):
+        for name, side in both.items():
+            kind = "cold" if number % 2 else "control"
+            gaps[name][kind] += token_gaps(side, ids, MAIN.slots, 40, cold=kind == "cold")
+    return gaps
 
 
 def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[str]]]:
@@ -331,7 +341,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, nargs="+", default=[8, 4, 16], choices=(4, 8, 16), help="part of the grid")
     parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each cell (default: 2)")
     parser.add_argument("--full", action="store_true", help="5 rounds")
-    parser.add_argument("--short", action="store_true", help="one round of the main cell, with fewer requests")
+    parser.add_argument("--short", action="store_true", help="the main cell alone, with fewer requests")
     parser.add_argument("--out", type=Path, default=Path("bench-results/paging"), help="folder of finished cells")
     parser.add_argument("--base", help="folder of the base model (default: the embedded one)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a one-page report with plots")
@@ -341,7 +351,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    rounds = 5 if options.full else 1 if options.short else options.rounds
+    rounds = 5 if options.full else options.rounds
     size = Size(rounds, SHORT_REQUESTS if options.short else REQUESTS, options.short)
     conditions = setup()
     kept = Kept(options.out / f"rounds-{size.rounds}-requests-{size.requests}")
