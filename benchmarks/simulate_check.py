@@ -64,7 +64,8 @@ def measure() -> dict[str, Any]:
         ids = make_learnwares(scratch / "learnwares", 100)
         with running(["ours"], MEASURED_SLOTS, 100, scratch / "learnwares", scratch, "") as sides:
             cells = {}
-            for cell in MEASURED:
+            # the last one twice, and the second time counts: a stack that has just started is slow
+            for cell in [MEASURED[-1], *MEASURED]:
                 cells[cell.name] = saturate(sides, ids, cell, MEASURED_SIZE)
                 print(f"  done: {cell.name}", flush=True)
     return {"cells": cells}
@@ -187,6 +188,7 @@ def check(file: Path) -> tuple[dict[str, float], dict[str, Any]]:
     errors = [one["error_percent"] for one in compared]
     figures = {
         "prediction_error_percent": float(np.mean(errors)),
+        "prediction_error_median_percent": float(np.median(errors)),
         "prediction_error_worst_percent": max(errors),
         "cells_predicted": float(len(cells)),
     }
