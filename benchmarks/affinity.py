@@ -76,7 +76,7 @@ def start(affinity: bool, learnwares: Path, scratch: Path) -> Server:
     port = free_port()
     name = "affinity" if affinity else "random"
     file = scratch / f"{name}.yaml"
-    engine = {"replicas": REPLICAS, "slots": SLOTS, "host_adapter_mib": 2048, "kv_cache_gib": 0.5}
+    engine = {"replicas": REPLICAS, "slots": SLOTS, "host_adapter_mib": 2048, "kv_cache_gib": 1.0}
     router = {"replicas": 1, "placement": {"affinity": affinity}}
     config = {"http": {"port": port}, "learnwares": {"folder": str(learnwares)}, "engine": engine, "router": router}
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
