@@ -2,6 +2,7 @@
 are refused."""
 
 import random
+import threading
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -16,22 +17,35 @@ with warnings.catch_warnings():
     from vllm.lora.model_manager import AdapterLRUCache
     from vllm.lora.request import LoRARequest
 
-    from serving.engine.adapters import LearnwareModelManager, LearnwareWorkerManager
+    from serving.engine.adapters import LearnwareModelManager
+    from serving.engine.operators import LayerWeights
+    from serving.engine.worker_manager import DeviceCounts, LearnwareWorkerManager
 
-from serving.engine.operators import LayerWeights
+from serving.paging.settings import PagingSettings
+from serving.paging.tier import HostTier
 from specs.errors import InvalidLearnware
 
 ADAPTERS, SLOTS, HOST = 12, 4, 6
 
 
+BYTES = 256
+"""Of one adapter in host memory: two halves, each padded to a cache line."""
+
+
 class CountingManager(LearnwareWorkerManager):
-    """Reads no files: notes what would have been read."""
+    """Reads no files: notes what would have been read. Host memory holds HOST adapters."""
 
     def __init__(self, manager: LearnwareModelManager) -> None:
-        self._adapter_manager, self.loads = manager, []
+        self._adapter_manager, self.reads = manager, []
+        self.device_counts, self.changed, self.names = DeviceCounts(), threading.Event(), {}
+        self._placed, self._pinned, self._page_lock = {}, set(), False
+        self._settings = PagingSettings(host_bytes=HOST * BYTES)
+        self.host = HostTier(
+            HOST * BYTES, key_of=lambda lora: lora.lora_int_id, size_of=lambda _: BYTES, read=self._read
+        )
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
-        self.loads.append(lora_request.lora_int_id)
+        self.reads.append(lora_request.lora_int_id)
         return adapter(lora_request.lora_int_id, {"model.o_proj": (8, 6)})
 
 
@@ -60,18 +74,24 @@ def requests(numbers: set[int]) -> set[LoRARequest]:
     return {LoRARequest(f"adapter-{number}", number, f"/adapters/{number}") for number in numbers}
 
 
+def residents(manager: LearnwareModelManager) -> set[int]:
+    return {number for number in manager.lora_index_to_id if number is not None}
+
+
 def test_a_batch_loads_what_is_missing_and_never_evicts_what_it_needs():
     manager = model_manager()
     worker = CountingManager(manager)
     choose = random.Random(0)
     for _ in range(300):
         batch = set(choose.sample(range(1, ADAPTERS + 1), choose.randint(1, SLOTS)))
-        before = worker.list_adapters()
-        worker.loads.clear()
+        needed, in_host, loads = batch - residents(manager), set(worker.host.sizes()), worker.device_counts.loads
+        worker.reads.clear()
         worker._apply_adapters(requests(batch))
-        assert sorted(worker.loads) == sorted(batch - before)
-        assert batch <= {number for number in manager.lora_index_to_id if number is not None}
-        assert len(worker.list_adapters()) <= HOST
+        assert worker.device_counts.loads - loads == len(needed)
+        assert set(worker.reads) >= needed - in_host
+        assert set(worker.reads) <= needed
+        assert batch <= residents(manager)
+        assert sum(worker.host.sizes().values()) <= HOST * BYTES
 
 
 def test_a_resident_keeps_its_slot_when_newcomers_take_the_others():
