@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import table
 from benchmarks.scores import BASE, TaskScores
+from benchmarks.selection_rules import Offer, TaskRows, fit_task_rules
 from benchmarks.tasks import DOMAINS, read_prompts, task_of
 from router.ranking import Ranking
 from router.selection import Selector
@@ -29,14 +30,10 @@ from specs.capability import Capability, ProbeScore
 from specs.encoder import Encoder
 from specs.index import Closeness
 from specs.learnware import Learnware
-from specs.rkme import gaussian, local_gamma, reduce_points
 
 TASK_ROWS = 200
 """Train rows that a task's owner is taken to have; unlabelled."""
-NEIGHBOURS = 10
 BOOTSTRAP = 1000
-PACKAGE_GAMMA = 0.1
-PACKAGE_POINTS = 100
 BINS = 10
 
 Vectors = NDArray[np.float32]
@@ -130,11 +127,10 @@ def encode_tasks(market: Market, data: Path, encoder: Encoder) -> dict[str, Text
 
 
 class Chooser:
-    """A selector over some learnwares, with and without capabilities, and the rules it is compared with."""
+    """A selector over some learnwares, with and without capabilities."""
 
     def __init__(self, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings) -> None:
         self.ids = [one.id for one in learnwares]
-        self._learnwares = learnwares
         self.selector = Selector(learnwares, encoder, settings)
         self.ranking = Ranking(learnwares)
         means = [
@@ -142,7 +138,6 @@ class Chooser:
         ]
         self._means = self.selector.metric.apply(np.stack([mean for views in means for mean in views]))
         self._starts = np.cumsum([0, *map(len, means)])[:-1]
-        self._centroids = np.stack([views[0] / np.linalg.norm(views[0]) for views in means])
 
     def nearest(self, vector: Vectors) -> Closeness:
         return self.selector.index.search(self.selector.metric.apply(vector), len(self.ids))
@@ -157,48 +152,6 @@ class Chooser:
         """The choice by expected quality, and its probability to answer at least as well as the base model."""
         best = self.ranking.best(nearest, 1)
         return self.ids[int(best.owners[0])], best.at_least_base
-
-    def by_rule(self, rule: str, texts: Texts) -> str:
-        """A task's learnware by another rule, from its train rows alone."""
-        if rule == "nearest mean in the fitted metric":
-            return self.ids[int(self.nearest_to_task(texts.train.mean(0)).owners[0])]
-        if rule == "nearest centroid":
-            return self.ids[int((self._centroids @ texts.train.mean(0)).argmax())]
-        if rule == "RKME, MMD, γ 0.1":
-            reduced = reduce_points(texts.train, min(PACKAGE_POINTS, 2 * len(texts.train) // 3), PACKAGE_GAMMA)
-            return self._by_mmd(reduced.points, reduced.weights, PACKAGE_GAMMA)
-        if rule == "RKME, MMD, local γ":
-            gamma = local_gamma(texts.train)
-            reduced = reduce_points(texts.train, min(PACKAGE_POINTS, 2 * len(texts.train) // 3), gamma)
-            return self._by_mmd(reduced.points, reduced.weights, gamma)
-        counts = np.zeros(len(self.ids))  # nearest prompts, by the learnwares' own points
-        points = np.concatenate([one.specification.views[0].points for one in self._learnwares])
-        owners = np.repeat(
-            np.arange(len(self.ids)), [len(one.specification.views[0].points) for one in self._learnwares]
-        )
-        for row in texts.train @ points.T:
-            counts += np.bincount(owners[np.argpartition(-row, NEIGHBOURS)[:NEIGHBOURS]], minlength=len(self.ids))
-        return self.ids[int(counts.argmax())]
-
-    def _by_mmd(self, points: Vectors, weights: Values, gamma: float) -> str:
-        distances = []
-        for one in self._learnwares:
-            view = one.specification.views[0]
-            own = view.weights / view.weights.sum()
-            distances.append(
-                own @ gaussian(view.points, view.points, gamma) @ own
-                - 2 * (weights @ gaussian(points, view.points, gamma) @ own)
-            )
-        return self.ids[int(np.argmin(distances))]
-
-
-RULES = (
-    "nearest mean in the fitted metric",
-    "nearest centroid",
-    "RKME, MMD, γ 0.1",
-    "RKME, MMD, local γ",
-    f"{NEIGHBOURS} nearest prompts",
-)
 
 
 class Columns(NamedTuple):
@@ -265,11 +218,14 @@ class Measured(NamedTuple):
     """For each test row: the stated probability to do at least as well as the base, and whether that came true."""
     unmeasured: int
     """Choices whose cell was not measured."""
+    rules: tuple[str, ...]
+    """The other rules (`benchmarks.selection_rules`), which are columns too."""
 
 
 def measure(market: Market, texts: Mapping[str, Texts], encoder: Encoder, settings: SelectionSettings) -> Measured:
     """Everything but the resampled markets."""
     chooser = Chooser(market.learnwares, encoder, settings)
+    rules = fit_task_rules(Offer(market.learnwares, market.probes, chooser.selector))
     columns: dict[str, Columns] = {}
     unseen: dict[str, Columns] = {}
     wordings: dict[str, dict[str, Values]] = {}
@@ -280,7 +236,7 @@ def measure(market: Market, texts: Mapping[str, Texts], encoder: Encoder, settin
         single = {kind: best_single(market, domain, ids, kind) for kind in ("right", "gold")}
         for task in (task for task, found in market.domains.items() if found == domain):
             scores = market.matrix[task]
-            chosen = {rule: chooser.by_rule(rule, texts[task]) for rule in RULES}
+            chosen = {name: choose(TaskRows(task, texts[task].train)) for name, choose in rules.items()}
             chosen["per task"] = chooser.best(chooser.nearest_to_task(texts[task].train.mean(0)))[0]
             columns[task] = Columns({}, {})
             for kind, columns_of in (("right", columns[task].right), ("gold", columns[task].gold)):
@@ -307,7 +263,7 @@ def measure(market: Market, texts: Mapping[str, Texts], encoder: Encoder, settin
                         (picks[row][1], bool(rights[row] >= base[row])) for row in range(len(rights)) if cells[row][2]
                     ]
             unseen[task] = _unseen(market, task, texts[task], encoder, settings)
-    return Measured(columns, unseen, wordings, confidence, unmeasured)
+    return Measured(columns, unseen, wordings, confidence, unmeasured, tuple(rules))
 
 
 def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings: SelectionSettings) -> Columns:
@@ -419,7 +375,7 @@ def figures(
         recoveries[f"recovery_{domain}"] = recovery([found.columns[t] for t in tasks], "per task")
         recoveries[f"recovery_{domain}_per_request"] = recovery([found.columns[t] for t in tasks], "per request")
         recoveries[f"recovery_unseen_{domain}"] = recovery([found.unseen[t] for t in tasks], "per task")
-        for rule in (*RULES, "best single"):
+        for rule in (*found.rules, "best single"):
             recoveries[f"recovery_{domain} by {rule}"] = recovery([found.columns[t] for t in tasks], rule)
     unseen = [value.value for name, value in recoveries.items() if name.startswith("recovery_unseen_")]
     oracle = np.mean([one.right["oracle"].mean() for one in found.columns.values()])
@@ -437,19 +393,17 @@ def figures(
     return flat, recoveries
 
 
-COLUMNS = ("base", "random", "best single", *RULES, "per task", "per request", "oracle")
-
-
 def tables(market: Market, found: Measured, flat: Mapping[str, float], recoveries: Mapping[str, Recovery]) -> str:
     """What is printed: scores by domain and column, both ways; recoveries; the figures."""
     lines = []
+    columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle")
     for kind, title, scale in (("right", "accuracy, %", 100), ("gold", "log-likelihood of the gold answer", 1)):
         rows = []
         for domain in sorted(set(market.domains.values())):
             tasks = [t for t, one in market.domains.items() if one == domain]
-            means = [scale * np.mean([getattr(found.columns[t], kind)[c].mean() for t in tasks]) for c in COLUMNS]
+            means = [scale * np.mean([getattr(found.columns[t], kind)[c].mean() for t in tasks]) for c in columns]
             rows.append([f"{domain} ({len(tasks)})", *(f"{mean:.2f}" for mean in means)])
-        lines.append(table([title, *COLUMNS], rows))
+        lines.append(table([title, *columns], rows))
     shown = [
         [name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", one.score] for name, one in recoveries.items()
     ]
