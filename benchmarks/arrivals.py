@@ -22,8 +22,7 @@ def power_law(count: int, adapters: int, alpha: float, seed: int) -> NDArray[np.
     return np.asarray(heat[generator.choice(adapters, count, p=weights / weights.sum())], dtype=np.int64)
 
 
-def lengths(count: int, mean: float, low: int, high: int, seed: int) -> NDArray[np.int64]:
-    """Output lengths in tokens, (count,): exponential with this mean (many short, few long, as in published traces),
-    cut to [low, high]."""
-    drawn = np.random.default_rng(seed).exponential(mean, count)
-    return np.clip(np.rint(drawn), low, high).astype(np.int64)
+def uniform_lengths(count: int, low: int, high: int, scale: int, seed: int) -> NDArray[np.int64]:
+    """Lengths in tokens, (count,): uniform from `low` to `high`, divided by `scale`, at least 1."""
+    drawn = np.random.default_rng(seed).integers(low, high + 1, count)
+    return np.asarray(np.maximum(1, np.rint(drawn / scale)), dtype=np.int64)

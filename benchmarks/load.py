@@ -24,10 +24,11 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """A chat request; `expected` is the learnware that has to answer, None where anyone may."""
+    """A chat request, or, for a prompt of token ids, a completion; `expected` is the learnware that has to answer,
+    None where anyone may."""
 
     model: str
-    prompt: str
+    prompt: str | Sequence[int]
     max_tokens: int
     expected: str | None = None
 
@@ -87,9 +88,13 @@ class Measured:
 
 def body(request: Request) -> dict[str, Any]:
     """Greedy and of fixed length, so that both sides of a comparison do the same work."""
+    if isinstance(request.prompt, str):
+        prompt: dict[str, Any] = {"messages": [{"role": "user", "content": request.prompt}]}
+    else:
+        prompt = {"prompt": list(request.prompt)}
     return {
         "model": request.model,
-        "messages": [{"role": "user", "content": request.prompt}],
+        **prompt,
         "max_tokens": request.max_tokens,
         "temperature": 0,
         "ignore_eos": True,
@@ -107,7 +112,8 @@ async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Ans
     sent = time.perf_counter()
     times: list[float] = []
     model, usage, done, text = "", None, False, []
-    async with session.post(f"{url}/v1/chat/completions", json=body(request)) as response:
+    path = "/v1/chat/completions" if isinstance(request.prompt, str) else "/v1/completions"
+    async with session.post(url + path, json=body(request)) as response:
         if response.status != 200:
             raise LoadError(f"{url} answered {response.status}: {(await response.text())[:300]}")
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -124,7 +130,7 @@ async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Ans
                 raise LoadError(f"{url} broke off: {chunk['error']}")
             model, usage = chunk.get("model", model), chunk.get("usage") or usage
             for choice in chunk.get("choices", ()):
-                delta = choice.get("delta", {})
+                delta = choice.get("delta") or {"content": choice.get("text")}
                 # The first chunk of a chat carries the role alone. A token whose bytes do not yet make a character
                 # comes as empty text, so what counts is that the chunk is not the one with the role.
                 if "role" in delta and not delta.get("content"):

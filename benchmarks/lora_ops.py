@@ -1,8 +1,9 @@
 """The LoRA operators on CPU by themselves: `python -m benchmarks.lora_ops`.
 
-All 30 layers of the embedded base model's shapes, all slots full, bf16, one thread: the base matrices, with vLLM's own
-operators and with ours on top, alternating in one run. The figure for a batch is its throughput over that of the base
-alone. The one benchmark that calls the project's code instead of a server: no server shows operators alone.
+All 30 layers of the embedded base model's shapes, all slots full, one thread, numbers of the type that an engine takes
+here: the base matrices, with vLLM's own operators and with ours on top, alternating in one run. The figure for a batch
+is its throughput over that of the base alone. The one benchmark that calls the project's code instead of a server: no
+server shows operators alone.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from serving.engine.operators import LayerWeights
 from serving.engine.punica import StackedPunicaWrapper
+from serving.processor import cpu_dtype
 
 LAYERS, RANK, SLOTS = 30, 16, 8
 SHAPES = ((576, (576, 192, 192)), (576, (576,)), (576, (1536, 1536)), (1536, (576,)))  # qkv, o, gate and up, down
@@ -29,21 +31,31 @@ BATCHES = {  # rows of each adapter, by id; 0 is the base
     "decode_8_half_base": [(i if i % 2 else 0, 1) for i in range(1, 9)],
     "prefill_128_one_adapter": [(1, 128)],
     "prefill_128_mixed": [(i, 32) for i in range(1, 5)],
+    "prefill_128_short": [(i, 16) for i in range(1, 9)],
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lora_ops", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=cpu_dtype(), help="default: %(default)s")
     add_json_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    environment = setup() | {"layers": LAYERS, "rank": RANK, "slots": SLOTS, "rounds": options.rounds, "threads": 1}
+    environment = setup() | {
+        "layers": LAYERS,
+        "rank": RANK,
+        "slots": SLOTS,
+        "rounds": options.rounds,
+        "threads": 1,
+        "dtype": options.dtype,
+    }
+    dtype = getattr(torch, options.dtype)
 
-    layers = [_Layer(features, outputs) for _ in range(LAYERS) for features, outputs in SHAPES]
+    layers = [_Layer(features, outputs, dtype) for _ in range(LAYERS) for features, outputs in SHAPES]
     stock = PunicaWrapperCPU(256, 16, torch.device("cpu"))
-    ours = StackedPunicaWrapper(256, 16, SLOTS, torch.bfloat16)
+    ours = StackedPunicaWrapper(256, 16, SLOTS, dtype)
     for layer in layers:
         layer.ours = ours.adopt_layer(LayerWeights.of_stacks(layer.a, layer.b))
 
@@ -54,7 +66,7 @@ def main() -> int:
             wrapper.update_metadata(
                 LoRAMapping(ids, tuple(i for i, _ in parts), is_prefill=True), list(range(1, SLOTS + 1)), SLOTS + 1, 0
             )
-        x = {features: torch.randn(len(ids), features).bfloat16() for features in (576, 1536)}
+        x = {features: torch.randn(len(ids), features, dtype=dtype) for features in (576, 1536)}
         seconds: dict[str, list[float]] = {"base": [], "stock": [], "ours": []}
         for number in range(options.rounds + 1):  # the first warms up
             for side, wrapper in (("base", None), ("stock", stock), ("ours", ours)):
@@ -88,11 +100,11 @@ def main() -> int:
 class _Layer:
     """A base matrix and the adapters of all slots, in vLLM's stacks and in ours."""
 
-    def __init__(self, features: int, outputs: tuple[int, ...]) -> None:
+    def __init__(self, features: int, outputs: tuple[int, ...], dtype: torch.dtype) -> None:
         self.outputs = outputs
-        self.weight = torch.randn(sum(outputs), features).bfloat16()
-        self.a = tuple(torch.randn(SLOTS, 1, RANK, features).bfloat16() for _ in outputs)
-        self.b = tuple(torch.randn(SLOTS, 1, out, RANK).bfloat16() for out in outputs)
+        self.weight = torch.randn(sum(outputs), features, dtype=dtype)
+        self.a = tuple(torch.randn(SLOTS, 1, RANK, features, dtype=dtype) for _ in outputs)
+        self.b = tuple(torch.randn(SLOTS, 1, out, RANK, dtype=dtype) for out in outputs)
         self.ours = (self.a, self.b)
 
 

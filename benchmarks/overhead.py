@@ -33,7 +33,7 @@ import aiohttp
 from benchmarks.load import LoadError, Measured, Request, closed_loop
 from benchmarks.prompts import KINDS, prompt
 from benchmarks.report import add_json_option, result, setup, table, write_json
-from benchmarks.servers import Server, embedded_base, free_port
+from benchmarks.servers import Server, cpu_dtype, embedded_base, free_port
 
 BASE = "SmolLM2-135M-Instruct"
 WORKER = "serving.engine.worker.LearnwareCPUWorker"
@@ -153,7 +153,7 @@ def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) 
     adapters = [f"{entry.parent.name}={entry.parent}" for entry in sorted(learnwares.glob("*/adapter_config.json"))]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--model", base, "--served-model-name", BASE]
-    command += ["--dtype", "bfloat16", "--enforce-eager", "--worker-cls", WORKER, "--enable-lora"]
+    command += ["--dtype", cpu_dtype(), "--enforce-eager", "--worker-cls", WORKER, "--enable-lora"]
     command += ["--max-loras", str(ENGINE["slots"]), "--max-cpu-loras", str(max(len(adapters), int(ENGINE["slots"])))]
     command += ["--max-lora-rank", str(ENGINE["max_rank"]), "--max-model-len", str(ENGINE["max_model_len"])]
     command += ["--max-num-seqs", str(ENGINE["max_num_seqs"]), "--structured-outputs-config", json.dumps(STRUCTURED)]

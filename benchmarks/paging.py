@@ -5,10 +5,11 @@ the same requests at the same times go to both in turn, the side that goes first
 server runs with this project's CPU operators, so that what differs is paging (side `stock`), and for one setting once
 more with its own (side `plain`).
 
-The adapters are the starter learnwares under a hundred ids: equal in size and work, read from files of their own.
-Prompts are made up, 12 to 40 words; output lengths exponential, mean 12 tokens, 2 to 40. Which adapter a request names
-follows a power law; in each cell the requests arrive faster than either server answers (throughput at saturation) as a
-gamma process with the cell's coefficient of variation.
+The adapters are random ones of rank 16 over all linear layers, a hundred, each read from files of its own. Lengths are
+those of S-LoRA's synthetic workload (Sheng et al. 2024, section 7: prompt and answer uniform from 8 to 512 tokens),
+both divided by 16 for a 135M model on one core; prompts are random tokens. Which adapter a request names follows a
+power law; in each cell the requests arrive faster than either server answers (throughput at saturation) as a gamma
+process with the cell's coefficient of variation.
 
 Counts (slots filled, filled of need, files read) are taken inside the workers (`serving.engine.counted`), for both
 sides alike.
@@ -23,45 +24,49 @@ Cells are kept in `--out` as they are done, so a run that was cut goes on. Figur
     cold_wait_ratio                     S adapters always busy: p99 TTFT of requests to others, over the p99 of all
     token_gap_ratio                     p99 gap between tokens of a running request while cold adapters come, over the
                                         same prefills to a resident adapter
+    lora_over_base_1, _8 (decode), lora_over_base_1_prefill, _8_prefill
+                                        8 clients, one adapter or eight, over the same requests to the base model
+    n1000_over_n5                       throughput with 1,000 adapters over that with 5, α = 1, S = 8 (`--full`)
 """
 
 import argparse
 import asyncio
-import itertools
 import json
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.arrivals import gamma_arrivals, lengths, power_law
-from benchmarks.load import Measured, Request, closed_loop, open_loop
+from benchmarks.arrivals import gamma_arrivals, power_law, uniform_lengths
+from benchmarks.load import Measured, Request, open_loop
 from benchmarks.overhead import interval
+from benchmarks.paging_extra import cold_beside_busy, lora_over_base, percentile, random_tokens, token_gaps
 from benchmarks.paging_report import write_report
-from benchmarks.paging_sides import Side, make_learnwares, running
-from benchmarks.prompts import KINDS, text_of
+from benchmarks.paging_sides import WITHOUT, Side, learnware_ids, make_learnwares, running
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from benchmarks.servers import embedded_base
 
 SATURATING_RATE = 60.0
 """Requests a second: several times what two CPU cores answer."""
-REQUESTS = 96
+REQUESTS = 64
 SHORT_REQUESTS = 48
-COLD_EVERY_S = 1.0
-BUSY_CLIENTS_EACH = 2
+LENGTHS, SCALE = (8, 512), 16
+"""Tokens of prompts and of answers in S-LoRA's workload, and what they are divided by here."""
 
 
 class Size(NamedTuple):
-    """How much is measured: rounds of each cell, requests of each round, and, `short`, the main cell alone."""
+    """How much is measured: rounds of each cell, requests of each round; `short`, the main cell alone; `full`, also
+    what each part is worth, and 1,000 adapters."""
 
     rounds: int
     requests: int
     short: bool
+    full: bool = False
 
     def cells(self, slots: int) -> "list[Cell]":
         return [
@@ -89,8 +94,11 @@ GRID = [Cell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (1
 SIXTEEN_OVER_EIGHT = Cell(16, 8, 0.3, 1.0, 100)
 COLD_START = Cell(100, 8, 1.0, 1.0, 30)
 MAIN = Cell(100, 8, 1.0, 1.0, 100)
-EXTRA = ("rate", "busy", "gaps", "plain")
+EXTRA = ("rate", "busy", "gaps", "operators", "plain")
 """Measured in the main cell besides throughput."""
+ADAPTERS = 100
+FEW_AND_MANY = (5, 1000)
+"""Adapters whose throughput is compared (`--full`)."""
 
 
 # -- loads
@@ -99,17 +107,12 @@ EXTRA = ("rate", "busy", "gaps", "plain")
 def make_load(ids: Sequence[str], cell: Cell, count: int, seed: int) -> list[Request]:
     """Requests of a cell: prompts, output lengths and adapters, no prompt twice."""
     which = power_law(count, cell.adapters, cell.alpha, seed)
-    tokens = lengths(count, 12.0, 2, 40, seed + 1)
-    generator = np.random.default_rng(seed + 2)
-    kinds, words = generator.integers(0, len(KINDS), count), generator.integers(12, 41, count)
+    prompts = uniform_lengths(count, *LENGTHS, SCALE, seed + 1)
+    answers = uniform_lengths(count, *LENGTHS, SCALE, seed + 2)
     return [
-        Request(ids[adapter], text_of(KINDS[kind], int(size), seed * 100_003 + number), int(length))
-        for number, (adapter, kind, size, length) in enumerate(zip(which, kinds, words, tokens, strict=True))
+        Request(ids[adapter], random_tokens(int(prompt), seed * 100_003 + number), int(answer))
+        for number, (adapter, prompt, answer) in enumerate(zip(which, prompts, answers, strict=True))
     ]
-
-
-def percentile(values: Sequence[float], q: float) -> float:
-    return float(np.quantile(np.asarray(values), q)) if values else math.nan
 
 
 def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tuple[dict[str, Any], Measured]:
@@ -158,59 +161,6 @@ def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rate: flo
     return {"rate": rate, "rounds": taken}
 
 
-def cold_beside_busy(side: Side, ids: Sequence[str], slots: int, requests_each: int) -> dict[str, float]:
-    """S adapters always busy (two clients each), and every second a request to another one."""
-    busy = [
-        Request(ids[adapter], text_of(KINDS[0], 16, 900_000 + number * 100 + adapter), 12)
-        for number in range(requests_each)
-        for adapter in range(slots)
-    ]
-
-    async def both() -> tuple[Measured, Measured]:
-        running_ = asyncio.create_task(closed_loop(side.server.url, busy, slots * BUSY_CLIENTS_EACH))
-        await asyncio.sleep(COLD_EVERY_S)
-        colds = []
-        number = 0
-        while not running_.done() and slots + number < len(ids):
-            request = Request(ids[slots + number], text_of(KINDS[1], 16, 950_000 + number), 4)
-            colds.append(asyncio.create_task(open_loop(side.server.url, [request], [0.0])))
-            number += 1
-            await asyncio.sleep(COLD_EVERY_S)
-        done = await asyncio.gather(*colds)
-        return await running_, Measured([one.answers[0] for one in done], 1.0)
-
-    hot, cold = asyncio.run(both())
-    everything = [answer.ttft for answer in [*hot.answers, *cold.answers]]
-    return {
-        "cold_requests": len(cold.answers),
-        "cold_ttft_p99": percentile([a.ttft for a in cold.answers], 0.99),
-        "cold_ttft_max": max(a.ttft for a in cold.answers),
-        "ttft_p99": percentile(everything, 0.99),
-        "seconds": hot.seconds,
-    }
-
-
-def token_gaps(side: Side, ids: Sequence[str], slots: int, others: int, cold: bool) -> list[float]:
-    """Gaps between the tokens of a running request while others come, one at a time: each to an adapter that holds no
-    slot (`cold`), or all to one that does."""
-
-    async def both() -> Measured:
-        stamp = time.time_ns() % 1_000_000
-        long = Request(ids[0], text_of(KINDS[0], 24, stamp), 96)
-        running_ = asyncio.create_task(open_loop(side.server.url, [long], [0.0]))
-        await asyncio.sleep(0.3)
-        for number in range(others):
-            if running_.done():
-                break
-            # as many adapters as there are slots and one more, in turn: never resident under any order of eviction
-            model = ids[1 + number % (2 * slots)] if cold else ids[1]
-            await open_loop(side.server.url, [Request(model, text_of(KINDS[2], 20, stamp + 1 + number), 1)], [0.0])
-        return await running_
-
-    times = asyncio.run(both()).answers[0].times
-    return [later - earlier for earlier, later in itertools.pairwise(times)]
-
-
 # -- the run
 
 
@@ -239,14 +189,18 @@ class Kept:
 
 def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base: str) -> None:
     """Measures what is not kept yet, one group of servers for each number of slots and of host adapters."""
-    learnwares = scratch / "learnwares"
-    ids = make_learnwares(learnwares, 100)
+    ids = learnware_ids(ADAPTERS)
+
+    def serving(names: Sequence[str], slots: int, host: int) -> AbstractContextManager[dict[str, Side]]:
+        folder = scratch / "learnwares"
+        make_learnwares(folder, ADAPTERS, Path(base))
+        return running(names, slots, host, folder, scratch, base)
+
     for slots in slots_wanted:
         cells = [cell for cell in size.cells(slots) if not kept.has(cell.name)]
         extra = [name for name in EXTRA if slots == MAIN.slots and not kept.has(name)]
         if cells or extra:
-            names = ["ours", "stock", *(["plain"] if "plain" in extra else [])]
-            with running(names, slots, 100, learnwares, scratch, base) as sides:
+            with serving(["ours", "stock", *(["plain"] if "plain" in extra else [])], slots, MAIN.host) as sides:
                 both = {name: sides[name] for name in ("ours", "stock")}
                 for cell in cells[:1]:
                     kept.write(cell.name, saturate(both, ids, cell, size))
@@ -257,8 +211,36 @@ def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base
         if slots == MAIN.slots and not kept.has("cold-start"):
             requests = make_load(ids, COLD_START, size.requests + size.requests // 3, seed=77)
             at = gamma_arrivals(len(requests), SATURATING_RATE, COLD_START.cv, seed=77).tolist()
-            with running(["ours", "stock"], COLD_START.slots, COLD_START.host, learnwares, scratch, base) as sides:
+            with serving(["ours", "stock"], COLD_START.slots, COLD_START.host) as sides:
                 kept.write("cold-start", {name: measure(side, requests, at)[0] for name, side in sides.items()})
+    if size.full:
+        for name in WITHOUT:
+            if not kept.has(name):
+                with serving(["ours", name], COLD_START.slots, COLD_START.host) as sides:
+                    kept.write(name, saturate(sides, ids, COLD_START, size))
+        if not kept.has("many"):
+            kept.write("many", few_and_many(size, scratch, base))
+
+
+def few_and_many(size: Size, scratch: Path, base: str) -> dict[str, list[dict[str, Any]]]:
+    """Few adapters and many, one server each, in turns. The starters' own adapters: 1,000 of rank 16 over all layers
+    would need 20 GB."""
+    loads = {}
+    taken: dict[str, list[dict[str, Any]]] = {str(count): [] for count in FEW_AND_MANY}
+    with ExitStack() as servers:
+        for count in FEW_AND_MANY:
+            folder = scratch / f"learnwares-{count}"
+            ids = make_learnwares(folder, count)
+            side = servers.enter_context(running(["ours"], MAIN.slots, count, folder, scratch, base))["ours"]
+            loads[str(count)] = (side, ids, MAIN._replace(adapters=count))
+        for number in range(size.rounds + 1):
+            for name, (side, ids, cell) in loads.items():
+                requests = make_load(ids, cell, size.requests if number else size.requests // 4, seed=1000 * number + 7)
+                at = gamma_arrivals(len(requests), SATURATING_RATE, cell.cv, seed=number).tolist()
+                figures, _ = measure(side, requests, at)
+                if number:
+                    taken[name].append(figures)
+    return taken
 
 
 def _extra(name: str, kept: Kept, sides: dict[str, Side], ids: Sequence[str], size: Size) -> dict[str, Any]:
@@ -267,11 +249,13 @@ def _extra(name: str, kept: Kept, sides: dict[str, Side], ids: Sequence[str], si
     if name == "rate":
         stock = kept.read(MAIN.name)["rounds"]["stock"]
         rate = 0.9 * float(np.median([one["requests_per_s"] for one in stock]))
-        return under_rate(both, ids, MAIN, rate, size)
+        return under_rate(both, ids, MAIN, rate, size._replace(requests=2 * size.requests))
     if name == "busy":
         return {name: cold_beside_busy(side, ids, MAIN.slots, 12) for name, side in both.items()}
     if name == "plain":
         return saturate({name: sides[name] for name in ("ours", "plain")}, ids, MAIN, size)
+    if name == "operators":
+        return lora_over_base(sides["ours"], ids, size.rounds, per_client=3)
     gaps: dict[str, Any] = {name: {"cold": [], "control": []} for name in both}
     for number in range(2 * size.rounds):
         for name, side in both.items():
@@ -290,7 +274,7 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
         if "cell" not in content:
             details[name] = content
             continue
-        other = "stock" if "stock" in content["rounds"] else "plain"
+        (other,) = set(content["rounds"]) - {"ours"}
         ours, theirs = content["rounds"]["ours"], content["rounds"][other]
         ratios = [a["throughput"] / b["throughput"] for a, b in zip(ours, theirs, strict=True)]
         low, high = interval(ratios)
@@ -306,6 +290,10 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
         )
         if name == "plain":
             figures["throughput_ratio_s8_stock_ops"] = float(np.median(ratios))
+        elif name in WITHOUT:
+            loads = [float(np.mean([one["loads_per_request"] for one in side])) for side in (ours, theirs)]
+            figures[f"throughput_over_ours_{name.replace(' ', '_')}"] = 1 / float(np.median(ratios))
+            figures[f"loads_over_ours_{name.replace(' ', '_')}"] = loads[1] / loads[0]
         else:
             figures["throughput_ratio_min"] = min(
                 figures.get("throughput_ratio_min", math.inf), float(np.median(ratios))
@@ -329,6 +317,16 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
             figures[f"cold_wait_ratio{suffix}"] = (
                 details["busy"][name]["cold_ttft_p99"] / details["busy"][name]["ttft_p99"]
             )
+    if "operators" in details:
+        for phase, suffix in (("decode", ""), ("prefill", "_prefill")):
+            taken = details["operators"][phase]
+            for kind, number in (("one", 1), ("eight", 8)):
+                ratios = [a / b for a, b in zip(taken[kind], taken["base"], strict=True)]
+                figures[f"lora_over_base_{number}{suffix}"] = float(np.median(ratios))
+    if "many" in details:
+        few, many = (details["many"][str(count)] for count in FEW_AND_MANY)
+        ratios = [a["throughput"] / b["throughput"] for a, b in zip(many, few, strict=True)]
+        figures["n1000_over_n5"] = float(np.median(ratios))
     if "gaps" in details:
         for name, suffix in (("ours", ""), ("stock", "_stock")):
             gaps = details["gaps"][name]
@@ -339,8 +337,8 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paging", description=__doc__.splitlines()[0])
     parser.add_argument("--slots", type=int, nargs="+", default=[8, 4, 16], choices=(4, 8, 16), help="part of the grid")
-    parser.add_argument("--rounds", type=int, default=2, help="measured rounds of each cell (default: 2)")
-    parser.add_argument("--full", action="store_true", help="5 rounds")
+    parser.add_argument("--rounds", type=int, help="measured rounds of each cell (default: 2; with --full 5)")
+    parser.add_argument("--full", action="store_true", help="5 rounds, and what each part is worth, and 1,000 adapters")
     parser.add_argument("--short", action="store_true", help="the main cell alone, with fewer requests")
     parser.add_argument("--out", type=Path, default=Path("bench-results/paging"), help="folder of finished cells")
     parser.add_argument("--base", help="folder of the base model (default: the embedded one)")
@@ -351,8 +349,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    rounds = 5 if options.full else options.rounds
-    size = Size(rounds, SHORT_REQUESTS if options.short else REQUESTS, options.short)
+    rounds = options.rounds or (5 if options.full else 2)
+    size = Size(rounds, SHORT_REQUESTS if options.short else REQUESTS, options.short, options.full)
     conditions = setup()
     kept = Kept(options.out / f"rounds-{size.rounds}-requests-{size.requests}")
     with tempfile.TemporaryDirectory(prefix="paging-") as scratch:

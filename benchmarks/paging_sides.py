@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
-from benchmarks.servers import Server, free_port
+from benchmarks.servers import Server, cpu_dtype, free_port
 from benchmarks.tasks import STARTER_LEARNWARES
 
 BASE = "SmolLM2-135M-Instruct"
@@ -24,7 +26,16 @@ WORKERS = {
     "stock": "serving.engine.counted.CountedStockWorker",
     "plain": "serving.engine.counted.CountedPlainWorker",
 }
-MAX_NUM_SEQS = 16
+MAX_NUM_SEQS = 128
+"""vLLM 0.29's own default for its server on a CPU, so that slots are what limits a batch."""
+RANK = 16
+WITHOUT: dict[str, dict[str, Any]] = {
+    "without the queue": {"scheduling": "stock"},
+    "without residents first": {"options": {"worker_cls": "serving.engine.counted.AnyOrderWorker"}},
+    "without reading ahead": {"options": {"worker_cls": "serving.engine.counted.ReadInStepWorker"}},
+    "without the slot writer": {"options": {"worker_cls": "serving.engine.counted.WholeSlotWorker"}},
+}
+"""This stack with one part off, as a change of its engine's settings."""
 START_TIMEOUT_S = 900.0
 MIB = 1 << 20
 
@@ -40,35 +51,90 @@ class Side(NamedTuple):
         return dict(zip(COUNTS, np.fromfile(self.counts, dtype=np.int64).tolist(), strict=True))
 
 
-def make_learnwares(folder: Path, count: int) -> list[str]:
-    """The starter learnwares under `count` ids, each with files of its own; returns the ids."""
-    sources = sorted(path.parent for path in STARTER_LEARNWARES.glob("*/learnware.yaml"))
-    ids = []
-    for number in range(count):
+def _sources() -> list[Path]:
+    return sorted(path.parent for path in STARTER_LEARNWARES.glob("*/learnware.yaml"))
+
+
+def learnware_ids(count: int) -> list[str]:
+    """The ids of the learnwares that `make_learnwares` makes."""
+    sources = _sources()
+    return [f"{sources[number % len(sources)].name}-{number:04d}" for number in range(count)]
+
+
+def make_learnwares(folder: Path, count: int, base: Path | None = None) -> list[str]:
+    """`count` learnwares, each with files of its own; returns the ids. Cards and specifications are the starters'; with
+    `base`, the adapters are random ones of rank 16 over all linear layers of that model, the largest that a slot holds,
+    else the starters' own, which are a tenth of that."""
+    sources = _sources()
+    shapes = None if base is None else linear_shapes(base)
+    ids = learnware_ids(count)
+    for number, name in enumerate(ids):
         source = sources[number % len(sources)]
-        name = f"{source.name}-{number:04d}"
-        ids.append(name)
         if (folder / name).exists():
             continue
         shutil.copytree(source, folder / name)
+        if shapes is not None:
+            _write_adapter(folder / name, shapes, number)
         card = yaml.safe_load((source / "learnware.yaml").read_text(encoding="utf-8"))
         (folder / name / "learnware.yaml").write_text(yaml.safe_dump(card | {"id": name}), encoding="utf-8")
     return ids
+
+
+def linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of every linear layer of a Llama-like model, by the name that PEFT gives it."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    head = config.get("head_dim") or hidden // config["num_attention_heads"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    layer = {
+        "self_attn.q_proj": (hidden, queries),
+        "self_attn.k_proj": (hidden, keys),
+        "self_attn.v_proj": (hidden, keys),
+        "self_attn.o_proj": (queries, hidden),
+        "mlp.gate_proj": (hidden, inner),
+        "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden),
+    }
+    return {
+        f"base_model.model.model.layers.{number}.{name}": shape
+        for number in range(config["num_hidden_layers"])
+        for name, shape in layer.items()
+    }
+
+
+def _write_adapter(folder: Path, shapes: dict[str, tuple[int, int]], seed: int) -> None:
+    """A random adapter, weak enough that the model still writes text, over the one that is there."""
+    random = np.random.default_rng(seed)
+
+    def half(rows: int, columns: int, size: float) -> NDArray[np.float16]:
+        return (random.standard_normal((rows, columns), dtype=np.float32) * size).astype(np.float16)
+
+    tensors = {}
+    for name, (features, outputs) in shapes.items():
+        tensors[f"{name}.lora_A.weight"] = half(RANK, features, features**-0.5)
+        tensors[f"{name}.lora_B.weight"] = half(outputs, RANK, 0.01)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    modules = sorted({name.rsplit(".", 1)[1] for name in shapes})
+    changed = {"r": RANK, "lora_alpha": RANK, "target_modules": modules, "layers_to_transform": None}
+    file.write_text(json.dumps(config | changed), encoding="utf-8")
 
 
 @contextmanager
 def running(
     names: Sequence[str], slots: int, host: int, learnwares: Path, scratch: Path, base: str
 ) -> Iterator[dict[str, Side]]:
-    """The named sides, started one after the other and ended together."""
+    """The named sides, started one after the other and ended together: ours and its variants (`WITHOUT`), and stock
+    with our operators (`stock`) or its own (`plain`)."""
     with ExitStack() as cleanup:
         sides = {}
         for name in names:
             counts = scratch / f"counts-{name}-{time.time_ns()}"
             port = free_port()
             command = (
-                _ours(scratch, port, slots, host, learnwares)
-                if name == "ours"
+                _ours(name, scratch, port, slots, host, learnwares)
+                if name == "ours" or name in WITHOUT
                 else _stock(name, port, slots, host, learnwares, base)
             )
             environment = {
@@ -87,11 +153,12 @@ def running(
 
 
 def mean_bytes(learnwares: Path) -> float:
-    """Mean size of the adapters' weights."""
-    return float(np.mean([path.stat().st_size for path in learnwares.glob("*/adapter_model.safetensors")]))
+    """Mean size of the adapters' weights in an engine's memory: their files hold two bytes a number."""
+    on_disk = np.mean([path.stat().st_size for path in learnwares.glob("*/adapter_model.safetensors")])
+    return float(on_disk) * (2 if cpu_dtype() == "float32" else 1)
 
 
-def _ours(scratch: Path, port: int, slots: int, host: int, learnwares: Path) -> list[str]:
+def _ours(name: str, scratch: Path, port: int, slots: int, host: int, learnwares: Path) -> list[str]:
     file = scratch / f"config-{port}.yaml"
     engine = {
         "slots": slots,
@@ -99,7 +166,7 @@ def _ours(scratch: Path, port: int, slots: int, host: int, learnwares: Path) -> 
         "max_num_seqs": MAX_NUM_SEQS,
         "kv_cache_gib": 1.0,
         "options": {"worker_cls": WORKERS["ours"]},
-    }
+    } | WITHOUT.get(name, {})
     config = {"http": {"port": port}, "learnwares": {"folder": str(learnwares)}, "engine": engine}
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     return [str(Path(sys.executable).with_name("learnware-serving")), "serve", "--config", str(file)]
@@ -107,7 +174,7 @@ def _ours(scratch: Path, port: int, slots: int, host: int, learnwares: Path) -> 
 
 def _stock(name: str, port: int, slots: int, host: int, learnwares: Path, base: str) -> list[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", base, "--served-model-name", BASE, "--dtype", "bfloat16", "--enforce-eager"]
+    command += ["--model", base, "--served-model-name", BASE, "--dtype", cpu_dtype(), "--enforce-eager"]
     command += ["--worker-cls", WORKERS[name], "--enable-lora", "--max-loras", str(slots)]
     command += ["--max-cpu-loras", str(max(host, slots)), "--max-lora-rank", "16", "--max-model-len", "2048"]
     command += ["--max-num-seqs", str(MAX_NUM_SEQS), "--disable-uvicorn-access-log", "--lora-modules"]

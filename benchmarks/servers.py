@@ -13,6 +13,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.processor import cpu_dtype
+
+__all__ = ["Server", "ServerError", "cpu_dtype", "embedded_base", "free_port"]
+
 MARK = "LEARNWARE_BENCHMARK_RUN"
 """Variable in the environment of a server and of all it starts: finds them even when their parent is gone."""
 

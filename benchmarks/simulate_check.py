@@ -4,8 +4,7 @@ The simulated engine gets the very requests of the measurement, at the same time
 over its steps (`simulate_costs.Linear`); its five coefficients are found by least squares, none below zero. Since the
 steps themselves depend a little on the costs, simulating and fitting alternate.
 
-The cells are put into two halves, and each half is predicted with coefficients fitted to the other. Prompts are counted
-in words, so the cost of a prompt's token is one of a word.
+The cells are put into two halves, and each half is predicted with coefficients fitted to the other.
 """
 
 import json
@@ -21,6 +20,7 @@ from benchmarks.arrivals import gamma_arrivals
 from benchmarks.paging import REQUESTS, SATURATING_RATE, Cell, Size, make_load, saturate
 from benchmarks.paging_sides import MAX_NUM_SEQS, make_learnwares, running
 from benchmarks.report import table
+from benchmarks.servers import embedded_base
 from benchmarks.simulate_costs import Costs, Linear
 from benchmarks.simulate_engine import Cluster, Engine, Job, Shape, StockQueue, StockSlots, Totals, at_random
 
@@ -28,10 +28,9 @@ SIDES = ("ours", "stock")
 """Those with the same operators, so with the same costs."""
 STEP_TOKENS = 2048
 """vLLM 0.29's default where no other is set."""
-KV_TOKENS = 46_603
-"""In 1 GiB, for the embedded base model (`deploy/cpu.yaml`)."""
-TEMPLATE_WORDS = 30
-"""What the chat template adds to a prompt."""
+KV_TOKENS = 23_301
+"""In 1 GiB, for the embedded base model in float32 (`deploy/cpu.yaml`); in bfloat16 twice as many, and neither is ever
+used up here."""
 START = Linear(per_step=0.05, per_row=0.005, per_prefilled=0.002, per_adapter=0.003, per_load=0.01)
 FITS = 4
 MEASURED_SLOTS = 8
@@ -61,7 +60,7 @@ def measure() -> dict[str, Any]:
     of `benchmarks.paging`."""
     with tempfile.TemporaryDirectory(prefix="simulate-") as scratch_name:
         scratch = Path(scratch_name)
-        ids = make_learnwares(scratch / "learnwares", 100)
+        ids = make_learnwares(scratch / "learnwares", 100, Path(embedded_base()))
         with running(["ours"], MEASURED_SLOTS, 100, scratch / "learnwares", scratch, "") as sides:
             cells = {}
             # the last one twice, and the second time counts: a stack that has just started is slow
@@ -77,7 +76,7 @@ def jobs_of(cell: Cell, number: int, count: int, start: float) -> list[Job]:
     requests = make_load(ids, cell, count if number else count // 4, seed=1000 * number + 7)
     at = gamma_arrivals(len(requests), SATURATING_RATE, cell.cv, seed=number)
     return [
-        Job(index, int(one.model), start + float(when), len(one.prompt.split()) + TEMPLATE_WORDS, one.max_tokens)
+        Job(index, int(one.model), start + float(when), len(one.prompt), one.max_tokens)
         for index, (one, when) in enumerate(zip(requests, at, strict=True))
     ]
 

@@ -20,6 +20,7 @@ from serving.market.place import fill_market
 from serving.names import ENGINE, ROUTER
 from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder
+from serving.processor import cpu_dtype
 from serving.ray_compat import LLMConfig, attach_router, engine_application, router_application
 from serving.replica import LearnwareServer, ReplicaOptions
 
@@ -119,12 +120,20 @@ def llm_config(config: Config, base: Path) -> LLMConfig:
     return LLMConfig(**settings)
 
 
+def engine_dtype(config: Config) -> str:
+    """vLLM's dtype. `auto` is decided where the application is built: all nodes of a cluster should be alike."""
+    engine = config.engine
+    if engine.dtype != "auto":
+        return engine.dtype
+    return cpu_dtype() if engine.device == "cpu" else "bfloat16"
+
+
 def engine_arguments(config: Config) -> dict[str, Any]:
     """vLLM's engine and front-end arguments; `engine.options` of the configuration has the last word."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
     arguments: dict[str, Any] = {
-        "dtype": engine.dtype,
+        "dtype": engine_dtype(config),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "enable_lora": True,

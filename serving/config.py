@@ -134,7 +134,11 @@ class EngineSettings(_Section):
         ge=1,
         description="Requests a replica holds, running or waiting: well above max_num_seqs, for the autoscaler.",
     )
-    dtype: str = "bfloat16"
+    dtype: str = Field(
+        "auto",
+        description="vLLM's dtype. `auto`: bfloat16, but float32 on CPUs without instructions for it, where bfloat16 "
+        "is several times slower.",
+    )
     kv_cache_gib: float = Field(1.0, gt=0, description="CPU: memory for the KV cache, GiB (VLLM_CPU_KVCACHE_SPACE).")
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="CUDA: share of device memory for weights, slots and KV cache."

@@ -10,6 +10,7 @@ from vllm.lora.model_manager import LRUCacheLoRAModelManager
 
 from serving.engine.operators import LayerWeights
 from serving.engine.punica import StackedPunicaWrapper
+from serving.engine.slot_writer import Copies, SlotWriter
 from specs.errors import InvalidLearnware
 
 SHOWN = 3  # names quoted in a message
@@ -105,6 +106,39 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
             # a sum is finite only if every term is, or if it overflows: then each value is looked at
             if not math.isfinite(float(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
                 raise InvalidLearnware(f"{name}.{half} holds values that are not finite")
+
+
+class PagedModelManager(LearnwareModelManager):
+    """Writes into a slot only what differs from what it holds, all in one call (`serving.engine.slot_writer`)."""
+
+    def _create_lora_modules(self) -> None:
+        super()._create_lora_modules()
+        self._writers = {name: SlotWriter(module, self.lora_slots) for name, module in self.modules.items()}
+
+    def activate_adapter(self, lora_id: int) -> bool:
+        """As vLLM's, but a slot counts as taken only when everything is in it."""
+        if lora_id in self._active_adapters:
+            self._active_adapters.touch(lora_id)
+            return False
+        if len(self._active_adapters) >= self.lora_slots:
+            self._active_adapters.remove_oldest()
+        slot = self.lora_index_to_id.index(None)
+        lora = self._registered_adapters[lora_id]
+        copies = Copies([], [], [])
+        try:
+            for name, writer in self._writers.items():
+                writer.prepare(slot, self._get_lora_layer_weights(lora, name), copies)
+            copies.run(non_blocking=torch.device(self.device).type != "cpu")
+        except BaseException:
+            for writer in self._writers.values():
+                writer.distrust(slot)
+            raise
+        for name, layer in self._layers.items():
+            ranks = self._writers[name].ranks(slot)
+            layer.mark(slot, [rank > 0 for rank in ranks])
+        self.lora_index_to_id[slot] = lora_id
+        self._active_adapters[lora_id] = None
+        return True
 
 
 def _filled(weights: Any, slices: int) -> list[bool]:

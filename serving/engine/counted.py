@@ -4,23 +4,32 @@
 `CountedStockWorker`      vLLM 0.29's paging with this project's CPU operators: what differs is paging alone
 `CountedPlainWorker`      vLLM 0.29's paging and operators
 
+and this project's worker with one part off, to see what each is worth:
+
+`AnyOrderWorker`          a batch's adapters are loaded in the order of a set, as vLLM does
+`ReadInStepWorker`        requests do not wait for host memory: the step that needs an adapter reads it
+`WholeSlotWorker`         a slot is cleared and written by vLLM, module by module
+
 The counts go into a file that the variable LEARNWARE_PAGING_COUNTS names, as six 64-bit integers (`COUNTS`) that the
 worker maps into memory: counting costs no system call, and a reader needs no answer from the engine.
 """
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from vllm.lora.lora_model import LoRAModel
+from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from serving.engine.adapters import LearnwareModelManager
 from serving.engine.worker import LearnwareCPUWorker
+from serving.engine.worker_manager import LearnwareWorkerManager
 
 COUNTS = ("steps", "lora_steps", "needed", "loads", "disk_reads", "disk_reads_in_step")
 """Engine steps; those with an adapter in the batch; adapters that a batch needed and no slot held, summed over batches;
@@ -41,8 +50,8 @@ class CountingMixin:
     """Counts around the adapter managers that the worker beside it makes."""
 
     model_runner: Any
-    manager_class: type[LRUCacheWorkerLoRAManager] | None = None
-    """The manager to make instead of the worker's own."""
+    stock_manager: type[LRUCacheWorkerLoRAManager] | None = None
+    """The manager to make instead of the worker's own, which nobody but vLLM's engine talks to."""
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
@@ -54,10 +63,10 @@ class CountingMixin:
         load: Callable[..., Any] = runner.load_lora_model
 
         def load_lora_model(model: Any, vllm_config: Any, device: Any) -> Any:
-            if self.manager_class is None:
+            if self.stock_manager is None:
                 made = load(model, vllm_config, device)
             else:
-                runner.lora_manager = self.manager_class(vllm_config, device, model.embedding_modules)
+                runner.lora_manager = self.stock_manager(vllm_config, device, model.embedding_modules)
                 made = runner.lora_manager.create_lora_manager(model, vllm_config)
             self._watch(runner.lora_manager)
             return made
@@ -105,8 +114,45 @@ class CountedLearnwareWorker(CountingMixin, LearnwareCPUWorker):
 class CountedStockWorker(CountingMixin, LearnwareCPUWorker):
     """Stock paging, our operators."""
 
-    manager_class = _StockOrderManager
+    stock_manager = _StockOrderManager
 
 
 class CountedPlainWorker(CountingMixin, CPUWorker):
     """Stock paging, stock operators."""
+
+
+class _AnyOrderManager(LearnwareWorkerManager):
+    def _in_order(self, lora_requests: Iterable[LoRARequest]) -> list[LoRARequest]:
+        return list(filter(None, lora_requests))
+
+
+class _ReadInStepManager(LearnwareWorkerManager):
+    def __init__(self, vllm_config: Any, device: torch.device, embedding_modules: dict[str, str]) -> None:
+        super().__init__(vllm_config, device, embedding_modules)
+        self.host.acquire = self._grant  # type: ignore[method-assign]
+
+    def _grant(self, request: LoRARequest, done: Callable[[str | None], None]) -> None:
+        self.host.lease(request)
+        done(None)
+
+
+class _WholeSlotManager(LearnwareWorkerManager):
+    _manager_cls = LearnwareModelManager
+
+
+class AnyOrderWorker(CountingMixin, LearnwareCPUWorker):
+    """This project's worker, but newcomers may evict what their own batch needs."""
+
+    manager_class = _AnyOrderManager
+
+
+class ReadInStepWorker(CountingMixin, LearnwareCPUWorker):
+    """This project's worker, but adapters are read in the step that needs them."""
+
+    manager_class = _ReadInStepManager
+
+
+class WholeSlotWorker(CountingMixin, LearnwareCPUWorker):
+    """This project's worker, with vLLM's way of filling a slot."""
+
+    manager_class = _WholeSlotManager

@@ -104,14 +104,15 @@ class LayerWeights:
     def __post_init__(self) -> None:
         slots, n, rank, features = self.a.shape
         self.slots, self.slices, self.rank = slots, n, rank
-        # copies for short runs, kept by `mark`
+        # copies for short runs (the weights themselves, where they are fp32 already), made when a slot is first read
         self._a_fp32 = self.a.float()
         self._b_fp32 = tuple(b.float() for b in self.b)
+        self._stale = 0  # bit s is set when slot s was written since its copies were made
         # views as the products take them: of all slots, and of each
         self.a_all = self.a.view(slots * n * rank, features).t()
         self.b_all = tuple(b.view(b.shape[0], slots * rank).t() for b in self.b)
         self.of_slot = tuple(_views(self.a, self.b, slot) for slot in range(slots))
-        self.of_slot_fp32 = tuple(_views(self._a_fp32, self._b_fp32, slot) for slot in range(slots))
+        self._of_slot_fp32 = tuple(_views(self._a_fp32, self._b_fp32, slot) for slot in range(slots))
 
     @classmethod
     def zeros(cls, slots: int, rank: int, features: int, outputs: Sequence[int], dtype: torch.dtype) -> "LayerWeights":
@@ -132,11 +133,19 @@ class LayerWeights:
             tuple(b.transpose(0, 1).unsqueeze(1) for b in self.b),
         )
 
+    def fp32_of(self, slot: int) -> "_SlotViews":
+        """The weights of one slot in fp32."""
+        if self._stale >> slot & 1:
+            self._a_fp32[slot].copy_(self.a[slot])
+            for copy, b in zip(self._b_fp32, self.b, strict=True):
+                copy[:, slot].copy_(b[:, slot])
+            self._stale &= ~(1 << slot)
+        return self._of_slot_fp32[slot]
+
     def mark(self, slot: int, filled: Sequence[bool]) -> None:
         """Says that `slot` was written, and which of its slices now hold an adapter's weights."""
-        self._a_fp32[slot].copy_(self.a[slot])
-        for copy, b in zip(self._b_fp32, self.b, strict=True):
-            copy[:, slot].copy_(b[:, slot])
+        if self._a_fp32 is not self.a:
+            self._stale |= 1 << slot
         for i, full in enumerate(filled):
             self.occupied[i] = self.occupied[i] | 1 << slot if full else self.occupied[i] & ~(1 << slot)
 
@@ -175,7 +184,7 @@ def add_lora(
         rows = slice(piece.start, piece.stop)
         if isinstance(piece, Run):
             few = piece.stop - piece.start < MIN_RUN
-            weights = (layer.of_slot_fp32 if few else layer.of_slot)[piece.slot]
+            weights = layer.fp32_of(piece.slot) if few else layer.of_slot[piece.slot]
             down = _mm(x[rows], weights.a)
             for i in needed:
                 if layer.occupied[i] >> piece.slot & 1:

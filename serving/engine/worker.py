@@ -22,6 +22,7 @@ class LearnwareWorkerMixin:
     model_runner: Any
     vllm_config: Any
     rank: int
+    manager_class = LearnwareWorkerManager
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
@@ -30,7 +31,7 @@ class LearnwareWorkerMixin:
         def load_lora_model(model: nn.Module, vllm_config: Any, device: Any) -> nn.Module:
             if not supports_lora(model):
                 raise ValueError(f"{type(model).__name__} does not take LoRA adapters in this version of vLLM")
-            manager = LearnwareWorkerManager(vllm_config, device, model.embedding_modules)
+            manager = self.manager_class(vllm_config, device, model.embedding_modules)
             runner.lora_manager = manager
             made = manager.create_lora_manager(model, vllm_config)
             path = socket_path(vllm_config.instance_id, str(self.rank))

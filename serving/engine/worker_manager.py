@@ -3,6 +3,7 @@ in which a batch's adapters take their slots."""
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from vllm.lora.utils import get_adapter_absolute_path
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.platforms import current_platform
 
-from serving.engine.adapters import LearnwareModelManager
+from serving.engine.adapters import PagedModelManager
 from serving.paging.buffer import in_one_buffer
 from serving.paging.settings import PagingSettings
 from serving.paging.tier import HostTier, Loaded
@@ -46,7 +47,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
     registered with its weights while it is copied into its slot, and without them afterwards.
     """
 
-    _manager_cls = LearnwareModelManager
+    _manager_cls = PagedModelManager
 
     def __init__(self, vllm_config: Any, device: torch.device, embedding_modules: dict[str, str]) -> None:
         super().__init__(vllm_config, device, embedding_modules)
@@ -155,13 +156,13 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
 
         Stock takes them in the order of a set: some residents are evicted, and loaded again in the same step.
         """
-        active = self._adapter_manager._active_adapters  # noqa: SLF001
-        ordered = sorted(
-            filter(None, lora_requests), key=lambda lora: (lora.lora_int_id not in active, lora.lora_int_id)
-        )
         reads = self.host.counts.reads_by_callers
-        super()._apply_adapters(ordered)
+        super()._apply_adapters(self._in_order(lora_requests))
         self.device_counts.disk_reads_in_step += self.host.counts.reads_by_callers - reads
+
+    def _in_order(self, lora_requests: Iterable[LoRARequest]) -> list[LoRARequest]:
+        active = self._adapter_manager._active_adapters  # noqa: SLF001
+        return sorted(filter(None, lora_requests), key=lambda lora: (lora.lora_int_id not in active, lora.lora_int_id))
 
     def report(self) -> dict[str, Any]:
         """Where each adapter is, and the counts, as JSON takes them."""

@@ -101,6 +101,11 @@ class HostTier(Generic[R, V]):
                 return
         done(STOPPING if closed else None)
 
+    def lease(self, request: R) -> None:
+        """Leases the adapter without having it read: once it is in memory it stays there."""
+        with self._lock:
+            self.cache.lease(self._key_of(request))
+
     def release(self, request: R) -> None:
         """Gives a lease back."""
         with self._lock:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.arrivals import gamma_arrivals, lengths, power_law
+from benchmarks.arrivals import gamma_arrivals, power_law, uniform_lengths
 
 MANY = 40_000
 
@@ -32,13 +32,13 @@ def test_the_same_seed_gives_the_same_load_and_another_seed_another():
     for draw in (
         lambda seed: gamma_arrivals(50, 2.0, 4.0, seed),
         lambda seed: power_law(50, 100, 0.3, seed),
-        lambda seed: lengths(50, 12.0, 2, 40, seed),
+        lambda seed: uniform_lengths(50, 8, 512, 16, seed),
     ):
         assert (draw(3) == draw(3)).all()
         assert (draw(3) != draw(4)).any()
 
 
 def test_lengths_stay_in_their_bounds():
-    drawn = lengths(MANY, mean=12.0, low=2, high=40, seed=5)
-    assert (drawn.min(), drawn.max()) == (2, 40)
-    assert 10 < drawn.mean() < 13
+    drawn = uniform_lengths(MANY, low=8, high=512, scale=16, seed=5)
+    assert (drawn.min(), drawn.max()) == (1, 32)
+    assert 16 < drawn.mean() < 16.5

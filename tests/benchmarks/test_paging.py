@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.paging import MAIN, Cell, Kept, Size, make_load, run, summarise
 from benchmarks.paging_report import write_report
-from benchmarks.paging_sides import COUNTS, make_learnwares
+from benchmarks.paging_sides import COUNTS, linear_shapes, make_learnwares
 from specs.learnware import load_learnwares
 
 
@@ -14,6 +14,11 @@ def one(throughput: float, **values: float) -> dict[str, float]:
     counts = dict.fromkeys(COUNTS, 0)
     times = {"requests_per_s": 4.0, "ttft_p50": 1.0, "ttft_p99": 2.0, "coldest_decile_ttft_p99": 3.0}
     return {"throughput": throughput, "loads_per_request": 0.5, **times, **counts, **values}
+
+
+def write_model(folder):
+    config = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
 
 
 @pytest.fixture
@@ -37,6 +42,11 @@ def kept(tmp_path):
     kept.write("busy", {"ours": busy, "stock": busy | {"cold_ttft_p99": 30.0}})
     gaps = {"cold": [0.1] * 99 + [0.2], "control": [0.1] * 100}
     kept.write("gaps", {"ours": gaps, "stock": gaps})
+    rates = {"base": [4.0, 5.0], "one": [3.6, 4.5], "eight": [3.0, 4.0]}
+    kept.write("operators", {"decode": rates, "prefill": rates | {"eight": [2.0, 2.5]}})
+    kept.write("many", {"5": [one(100.0), one(120.0)], "1000": [one(90.0), one(108.0)]})
+    rounds = {"ours": [one(100.0)], "without the queue": [one(80.0, loads_per_request=1.0)]}
+    kept.write("without the queue", {"cell": MAIN._asdict(), "rounds": rounds})
     return kept
 
 
@@ -52,7 +62,12 @@ def test_figures_are_ratios_of_ours_to_stock(kept):
     assert (figures["disk_reads_in_step"], figures["disk_reads_in_step_stock"]) == (0, 70)
     assert (figures["cold_wait_ratio"], figures["cold_wait_ratio_stock"]) == (2, 10)
     assert figures["token_gap_ratio"] > 1
-    assert len(rows) == 3
+    assert (figures["lora_over_base_1"], figures["lora_over_base_8"]) == pytest.approx((0.9, 0.775))
+    assert figures["lora_over_base_8_prefill"] == pytest.approx(0.5)
+    assert figures["n1000_over_n5"] == pytest.approx(0.9)
+    assert figures["throughput_over_ours_without_the_queue"] == pytest.approx(0.8)
+    assert figures["loads_over_ours_without_the_queue"] == 2
+    assert len(rows) == 4
 
 
 def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch):
@@ -66,10 +81,11 @@ def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch
 
     monkeypatch.setattr(paging, "running", no_server)
     size = Size(3, 96, short=False)
-    run(kept, [8], size, tmp_path, "base")
+    run(kept, [8], size, tmp_path, "no model is needed")
     (kept.folder / "busy.json").unlink()
+    write_model(tmp_path)
     with pytest.raises(AssertionError, match="a server was started"):
-        run(kept, [8], size, tmp_path, "base")
+        run(kept, [8], size, tmp_path, str(tmp_path))
 
 
 def test_the_report_is_one_page_with_its_plots(kept, tmp_path):
@@ -87,6 +103,15 @@ def test_the_adapters_are_valid_learnwares_under_ids_of_their_own(tmp_path):
     ids = make_learnwares(tmp_path, 14)
     assert [learnware.id for learnware in load_learnwares(tmp_path)] == sorted(ids)
     assert len(set(ids)) == 14
+
+
+def test_the_largest_adapters_are_valid_learnwares_of_a_model(tmp_path):
+    write_model(tmp_path)
+    assert linear_shapes(tmp_path)["base_model.model.model.layers.1.self_attn.k_proj"] == (8, 4)
+    ids = make_learnwares(tmp_path / "learnwares", 2, tmp_path)
+    assert [learnware.id for learnware in load_learnwares(tmp_path / "learnwares")] == sorted(ids)
+    files = [(tmp_path / "learnwares" / name / "adapter_model.safetensors").read_bytes() for name in ids]
+    assert files[0] != files[1]
 
 
 def test_a_load_is_the_same_for_both_sides_and_repeats_no_prompt():
