@@ -6,6 +6,7 @@ from serving.config import Config
 from specs.learnware import Learnware, load_learnwares
 from specs.market.catalogue import CATALOGUE_FILE, read_catalogue
 from specs.market.checks import Requirements, check_fits_market, check_learnware
+from specs.pave import Basis
 
 
 def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
@@ -32,5 +33,6 @@ def requirements(config: Config) -> Requirements:
         base_model=config.base_model.served_id,
         revision=config.base_model.revision,
         max_rank=config.engine.max_rank,
+        basis=Basis(),
         reserved=frozenset((config.base_model.served_id, *config.router.auto_names)),
     )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from serving.training.vector_command import add_parser as add_vector_parser
+from specs.commands import add_parser as add_spec_parser
 from specs.errors import LearnwareError
 
 INTERRUPTED = 130
@@ -18,7 +20,6 @@ _COMMAND_MODULES = (
     "serving.base_model",
     "serving.training.commands",
     "serving.market.commands",
-    "specs.commands",
     "specs.interop_commands",
 )
 """Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name in _COMMAND_MODULES:
         importlib.import_module(name).add_parser(subparsers)
+    add_vector_parser(add_spec_parser(subparsers))
     return parser
 
 

@@ -14,8 +14,10 @@ ROW_LIMIT = 5_000
 """Rows that are read: the reduced set has 50 points a view, and more rows do not move them."""
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `spec` with its subcommands to the project's command line."""
+def add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
+    """Adds `spec` with its subcommands to the project's command line; returns what takes further subcommands."""
     spec = subparsers.add_parser("spec", help="make and inspect specifications of tasks and learnwares")
     commands = spec.add_subparsers(required=True, metavar="COMMAND")
 
@@ -48,8 +50,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     make.set_defaults(run=_make)
 
     show = commands.add_parser("show", help="check a specification and say what it holds")
-    show.add_argument("path", type=Path, help="a learnware's folder, or the file of a task's specification")
+    show.add_argument("path", type=Path, help="a learnware's folder, or the file of a task's specification or vector")
     show.set_defaults(run=_show)
+    return commands
 
 
 def _make(options: argparse.Namespace) -> int:
@@ -100,20 +103,24 @@ def _describe_task(specification: "TaskSpecification", path: Path) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from specs.kinds import PARAMETER_VECTOR, specifications_of
     from specs.learnware import load_learnware
+    from specs.pave import is_vector, parse_vector
     from specs.task import MAX_BYTES, load_task_specification
 
     if options.path.is_file():
+        if is_vector(options.path):
+            vector = parse_vector(options.path.read_bytes())
+            print(f"{options.path}: {PARAMETER_VECTOR.type}, {PARAMETER_VECTOR.describe(vector)}")
+            return 0
         with options.path.open("rb") as file:
             _describe_task(load_task_specification(file.read(MAX_BYTES + 1)), options.path)
         return 0
     learnware = load_learnware(options.path)
-    specification = learnware.specification
     print(f"{learnware.id}, version {learnware.version}: {learnware.name}")
     print(f"{learnware.domain}; rank {learnware.rank} on {learnware.base_model}; {learnware.licence}")
-    print(f"encoder {specification.encoder_id}, gamma {specification.gamma:.3f}")
-    for view in specification.views:
-        print(f"  {view.name:<9} {len(view.points):>4} points for {view.rows} texts")
+    for kind, value in specifications_of(options.path, learnware.base_model):
+        print(f"{kind.type}: {kind.describe(value)}")
     return 0
 
 

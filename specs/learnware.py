@@ -3,7 +3,7 @@
     <folder>/adapter_config.json           PEFT, as is
     <folder>/adapter_model.safetensors     PEFT, as is
     <folder>/learnware.yaml                the card (`specs.card`)
-    <folder>/specification/                what it is good at (`specs.specification`)
+    <folder>/specification/                what it is good at (`specs.kinds`)
 
 Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fault is found here, with a message
 that says what would be right, rather than by the engine under traffic.
@@ -12,14 +12,17 @@ that says what would be right, rather than by the engine under traffic.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from specs.adapter import adapter_hash, check_adapter
-from specs.capability import CAPABILITY_FILE, Capability, load_capability
+from specs.adapter import check_adapter
+from specs.capability import CAPABILITY, Capability
 from specs.card import CARD_FILE, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
-from specs.specification import Specification, load_specification
+from specs.kinds import FOLDER, ROUTED_TYPES, TYPES, specifications_of
+from specs.pave import PAVE, ParameterVector
+from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification
 
-SPECIFICATION_FOLDER = "specification"
+SPECIFICATION_FOLDER = FOLDER
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class Learnware:
     """The base model's layers that it changes, with their features in and out."""
     capability: Capability | None = None
     """What it was measured to answer, where it was."""
+    vector: ParameterVector | None = None
+    """What its texts make of a shared model, where its provider says so; not read without the weights."""
 
 
 def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
-    """The learnware in `folder`. With `weights` False its weights are not read, for who needs the rest only and knows
-    that they have been checked.
+    """The learnware in `folder`. With `weights` False neither its weights nor what belongs to them is read, for who
+    needs the rest only and knows that all has been checked.
 
     Raises:
         InvalidLearnware: what is wrong in the folder, and what would be right.
@@ -60,10 +65,11 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
             raise InvalidLearnware(
                 f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
             )
-        specification = load_specification(folder / SPECIFICATION_FOLDER)
-        capability = load_capability(folder / SPECIFICATION_FOLDER)
-        if capability is not None and weights:
-            _check_capability(capability, folder, adapter.base_model)
+        types = TYPES if weights else ROUTED_TYPES
+        found = specifications_of(folder, adapter.base_model, types, check=weights)
+        specifications: dict[str, Any] = {kind.type: value for kind, value in found}
+        if RKME_TEXT not in specifications:
+            raise InvalidSpecification(f"{DESCRIPTION_FILE} is missing")
     except (InvalidLearnware, InvalidSpecification) as error:
         raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
     except OSError as error:
@@ -80,19 +86,12 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
         licence=card.licence,
         rank=adapter.rank,
         folder=folder,
-        specification=specification,
+        specification=specifications[RKME_TEXT],
         base_revisions=frozenset(filter(None, (card.base_model.revision, adapter.revision))),
         layers=adapter.layers,
-        capability=capability,
+        capability=specifications.get(CAPABILITY),
+        vector=specifications.get(PAVE),
     )
-
-
-def _check_capability(capability: Capability, folder: Path, base_model: str) -> None:
-    if capability.base_model != base_model or capability.adapter_sha256 != adapter_hash(folder):
-        raise InvalidLearnware(
-            f"{SPECIFICATION_FOLDER}/{CAPABILITY_FILE} was measured with other weights or another base model; measure "
-            "it again (`learnware-serving matrix --probes --write-capability`) or remove it"
-        )
 
 
 def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specs.base_geometry import Layers, check_fits
-from specs.errors import InvalidLearnware
+from specs.errors import InvalidLearnware, InvalidSpecification
 from specs.learnware import Learnware, load_learnware
+from specs.pave import Basis, check_basis
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Requirements:
     layers: Layers | None = None
     """The base model's layers that take adapters (`specs.base_geometry`)."""
     max_rank: int | None = None
+    basis: Basis | None = None
+    """What parameter vectors must have been made in, to be comparable with each other (`specs.pave`)."""
     reserved: frozenset[str] = frozenset()
     """Ids that clients already use for something else: the base model's, the automatic names."""
 
@@ -37,7 +40,7 @@ def check_fits_market(learnware: Learnware, requirements: Requirements) -> None:
     """Raises InvalidLearnware when a valid learnware is not one that this market serves."""
     try:
         _check(learnware, requirements)
-    except InvalidLearnware as error:
+    except (InvalidLearnware, InvalidSpecification) as error:
         raise InvalidLearnware(f"learnware {learnware.id}: {error}") from None
 
 
@@ -54,5 +57,7 @@ def _check(learnware: Learnware, requirements: Requirements) -> None:
         raise InvalidLearnware(f"its rank is {learnware.rank}; the engine's slots hold up to {requirements.max_rank}")
     if requirements.layers is not None and learnware.layers:
         check_fits(learnware.layers, requirements.layers)
+    if requirements.basis is not None and learnware.vector is not None:
+        check_basis(learnware.vector, requirements.basis)
     if learnware.id in requirements.reserved:
         raise InvalidLearnware(f"its id must not be {learnware.id!r}: requests for that go elsewhere")
