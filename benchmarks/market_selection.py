@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import table
+from benchmarks.rule_inputs import RuleInputs
 from benchmarks.scores import BASE, TaskScores
-from benchmarks.selection_rules import Offer, TaskRows, fit_task_rules
+from benchmarks.selection_rules import Offer, TaskRows, fit_rules
 from benchmarks.tasks import DOMAINS, read_prompts, task_of
 from router.ranking import Ranking
 from router.selection import Selector
@@ -59,10 +60,11 @@ class Market:
 
 
 class Texts(NamedTuple):
-    """Encoded prompts of a task: the test rows of the matrix by wording, and some train rows."""
+    """Encoded prompts of a task: the test rows of the matrix by wording, some train rows, and the probe rows."""
 
     test: dict[str, Vectors]
     train: Vectors
+    probes: Vectors
 
 
 def probe_score(own: TaskScores, system: str, rows: NDArray[np.int64] | None = None) -> ProbeScore:
@@ -121,8 +123,10 @@ def encode_tasks(market: Market, data: Path, encoder: Encoder) -> dict[str, Text
         whole = [prompts.whole[i] for i in scores.rows]
         bare = [prompts.bare[i] for i in scores.rows]
         views = {"whole": whole, "bare": bare} | {name: [word(one) for one in bare] for name, word in WORDINGS.items()}
-        train = read_prompts(data, task_of(task), "train", TASK_ROWS).whole
-        texts[task] = Texts({name: encoder.encode(view) for name, view in views.items()}, encoder.encode(train))
+        train = read_prompts(data, task_of(task), "train").whole
+        probes = encoder.encode([train[i] for i in market.probes[task].rows])
+        encoded = {name: encoder.encode(view) for name, view in views.items()}
+        texts[task] = Texts(encoded, encoder.encode(train[:TASK_ROWS]), probes)
     return texts
 
 
@@ -222,10 +226,17 @@ class Measured(NamedTuple):
     """The other rules (`benchmarks.selection_rules`), which are columns too."""
 
 
-def measure(market: Market, texts: Mapping[str, Texts], encoder: Encoder, settings: SelectionSettings) -> Measured:
-    """Everything but the resampled markets."""
+def measure(
+    market: Market,
+    texts: Mapping[str, Texts],
+    encoder: Encoder,
+    settings: SelectionSettings,
+    inputs: RuleInputs | None = None,
+) -> Measured:
+    """Everything but the resampled markets. `inputs`: for the rules that need them."""
     chooser = Chooser(market.learnwares, encoder, settings)
-    rules = fit_task_rules(Offer(market.learnwares, market.probes, chooser.selector))
+    probe_vectors = {task: one.probes for task, one in texts.items()}
+    rules = fit_rules(Offer(market.learnwares, market.probes, chooser.selector, probe_vectors, encoder, inputs))
     columns: dict[str, Columns] = {}
     unseen: dict[str, Columns] = {}
     wordings: dict[str, dict[str, Values]] = {}
@@ -236,7 +247,7 @@ def measure(market: Market, texts: Mapping[str, Texts], encoder: Encoder, settin
         single = {kind: best_single(market, domain, ids, kind) for kind in ("right", "gold")}
         for task in (task for task, found in market.domains.items() if found == domain):
             scores = market.matrix[task]
-            chosen = {name: choose(TaskRows(task, texts[task].train)) for name, choose in rules.items()}
+            chosen = {name: choose(TaskRows(task, texts[task].train)) for name, choose in rules.task.items()}
             chosen["per task"] = chooser.best(chooser.nearest_to_task(texts[task].train.mean(0)))[0]
             columns[task] = Columns({}, {})
             for kind, columns_of in (("right", columns[task].right), ("gold", columns[task].gold)):
@@ -249,6 +260,10 @@ def measure(market: Market, texts: Mapping[str, Texts], encoder: Encoder, settin
                 right, gold, known = cell(scores, name, ids)
                 columns[task].right[rule], columns[task].gold[rule] = right, gold
                 unmeasured += not known
+            for rule, choose_each in rules.request.items():
+                by_row = [cell(scores, name, ids) for name in choose_each(texts[task].test["whole"])]
+                columns[task].right[rule] = np.array([found[0][row] for row, found in enumerate(by_row)])
+                columns[task].gold[rule] = np.array([found[1][row] for row, found in enumerate(by_row)])
             wordings[task] = {}
             for wording, vectors in texts[task].test.items():
                 picks = [chooser.best(chooser.nearest(vector)) for vector in vectors]
@@ -263,7 +278,7 @@ def measure(market: Market, texts: Mapping[str, Texts], encoder: Encoder, settin
                         (picks[row][1], bool(rights[row] >= base[row])) for row in range(len(rights)) if cells[row][2]
                     ]
             unseen[task] = _unseen(market, task, texts[task], encoder, settings)
-    return Measured(columns, unseen, wordings, confidence, unmeasured, tuple(rules))
+    return Measured(columns, unseen, wordings, confidence, unmeasured, (*rules.task, *rules.request))
 
 
 def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings: SelectionSettings) -> Columns:

@@ -235,12 +235,14 @@ def _market(
     options: argparse.Namespace, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings
 ) -> int:
     from benchmarks import market_selection
+    from benchmarks.rule_inputs import read_inputs
 
     if options.probes is None:
         raise InvalidInput("--matrix goes with --probes: what learnwares are ranked by must not be their test rows")
     market = market_selection.make_market(learnwares, read_scores(options.matrix), read_scores(options.probes))
     texts = market_selection.encode_tasks(market, options.data, encoder)
-    found = market_selection.measure(market, texts, encoder, settings)
+    inputs = None if options.rule_inputs is None else read_inputs(options.rule_inputs)
+    found = market_selection.measure(market, texts, encoder, settings, inputs)
     at = {
         size: market_selection.routed_at(market, texts, encoder, settings, size)
         for size in ((1000,) if options.short else (10, 1000, 10000))
@@ -277,6 +279,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scores", type=Path, help="score matrix, from `learnware-serving matrix`")
     parser.add_argument("--matrix", type=Path, help="score matrix of a market of many learnwares")
     parser.add_argument("--probes", type=Path, help="what it is ranked by, from `learnware-serving matrix --probes`")
+    parser.add_argument(
+        "--rule-inputs",
+        type=Path,
+        help="from `benchmarks.rule_inputs`, for the rules that need more than specifications",
+    )
     parser.add_argument("--tune", action="store_true", help="only print the margins on train rows")
     parser.add_argument("--encoders", action="store_true", help="only compare encoders")
     parser.add_argument("--short", action="store_true", help=f"the first {SHORT_ROWS} test rows of each task only")
