@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.tasks import DOMAINS, add_data_option, task_of
 from specs.errors import InvalidInput, LearnwareError
-from specs.pave import ParameterVector, parse_vector
+from specs.pave import ParameterVector, read_vector
 
 HALF_ROWS = 200
 STATE_ROWS = 8
@@ -55,7 +55,7 @@ def read_inputs(folder: Path) -> RuleInputs:
     vectors: dict[str, dict[str, ParameterVector]] = {"provider": {}, "user": {}}
     for path in sorted((folder / "vectors").glob("*.pave.safetensors")):
         task, half = path.name.removesuffix(".pave.safetensors").rsplit(".", 1)
-        vectors[half][task] = parse_vector(path.read_bytes())
+        vectors[half][task] = read_vector(path)
     texts = {
         path.name.removesuffix(".provider.jsonl"): [
             json.loads(line)["prompt"] for line in path.read_text().splitlines()

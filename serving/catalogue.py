@@ -6,7 +6,7 @@ from serving.config import Config
 from specs.learnware import Learnware, load_learnwares
 from specs.market.catalogue import CATALOGUE_FILE, read_catalogue
 from specs.market.checks import Requirements, check_fits_market, check_learnware
-from specs.pave import Basis
+from specs.pave import Basis, read_vector
 
 
 def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
@@ -28,11 +28,16 @@ def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
 
 
 def requirements(config: Config) -> Requirements:
-    """What a learnware must be to be served with this configuration, without what the base model's folder says."""
+    """What a learnware must be to be served with this configuration, without what the base model's folder says.
+
+    Raises:
+        InvalidSpecification: `market.vector_basis` is no parameter vector.
+    """
+    named = config.market.vector_basis
     return Requirements(
         base_model=config.base_model.served_id,
         revision=config.base_model.revision,
         max_rank=config.engine.max_rank,
-        basis=Basis(),
+        basis=Basis() if named is None else read_vector(Path(named).expanduser()).basis,
         reserved=frozenset((config.base_model.served_id, *config.router.auto_names)),
     )

@@ -89,6 +89,11 @@ class MarketSettings(_Section):
         "Without either, changes over HTTP are refused.",
     )
     max_upload_mib: float = Field(256.0, gt=0, description="Largest learnware (zip) that HTTP accepts, MiB.")
+    vector_basis: str | None = Field(
+        None,
+        description="A parameter vector (`learnware-serving spec make-vector`) made in the basis that learnwares' "
+        "vectors must have: proxy, seed and recipe. Default: the embedded proxy with the command's own defaults.",
+    )
 
     @property
     def folder(self) -> Path | None:

@@ -105,12 +105,12 @@ def _describe_task(specification: "TaskSpecification", path: Path) -> None:
 def _show(options: argparse.Namespace) -> int:
     from specs.kinds import PARAMETER_VECTOR, specifications_of
     from specs.learnware import load_learnware
-    from specs.pave import is_vector, parse_vector
+    from specs.pave import is_vector, read_vector
     from specs.task import MAX_BYTES, load_task_specification
 
     if options.path.is_file():
         if is_vector(options.path):
-            vector = parse_vector(options.path.read_bytes())
+            vector = read_vector(options.path)
             print(f"{options.path}: {PARAMETER_VECTOR.type}, {PARAMETER_VECTOR.describe(vector)}")
             return 0
         with options.path.open("rb") as file:

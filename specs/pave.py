@@ -199,21 +199,28 @@ def is_vector(path: Path) -> bool:
         return f'\\"type\\":\\"{PAVE}\\"'.encode() in file.read(length)
 
 
+def read_vector(path: Path) -> ParameterVector:
+    """The vector in a file.
+
+    Raises:
+        InvalidSpecification: it cannot be read, or what is wrong with it.
+    """
+    try:
+        with path.open("rb") as file:
+            return parse_vector(file.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise InvalidSpecification(f"the parameter vector {path} cannot be read: {error.strerror}") from None
+    except InvalidSpecification as error:
+        raise InvalidSpecification(f"{path.name}: {error}") from None
+
+
 def load_vector(folder: Path) -> ParameterVector | None:
     """The vector in a specification's folder, None when there is none.
 
     Raises:
         InvalidSpecification: what is wrong with it.
     """
-    try:
-        with (folder / PAVE_FILE).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    try:
-        return parse_vector(content)
-    except InvalidSpecification as error:
-        raise InvalidSpecification(f"{PAVE_FILE}: {error}") from None
+    return read_vector(folder / PAVE_FILE) if (folder / PAVE_FILE).exists() else None
 
 
 def save_vector(vector: ParameterVector, folder: Path) -> None:
@@ -235,7 +242,7 @@ def _check_parts(tensors: Mapping[str, NDArray[Any]], basis: Basis) -> None:
     if set(tensors) != expected:
         odd = sorted(set(tensors) ^ expected)[:3]
         raise InvalidSpecification(f"the tensors must be one for each adapted layer, as 0.q_proj; wrong are {odd}")
-    for name, part in tensors.items():
+    for name, part in sorted(tensors.items()):
         if part.dtype != np.float16 or part.ndim != 2 or part.shape[1] != basis.rank or not len(part):
             raise InvalidSpecification(
                 f"{name} has shape {part.shape} and type {part.dtype}; (out features, {basis.rank}) float16 is right"

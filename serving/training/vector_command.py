@@ -7,7 +7,7 @@ from typing import Any
 
 from serving.training.terminal import Progress, add_base_arguments
 from specs.errors import InvalidInput
-from specs.pave import EMBEDDED_PROXY, EMBEDDED_SHA256, PAVE_FILE, Basis, ParameterVector, dump_vector, parse_vector
+from specs.pave import EMBEDDED_PROXY, EMBEDDED_SHA256, PAVE_FILE, Basis, ParameterVector, dump_vector, read_vector
 
 ENDING = ".pave.safetensors"
 DEFAULTS = Basis()
@@ -96,7 +96,7 @@ def _wanted(options: argparse.Namespace, specification: str) -> dict[Path, Path]
 
 
 def _is_made(file: Path, basis: Basis) -> bool:
-    return file.is_file() and parse_vector(file.read_bytes()).basis.key == basis.key
+    return file.is_file() and read_vector(file).basis.key == basis.key
 
 
 def _say(vector: ParameterVector, file: Path, seconds: float) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.catalogue import requirements
 from serving.cli import main
+from serving.config import Config
 from serving.training.pave import Proxy, batches, frozen_a, weights_hash
-from specs.errors import InvalidInput
-from specs.pave import Basis, cosine, load_vector, parse_vector
-from tests.specs.learnware_folder import write_learnware
+from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
+from specs.market.checks import check_learnware
+from specs.pave import Basis, cosine, dump_vector, load_vector, parse_vector, save_vector
+from tests.specs.learnware_folder import BASE, write_learnware
+from tests.specs.parameter_vectors import random_vector
 
 TASKS = {
     "colours": ("the {} house is red and the {} car is blue", ("old", "small", "tall", "empty", "broken")),
@@ -112,3 +116,17 @@ def test_the_command_writes_into_a_learnware(tiny_base: Path, tmp_path: Path, ca
     assert "pave: " in capsys.readouterr().out
     assert make_vector(tiny_base, rows, "--learnware", tmp_path / "missing") == 1
     assert "is no learnware's folder" in capsys.readouterr().err
+
+
+def test_a_configuration_names_the_basis(tmp_path: Path) -> None:
+    folder = write_learnware(tmp_path / "whole")
+    save_vector(random_vector(), folder / "specification")
+    config = {"base_model": {"id": BASE}, "engine": {"max_rank": 8}}
+    file = tmp_path / "basis.safetensors"
+    file.write_bytes(dump_vector(random_vector()))
+    named = Config.model_validate(config | {"market": {"vector_basis": str(file)}})
+    check_learnware(folder, requirements(named))
+    with pytest.raises(InvalidLearnware, match="another basis"):
+        check_learnware(folder, requirements(Config.model_validate(config)))
+    with pytest.raises(InvalidSpecification, match="cannot be read"):
+        requirements(Config.model_validate(config | {"market": {"vector_basis": str(tmp_path / "none")}}))
