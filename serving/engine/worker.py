@@ -13,6 +13,7 @@ from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 
 from serving.engine.worker_manager import LearnwareWorkerManager
+from serving.paging.settings import UPCOMING
 from serving.paging.sockets import TierSocket, socket_path
 
 
@@ -23,6 +24,8 @@ class LearnwareWorkerMixin:
     vllm_config: Any
     rank: int
     manager_class = LearnwareWorkerManager
+    _manager: LearnwareWorkerManager | None = None
+    """None until the model is loaded."""
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
@@ -32,13 +35,18 @@ class LearnwareWorkerMixin:
             if not supports_lora(model):
                 raise ValueError(f"{type(model).__name__} does not take LoRA adapters in this version of vLLM")
             manager = self.manager_class(vllm_config, device, model.embedding_modules)
-            runner.lora_manager = manager
+            runner.lora_manager = self._manager = manager
             made = manager.create_lora_manager(model, vllm_config)
             path = socket_path(vllm_config.instance_id, str(self.rank))
             self._socket = TierSocket(path, manager.changed, manager.report, manager.host, adapter_request)
             return made
 
         runner.load_lora_model = load_lora_model
+
+    def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._manager is not None:
+            self._manager.stage(getattr(scheduler_output, UPCOMING, ()))
+        return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
 
     def adapter_report(self) -> dict[str, Any]:
         """For `collective_rpc`: what the socket also reports."""

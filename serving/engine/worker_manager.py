@@ -16,7 +16,8 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.platforms import current_platform
 
 from serving.engine.adapters import PagedModelManager
-from serving.paging.buffer import in_one_buffer
+from serving.engine.staging import Staging
+from serving.paging.buffer import PackedAdapter, in_one_buffer
 from serving.paging.settings import PagingSettings
 from serving.paging.tier import HostTier, Loaded
 from specs.errors import InvalidLearnware
@@ -62,7 +63,8 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         self._pinned: set[int] = set()
         """Adapters that keep their slot."""
         self._page_lock = device.type == "cuda"
-        self.host: HostTier[LoRARequest, LoRAModel] = HostTier(
+        self.staging = Staging(device)
+        self.host: HostTier[LoRARequest, PackedAdapter] = HostTier(
             self._settings.host_bytes,
             key_of=lambda request: request.lora_int_id,
             size_of=adapter_bytes,
@@ -76,14 +78,22 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         self._adapter_manager.check_fits(lora)
         return lora
 
-    def _read(self, lora_request: LoRARequest) -> Loaded[LoRAModel]:
+    def _read(self, lora_request: LoRARequest) -> Loaded[PackedAdapter]:
         """Reads, checks and packs an adapter; runs in the loader's thread, beside the engine's steps."""
         if self._page_lock:
             current_platform.set_device(self.device)  # of this thread, where the page-locked memory is made
         self.names[lora_request.lora_int_id] = lora_request.lora_name
         lora = self._load_adapter(lora_request)
         self._adapter_manager._create_merged_loras_inplace(lora)  # noqa: SLF001
-        return Loaded(lora, in_one_buffer(lora, self._page_lock))
+        packed = in_one_buffer(lora, self._page_lock)
+        return Loaded(packed, packed.buffer.nbytes)
+
+    def stage(self, upcoming: Iterable[int]) -> None:
+        """Starts to bring adapters to the device that steps after this one will need, if they are in host memory."""
+        if self.staging.ahead:
+            active = self._adapter_manager._active_adapters  # noqa: SLF001
+            held = ((number, self.host.held(number)) for number in upcoming if number not in active)
+            self.staging.start((number, packed) for number, packed in held if packed is not None)
 
     def add_adapter(self, lora_request: LoRARequest) -> bool:
         """Gives an adapter a slot; False when it holds one already."""
@@ -95,7 +105,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
             self.device_counts.hits += 1
             return False
         registered = manager._registered_adapters  # noqa: SLF001
-        weights = None if number in registered else self.host.take(lora_request) or self.host.load_now(lora_request)
+        weights = None if number in registered else self._weights(lora_request)
         start = time.perf_counter()
         while len(manager._active_adapters) >= manager.lora_slots:  # noqa: SLF001
             self._evict()
@@ -117,6 +127,14 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         self.changed.set()
         return True
 
+    def _weights(self, lora_request: LoRARequest) -> LoRAModel:
+        """From the device, if it was brought there ahead, or host memory; else from disk, in this very step."""
+        staged = self.staging.take(lora_request.lora_int_id)
+        if staged is not None:
+            return staged
+        packed = self.host.held(lora_request.lora_int_id) or self.host.load_now(lora_request)
+        return packed.model
+
     def _evict(self) -> None:
         """Frees the slot that was used least recently and is not pinned."""
         active = self._adapter_manager._active_adapters  # noqa: SLF001
@@ -134,6 +152,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         """Frees the adapter's slot and its host memory; False when it had neither."""
         self._placed.pop(adapter_id, None)
         self._pinned.discard(adapter_id)
+        self.staging.forget(adapter_id)
         on_device: bool = super().remove_adapter(adapter_id)
         in_host = self.host.remove(adapter_id)
         self.names.pop(adapter_id, None)

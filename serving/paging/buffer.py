@@ -1,6 +1,8 @@
 """An adapter in one piece of memory."""
 
-from typing import Any
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,39 +11,57 @@ ALIGNMENT = 64
 """Bytes: a cache line, and what any type of element and any copy engine asks for."""
 
 
-def in_one_buffer(lora: Any, pin: bool) -> int:
-    """Moves every tensor of a vLLM `LoRAModel` into one buffer; returns its bytes.
+class PackedAdapter(NamedTuple):
+    """A vLLM `LoRAModel` whose tensors are all views of `buffer`, (bytes,)."""
+
+    model: Any
+    buffer: Tensor
+
+    def on(self, buffer: Tensor) -> Any:
+        """The same adapter over a copy of the buffer, on whatever device that is."""
+        start = self.buffer.data_ptr()
+
+        def there(tensor: Tensor) -> Tensor:
+            begin = tensor.data_ptr() - start
+            return buffer[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+
+        moved = copy.copy(self.model)
+        moved.loras = {name: copy.copy(weights) for name, weights in self.model.loras.items()}
+        _replace(moved, there)
+        return moved
+
+
+def in_one_buffer(lora: Any, pin: bool) -> PackedAdapter:
+    """Moves every tensor of a vLLM `LoRAModel` into one buffer.
 
     What safetensors reads are views of the mapped file: until they are copied nothing has been read, and the copy into
-    a slot, in an engine's step, would wait for the disk. One buffer is one allocation to pin, and one piece to free.
+    a slot, in an engine's step, would wait for the disk. One buffer is one allocation to pin, one copy to a device, and
+    one piece to free.
 
     `pin`: page-locked, for copies to a CUDA device. (That path has not been run on CUDA.)
     """
-    places: list[tuple[Any, str, int | None, Tensor]] = []
+    tensors: dict[int, Tensor] = {}  # packed layers may share a half
+    _replace(lora, lambda tensor: tensors.setdefault(id(tensor), tensor))
+    buffer = torch.empty(sum(_padded(tensor.nbytes) for tensor in tensors.values()), dtype=torch.uint8, pin_memory=pin)
+    moved: dict[int, Tensor] = {}
+    start = 0
+    for key, tensor in tensors.items():
+        into = buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        moved[key] = into.copy_(tensor)
+        start += _padded(tensor.nbytes)
+    _replace(lora, lambda tensor: moved[id(tensor)])
+    return PackedAdapter(lora, buffer)
+
+
+def _replace(lora: Any, by: Callable[[Tensor], Tensor]) -> None:
+    """Puts another tensor in the place of each of the adapter's."""
     for weights in lora.loras.values():
         for name in ("lora_a", "lora_b"):
             held = getattr(weights, name)
             if isinstance(held, Tensor):
-                places.append((weights, name, None, held))
+                setattr(weights, name, by(held))
             elif held is not None:
-                places += [(weights, name, i, one) for i, one in enumerate(held) if isinstance(one, Tensor)]
-    size = sum(_padded(tensor.nbytes) for *_, tensor in places)
-    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
-    copied: dict[int, Tensor] = {}  # packed layers may share a half
-    start = 0
-    for weights, name, i, tensor in places:
-        copy = copied.get(id(tensor))
-        if copy is None:
-            copy = buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            copy.copy_(tensor)
-            copied[id(tensor)] = copy
-            start += _padded(tensor.nbytes)
-        if i is None:
-            setattr(weights, name, copy)
-        else:
-            held = getattr(weights, name)
-            setattr(weights, name, [copy if other == i else one for other, one in enumerate(held)])
-    return size
+                setattr(weights, name, [by(one) if isinstance(one, Tensor) else one for one in held])
 
 
 def _padded(size: int) -> int:

@@ -27,7 +27,7 @@ before all others; each time counts as one more in b.)
 """
 
 import heapq
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -224,16 +224,27 @@ class AdapterQueue(Generic[T]):
         )
         self.draining = dict(zip([*kept, *others], wanted, strict=False))
 
+    def upcoming(self, count: int) -> tuple[Hashable, ...]:
+        """Up to `count` adapters that are waited for and neither active nor resident, those first that are likely to be
+        loaded first. As of this step."""
+        found = self._oldest_idles(count + len(self._residents), lambda _: True)
+        return tuple(adapter for _, adapter in found if adapter not in self._residents)[:count]
+
     def _aged_idle(self, count: int) -> list[Rank]:
         """The heads of up to `count` groups that are not active and whose head has aged out, oldest first."""
+        return [rank for rank, _ in self._oldest_idles(count, self._has_aged)]
+
+    def _oldest_idles(self, count: int, include: Callable[[_Entry[T]], bool]) -> list[tuple[Rank, Hashable]]:
+        """The heads of up to `count` groups that are not active, oldest first, before the first that is not to be
+        included."""
         found: list[tuple[Rank, Hashable]] = []
-        while len(found) < count and (top := self._oldest_idle()) is not None and self._has_aged(top):
+        while len(found) < count and (top := self._oldest_idle()) is not None and include(top):
             item = heapq.heappop(self._idle)
             if not found or found[-1] != item:  # an adapter that was active meanwhile may stand there twice
                 found.append(item)
         for item in found:
             heapq.heappush(self._idle, item)
-        return [rank for rank, _ in found]
+        return found
 
     def peek(self) -> T | None:
         """The request that runs next, None when none may run now."""

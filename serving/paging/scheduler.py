@@ -24,10 +24,12 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from serving.paging.queue import AdapterQueue, Running
-from serving.paging.settings import PagingSettings
+from serving.paging.settings import UPCOMING, PagingSettings
 from serving.paging.slots import SlotTable
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
 
+AHEAD = 2
+"""Adapters that a step announces: few slots become free at a time."""
 REPORT_INTERVAL_S = 0.25
 """How often a busy scheduler counts what waits; it looks at each adapter that is waited for."""
 
@@ -168,6 +170,7 @@ class PagedSchedulerMixin:
             )
         batch = {adapter_of(self.requests[request_id]) for request_id in output.num_scheduled_tokens}
         self.slot_table.use(adapter for adapter in batch if adapter is not None)
+        setattr(output, UPCOMING, self.adapter_queue.upcoming(AHEAD))
         if now - self._reported >= REPORT_INTERVAL_S or not self.requests:
             self._note_report(now)
         return output

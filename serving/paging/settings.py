@@ -6,6 +6,10 @@ from typing import Any, NamedTuple, Self
 
 KEY = "paging"
 
+UPCOMING = "upcoming_adapters"
+"""The attribute of a step's `SchedulerOutput` by which the scheduler tells the workers which adapters will be loaded
+next, by number."""
+
 VERSION_MARK = "@"
 """Between a learnware's id and its version in the engine's name of its adapter."""
 

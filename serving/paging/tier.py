@@ -112,10 +112,10 @@ class HostTier(Generic[R, V]):
             self.cache.release(self._key_of(request))
             self._lock.notify_all()
 
-    def take(self, request: R) -> V | None:
+    def held(self, key: int) -> V | None:
         """The adapter, if it is in memory."""
         with self._lock:
-            return self.cache.get(self._key_of(request))
+            return self.cache.get(key)
 
     def load_now(self, request: R) -> V:
         """Reads the adapter in this thread, for callers that came without `acquire`; keeps it if there is room.

@@ -19,6 +19,7 @@ with warnings.catch_warnings():
 
     from serving.engine.adapters import LearnwareModelManager
     from serving.engine.operators import LayerWeights
+    from serving.engine.staging import ROOM, Staging
     from serving.engine.worker_manager import DeviceCounts, LearnwareWorkerManager
 
 from serving.paging.settings import PagingSettings
@@ -39,6 +40,7 @@ class CountingManager(LearnwareWorkerManager):
         self._adapter_manager, self.reads = manager, []
         self.device_counts, self.changed, self.names = DeviceCounts(), threading.Event(), {}
         self._placed, self._pinned, self._page_lock = {}, set(), False
+        self.staging = Staging(torch.device("cpu"))
         self._settings = PagingSettings(host_bytes=HOST * BYTES)
         self.host = HostTier(
             HOST * BYTES, key_of=lambda lora: lora.lora_int_id, size_of=lambda _: BYTES, read=self._read
@@ -102,6 +104,40 @@ def test_a_resident_keeps_its_slot_when_newcomers_take_the_others():
     for newcomer in (1, 2, 3, 4, 5):
         worker._apply_adapters(requests({9, newcomer, newcomer + 10}))
         assert manager.lora_index_to_id[slot] == 9
+
+
+def test_what_was_announced_is_brought_to_the_device_ahead_and_used_once():
+    manager = model_manager()
+    worker = CountingManager(manager)
+    worker.staging.ahead = True  # as on CUDA; here the device's memory is the host's
+    for number in (1, 2, 3):
+        (request,) = requests({number})
+        worker.host.load_now(request)
+    worker._apply_adapters(requests({1}))
+    worker.stage([1, 2, 99])
+    assert [number in worker.staging for number in (1, 2, 3, 99)] == [False, True, False, False]
+    placed = []
+    manager.activate_adapter = lambda number: placed.append(manager._registered_adapters[number]) or True
+    worker._apply_adapters(requests({2}))
+    worker._apply_adapters(requests({3}))
+    assert 2 not in worker.staging
+    in_host = {number: worker.host.held(number).buffer.untyped_storage().data_ptr() for number in (2, 3)}
+    origins = [lora.loras["model.o_proj"].lora_a.untyped_storage().data_ptr() for lora in placed]
+    assert origins[0] != in_host[2], "taken from where it was staged"
+    assert origins[1] == in_host[3], "taken from host memory"
+
+
+def test_staging_keeps_the_newest_and_forgets_what_is_removed():
+    worker = CountingManager(model_manager())
+    worker.staging.ahead = True
+    for number in range(1, ROOM + 2):
+        (request,) = requests({number})
+        worker.host.load_now(request)
+        worker.stage([number])
+    assert 1 not in worker.staging
+    assert all(number in worker.staging for number in range(2, ROOM + 2))
+    worker.remove_adapter(ROOM + 1)
+    assert ROOM + 1 not in worker.staging
 
 
 def test_more_adapters_than_slots_are_refused():

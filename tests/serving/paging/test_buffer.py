@@ -44,7 +44,7 @@ def test_values_shapes_and_types_stay(packed):
 
 
 def test_all_of_it_is_one_piece_of_the_size_that_is_returned(packed):
-    size = in_one_buffer(packed, pin=False)
+    size = in_one_buffer(packed, pin=False).buffer.nbytes
     pieces = tensors(packed)
     storages = {one.untyped_storage().data_ptr() for one in pieces}
     assert len(storages) == 1
@@ -52,6 +52,16 @@ def test_all_of_it_is_one_piece_of_the_size_that_is_returned(packed):
     assert all(one.data_ptr() % ALIGNMENT == min(storages) % ALIGNMENT for one in pieces)
     spans = sorted((one.data_ptr(), one.data_ptr() + one.nbytes) for one in pieces)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_over_a_copy_of_the_buffer_it_is_the_same_adapter_and_shares_no_memory_with_the_first(packed):
+    first = in_one_buffer(packed, pin=False)
+    other = first.buffer.clone()
+    moved = first.on(other)
+    assert all(torch.equal(one, same) for one, same in zip(tensors(moved), tensors(packed), strict=True))
+    first.buffer.zero_()
+    assert all(one.any() for one in tensors(moved))
+    assert {one.untyped_storage().data_ptr() for one in tensors(moved)} == {other.untyped_storage().data_ptr()}
 
 
 def test_a_shared_half_is_kept_once():

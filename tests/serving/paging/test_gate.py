@@ -96,7 +96,7 @@ async def test_inside_a_lease_the_adapter_is_in_every_workers_memory(ranks: int)
     async with engine(ranks) as (workers, _, gate):
         async with gate.lease(adapter(1)):
             for worker in workers:
-                assert worker.tier.take(adapter(1)) == "a1@1"
+                assert worker.tier.held(1) == "a1@1"
                 assert worker.tier.cache.leased == {1}
             assert gate.waiting == 0
         for worker in workers:

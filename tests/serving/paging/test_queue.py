@@ -53,6 +53,15 @@ def test_at_most_as_many_adapters_as_slots_counting_those_that_run():
         queue.pop()
 
 
+def test_upcoming_are_the_adapters_that_must_be_loaded_oldest_first_and_nothing_moves():
+    queue = queue_of(("a", 1), ("resident", 2), ("b", 3), ("c", 4), ("active", 5), ("base", None), slots=3)
+    queue.begin_step(0.0, [Running(5, 5)], residents=[2, 5])
+    assert queue.upcoming(2) == (1, 3)
+    assert queue.upcoming(9) == (1, 3, 4)
+    queue.check_integrity()
+    assert queue.peek() == "resident"
+
+
 def test_priority_goes_before_residency_and_age():
     queue: AdapterQueue[str] = AdapterQueue(2, patience=1.0)
     queue.add("old", 1, now=0.0, priority=1)

@@ -86,7 +86,7 @@ def test_an_adapter_is_read_once_for_all_that_wait_and_not_by_them(tier, disk):
     assert [one.wait() for one in asked] == [None] * 3
     assert disk.reads == [1]
     assert {one.thread for one in asked} == {"adapter-loader"}
-    assert tier.take(1) == "adapter 1"
+    assert tier.held(1) == "adapter 1"
     assert (tier.cache.hits, tier.cache.misses) == (0, 3)
 
 
@@ -139,7 +139,7 @@ def test_a_removed_adapter_is_read_again(tier, disk):
     tier.release(1)
     assert tier.remove(1)
     assert not tier.remove(1)
-    assert tier.take(1) is None
+    assert tier.held(1) is None
     Asked(tier, 1).wait()
     assert disk.reads == [1, 1]
     tier.clear()
@@ -149,7 +149,7 @@ def test_a_removed_adapter_is_read_again(tier, disk):
 def test_a_caller_without_a_lease_reads_itself_and_is_counted(tier, disk):
     assert tier.load_now(5) == "adapter 5"
     assert tier.counts.reads_by_callers == 1
-    assert tier.take(5) == "adapter 5"
+    assert tier.held(5) == "adapter 5"
     disk.broken = {6}
     with pytest.raises(ValueError, match="6 is broken"):
         tier.load_now(6)
