@@ -17,7 +17,7 @@ from specs.adapter import adapter_hash
 from specs.capability import CAPABILITY, CAPABILITY_FILE, Capability, load_capability, save_capability
 from specs.errors import InvalidSpecification
 from specs.pave import PAVE, ParameterVector, load_vector, match, save_vector
-from specs.rkme import ReducedSet, squared_mmd
+from specs.rkme import ReducedSet, gaussian
 from specs.specification import (
     DESCRIPTION_FILE,
     RKME_TEXT,
@@ -73,12 +73,20 @@ class Rkme:
         """Nothing in it speaks of weights."""
 
     def score(self, value: Specification, asked: ReducedSet) -> float:
-        """1 - MMD²/2 under the learnware's own kernel; MMD² between weighted sets is at most 2."""
-        return 1 - squared_mmd(value.whole_set, asked, value.gamma) / 2
+        """The cosine of the two kernel means under the learnware's own kernel. MMD itself would not do: under so narrow
+        a kernel the norms of the means decide it, and the most scattered learnware is nearest to everything."""
+        own = value.whole_set
+        norms = mean_product(own, own, value.gamma) * mean_product(asked, asked, value.gamma)
+        return float(mean_product(own, asked, value.gamma) / norms**0.5)
 
     def describe(self, value: Specification) -> str:
         views = ", ".join(f"{len(view.points)} points of {view.name} ({view.rows} texts)" for view in value.views)
         return f"encoder {value.encoder_id}, gamma {value.gamma:.3f}: {views}"
+
+
+def mean_product(left: ReducedSet, right: ReducedSet, gamma: float) -> float:
+    """The inner product of two kernel means."""
+    return float(left.weights @ gaussian(left.points, right.points, gamma) @ right.weights)
 
 
 class Pave:
