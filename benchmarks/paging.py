@@ -19,6 +19,7 @@ Cells are kept in `--out` as they are done, so a run that was cut goes on. Figur
     throughput_ratio_s8, _min           ours : stock at saturation, N = 100, S = 8, α = 1, cv = 1; smallest of all cells
     throughput_ratio_s8_stock_ops       the same against stock with its own operators
     ttft_p99_ratio_s8                   at 90 % of stock's saturation rate
+    goodput, goodput_stock              there, requests a second within the objective (`SLO_TTFT_S`, `SLO_TPOT_S`)
     loads_per_request_ratio, loads_over_needed, disk_reads_in_step
                                         cold start: nothing resident, room in host memory for 30 of 100
     cold_wait_ratio                     S adapters always busy: p99 TTFT of requests to others, over the p99 of all
@@ -96,6 +97,9 @@ COLD_START = Cell(100, 8, 1.0, 1.0, 30)
 MAIN = Cell(100, 8, 1.0, 1.0, 100)
 EXTRA = ("rate", "busy", "gaps", "operators", "plain")
 """Measured in the main cell besides throughput."""
+SLO_TTFT_S, SLO_TPOT_S = 5.0, 0.5
+"""What a user of a 135M model on one CPU core may expect: goodput counts the requests whose first token comes within
+the first, and whose further tokens come within the second each, on average."""
 ADAPTERS = 100
 FEW_AND_MANY = (5, 1000)
 """Adapters whose throughput is compared (`--full`)."""
@@ -121,12 +125,14 @@ def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tup
     measured = asyncio.run(open_loop(side.server.url, requests, at))
     counted = {name: value - before[name] for name, value in side.read_counts().items()}
     waits = [answer.ttft for answer in measured.answers]
+    good = sum(answer.ttft <= SLO_TTFT_S and answer.tpot <= SLO_TPOT_S for answer in measured.answers)
     heat = {model: sum(r.model == model for r in requests) for model in {r.model for r in requests}}
     coldest = sorted(requests, key=lambda r: heat[r.model])[: max(1, len(requests) // 10)]
     cold = {id(request) for request in coldest}
     return {
         "throughput": measured.throughput,
         "requests_per_s": len(requests) / measured.seconds,
+        "goodput": good / measured.seconds,
         "ttft_p50": percentile(waits, 0.5),
         "ttft_p99": percentile(waits, 0.99),
         "coldest_decile_ttft_p99": percentile(
@@ -305,6 +311,10 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
         figures["ttft_p99_ratio_s8"] = float(
             np.median([a["ttft_p99"] / b["ttft_p99"] for a, b in zip(sides["ours"], sides["stock"], strict=True)])
         )
+        for side, suffix in (("ours", ""), ("stock", "_stock")):
+            rates = [one["goodput"] for one in sides[side] if "goodput" in one]
+            if rates:
+                figures[f"goodput{suffix}"] = float(np.median(rates))
     if "cold-start" in details:
         ours, stock = details["cold-start"]["ours"], details["cold-start"]["stock"]
         figures["loads_over_needed"] = ours["loads"] / max(ours["needed"], 1)

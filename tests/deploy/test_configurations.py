@@ -102,6 +102,7 @@ def test_the_numbers_of_the_cpu_configuration() -> None:
         f"= {slot / 1e6:.2f} MB, eight of them {8 * slot / 1e6:.0f} MB",
         f"{shape.kv_bytes:,} bytes: 1 GiB holds {tokens:,} tokens",
         f"{spare:,} more as prefix cache",
+        f"In float32 it holds {tokens // 2:,}, {tokens // 2 // engine.max_model_len} requests of 2,048",
         f"16 running ones and {engine.max_ongoing_requests - engine.max_num_seqs} that wait",
     ):
         assert number in text
