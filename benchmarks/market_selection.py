@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import table
 from benchmarks.rule_inputs import RuleInputs
 from benchmarks.scores import BASE, TaskScores
 from benchmarks.selection_rules import Offer, TaskRows, fit_rules
@@ -34,8 +33,8 @@ from specs.learnware import Learnware
 
 TASK_ROWS = 200
 """Train rows that a task's owner is taken to have; unlabelled."""
-BOOTSTRAP = 1000
-BINS = 10
+SUBSETS = 8
+"""Drawings of markets that are smaller than the one measured."""
 
 Vectors = NDArray[np.float32]
 Values = NDArray[np.float64]
@@ -153,8 +152,11 @@ class Chooser:
         return Closeness(order, closeness[order])
 
     def best(self, nearest: Closeness) -> tuple[str, float]:
-        """The choice by expected quality, and its probability to answer at least as well as the base model."""
+        """The choice by expected quality, as the router's: a learnware, or the base model where that is expected to
+        answer best; and the probability to answer at least as well as the base model."""
         best = self.ranking.best(nearest, 1)
+        if best.base > best.qualities[0]:
+            return BASE, 1.0
         return self.ids[int(best.owners[0])], best.at_least_base
 
 
@@ -219,7 +221,8 @@ class Measured(NamedTuple):
     wordings: dict[str, dict[str, Values]]
     """Rights of the per-request choice by task and wording."""
     confidence: list[tuple[float, bool]]
-    """For each test row: the stated probability to do at least as well as the base, and whether that came true."""
+    """For each test row that a learnware answers: the stated probability to do at least as well as the base, and
+    whether that came true."""
     unmeasured: int
     """Choices whose cell was not measured."""
     rules: tuple[str, ...]
@@ -275,7 +278,9 @@ def measure(
                     columns[task].gold["per request"] = np.array([found[1][row] for row, found in enumerate(cells)])
                     base = scores.right[BASE]
                     confidence += [
-                        (picks[row][1], bool(rights[row] >= base[row])) for row in range(len(rights)) if cells[row][2]
+                        (picks[row][1], bool(rights[row] >= base[row]))
+                        for row in range(len(rights))
+                        if cells[row][2] and picks[row][0] != BASE
                     ]
             unseen[task] = _unseen(market, task, texts[task], encoder, settings)
     return Measured(columns, unseen, wordings, confidence, unmeasured, (*rules.task, *rules.request))
@@ -294,8 +299,10 @@ def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings:
     scores = market.matrix[task]
     picked = chooser.best(chooser.nearest_to_task(texts.train.mean(0)))[0]
     columns = Columns({}, {})
-    right, gold, _ = cell(scores, picked, ids)
-    columns.right["per task"], columns.gold["per task"] = right, gold
+    columns.right["per task"], columns.gold["per task"], _ = cell(scores, picked, ids)
+    by_row = [cell(scores, chooser.best(chooser.nearest(vector))[0], ids) for vector in texts.test["whole"]]
+    columns.right["per request"] = np.array([found[0][row] for row, found in enumerate(by_row)])
+    columns.gold["per request"] = np.array([found[1][row] for row, found in enumerate(by_row)])
     for kind, columns_of in (("right", columns.right), ("gold", columns.gold)):
         cells = getattr(scores, kind)
         columns_of["base"] = np.asarray(cells[BASE], float)
@@ -304,124 +311,61 @@ def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings:
     return columns
 
 
-def resampled(market: Market, size: int, seed: int = 0) -> list[Learnware]:
-    """`size` learnwares from those of the market: copies under names of their own, each with the capability that
-    another drawing of the same probe rows gives. What a copy answers is what the original answers."""
-    copies: list[Learnware] = []
+def resampled(market: Market, size: int, seed: int = 0) -> list[tuple[Learnware, str]]:
+    """`size` learnwares, each with the name of the one in the market whose answers are its own. Fewer than the market
+    has: some of them, by chance. More: also copies under other names, each with the capability that another drawing of
+    the same probe rows gives."""
     generator = np.random.default_rng(seed)
-    for number in range(size):
-        original = market.learnwares[number % len(market.learnwares)]
-        if number < len(market.learnwares):
-            copies.append(original)
-            continue
+    count = len(market.learnwares)
+    if size <= count:
+        return [
+            (market.learnwares[i], market.learnwares[i].id)
+            for i in sorted(generator.choice(count, size, replace=False))
+        ]
+    offered = [(one, one.id) for one in market.learnwares]
+    for number in range(count, size):
+        original = market.learnwares[number % count]
         copy = with_capability(original, market.probes, seed=int(generator.integers(1 << 31)))
-        copies.append(replace(copy, id=f"{original.id}.{number}"))
-    return copies
+        offered.append((replace(copy, id=f"{original.id}.{number}"), original.id))
+    return offered
+
+
+class Offered(NamedTuple):
+    """Of a market of some size: rights of the per-request choice, and of the best that was on offer, by task."""
+
+    rights: dict[str, Values]
+    oracle: dict[str, Values]
 
 
 def routed_at(
     market: Market, texts: Mapping[str, Texts], encoder: Encoder, settings: SelectionSettings, size: int
-) -> dict[str, Values]:
-    """Rights of the per-request choice among `size` resampled learnwares."""
-    learnwares = resampled(market, size)
-    original = {one.id: market.learnwares[number % len(market.learnwares)].id for number, one in enumerate(learnwares)}
-    chooser = Chooser(learnwares, encoder, settings)
-    found = {}
+) -> Offered:
+    """Mean rights, over some drawings where the market is a part of the one measured."""
+    drawings = [
+        _routed(market, texts, encoder, settings, resampled(market, size, seed))
+        for seed in range(SUBSETS if size < len(market.learnwares) else 1)
+    ]
+    return Offered(
+        {task: np.mean([one.rights[task] for one in drawings], axis=0) for task in market.matrix},
+        {task: np.mean([one.oracle[task] for one in drawings], axis=0) for task in market.matrix},
+    )
+
+
+def _routed(
+    market: Market,
+    texts: Mapping[str, Texts],
+    encoder: Encoder,
+    settings: SelectionSettings,
+    offered: Sequence[tuple[Learnware, str]],
+) -> Offered:
+    original = {one.id: name for one, name in offered} | {BASE: BASE}
+    chooser = Chooser([one for one, _ in offered], encoder, settings)
+    rights, oracle = {}, {}
     for task, scores in market.matrix.items():
-        ids = [one.id for one in market.learnwares if one.domain == market.domains[task]]
+        domain = market.domains[task]
+        ids = [one.id for one in market.learnwares if one.domain == domain]
         picks = [original[chooser.best(chooser.nearest(vector))[0]] for vector in texts[task].test["whole"]]
-        found[task] = np.array([cell(scores, name, ids)[0][row] for row, name in enumerate(picks)])
-    return found
-
-
-class Recovery(NamedTuple):
-    """(chosen - random) / (oracle - random) over some tasks, with its 95 % interval, and by which score."""
-
-    value: float
-    low: float
-    high: float
-    score: str
-
-
-def recovery(columns: Sequence[Columns], column: str, seed: int = 0) -> Recovery:
-    """By accuracy where oracle and random differ significantly, else by likelihood; 95 % intervals by bootstrap."""
-    generator = np.random.default_rng(seed)
-    picks = [
-        [generator.integers(0, len(one.right["base"]), len(one.right["base"])) for one in columns]
-        for _ in range(BOOTSTRAP)
-    ]
-
-    def gaps(kind: str, rows: Sequence[NDArray[np.int64]] | None, name: str) -> float:
-        tables = [getattr(one, kind) for one in columns]
-        return float(
-            np.mean(
-                [
-                    (table[name] - table["random"])[slice(None) if rows is None else rows[i]].mean()
-                    for i, table in enumerate(tables)
-                ]
-            )
-        )
-
-    differs = np.quantile([gaps("right", rows, "oracle") for rows in picks], 0.025) > 0
-    kind = "right" if differs else "gold"
-    ratios = [gaps(kind, rows, column) / gaps(kind, rows, "oracle") for rows in picks]
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    value = gaps(kind, None, column) / gaps(kind, None, "oracle")
-    return Recovery(value, float(low), float(high), "accuracy" if differs else "likelihood")
-
-
-def calibration(confidence: Sequence[tuple[float, bool]]) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error over `BINS` bins of equally many rows, and the bins: stated, observed, rows."""
-    rows = np.random.default_rng(0).permutation(np.array(confidence, float))  # equal ones must not lie by outcome
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    parts = [part for part in np.array_split(rows, BINS) if len(part)]
-    bins = [(float(part[:, 0].mean()), float(part[:, 1].mean()), len(part)) for part in parts]
-    total = sum(count for *_, count in bins)
-    return sum(count * abs(stated - observed) for stated, observed, count in bins) / total, bins
-
-
-def figures(
-    market: Market, found: Measured, at: Mapping[int, Mapping[str, Values]]
-) -> tuple[dict[str, float], dict[str, Recovery]]:
-    """Flat figures, and every recovery with its interval."""
-    by_domain = {d: [t for t, one in market.domains.items() if one == d] for d in sorted(set(market.domains.values()))}
-    recoveries = {}
-    for domain, tasks in by_domain.items():
-        recoveries[f"recovery_{domain}"] = recovery([found.columns[t] for t in tasks], "per task")
-        recoveries[f"recovery_{domain}_per_request"] = recovery([found.columns[t] for t in tasks], "per request")
-        recoveries[f"recovery_unseen_{domain}"] = recovery([found.unseen[t] for t in tasks], "per task")
-        for rule in (*found.rules, "best single"):
-            recoveries[f"recovery_{domain} by {rule}"] = recovery([found.columns[t] for t in tasks], rule)
-    unseen = [value.value for name, value in recoveries.items() if name.startswith("recovery_unseen_")]
-    oracle = np.mean([one.right["oracle"].mean() for one in found.columns.values()])
-
-    def share(rights: Mapping[str, Values]) -> float:
-        return float(np.mean([values.mean() for values in rights.values()]) / oracle)
-
-    flat = {name: value.value for name, value in recoveries.items() if " by " not in name}
-    flat["recovery_unseen"] = float(np.mean(unseen))
-    flat["score_vs_oracle_n100"] = share({t: one.right["per request"] for t, one in found.columns.items()})
-    flat |= {f"score_vs_oracle_n{size}": share(rights) for size, rights in at.items()}
-    for wording in ("bare", *WORDINGS):
-        flat[f"score_vs_oracle_{wording}"] = share({t: rights[wording] for t, rights in found.wordings.items()})
-    flat["ece"] = calibration(found.confidence)[0]
-    return flat, recoveries
-
-
-def tables(market: Market, found: Measured, flat: Mapping[str, float], recoveries: Mapping[str, Recovery]) -> str:
-    """What is printed: scores by domain and column, both ways; recoveries; the figures."""
-    lines = []
-    columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle")
-    for kind, title, scale in (("right", "accuracy, %", 100), ("gold", "log-likelihood of the gold answer", 1)):
-        rows = []
-        for domain in sorted(set(market.domains.values())):
-            tasks = [t for t, one in market.domains.items() if one == domain]
-            means = [scale * np.mean([getattr(found.columns[t], kind)[c].mean() for t in tasks]) for c in columns]
-            rows.append([f"{domain} ({len(tasks)})", *(f"{mean:.2f}" for mean in means)])
-        lines.append(table([title, *columns], rows))
-    shown = [
-        [name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", one.score] for name, one in recoveries.items()
-    ]
-    lines.append(table(["(chosen - random) / (oracle - random)", "value", "95 %", "score"], shown))
-    lines.append(table(["figure", "value"], [[name, f"{value:.4f}"] for name, value in flat.items()]))
-    return "\n\n".join(lines)
+        rights[task] = np.array([cell(scores, name, ids)[0][row] for row, name in enumerate(picks)])
+        here = sorted({name for one, name in offered if one.domain == domain})
+        oracle[task] = by_halves(scores, [BASE, *here], "right")
+    return Offered(rights, oracle)

@@ -5,7 +5,8 @@
     python -m benchmarks.selection --data DATA --tune            margins on train rows, from which the border comes
     python -m benchmarks.selection --data DATA --encoders        encoders against each other in the same pipeline
     python -m benchmarks.selection --data DATA --learnwares FOLDER --matrix FILE --probes FILE
-                                                                 a market of many learnwares (`market_selection`)
+                                                                 a market of many learnwares (`market_selection`);
+                                                                 --plots FOLDER draws, --verify measures 1 % again
 
 Bare prompts lose their instruction line and the answer cue, so that only the content speaks. Selectors see train
 rows only. Intervals are 95 %, by bootstrap over rows.
@@ -16,7 +17,9 @@ at while examples and everyday prompts were written.
 """
 
 import argparse
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +33,7 @@ from benchmarks.tasks import (
     CHAT,
     DOMAINS,
     OTHER_CHOICES,
+    REPOSITORY,
     add_data_option,
     read_prompts,
     read_questions,
@@ -234,7 +238,7 @@ def out_of_domain(selector: Selector, encoder: Encoder, data: Path, limit: int |
 def _market(
     options: argparse.Namespace, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings
 ) -> int:
-    from benchmarks import market_selection
+    from benchmarks import market_figures, market_selection
     from benchmarks.rule_inputs import read_inputs
 
     if options.probes is None:
@@ -247,12 +251,17 @@ def _market(
         size: market_selection.routed_at(market, texts, encoder, settings, size)
         for size in ((1000,) if options.short else (10, 1000, 10000))
     }
-    flat, recoveries = market_selection.figures(market, found, at)
+    figures = market_figures.figures(market, found, at)
     selector = Selector(market.learnwares, encoder, settings)
+    flat = figures.flat
     flat |= out_of_domain(selector, encoder, options.data, SHORT_ROWS if options.short else None)
     inside = [route(selector, one.test["whole"]).to_base for one in texts.values()]
     flat["in_domain_to_base"] = float(np.concatenate(inside).mean())
-    print(market_selection.tables(market, found, flat, recoveries))
+    print(market_figures.tables(market, found, figures))
+    if options.plots is not None:
+        from benchmarks.market_plots import write_plots
+
+        print("written:", *write_plots(options.plots, market, found, at))
     conditions = setup() | {
         "encoder": encoder.id,
         "learnwares": [learnware.id for learnware in learnwares],
@@ -260,17 +269,29 @@ def _market(
         "tasks": {task: len(scores.rows) for task, scores in market.matrix.items()},
         "probe_rows": {task: len(scores.rows) for task, scores in market.probes.items()},
     }
-    details = {
-        "recoveries": {name: one._asdict() for name, one in recoveries.items()},
+    details = figures.details | {
+        "intervals_95": figures.intervals,
+        "recoveries": {name: one._asdict() for name, one in figures.recoveries.items()},
         "unmeasured_choices": found.unmeasured,
-        "calibration": market_selection.calibration(found.confidence)[1],
+        "calibration": market_figures.calibration(found.confidence)[1],
         "by_task": {
             task: {column: float(values.mean()) for column, values in one.right.items()}
             for task, one in found.columns.items()
         },
     }
     write_json(options.json, result("market_selection", flat, conditions, details))
-    return 0
+    return verify(options) if options.verify else 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Measures 1 % of the cells of both files again; the status is not 0 when some disagree."""
+    status = 0
+    for file, extra in ((options.matrix, []), (options.probes, ["--probes"])):
+        with tempfile.TemporaryDirectory() as place:
+            command = [sys.executable, "-m", "serving.cli", "matrix", "--data", options.data, "--verify", file]
+            command += ["--learnwares", options.learnwares, "--out", place, *extra]
+            status |= subprocess.run(list(map(str, command)), cwd=REPOSITORY, check=False).returncode
+    return status
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -283,6 +304,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--rule-inputs",
         type=Path,
         help="from `benchmarks.rule_inputs`, for the rules that need more than specifications",
+    )
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="with --matrix: also draw plots, as SVG")
+    parser.add_argument(
+        "--verify", action="store_true", help="with --matrix: measure 1 %% of the cells again; fails on disagreement"
     )
     parser.add_argument("--tune", action="store_true", help="only print the margins on train rows")
     parser.add_argument("--encoders", action="store_true", help="only compare encoders")

@@ -1,20 +1,36 @@
 """What the market's table is made of, on small known cases."""
 
+from dataclasses import dataclass, field
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks.market_figures import (
+    beats_base,
+    beats_best_single,
+    calibration,
+    calibration_noise,
+    figures,
+    means,
+    picks_of,
+    recovery,
+    tables,
+)
 from benchmarks.market_selection import (
     Columns,
     Market,
+    Measured,
+    Offered,
     best_single,
     by_halves,
-    calibration,
     cell,
     make_market,
     probe_score,
-    recovery,
+    resampled,
 )
 from benchmarks.scores import BASE, TaskScores
+from specs.capability import Capability
 
 
 def scores(rights: dict[str, str]) -> TaskScores:
@@ -57,7 +73,7 @@ def test_recovery_is_one_for_the_oracle_and_nothing_for_chance() -> None:
     assert nothing.value == pytest.approx(0.0)
     half = recovery([Columns(table | {"chosen": (oracle + 0.5) / 2}, gold)] * 3, "chosen")
     assert half.value == pytest.approx(0.5)
-    assert half.low <= half.value <= half.high
+    assert half.interval[0] <= half.value <= half.interval[1]
 
 
 def test_likelihood_speaks_where_accuracy_is_at_chance() -> None:
@@ -66,6 +82,7 @@ def test_likelihood_speaks_where_accuracy_is_at_chance() -> None:
     gold = {"base": np.full(rows, -3.0), "random": np.full(rows, -2.0), "oracle": np.full(rows, -1.0)}
     found = recovery([Columns(flat, gold | {"chosen": np.full(rows, -1.25)})], "chosen")
     assert (found.score, found.value) == ("likelihood", pytest.approx(0.75))
+    assert found.likelihood == found.value
 
 
 def test_calibration_error_is_nothing_when_what_is_stated_comes_true() -> None:
@@ -100,3 +117,93 @@ def test_tasks_without_all_cells_of_their_domain_are_left_out() -> None:
         patch.setattr("benchmarks.market_selection.with_capability", lambda one, _: one)
         market = make_market([One()], whole, whole)  # type: ignore[list-item]
     assert list(market.matrix) == ["finance-x"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """What resampling needs of a learnware."""
+
+    id: str
+    domain: str = "d"
+    base_model: str = "b"
+    capability: Capability | None = field(default=None, compare=False)
+
+
+def small_market() -> Market:
+    rights = {"d-a": "11110000", "d-b": "00001111", BASE: "00000001"}
+    tasks = {"d-x": scores(rights), "d-y": scores(rights)}
+    return Market([Named("d-a"), Named("d-b")], tasks, tasks, {"d-x": "d", "d-y": "d"})  # type: ignore[list-item]
+
+
+def test_a_larger_market_has_copies_and_a_smaller_one_is_a_part() -> None:
+    market = small_market()
+    larger = resampled(market, 5)
+    assert [name for _, name in larger] == ["d-a", "d-b", "d-a", "d-b", "d-a"]
+    assert len({one.id for one, _ in larger}) == 5
+    assert all(one.capability is not None and set(one.capability.probes) == {"d-x", "d-y"} for one, _ in larger[2:])
+    drawn = {resampled(market, 1, seed)[0][1] for seed in range(20)}
+    assert drawn == {"d-a", "d-b"}
+
+
+def measured(routed: str) -> Measured:
+    """Two tasks whose choice per request answers these rows right."""
+    bits = np.array([float(bit) for bit in routed])
+    right = {
+        "base": np.tile([0.0, 0.0, 0.0, 1.0], 2),
+        "random": np.full(8, 0.25),
+        "best single": np.tile([0.0, 1.0], 4),
+        "oracle": np.tile([1.0, 1.0, 1.0, 0.0], 2),
+        "per task": bits,
+        "per request": bits,
+    }
+    one = Columns(right, {name: values - 1 for name, values in right.items()})
+    both = {"d-x": one, "d-y": one}
+    wordings = {task: dict.fromkeys(("whole", "bare", "helper", "exam", "plain"), bits) for task in both}
+    return Measured(both, both, wordings, [(0.9, True)] * 18 + [(0.9, False)] * 2, 0, ())
+
+
+def test_means_over_tasks_count_every_task_alike() -> None:
+    drawn = means([np.zeros(4), np.ones(100)], picks_of([4, 100]))
+    assert list(np.unique(drawn)) == [0.5]
+    noisy = means([np.tile([0.0, 1.0], 50)], picks_of([100]))
+    assert noisy[0] == 0.5
+    assert 0.04 < noisy[1:].std() < 0.06
+
+
+def test_the_table_says_where_the_base_is_not_beaten() -> None:
+    market = small_market()
+    good, bad = measured("11110111"), measured("00000001")
+    assert [one["routed"] > one["base"] for one in beats_base(good).values()] == [True, True]
+    assert beats_best_single(market, good)["d"]["low"] > 0
+    single = beats_best_single(market, bad)["d"]
+    assert single["difference"] == pytest.approx(1 / 8 - 1 / 2)
+    at = {
+        1000: Offered(
+            {t: c.right["per request"] for t, c in good.columns.items()}, {t: np.ones(8) for t in good.columns}
+        )
+    }
+    found = figures(market, bad, at)
+    assert found.flat["score_vs_oracle_n1000"] == pytest.approx(7 / 8)
+    assert found.flat["score_vs_oracle_n100"] == pytest.approx((1 / 8) / (3 / 4))
+    assert found.intervals["score_vs_oracle_n100"][0] <= found.flat["score_vs_oracle_n100"]
+    assert (found.flat["beats_base_tasks"], found.flat["beats_best_single_domains"]) == (0.0, 0.0)
+    text = tables(market, bad, found)
+    assert "Not better than the base model, where some learnware is: d-x, d-y" in text
+    assert "by likelihood" in text
+
+
+def test_calibration_of_exact_probabilities_has_the_error_of_few_rows() -> None:
+    generator = np.random.default_rng(1)
+    few, many = ([(float(p), bool(generator.random() < p)) for p in generator.uniform(0.5, 1, n)] for n in (100, 10000))
+    assert calibration_noise(few) > 4 * calibration_noise(many) > 0
+
+
+def test_plots_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks.market_plots import write_plots
+
+    market, found = small_market(), measured("11110111")
+    offered = Offered({t: np.ones(8) for t in found.columns}, {t: np.ones(8) for t in found.columns})
+    written = write_plots(tmp_path, market, found, {10: offered, 1000: offered})
+    assert [path.name for path in written] == ["scores.svg", "regret.svg", "calibration.svg"]
+    assert all(b"</svg>" in path.read_bytes() for path in written)
