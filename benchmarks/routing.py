@@ -7,6 +7,8 @@ than the starter learnwares are made from them by resampling: a part of one's re
 random point of another, so that all are distinct and lie as densely as real neighbours. Recall@1 compares the
 index's nearest learnware with the exact one, for real texts and for vectors near the points of the resampled
 learnwares.
+
+In large markets learnwares are then added one at a time beside requests (`benchmarks.living_market`).
 """
 
 import argparse
@@ -21,12 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.living_market import figures as living_figures, measure_additions, named
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from benchmarks.tasks import DOMAINS, add_data_option, read_prompts, read_questions_of, task_of
 from router.selection import Selector
 from router.settings import SelectionSettings
+from router.snapshot import ALWAYS_REBUILT
 from specs.encoder import STATIC_ENCODER, load_encoder
-from specs.errors import LearnwareError
+from specs.errors import InvalidInput, LearnwareError
 from specs.index import SpecificationIndex
 from specs.learnware import Learnware, load_learnwares
 from specs.specification import Specification, View
@@ -41,8 +45,10 @@ MOVED = (0.2, 0.5)
 RECALL_NOISE = 0.3
 """Length of the random step from a unit-norm reduced point to a probe near it: about the distance between a prompt
 and its nearest reduced point."""
-ROUNDS, PROBES = 2000, 2000
-SHORT_ROUNDS, SHORT_PROBES = 500, 400
+ROUNDS, PROBES, ADDED = 2000, 2000, 40
+SHORT_ROUNDS, SHORT_PROBES, SHORT_ADDED = 500, 400, 10
+CHANGED_SHARE = 0.02
+"""Of the learnwares, both removed and added, before recall is measured again."""
 
 Matrix = NDArray[np.float32]
 
@@ -109,6 +115,18 @@ def probe_vectors(learnwares: Sequence[Learnware], texts: Matrix, count: int) ->
     return np.concatenate([near, texts[generator.integers(0, len(texts), count - len(near))]])
 
 
+def changed_recall(
+    selector: Selector, learnwares: Sequence[Learnware], added: Sequence[Learnware], vectors: Matrix
+) -> float:
+    """Recall after as many were removed as are added. The index must be whole then."""
+    generator = np.random.default_rng(2)
+    removed = [learnwares[number].id for number in generator.choice(len(learnwares), len(added), replace=False)]
+    changed = selector.changed(added, removed)
+    if problems := changed.check_integrity():
+        raise InvalidInput(f"the index is not whole after changes: {problems[0]}")
+    return recall(changed.index, changed.metric.apply(vectors))
+
+
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[list[str]]]:
     """Figures by name, and the rows of the table."""
     rounds, probes = (SHORT_ROUNDS, SHORT_PROBES) if options.short else (ROUNDS, PROBES)
@@ -153,7 +171,22 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[list[st
             f"recall@1 {found:.4f} ({kind})",
             flush=True,
         )
-        del selector, learnwares
+        if count > ALWAYS_REBUILT:
+            added = named(
+                resample(starters, len(starters) + int(CHANGED_SHARE * count), seed=1)[len(starters) :], "new"
+            )
+            figures[f"index_recall_changed_n{count}"] = changed_recall(selector, learnwares, added, vectors)
+            del selector
+            gc.collect()
+            additions = measure_additions(
+                learnwares, added[: SHORT_ADDED if options.short else ADDED], texts, SelectionSettings()
+            )
+            figures |= (later := living_figures(additions, count))
+            print("\n".join(f"  {name}: {value:.4f}" for name, value in later.items()), flush=True)
+            del additions
+        else:
+            del selector
+        del learnwares
         gc.collect()
     return figures, rows
 

@@ -40,7 +40,7 @@ from router.ray_seam import EngineReplicas, choose_replica_id, initialise, keep_
 from router.request import DecodeTokens, read_request
 from router.selection import Choice
 from router.settings import SelectionSettings
-from router.snapshot import SnapshotBuilder
+from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from specs.market.catalogue import Catalogue, current_catalogue
 from specs.task import TASK_PREFIX
 from specs.task_store import TaskStore
@@ -84,7 +84,7 @@ class Decision(NamedTuple):
 class LearnwareRouter:
     """One router replica. Holds the learnwares' specifications, never their weights.
 
-    Of a change in the market a request sees nothing or all: the snapshot is built in a thread and swapped in. Until an
+    Of a change in the market a request sees nothing or all: the snapshot is made in a thread and swapped in. Until an
     engine replica has made the same change, it answers a choice that it does not know from the base model.
     """
 
@@ -97,7 +97,9 @@ class LearnwareRouter:
         self._deadline_s = options.deadline_ms / 1000
         self._builder = SnapshotBuilder(options.selection)
         catalogue = current_catalogue(options.market, options.learnwares)
-        self._snapshot = self._builder.build(catalogue)
+        self._builder.build(catalogue)
+        serve_beside_changes()
+        self._rebuilding: asyncio.Task[None] | None = None
         self._sequence = catalogue.sequence
         self._tasks = None if options.market is None else TaskStore(options.market)
         self._decode_tokens = _token_decoder(options.base_model)
@@ -115,7 +117,19 @@ class LearnwareRouter:
         return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
 
     async def _follow(self, catalogue: Catalogue) -> None:
-        self._snapshot = await asyncio.to_thread(self._builder.build, catalogue)
+        await asyncio.to_thread(self._builder.build, catalogue)
+        if self._builder.rebuild_due and (self._rebuilding is None or self._rebuilding.done()):
+            self._rebuilding = asyncio.create_task(self._rebuild())
+
+    async def _rebuild(self) -> None:
+        try:
+            await asyncio.to_thread(self._builder.rebuild)
+        except Exception:
+            logger.exception("the selection could not be fitted anew; it goes on with the metric it has")
+
+    @property
+    def _snapshot(self) -> Snapshot | None:
+        return self._builder.snapshot
 
     async def market_reached(self, sequence: int) -> int:
         """Returns when the market's change number `sequence` is in effect here."""
@@ -146,7 +160,8 @@ class LearnwareRouter:
         return placed_choice, address
 
     def _adapters(self) -> Mapping[str, str]:
-        return {} if self._snapshot is None else self._snapshot.adapters
+        snapshot = self._snapshot
+        return {} if snapshot is None else snapshot.adapters
 
     async def _any_replica(self) -> dict[str, Any]:
         """Where the request goes; empty when no engine replica is known in time, and HAProxy then balances by

@@ -15,6 +15,7 @@ as the average learnware does on its own: what a provider made it for is worth s
 Where the base model itself is expected to answer best, it does.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ SHRINKAGE_ROWS = 4.0
 """A gain over the base model counts as if that many more rows had shown none."""
 ELSEWHERE = 0.02
 """What a learnware is taken to lose against the base model on tasks that are not its own, where nobody has looked."""
+NEGLIGIBLE = 1e-9
+"""Tasks that are less probable change no expectation that is shown."""
 PRIOR_AT_LEAST_BASE = (8.0, 1.0)
 """Rows answered at least as well as the base model, and rows answered worse, that are added to what was counted."""
 
@@ -53,38 +56,41 @@ class Best(NamedTuple):
 
 
 class Ranking:
-    """An immutable table of learnwares × tasks. Learnwares keep the order in which they were given."""
+    """An immutable table of learnwares × tasks. Learnwares are numbered in the order in which they are given;
+    those that `changed` adds take the next numbers."""
 
     def __init__(self, learnwares: Sequence[Learnware], sharpness: float = TASK_SHARPNESS) -> None:
-        own = [[f"{one.domain}-{task}" for task in one.tasks] for one in learnwares]
-        named = {task for tasks in own for task in tasks}
-        measured = {task for one in learnwares if one.capability is not None for task in one.capability.probes}
-        self.tasks = tuple(sorted(named | measured))
-        numbers = {task: number for number, task in enumerate(self.tasks)}
         self._sharpness = sharpness
-        self._home = np.array([numbers[tasks[0]] if len(tasks) == 1 else -1 for tasks in own])
-        shape = len(learnwares), len(self.tasks)
-        gains, known = np.full(shape, -ELSEWHERE), np.zeros(shape, bool)
-        self._base = np.zeros(shape[1])
-        wins, rows = np.zeros(shape), np.zeros(shape)
-        for i, one in enumerate(learnwares):
-            for task, probe in one.capability.probes.items() if one.capability is not None else ():
-                t = numbers[task]
-                gains[i, t], known[i, t] = gain(probe), True
-                wins[i, t], rows[i, t] = probe.at_least_base * probe.rows, probe.rows
-                self._base[t] = probe.base_probability
-        mine = np.zeros(shape, bool)
-        for i, tasks in enumerate(own):
-            mine[i, [numbers[task] for task in tasks]] = True
-        usual = float(gains[known & mine].mean()) if (known & mine).any() else 0.0
-        gains[mine & ~known] = usual
-        self.quality = np.ascontiguousarray(self._base + gains)
-        better, worse = PRIOR_AT_LEAST_BASE
-        self._at_least_base = (wins + better) / (rows + better + worse)
-        self.any_measured = bool(known.any())
+        self.tasks: tuple[str, ...] = ()
+        self._base = np.zeros(0)
+        self._gains, self._at_least_base = np.zeros((0, 0)), np.zeros((0, 0))  # tasks × learnwares
+        self._home = np.zeros(0, np.int64)
+        self._alive = np.zeros(0, bool)
+        at_home = [
+            gain(one.capability.probes[task])
+            for one in learnwares
+            for task in (_own_tasks(one) if one.capability is not None else ())
+            if one.capability is not None and task in one.capability.probes
+        ]
+        self._usual = float(np.mean(at_home)) if at_home else 0.0
+        self.any_measured = False
+        self._append(learnwares, ())
+
+    def changed(self, added: Sequence[Learnware], removed: Sequence[int]) -> "Ranking":
+        """This table without the learnwares of some numbers and with others. What the average learnware gains at home
+        stays as it was."""
+        other = copy.copy(self)
+        other._append(added, removed)  # noqa: SLF001 (an object of this very class)
+        return other
+
+    @property
+    def quality(self) -> NDArray[np.float64]:
+        """Of each learnware on each task: (n, t)."""
+        return np.asarray((self._base[:, None] + self._gains).T)
 
     def expect(self, nearest: Closeness) -> Expected:
-        """What is expected of every learnware for a request with these nearest specifications."""
+        """What is expected of every learnware for a request with these nearest specifications; -∞ of those that were
+        removed."""
         logits = np.full(len(self.tasks), -np.inf)
         homes = self._home[nearest.owners]
         np.maximum.at(logits, homes[homes >= 0], nearest.values[homes >= 0] * self._sharpness)
@@ -92,14 +98,17 @@ class Ranking:
             logits[:] = 0.0  # only learnwares of several tasks are near: nothing tells the tasks apart
         weights = np.exp(logits - logits.max())
         tasks = weights / weights.sum()
-        return Expected(self.quality @ tasks, tasks)
+        likely = np.flatnonzero(tasks > NEGLIGIBLE)
+        quality = float(self._base @ tasks) + tasks[likely] @ self._gains[likely]
+        quality[~self._alive] = -np.inf
+        return Expected(quality, tasks)
 
     def best(self, nearest: Closeness, top: int) -> Best:
         """The `top` learnwares; among equals the nearer one comes first."""
         expected = self.expect(nearest)
         closeness = np.full(len(expected.quality), -np.inf)
         closeness[nearest.owners] = nearest.values
-        shown = min(max(top, 1), len(closeness))
+        shown = min(max(top, 1), int(self._alive.sum()))
         bound = np.partition(expected.quality, -shown)[-shown]
         among = np.flatnonzero(expected.quality >= bound)  # more than `shown` where equals stand at the bound
         order = among[np.lexsort((-closeness[among], -expected.quality[among]))][:shown]
@@ -108,7 +117,38 @@ class Ranking:
 
     def at_least_base(self, learnware: int, tasks: NDArray[np.float64]) -> float:
         """Probability that a learnware answers at least as well as the base model."""
-        return float(self._at_least_base[learnware] @ tasks)
+        return float(self._at_least_base[:, learnware] @ tasks)
+
+    def _append(self, learnwares: Sequence[Learnware], removed: Sequence[int]) -> None:
+        """Puts learnwares behind those that are there, in new arrays: copies of this table share the old ones."""
+        own = [_own_tasks(one) for one in learnwares]
+        named = {task for tasks in own for task in tasks}
+        measured = {task for one in learnwares if one.capability is not None for task in one.capability.probes}
+        self.tasks += tuple(sorted((named | measured) - set(self.tasks)))
+        numbers = {task: number for number, task in enumerate(self.tasks)}
+        before = self._gains.shape
+        better, worse = PRIOR_AT_LEAST_BASE
+        gains = np.full((len(numbers), before[1] + len(learnwares)), -ELSEWHERE)
+        at_least_base = np.full(gains.shape, better / (better + worse))
+        base = np.zeros(len(numbers))
+        gains[: before[0], : before[1]], at_least_base[: before[0], : before[1]] = self._gains, self._at_least_base
+        base[: before[0]] = self._base
+        for i, (one, tasks) in enumerate(zip(learnwares, own, strict=True), before[1]):
+            gains[[numbers[task] for task in tasks], i] = self._usual
+            for task, probe in one.capability.probes.items() if one.capability is not None else ():
+                t = numbers[task]
+                gains[t, i], base[t] = gain(probe), probe.base_probability
+                at_least_base[t, i] = (probe.at_least_base * probe.rows + better) / (probe.rows + better + worse)
+        home = [numbers[tasks[0]] if len(tasks) == 1 else -1 for tasks in own]
+        self._home = np.concatenate([self._home, np.array(home, np.int64)])
+        self._alive = np.concatenate([self._alive, np.ones(len(learnwares), bool)])
+        self._alive[list(removed)] = False
+        self._gains, self._at_least_base, self._base = gains, at_least_base, base
+        self.any_measured |= bool(measured)
+
+
+def _own_tasks(learnware: Learnware) -> list[str]:
+    return [f"{learnware.domain}-{task}" for task in learnware.tasks]
 
 
 def gain(probe: ProbeScore) -> float:

@@ -5,34 +5,34 @@
              where learnwares were measured, how well each is expected to answer what is this close (`router.ranking`)
     Pick     the best, if the closest is closer than everyday prompts are (confidence), else the base model
 
-Confidence compares two densities: the margin is f(nearest learnware) - f(everyday prompts), where the everyday
-prompts are the project's own (`general_prompts.txt`). Its scale is set by those prompts themselves, each scored with
-its own point left out: 0 is their median margin and 1 their 95th percentile. So the border moves along when
-learnwares come and go, and no user's data is needed to place it.
+Confidence compares how near the nearest learnware and everyday prompts are (`router.everyday`).
 """
 
+import copy
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
+from router.everyday import EverydayScale
 from router.ranking import Ranking
 from router.settings import SelectionSettings
 from specs.encoder import Encoder
 from specs.errors import InvalidSpecification
 from specs.index import Closeness, SpecificationIndex
 from specs.learnware import Learnware
-from specs.metric import Metric, fit_metric
-from specs.rkme import ReducedSet, squared_distances
+from specs.metric import Metric, fit_metric, rows_of
+from specs.rkme import ReducedSet
+from specs.stack import PointStack, joined
 
-EVERYDAY_SPREAD_QUANTILE = 0.95
-"""The everyday prompts' margin that counts as 1. Nearer to the maximum it would hang on single prompts."""
 NEAREST = 48
-"""Learnwares whose closeness says to which tasks a request may belong; beyond them nothing that matters is near."""
+"""Learnwares whose closeness says to which tasks a request may belong, where some were measured; beyond them nothing
+that matters is near."""
 _EXPONENT_LIMIT = 500.0
+_NONE_PASSES = "no learnware passes the filter (selection.languages, selection.domains)"
 
 
 class Candidate(NamedTuple):
@@ -66,34 +66,54 @@ class Choice(NamedTuple):
 
 
 class Selector:
-    """An immutable snapshot of specifications. To add or remove a learnware, build another one and swap the
-    reference: a request never sees half a change. Safe to use from several threads."""
+    """An immutable snapshot of specifications. To add or remove learnwares, make another one (`changed`, or a new one)
+    and swap the reference: a request never sees half a change. Safe to use from several threads.
+
+    Learnwares are numbered in the order in which they come; the numbers of those that are removed stay unused.
+    """
 
     def __init__(self, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings) -> None:
         """Raises InvalidSpecification when no learnware passes the filter, or one is of another encoder."""
-        kept = [learnware for learnware in learnwares if _passes(learnware, settings)]
-        if not kept:
-            raise InvalidSpecification("no learnware passes the filter (selection.languages, selection.domains)")
-        for learnware in kept:
-            if learnware.specification.encoder_id != encoder.id:
-                raise InvalidSpecification(
-                    f"learnware {learnware.id} was specified with encoder {learnware.specification.encoder_id!r}; "
-                    f"this router uses {encoder.id!r}"
-                )
         self._encoder = encoder
         self._settings = settings
-        self._ids = tuple(learnware.id for learnware in kept)
+        self._learnwares = self._admitted(learnwares)
+        if not self._learnwares:
+            raise InvalidSpecification(_NONE_PASSES)
         everyday = encoder.encode(general_prompts())
-        self.metric = _fit(kept, everyday, settings)
-        self.index = SpecificationIndex([_projected(learnware, self.metric) for learnware in kept], settings.gamma)
-        self._ranking = Ranking(kept)
-        self._view_means = np.concatenate([_view_means(learnware, self.metric) for learnware in kept])
-        counts = [len(learnware.specification.views) for learnware in kept]
-        self._view_starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        points = self.metric.apply(everyday)
-        uniform = np.full(len(points), 1 / len(points))
-        self._everyday = SpecificationIndex([(points, uniform)], settings.gamma)
-        self._median, self._spread = self._everyday_margins(points)
+        self.metric = _fit(self._learnwares, everyday, settings)
+        self._numbers = {learnware.id: number for number, learnware in enumerate(self._learnwares)}
+        self.index = SpecificationIndex([_projected(one, self.metric) for one in self._learnwares], settings.gamma)
+        self._ranking = _ranking(self._learnwares)
+        self._view_means = _view_means(self._learnwares, self.metric)
+        self._everyday = EverydayScale(self.metric.apply(everyday), self.index, settings.gamma)
+
+    def changed(self, added: Sequence[Learnware], removed: Collection[str]) -> "Selector":
+        """The selector for these learnwares without those of the ids `removed` and with those `added`, in time in
+        proportion to the changes since the last new one. The metric stays as it was fitted.
+
+        Raises:
+            InvalidSpecification: no learnware is left, or one is of another encoder.
+        """
+        other = copy.copy(self)
+        other._change(added, removed)  # noqa: SLF001 (an object of this very class)
+        return other
+
+    def __len__(self) -> int:
+        """Learnwares among which it chooses."""
+        return len(self._numbers)
+
+    @property
+    def changes(self) -> int:
+        """How many learnwares came or went since the metric was fitted."""
+        return self.index.changes
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong, in words; empty when the selector is whole."""
+        problems = [f"index: {problem}" for problem in self.index.check_integrity()]
+        if len(self.index) != len(self._numbers):
+            problems.append(f"the index holds {len(self.index)} learnwares, {len(self._numbers)} have a number")
+        wrong = [name for name, number in self._numbers.items() if self._learnwares[number].id != name]
+        return problems + [f"learnware {name} has the number of another one" for name in wrong]
 
     def choose(self, text: str, top: int = 5) -> Choice:
         """The learnware for a request with this text, and up to `top` candidates. Never raises on odd text."""
@@ -106,9 +126,8 @@ class Selector:
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5) -> Choice:
         """As `choose`, for a vector of `embed`."""
         x = self.metric.apply(vector)
-        nearest = self.index.search(x, max(top, NEAREST))
-        margin = float(nearest.values[0] - self._everyday.all_values(x)[0])
-        return self._pick(nearest, margin, MATCHED, top)
+        nearest = self.index.search(x, top if self._ranking is None else max(top, NEAREST))
+        return self._pick(nearest, self._everyday.margin(x, float(nearest.values[0])), MATCHED, top)
 
     def choose_task(self, mean: NDArray[np.float32], top: int = 5) -> Choice:
         """The learnware for a whole task, given by the mean of its rows' vectors (dim,), noise included.
@@ -118,16 +137,18 @@ class Selector:
         benchmarks.privacy`). Confidence is that of a request at this place.
         """
         x = self.metric.apply(mean)
-        squares = ((self._view_means - x) ** 2).sum(1, dtype=np.float64)
-        closeness = -np.minimum.reduceat(squares, self._view_starts) / 2
-        order = np.argsort(-closeness, kind="stable")[: max(top, NEAREST)]
-        margin = float(self.index.search(x, 1).values[0] - self._everyday.all_values(x)[0])
+        means = self._view_means
+        squares = ((means.points - x) ** 2).sum(1, dtype=np.float64)
+        closeness = -np.minimum.reduceat(squares, means.starts[:-1]) / 2
+        numbers = np.fromiter(self._numbers.values(), np.int64)
+        order = numbers[np.argsort(-closeness[numbers], kind="stable")[: max(top, NEAREST)]]
+        margin = self._everyday.margin(x, float(self.index.search(x, 1).values[0]))
         return self._pick(Closeness(order, closeness[order]), margin, TASK, top)
 
     def _pick(self, nearest: Closeness, margin: float, reason: str, top: int) -> Choice:
         """The choice among the nearest learnwares, or among all where they were measured."""
         confidence, refusal = self._confidence(margin), LOW_CONFIDENCE
-        if self._ranking.any_measured:
+        if self._ranking is not None:
             best = self._ranking.best(nearest, top)
             owners = best.owners
             scores = qualities = 1 - (best.qualities[0] - best.qualities)
@@ -140,7 +161,7 @@ class Selector:
             scores = np.exp(-behind / self._settings.score_scale)
         candidates = tuple(
             # a task keeps its learnware: nobody stands in
-            Candidate(self._ids[owner], confidence * float(score), 0.0 if reason == TASK else float(quality))
+            Candidate(self._learnwares[owner].id, confidence * float(score), 0.0 if reason == TASK else float(quality))
             for owner, score, quality in zip(owners, scores, qualities, strict=True)
         )
         if confidence < self._settings.min_confidence or refusal == BASE_BETTER:
@@ -150,26 +171,44 @@ class Selector:
     def standard_margin(self, vector: NDArray[np.float32]) -> float:
         """The margin on the scale of everyday prompts (0 their median, 1 their 95th percentile), for calibration."""
         x = self.metric.apply(vector)
-        margin = float(self.index.search(x, 1).values[0] - self._everyday.all_values(x)[0])
-        return (margin - self._median) / self._spread
+        return self._everyday.margin(x, float(self.index.search(x, 1).values[0]))
 
     def _confidence(self, margin: float) -> float:
-        standard = (margin - self._median) / self._spread
-        exponent = (standard - self._settings.border) / self._settings.softness
+        exponent = (margin - self._settings.border) / self._settings.softness
         return float(1 / (1 + np.exp(-np.clip(exponent, -_EXPONENT_LIMIT, _EXPONENT_LIMIT))))
 
-    def _everyday_margins(self, points: NDArray[np.float32]) -> tuple[float, float]:
-        """Median of the everyday prompts' own margins and the distance from there to their 95th percentile, each prompt
-        compared with all others but itself."""
-        gamma = self._settings.gamma
-        exponents = -gamma / 2 * squared_distances(points, points)
-        np.fill_diagonal(exponents, -np.inf)
-        peaks = exponents.max(1)
-        logs = peaks + np.log(np.exp(exponents - peaks[:, None]).sum(1) / (len(points) - 1))
-        nearest = np.array([self.index.search(point, 1).values[0] for point in points])
-        margins = nearest - logs / gamma
-        median, upper = np.quantile(margins, [0.5, EVERYDAY_SPREAD_QUANTILE])
-        return float(median), max(float(upper - median), 1e-6)
+    def _change(self, added: Sequence[Learnware], removed: Collection[str]) -> None:
+        admitted = self._admitted(added)
+        gone = [self._numbers[learnware_id] for learnware_id in removed if learnware_id in self._numbers]
+        if len(self._numbers) == len(gone) and not admitted:
+            raise InvalidSpecification(_NONE_PASSES)
+        first = len(self._learnwares)
+        numbers = list(range(first, first + len(admitted)))
+        self._numbers = dict(self._numbers)
+        for number in gone:
+            del self._numbers[self._learnwares[number].id]
+        self._numbers |= {learnware.id: number for number, learnware in enumerate(admitted, first)}
+        self._learnwares += admitted
+        self.index = self.index.changed([_projected(one, self.metric) for one in admitted], gone)
+        if self._ranking is not None:
+            self._ranking = self._ranking.changed(admitted, gone)
+        elif any(map(_measured, admitted)):
+            dead = set(range(len(self._learnwares))) - set(self._numbers.values())
+            self._ranking = Ranking(self._learnwares).changed([], sorted(dead))
+        if admitted:
+            self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
+        self._everyday = self._everyday.changed(self.index, numbers, gone)
+
+    def _admitted(self, learnwares: Sequence[Learnware]) -> tuple[Learnware, ...]:
+        """Those that pass the filter. Raises InvalidSpecification when one of them is of another encoder."""
+        kept = tuple(learnware for learnware in learnwares if _passes(learnware, self._settings))
+        for learnware in kept:
+            if learnware.specification.encoder_id != self._encoder.id:
+                raise InvalidSpecification(
+                    f"learnware {learnware.id} was specified with encoder {learnware.specification.encoder_id!r}; "
+                    f"this router uses {self._encoder.id!r}"
+                )
+        return kept
 
 
 def general_prompts() -> list[str]:
@@ -197,7 +236,18 @@ def _projected(learnware: Learnware, metric: Metric) -> tuple[NDArray[np.float32
     return metric.apply(reduced.points), reduced.weights
 
 
-def _view_means(learnware: Learnware, metric: Metric) -> NDArray[np.float32]:
-    """The mean of each view's points, weighted: (views, r)."""
-    views = learnware.specification.views
-    return metric.apply(np.stack([view.weights @ view.points / view.weights.sum() for view in views]))
+def _ranking(learnwares: Sequence[Learnware]) -> Ranking | None:
+    """None where nobody was measured: then nearness alone decides, and a table of all tasks would only take room."""
+    return Ranking(learnwares) if any(map(_measured, learnwares)) else None
+
+
+def _measured(learnware: Learnware) -> bool:
+    return learnware.capability is not None and bool(learnware.capability.probes)
+
+
+def _view_means(learnwares: Sequence[Learnware], metric: Metric) -> PointStack:
+    """The mean of each view's points, weighted, by learnware."""
+    views = [learnware.specification.views for learnware in learnwares]
+    means = [view.weights @ view.points / view.weights.sum() for of_one in views for view in of_one]
+    starts = np.concatenate([[0], np.cumsum([len(of_one) for of_one in views])])
+    return PointStack(metric.apply(rows_of(means).astype(np.float32)), np.zeros(len(means), np.float32), starts)

@@ -1,14 +1,37 @@
-"""What a router replica decides with: built whole from a catalogue, then swapped in by reference."""
+"""What a router replica decides with: made from a catalogue, and swapped in by reference.
 
-from collections.abc import Mapping
-from typing import NamedTuple
+Small markets are built anew with each change. In large ones a change is a change of the selector that is there, whose
+metric stays; once enough has changed, a new selector is built beside the requests, and what came meanwhile is applied
+to it.
+"""
+
+import gc
+import operator
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from router.follow_ups import FollowUps
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.encoder import load_encoder
 from specs.learnware import Learnware, load_learnware
-from specs.market.catalogue import Catalogue
+from specs.market.catalogue import Catalogue, Entry
+
+ALWAYS_REBUILT = 150
+"""Up to so many learnwares every change fits the metric anew, which then takes well under a second."""
+REBUILT_SHARE = 0.05
+"""Share of learnwares that come or go before the metric is fitted anew."""
+AT_ONCE_SHARE = 0.25
+"""A single change of more than this share is not applied to what is there: that would leave it slow and far off."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long a request may wait each time that a change runs Python code. The interpreter's own 5 ms add up, since a
+choice lets go of the interpreter several times."""
 
 
 class Snapshot(NamedTuple):
@@ -21,31 +44,115 @@ class Snapshot(NamedTuple):
 
 
 class SnapshotBuilder:
-    """Builds snapshots; reads each version of a learnware once. Not for use from two threads at a time."""
+    """Keeps the snapshot of the latest catalogue; reads each version of a learnware once. Safe to use from several
+    threads: `rebuild` keeps nobody else waiting."""
 
-    def __init__(self, settings: SelectionSettings) -> None:
+    def __init__(self, settings: SelectionSettings, load: Callable[[Entry], Learnware] | None = None) -> None:
+        """`load` reads one learnware; the default reads its folder, without its weights."""
         self._settings = settings
-        self._known: dict[str, Learnware] = {}
+        self._load = load or load_for_selection
+        self._lock = threading.Lock()
+        self._entries: tuple[Entry, ...] = ()
+        self._known: dict[str, Learnware] = {}  # by the hash of their files
         self._follow_ups: dict[str, FollowUps] = {}
+        self.snapshot: Snapshot | None = None
+        """Of the catalogue that was built last; None when it holds nothing."""
 
     def build(self, catalogue: Catalogue) -> Snapshot | None:
-        """The snapshot for a catalogue; None when it holds nothing.
+        """The snapshot for a catalogue, which is `snapshot` from now on. When it raises, `snapshot` stays.
 
         Raises:
             InvalidLearnware: a learnware cannot be read.
             InvalidSpecification: none passes the filter of the settings, or one is of another encoder.
         """
-        self._known = {
-            entry.sha256: self._known.get(entry.sha256) or load_learnware(entry.folder, weights=False)
-            for entry in catalogue.entries
-        }
-        if not self._known:
-            return None
-        learnwares = list(self._known.values())
-        encoder = load_encoder(learnwares[0].specification.encoder_id)
-        selector = Selector(learnwares, encoder, self._settings)
-        selector.choose("warm-up: the first call loads tables that every later one finds in cache")
+        with self._lock:
+            removed, added = _differences(self._entries, catalogue.entries)
+            loaded = [self._known.get(entry.sha256) or self._load(entry) for entry in added]
+            known = dict(self._known)
+            for entry in removed:
+                del known[entry.sha256]
+            known |= {entry.sha256: learnware for entry, learnware in zip(added, loaded, strict=True)}
+            self.snapshot = self._changed(known, removed, added) if known else None
+            self._known, self._entries = known, catalogue.entries
+            return self.snapshot
+
+    @property
+    def rebuild_due(self) -> bool:
+        """Whether so much has changed since the metric was fitted that it should be fitted anew."""
+        snapshot = self.snapshot
+        return snapshot is not None and snapshot.selector.changes > REBUILT_SHARE * len(snapshot.selector)
+
+    def rebuild(self) -> None:
+        """Puts a selector with a new metric into `snapshot`. Takes as long as a first start, beside which requests and
+        changes go on.
+
+        Raises:
+            InvalidSpecification: as `build`.
+        """
+        with self._lock:
+            known = self._known
+        if not known:
+            return
+        selector = self._selector(known)
+        with self._lock:
+            if self.snapshot is not None:
+                removed = [known[sha256].id for sha256 in known.keys() - self._known.keys()]
+                added = [learnware for sha256, learnware in self._known.items() if sha256 not in known]
+                self.snapshot = self.snapshot._replace(selector=selector.changed(added, removed))
+
+    def _changed(self, known: Mapping[str, Learnware], removed: Sequence[Entry], added: Sequence[Entry]) -> Snapshot:
+        before = self.snapshot
+        if before is None or len(known) <= ALWAYS_REBUILT or len(removed) + len(added) > AT_ONCE_SHARE * len(known):
+            selector = self._selector(known)
+        else:
+            selector = before.selector.changed(
+                [known[entry.sha256] for entry in added], [entry.id for entry in removed]
+            )
+        adapters = {} if before is None else dict(before.adapters)
+        for entry in removed:
+            adapters.pop(entry.id, None)
+        adapters |= {entry.id: entry.internal_name for entry in added}
+        encoder = load_encoder(next(iter(known.values())).specification.encoder_id)
         if encoder.id not in self._follow_ups:
             self._follow_ups = {encoder.id: FollowUps(encoder)}
-        adapters = {entry.id: entry.internal_name for entry in catalogue.entries}
         return Snapshot(selector, self._follow_ups[encoder.id], adapters)
+
+    def _selector(self, known: Mapping[str, Learnware]) -> Selector:
+        learnwares = list(known.values())
+        selector = Selector(learnwares, load_encoder(learnwares[0].specification.encoder_id), self._settings)
+        selector.choose("warm-up: the first call loads tables that every later one finds in cache")
+        return selector
+
+
+def serve_beside_changes() -> None:
+    """Prepares this process, once its first snapshot is there, for changes beside requests: threads take turns more
+    often, and the collector passes over what is there now, which takes it some 50 ms for 10,000 learnwares."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
+
+
+def _differences(before: Sequence[Entry], after: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """What left and what came. Two catalogues of one reader share most entries, in the same order: those at the
+    beginning and at the end are passed over without a look at what they hold."""
+    start = _shared(before, after)
+    end = min(_shared(before[::-1], after[::-1]), min(len(before), len(after)) - start)
+    old = {entry.sha256: entry for entry in before[start : len(before) - end]}
+    new = {entry.sha256: entry for entry in after[start : len(after) - end]}
+    return [old[sha256] for sha256 in old.keys() - new.keys()], [new[sha256] for sha256 in new if sha256 not in old]
+
+
+def _shared(before: Sequence[Entry], after: Sequence[Entry]) -> int:
+    """How many entries, from the first on, are the same objects."""
+    same = list(map(operator.is_, before, after))
+    return same.index(False) if False in same else len(same)
+
+
+def load_for_selection(entry: Entry) -> Learnware:
+    """A learnware without its weights, its points in the half precision that they have on disk."""
+    learnware = load_learnware(entry.folder, weights=False)
+    views = tuple(
+        replace(view, points=cast("NDArray[np.float32]", view.points.astype(np.float16)))
+        for view in learnware.specification.views
+    )
+    return replace(learnware, specification=replace(learnware.specification, views=views))

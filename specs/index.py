@@ -1,141 +1,153 @@
 """Which specifications a vector is nearest to: exactly up to some hundreds, in two stages beyond.
 
-The closeness of a vector x to a learnware's reduced set (Z, β) is the log of its kernel mean, in the units of half a
-squared distance:
+The closeness of a vector to a learnware's reduced set is the log of its kernel mean (`specs.stack`). With all sets
+stacked this is one matrix product and a segmented log-sum-exp. At 10,000 learnwares the product would read some
+hundred megabytes per request, so the points are put into cells (`specs.cells`): the cells nearest to x name the
+candidate learnwares, and only these are scored exactly.
 
-    f(x) = 1/γ · log Σ_j β_j exp(-γ/2 ‖x - z_j‖²)
-
-With all Z stacked this is one matrix product and a segmented log-sum-exp. At 10,000 learnwares the product would
-read some hundred megabytes per request, so the points are put into cells (an inverted file: Jégou et al. 2011,
-"Product Quantization for Nearest Neighbor Search", section IV): the cells nearest to x name the candidate
-learnwares, and only these are scored exactly.
-
-An index is immutable: adding or removing a learnware builds another one, and a reference is swapped.
+An index is immutable. Adding or removing learnwares makes another one that shares the large part with the one before:
+what is removed is marked, what is added stands in a small second part, as in a log-structured merge tree (O'Neil et
+al. 1996) whose merge is a new index. The answers are those of a new index with the same cells.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specs.cells import Cells
 from specs.errors import InvalidSpecification
+from specs.stack import PointSet, PointStack, joined, stack
 
 Vector = NDArray[np.float32]
-Matrix = NDArray[np.float32]
 
-EXACT_POINTS = 40_000
-"""Up to this many points (about 300 learnwares) the one product stays near a millisecond."""
-PROBED_CELLS = 24
-SHORTLIST = 48
-"""Cells looked at and learnwares scored exactly in two stages; recall@1 and time at 10,000 are in
-`benchmarks.routing`."""
-TRAINING_POINTS = 60_000
-CELL_ROUNDS = 6
+EXACT_POINTS = 24_000
+"""Up to this many points (about 200 learnwares) the one product is as fast as two stages."""
+CANDIDATES = 16
+"""Learnwares scored exactly in two stages, or as many as are asked for."""
 
 
 class Closeness(NamedTuple):
-    """Learnwares (positions in the order given to the index) with f(x), the nearest first."""
+    """Learnwares (by their numbers in the index) with f(x), the nearest first."""
 
     owners: NDArray[np.int64]
     values: NDArray[np.float64]
 
 
 class SpecificationIndex:
-    """Stacked points of n learnwares in the metric's space; `sets[i]` is learnware i's (points (k_i, r), weights
-    (k_i,))."""
+    """Reduced sets of learnwares in the metric's space. `sets[i]` is that of learnware number i. Numbers are never used
+    again: what `changed` adds takes the next ones."""
 
-    def __init__(
-        self, sets: Sequence[tuple[Matrix, NDArray[np.float64]]], gamma: float, exact: bool | None = None
-    ) -> None:
+    def __init__(self, sets: Sequence[PointSet], gamma: float, exact: bool | None = None) -> None:
         if not sets:
             raise InvalidSpecification("an index needs at least one learnware")
-        counts = np.array([len(points) for points, _ in sets])
         self._gamma = gamma
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self._points = np.ascontiguousarray(np.concatenate([points for points, _ in sets]), np.float32)
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(np.concatenate([weights for _, weights in sets]))
-        # -γ/2‖z‖² + log β: the part of the exponent that no request changes.
-        self._constants = (log_weights - gamma / 2 * (self._points.astype(np.float64) ** 2).sum(1)).astype(np.float32)
-        self._owners = np.repeat(np.arange(len(sets)), counts)
-        self.exact = len(self._points) <= EXACT_POINTS if exact is None else exact
-        self._cells = None if self.exact else _Cells(self._points, self._owners)
+        self._main = stack(sets, gamma)
+        self._added: PointStack | None = None
+        self._alive = np.ones(len(sets), bool)
+        self.exact = len(self._main.points) <= EXACT_POINTS if exact is None else exact
+        self._cells = None if self.exact else Cells(self._main.points, *self._listed(self._main, 0))
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        """Learnwares in it, without those that were removed."""
+        return int(self._alive.sum())
+
+    def changed(self, added: Sequence[PointSet], removed: Sequence[int]) -> "SpecificationIndex":
+        """This index without the learnwares `removed` and with those `added`, in time in proportion to what was ever
+        added by `changed`.
+
+        Raises:
+            InvalidSpecification: nothing would be left.
+        """
+        other = copy.copy(self)
+        other._change(added, removed)  # noqa: SLF001 (an object of this very class)
+        return other
+
+    @property
+    def changes(self) -> int:
+        """How many learnwares were added or removed since the index was new."""
+        return len(self._alive) - self._main.owners + int((~self._alive).sum())
 
     def search(self, x: Vector, top: int) -> Closeness:
         """The `top` nearest learnwares to x (r,)."""
-        owners = None if self._cells is None else self._cells.candidates(x)
-        closeness = self.all_values(x) if owners is None else self._values_of(x, owners)
+        top = min(top, len(self._alive))
+        if self._cells is None:
+            owners, closeness = None, self.all_values(x)
+        else:
+            whole = len(self) == len(self._alive)
+            owners = self._cells.candidates(x, max(top, CANDIDATES), None if whole else self._alive)
+            closeness = self._values_of(x, owners)
         top = min(top, len(closeness))
         best = np.argpartition(-closeness, top - 1)[:top]
         best = best[np.argsort(-closeness[best], kind="stable")]
+        best = best[closeness[best] > -np.inf]
         return Closeness(best if owners is None else owners[best], closeness[best])
 
     def all_values(self, x: Vector) -> NDArray[np.float64]:
-        """f(x) of every learnware, exactly: (n,)."""
-        return self._finish(x, self._constants + self._gamma * (self._points @ x), self._starts[:-1])
+        """f(x) of every learnware, exactly, by number; -∞ for those that were removed."""
+        values = self._main.values(x, self._gamma)
+        if self._added is not None:
+            values = np.concatenate([values, self._added.values(x, self._gamma)])
+        values[~self._alive] = -np.inf
+        return values
+
+    def values_of_many(self, rows: NDArray[np.float32], owners: Sequence[int]) -> NDArray[np.float64]:
+        """f of some learnwares for many vectors (m, r), exactly: (m, len(owners))."""
+        parts = [self._part(owner) for owner in owners]
+        return np.concatenate([part.values_of_many(rows, self._gamma) for part in parts], 1)
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong, in words; empty when the index is whole."""
+        problems: list[str] = []
+        parts = [self._main] if self._added is None else [self._main, self._added]
+        if sum(part.owners for part in parts) != len(self._alive):
+            problems.append(f"{len(self._alive)} learnwares are marked where the parts hold others")
+        for name, part in zip(("main", "added"), parts, strict=False):
+            if part.starts[0] != 0 or part.starts[-1] != len(part.points) or (np.diff(part.starts) < 1).any():
+                problems.append(f"{name} part: the points are not divided among the learnwares")
+            if not np.isfinite(part.points).all() or not (part.constants < np.inf).all():
+                problems.append(f"{name} part: values are not finite")
+        if self._cells is not None and not problems:
+            first = [0, self._main.owners]
+            owners = [self._listed(part, start)[1] for part, start in zip(parts, first, strict=False)]
+            points = np.concatenate([part.points for part in parts])
+            problems += self._cells.check_integrity(points, np.concatenate(owners))
+        return problems
+
+    def _change(self, added: Sequence[PointSet], removed: Sequence[int]) -> None:
+        self._alive = np.concatenate([self._alive, np.ones(len(added), bool)])
+        self._alive[list(removed)] = False
+        if not self._alive.any():
+            raise InvalidSpecification("an index needs at least one learnware")
+        if added:
+            new = stack(added, self._gamma)
+            self._added = new if self._added is None else joined(self._added, new)
+            if self._cells is not None:
+                lists = self._listed(self._added, self._main.owners)
+                self._cells = self._cells.with_points(self._added.points, *lists)
+
+    def _part(self, owner: int) -> PointStack:
+        """One learnware's points alone."""
+        part, number = self._main, owner
+        if owner >= self._main.owners:
+            assert self._added is not None
+            part, number = self._added, owner - self._main.owners
+        start, end = part.starts[number], part.starts[number + 1]
+        return PointStack(part.points[start:end], part.constants[start:end], np.array([0, end - start]))
 
     def _values_of(self, x: Vector, owners: NDArray[np.int64]) -> NDArray[np.float64]:
-        counts = self._starts[owners + 1] - self._starts[owners]
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        rows = np.arange(counts.sum()) + np.repeat(self._starts[owners] - starts, counts)
-        return self._finish(x, self._constants[rows] + self._gamma * (self._points[rows] @ x), starts)
+        later = owners >= self._main.owners
+        if self._added is None or not later.any():
+            return self._main.values_of(x, owners, self._gamma)
+        values = np.empty(len(owners))
+        values[later] = self._added.values_of(x, owners[later] - self._main.owners, self._gamma)
+        if not later.all():
+            values[~later] = self._main.values_of(x, owners[~later], self._gamma)
+        return values
 
-    def _finish(self, x: Vector, exponents: Vector, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        peaks = np.maximum.reduceat(exponents, starts)
-        counts = np.diff(np.append(starts, len(exponents)))
-        sums = np.add.reduceat(np.exp(exponents - np.repeat(peaks, counts)), starts)
-        logs = peaks.astype(np.float64) + np.log(sums)
-        return np.asarray(logs / self._gamma - float(x @ x) / 2)
-
-
-class _Cells:
-    """An inverted file over all points: each cell's points lie together, with the learnware that owns each."""
-
-    def __init__(self, points: Matrix, owners: NDArray[np.int64]) -> None:
-        generator = np.random.default_rng(0)
-        count = int(np.sqrt(len(points)))
-        sample = points[generator.choice(len(points), min(TRAINING_POINTS, len(points)), replace=False)]
-        self._centres = sample[:count].copy()
-        for _ in range(CELL_ROUNDS):
-            cell = _nearest(sample, self._centres)
-            sums = np.zeros_like(self._centres)
-            np.add.at(sums, cell, sample)
-            counts = np.bincount(cell, minlength=count)
-            self._centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], self._centres).astype(
-                np.float32
-            )
-        cell = _nearest(points, self._centres)
-        order = np.argsort(cell, kind="stable")
-        self._points, self._owners = points[order], owners[order]
-        self._half_squares = (self._points**2).sum(1) / 2
-        self._centre_half_squares = (self._centres**2).sum(1) / 2
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
-
-    def candidates(self, x: Vector) -> NDArray[np.int64]:
-        """Learnwares that own the points nearest to x: at most SHORTLIST, in no order."""
-        nearness = self._centres @ x - self._centre_half_squares
-        probed = np.argpartition(-nearness, min(PROBED_CELLS, len(nearness) - 1))[:PROBED_CELLS]
-        closeness = np.concatenate(
-            [
-                self._points[self._starts[cell] : self._starts[cell + 1]] @ x
-                - self._half_squares[self._starts[cell] : self._starts[cell + 1]]
-                for cell in probed
-            ]
-        )
-        owners = np.concatenate([self._owners[self._starts[cell] : self._starts[cell + 1]] for cell in probed])
-        nearest = min(4 * SHORTLIST, len(closeness))
-        best = np.argpartition(-closeness, nearest - 1)[:nearest]
-        best = best[np.argsort(-closeness[best])]
-        distinct, first = np.unique(owners[best], return_index=True)
-        return np.asarray(distinct[np.argsort(first)][:SHORTLIST])
-
-
-def _nearest(points: Matrix, centres: Matrix, block: int = 8192) -> NDArray[np.int64]:
-    half_squares = (centres**2).sum(1) / 2
-    return np.concatenate(
-        [(points[start : start + block] @ centres.T - half_squares).argmax(1) for start in range(0, len(points), block)]
-    )
+    def _listed(self, part: PointStack, first: int) -> tuple[Vector, NDArray[np.int64]]:
+        """A part's biases for the cells, constants in units of closeness, and the number of each point's owner."""
+        owners = np.repeat(np.arange(first, first + part.owners), np.diff(part.starts))
+        return part.constants / np.float32(self._gamma), owners

@@ -21,6 +21,12 @@ from numpy.typing import NDArray
 
 from specs.rkme import ReducedSet
 
+WITHIN_CLASSES = 2000
+"""Learnwares whose covariance is pooled. They bring a hundred thousand points for a matrix of 536 rows; more only take
+longer."""
+BLOCK_ROWS = 4096
+"""Rows that are multiplied at a time."""
+
 
 class Metric(NamedTuple):
     """An affine map into the space where distances count: `(x - origin) @ projection`, (d,) and (d, r)."""
@@ -40,20 +46,17 @@ def fit_metric(classes: Sequence[Sequence[ReducedSet]], background: ReducedSet, 
     separates ordinary prompts from all learnwares stays inside the `rank` kept directions.
     """
     dim = background.points.shape[1]
-    within = _covariance(background)
     means, shares = [_mean(background)], [1 / 3]
     for views in classes:
         total = sum(float(view.weights.sum()) for view in views)
         for view in views:
-            share = float(view.weights.sum()) / total
-            within += share * _covariance(view)
             means.append(_mean(view))
-            shares.append(share / len(classes) * 2 / 3)
-    within /= len(classes) + 1
+            shares.append(float(view.weights.sum()) / total / len(classes) * 2 / 3)
+    within = _within(classes, background)
     within = (1 - shrinkage) * within + shrinkage * np.trace(within) / dim * np.eye(dim)
     values, vectors = np.linalg.eigh(within)
     whitening = vectors / np.sqrt(values)
-    stacked, weights = np.stack(means), np.array(shares)
+    stacked, weights = rows_of(means), np.array(shares)
     origin = weights @ stacked
     scaled = (stacked - origin) @ whitening * np.sqrt(weights)[:, None]
     _, directions = np.linalg.eigh(scaled.T @ scaled)
@@ -62,12 +65,43 @@ def fit_metric(classes: Sequence[Sequence[ReducedSet]], background: ReducedSet, 
     return Metric(origin.astype(np.float32), np.ascontiguousarray(projection, np.float32))
 
 
+def rows_of(vectors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The vectors (d,) as rows: (n, d). `np.stack` would hold the interpreter's lock over all of them."""
+    rows = np.empty((len(vectors), len(vectors[0])))
+    for row, vector in zip(rows, vectors, strict=True):
+        row[:] = vector
+    return rows
+
+
+def _within(classes: Sequence[Sequence[ReducedSet]], background: ReducedSet) -> NDArray[np.float64]:
+    """The mean covariance within a view: (d, d). Of more than `WITHIN_CLASSES` learnwares that many, evenly spaced."""
+    count = min(len(classes), WITHIN_CLASSES)
+    used = [classes[number * len(classes) // count] for number in range(count)]
+    within = np.zeros((background.points.shape[1],) * 2)
+    pending: list[NDArray[np.float32]] = [_scaled(background, 1.0)]
+    for views in used:
+        total = sum(float(view.weights.sum()) for view in views)
+        pending += [_scaled(view, float(view.weights.sum()) / total) for view in views]
+        if sum(map(len, pending)) >= BLOCK_ROWS:
+            within += _squared(pending)
+            pending = []
+    if pending:
+        within += _squared(pending)
+    return within / (count + 1)
+
+
+def _squared(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    stacked = np.concatenate(rows)
+    return np.asarray(stacked.T @ stacked)
+
+
+def _scaled(reduced: ReducedSet, share: float) -> NDArray[np.float32]:
+    """Rows whose squares add up to the covariance, times the share."""
+    weights = reduced.weights / reduced.weights.sum()
+    centred = reduced.points - _mean(reduced).astype(np.float32)
+    return np.asarray(centred * np.sqrt(share * weights)[:, None], np.float32)
+
+
 def _mean(reduced: ReducedSet) -> NDArray[np.float64]:
     weights = reduced.weights / reduced.weights.sum()
     return np.asarray(weights @ reduced.points.astype(np.float64))
-
-
-def _covariance(reduced: ReducedSet) -> NDArray[np.float64]:
-    weights = reduced.weights / reduced.weights.sum()
-    centred = reduced.points.astype(np.float64) - _mean(reduced)
-    return np.asarray((centred * weights[:, None]).T @ centred)

@@ -3,19 +3,29 @@
 The market writes it after each change (`specs.market.store`), by atomic rename; routers and engine replicas only read
 it, so a read-only shared folder is all that they need.
 
-    {"sequence": 7, "learnwares": [{"id": …, "version": …, "sha256": …, "folder": "objects/<sha256>"}]}
+    {"sequence": 7, "learnwares": [
+    {"id": …, "version": …, "sha256": …, "folder": "objects/<sha256>"},
+    …
+    ]}
+
+One learnware a line, so that who has read it before parses only the lines that are new: at 10,000 learnwares a whole
+parse would keep a router's requests waiting.
 """
 
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from specs.errors import InvalidInput
 from specs.learnware import load_learnwares
 from specs.market.objects import fingerprint
 
 CATALOGUE_FILE = "catalogue.json"
+_END = b"]}\n"
 
 
 class Entry(NamedTuple):
@@ -46,37 +56,90 @@ def read_catalogue(root: Path) -> Catalogue:
     Raises:
         InvalidInput: there is none, or it cannot be read.
     """
-    path = root / CATALOGUE_FILE
-    try:
-        content = json.loads(path.read_bytes())
-        entries = tuple(
-            Entry(entry["id"], entry["version"], entry["sha256"], root / entry["folder"])
-            for entry in content["learnwares"]
-        )
-        return Catalogue(content["sequence"], entries)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"the market's catalogue {path} cannot be read: {error!r}") from None
+    return CatalogueReader(root).read()
+
+
+class CatalogueReader:
+    """Reads the catalogue again and again. What stands unchanged before the first and after the last changed line is
+    not parsed again: its entries are the very objects of the catalogue read before."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lines = b""
+        self._entries: tuple[Entry, ...] = ()
+
+    def read(self) -> Catalogue:
+        """Raises InvalidInput, as `read_catalogue`."""
+        path = self._root / CATALOGUE_FILE
+        try:
+            text = path.read_bytes()
+            head, _, lines = text.partition(b"\n")
+            if lines.endswith(_END):
+                sequence, entries = json.loads(head + _END)["sequence"], self._parsed(lines)
+            else:  # the same JSON in another layout
+                content = json.loads(text)
+                sequence, lines = content["sequence"], b""
+                entries = tuple(self._entry(each) for each in content["learnwares"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(f"the market's catalogue {path} cannot be read: {error!r}") from None
+        self._lines, self._entries = lines, entries
+        return Catalogue(sequence, entries)
+
+    def _parsed(self, lines: bytes) -> tuple[Entry, ...]:
+        before, after = _common_lines(self._lines, lines)
+        kept_before = lines.count(b"\n", 0, before)
+        kept_after = lines.count(b"\n", len(lines) - after) - 1 if after else 0  # the last line is no entry
+        changed = lines[before : len(lines) - after].removesuffix(_END).rstrip(b",\n")
+        new = tuple(self._entry(each) for each in json.loads(b"[" + changed + b"]"))
+        return self._entries[:kept_before] + new + self._entries[len(self._entries) - kept_after :]
+
+    def _entry(self, entry: dict[str, Any]) -> Entry:
+        return Entry(entry["id"], entry["version"], entry["sha256"], self._root / entry["folder"])
+
+
+def _common_lines(old: bytes, new: bytes) -> tuple[int, int]:
+    """How many bytes of whole lines two texts share at their beginning, and how many of the rest at their end."""
+    length = min(len(old), len(new))
+    first, second = np.frombuffer(old, np.uint8, length), np.frombuffer(new, np.uint8, length)
+    before = new.rfind(b"\n", 0, _first_true(first != second)) + 1
+    length -= before
+    first = np.frombuffer(old, np.uint8, length, len(old) - length)
+    second = np.frombuffer(new, np.uint8, length, len(new) - length)
+    after = _first_true((first != second)[::-1])
+    starts = [len(text) - after for text in (old, new)]
+    if all(text[start - 1 : start] in (b"", b"\n") for text, start in zip((old, new), starts, strict=True)):
+        return before, after
+    first_whole = new.find(b"\n", starts[1]) + 1
+    return before, len(new) - first_whole if first_whole else 0
+
+
+def _first_true(values: NDArray[np.bool_]) -> int:
+    """The position of the first true value; the length when there is none."""
+    return int(values.argmax()) if values.any() else len(values)
 
 
 def write_catalogue(root: Path, catalogue: Catalogue) -> None:
     """Replaces the published catalogue at once: a reader sees the old one or the new one, and so does the next start
     after a crash."""
-    content = {
-        "sequence": catalogue.sequence,
-        "learnwares": [
+    above = f"{root}/"
+    lines = [
+        json.dumps(
             {
                 "id": entry.id,
                 "version": entry.version,
                 "sha256": entry.sha256,
-                "folder": entry.folder.relative_to(root).as_posix(),
-            }
-            for entry in catalogue.entries
-        ],
-    }
+                "folder": str(entry.folder).removeprefix(above),
+            },
+            separators=(",", ":"),
+        )
+        for entry in catalogue.entries
+    ]
     path = root / CATALOGUE_FILE
     temporary = path.with_suffix(".new")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, separators=(",", ":"))
+        file.write(f'{{"sequence":{catalogue.sequence},"learnwares":[\n')
+        file.write(",\n".join(lines))
+        file.write("\n]}\n" if lines else "]}\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -107,6 +170,7 @@ class CatalogueWatch:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._reader = CatalogueReader(root)
         self._seen: tuple[int, int, int] | None = None
 
     def changed(self) -> Catalogue | None:
@@ -117,7 +181,7 @@ class CatalogueWatch:
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)
             if mark == self._seen:
                 return None
-            catalogue = read_catalogue(self._root)
+            catalogue = self._reader.read()
         except (OSError, InvalidInput):
             return None
         self._seen = mark

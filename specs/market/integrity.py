@@ -14,9 +14,7 @@ from specs.market.objects import ObjectStore, fingerprint, stamp
 def catalogue_of(book: Journal, objects: ObjectStore) -> Catalogue:
     """What the journal says is served."""
     entries = (
-        Entry(record.id, record.version, record.sha256, objects.folder(record.sha256))
-        for record in book.records(State.ACTIVE)
-        if record.sha256 is not None
+        Entry(learnware_id, version, sha256, objects.folder(sha256)) for learnware_id, version, sha256 in book.served()
     )
     return Catalogue(book.fact("sequence"), tuple(entries))
 

@@ -102,6 +102,13 @@ class Journal:
             return self._select("ORDER BY id, number")
         return self._select("WHERE state = ? ORDER BY id, number", state)
 
+    def served(self) -> list[tuple[str, int, str]]:
+        """Id, version and SHA-256 of the active learnwares, sorted by id. What a catalogue is made of with each change,
+        without the rest of 10,000 records."""
+        return self._connection.execute(
+            "SELECT id, version, sha256 FROM learnwares WHERE state = ? ORDER BY id", (State.ACTIVE,)
+        ).fetchall()
+
     def add(
         self,
         learnware_id: str,

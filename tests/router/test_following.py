@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import router.snapshot as snapshot_module
 from router.following import POLL_S, Follower
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder
 from specs.errors import InvalidLearnware
-from specs.market.catalogue import Catalogue, read_catalogue
+from specs.market.catalogue import Catalogue, CatalogueReader, read_catalogue
 from specs.market.store import Market
 from tests.specs.market.support import edit_card
 
@@ -98,6 +99,84 @@ def test_a_snapshot_chooses_among_what_the_catalogue_holds(market: Market, tmp_p
     for record in market.records():
         market.remove(record.id)
     assert builder.build(read_catalogue(market.root)) is None
+
+
+class TestLargeMarket:
+    """What a market of more than `ALWAYS_REBUILT` learnwares does, with that number set to 0."""
+
+    @pytest.fixture(autouse=True)
+    def every_market_is_large(self, monkeypatch) -> None:
+        monkeypatch.setattr(snapshot_module, "ALWAYS_REBUILT", 0)
+        monkeypatch.setattr(snapshot_module, "AT_ONCE_SHARE", 2.0)
+
+    def test_changes_keep_the_metric_until_a_rebuild(self, market: Market):
+        builder = SnapshotBuilder(SelectionSettings())
+        reader = CatalogueReader(market.root)
+        first = builder.build(reader.read()).selector
+        assert not builder.rebuild_due
+        with market.stage(STARTER / "healthcare-pubmedqa") as staged:
+            market.submit(staged)
+        market.remove("finance-fiqa_sa")
+        second = builder.build(reader.read())
+        assert second is builder.snapshot
+        assert second.selector.metric is first.metric
+        assert set(nearest(second)) == {"healthcare-pubmedqa", "mathematics-svamp_operation"}
+        assert set(second.adapters) == {"healthcare-pubmedqa", "mathematics-svamp_operation"}
+        assert builder.rebuild_due
+        builder.rebuild()
+        assert not builder.rebuild_due
+        assert builder.snapshot.selector.metric is not first.metric
+        assert builder.snapshot.selector.check_integrity() == []
+
+    def test_what_changes_during_a_rebuild_is_in_its_result(self, market: Market, monkeypatch):
+        builder = SnapshotBuilder(SelectionSettings())
+        builder.build(read_catalogue(market.root))
+        whole = builder._selector
+
+        def meanwhile(known):
+            selector = whole(known)
+            market.remove("finance-fiqa_sa")
+            with market.stage(STARTER / "healthcare-pubmedqa") as staged:
+                market.submit(staged)
+            builder.build(read_catalogue(market.root))
+            return selector
+
+        monkeypatch.setattr(builder, "_selector", meanwhile)
+        builder.rebuild()
+        assert set(nearest(builder.snapshot)) == {"healthcare-pubmedqa", "mathematics-svamp_operation"}
+        assert set(builder.snapshot.adapters) == {"healthcare-pubmedqa", "mathematics-svamp_operation"}
+        assert builder.snapshot.selector.check_integrity() == []
+
+    def test_a_new_version_takes_the_place_of_the_old_one(self, market: Market, tmp_path: Path):
+        builder = SnapshotBuilder(SelectionSettings())
+        builder.build(read_catalogue(market.root))
+        other = Path(shutil.copytree(STARTER / "healthcare-pubmedqa", tmp_path / "other"))
+        edit_card(other, id="finance-fiqa_sa", version=2)
+        with market.stage(other) as staged:
+            market.replace(staged)
+        catalogue = read_catalogue(market.root)
+        after = builder.build(catalogue)
+        assert len(after.selector) == 2
+        assert after.adapters["finance-fiqa_sa"] == catalogue.entries[0].internal_name
+        medical = (
+            "Abstract: 120 patients were randomised to metformin or placebo. Does metformin lower HbA1c? yes or no"
+        )
+        assert after.selector.choose(medical).candidates[0].learnware_id == "finance-fiqa_sa"
+
+    def test_a_learnware_that_cannot_be_read_leaves_all_as_it_was(self, market: Market):
+        builder = SnapshotBuilder(SelectionSettings())
+        before = builder.build(read_catalogue(market.root))
+        with market.stage(STARTER / "healthcare-pubmedqa") as staged:
+            market.submit(staged)
+        catalogue = read_catalogue(market.root)
+        entry = next(entry for entry in catalogue.entries if entry.id == "healthcare-pubmedqa")
+        card = (entry.folder / "learnware.yaml").read_text()
+        (entry.folder / "learnware.yaml").write_text("{")
+        with pytest.raises(InvalidLearnware):
+            builder.build(catalogue)
+        assert builder.snapshot is before
+        (entry.folder / "learnware.yaml").write_text(card)
+        assert len(builder.build(catalogue).selector) == 3
 
 
 def test_weights_are_not_read_for_a_snapshot(market: Market):

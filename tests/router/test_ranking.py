@@ -94,6 +94,20 @@ def test_among_equals_the_nearer_one_comes_first() -> None:
     assert best.qualities[0] == best.qualities[1]
 
 
+def test_a_changed_table_is_that_of_a_new_one() -> None:
+    one, two = learnware("a", ("x",), x=probe(0.9), y=probe(0.2)), learnware("b", ("y",), y=probe(0.9))
+    gone, late = learnware("c", ("x",), x=probe(0.5)), learnware("d", ("w",), w=probe(0.6), x=probe(0.4))
+    changed = Ranking([one, gone, two]).changed([late], [1])
+    new = Ranking([one, two, late])
+    assert set(changed.tasks) == set(new.tasks)
+    first, second = near(o0=-4.0, o2=-1.0, o3=-2.0), near(o0=-4.0, o1=-1.0, o2=-2.0)
+    assert changed.expect(first).quality[[0, 2, 3]] == pytest.approx(new.expect(second).quality)
+    best, expected = changed.best(first, 9), new.best(second, 9)
+    assert [[0, None, 1, 2][number] for number in best.owners] == list(expected.owners)
+    assert best.at_least_base == pytest.approx(expected.at_least_base)
+    assert best.base == pytest.approx(expected.base)
+
+
 def test_a_selector_over_measured_learnwares_picks_the_better_twin() -> None:
     starters = load_learnwares(ROOT / "serving" / "starter_learnwares")
     tfns = next(one for one in starters if one.id == "finance-tfns")

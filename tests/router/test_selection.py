@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from router import selection
 from router.choice import LOW_CONFIDENCE, MATCHED, TASK
 from router.selection import Selector, general_prompts
 from router.settings import SelectionSettings
+from specs.capability import Capability, ProbeScore
 from specs.card import load_card
 from specs.encoder import STATIC_ENCODER, load_encoder
 from specs.errors import InvalidSpecification
@@ -221,3 +223,56 @@ def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector
     assert (choice.learnware_id, choice.reason) == (None, LOW_CONFIDENCE)
     assert choice.confidence < 0.5
     assert choice.candidates
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_changed_selector_chooses_as_a_new_one_with_the_same_metric(
+    learnwares: list[Learnware], measured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, settings = load_encoder(STATIC_ENCODER), SelectionSettings()
+    if measured:
+        score = ProbeScore(96, 0.8, 0.8, -1.0, 0.9, 0.3, 0.3, -2.0)
+        learnwares = [
+            replace(one, capability=Capability(one.base_model, "0", "p", {f"{one.domain}-{one.tasks[0]}": score}))
+            for one in learnwares
+        ]
+    first = Selector(learnwares[:9], encoder, settings)
+    version_2 = replace(learnwares[4], id=learnwares[0].id)
+    changed = first.changed(learnwares[9:], [learnwares[4].id]).changed([version_2], [learnwares[0].id])
+    assert len(changed) == 11
+    assert changed.changes == 6
+    assert changed.check_integrity() == []
+    monkeypatch.setattr(selection, "_fit", lambda *_: first.metric)
+    kept = [one for one in learnwares if one.id not in {learnwares[0].id, learnwares[4].id}]
+    new = Selector([*kept, version_2], encoder, settings)
+    for text in [*MUST_MATCH, *questions("general"), *questions("finance")]:
+        vector = changed.embed(text)
+        for found, expected in (
+            (changed.choose_embedded(vector), new.choose_embedded(vector)),
+            (changed.choose_task(vector), new.choose_task(vector)),
+        ):
+            assert (found.reason, found.learnware_id) == (expected.reason, expected.learnware_id)
+            assert found.confidence == pytest.approx(expected.confidence, abs=1e-4)
+            assert sorted(one.score for one in found.candidates) == pytest.approx(
+                sorted(one.score for one in expected.candidates), abs=1e-4
+            )
+
+
+def test_a_first_measured_learnware_makes_the_selector_rank(learnwares: list[Learnware]) -> None:
+    encoder, settings = load_encoder(STATIC_ENCODER), SelectionSettings()
+    tfns = next(one for one in learnwares if one.id == "finance-tfns")
+    score = ProbeScore(96, 0.95, 0.95, -1.0, 1.0, 0.3, 0.3, -2.0)
+    twin = replace(tfns, id="twin", capability=Capability(tfns.base_model, "0", "p", {"finance-tfns": score}))
+    low = Capability(tfns.base_model, "0", "p", {"finance-tfns": replace(score, probability=0.1)})
+    poor = replace(tfns, id="poor", capability=low)
+    text = "Is the sentiment of this tweet about the markets bullish or bearish? $MSFT announces $60 billion buyback"
+    others = Selector(learnwares, encoder, settings)
+    assert others.choose(text).learnware_id == "finance-tfns"
+    assert others.changed([twin, poor], []).changed([], ["finance-fiqa_sa"]).choose(text).learnware_id == "twin"
+
+
+def test_a_selector_never_becomes_empty(learnwares: list[Learnware]) -> None:
+    selector = Selector(learnwares[:2], load_encoder(STATIC_ENCODER), SelectionSettings())
+    with pytest.raises(InvalidSpecification, match="no learnware passes the filter"):
+        selector.changed([], [one.id for one in learnwares[:2]])
+    assert len(selector.changed(learnwares[2:3], [one.id for one in learnwares])) == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -165,7 +166,7 @@ def test_the_router_decides_for_a_task_as_the_selector_does(tasks: TaskStore, fi
     name = tasks.put(load_task_specification(file))
     router = LearnwareRouter.__new__(LearnwareRouter)
     router._tasks, router._decode_tokens = tasks, None
-    router._snapshot = type("Snapshot", (), {"selector": selector})()
+    router._builder = SimpleNamespace(snapshot=SimpleNamespace(selector=selector))
     choice, routed = router._decide(
         f'{{"model": "{name}", "messages": [{{"role": "user", "content": "hi"}}]}}'.encode()
     )

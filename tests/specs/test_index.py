@@ -1,7 +1,8 @@
-"""The metric and the index: exact against the definition, two stages against exact."""
+"""The metric and the index: exact against the definition, two stages against exact, changed against new."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from specs.errors import InvalidSpecification
@@ -66,6 +67,105 @@ def test_asking_for_more_than_there_are_gives_all() -> None:
 def test_an_empty_index_is_refused() -> None:
     with pytest.raises(InvalidSpecification, match="at least one learnware"):
         SpecificationIndex([], GAMMA)
+
+
+Change = tuple[int, list[int]]
+CHANGES = st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(0, 200), max_size=8)), min_size=1, max_size=8)
+"""How many are added, and which of those that are there (modulo their number) are removed."""
+
+
+def applied(exact: bool, changes: list[Change]) -> tuple[SpecificationIndex, Sets, list[int]]:
+    """The changed index, every set that ever was in it by number, and the numbers that still are."""
+    sets, later = random_sets(60), random_sets(60, seed=1)
+    index, alive = SpecificationIndex(sets, GAMMA, exact), list(range(60))
+    for count, picks in changes:
+        removed = sorted({alive[pick % len(alive)] for pick in picks})[: len(alive) - 1]
+        added = [later[(len(sets) + number) % 60] for number in range(count)]
+        index = index.changed(added, removed)
+        alive = [number for number in alive if number not in removed] + list(range(len(sets), len(sets) + count))
+        sets = sets + added
+    return index, sets, alive
+
+
+def probe_points(sets: Sets) -> list[NDArray[np.float32]]:
+    generator = np.random.default_rng(3)
+    return [(points[0] + generator.normal(size=12)).astype(np.float32) for points, _ in sets[::7]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(CHANGES)
+def test_a_changed_index_answers_as_a_new_one(changes: list[Change]) -> None:
+    index, sets, alive = applied(True, changes)
+    new = SpecificationIndex([sets[number] for number in alive], GAMMA, True)
+    assert len(index) == len(new) == len(alive)
+    assert index.check_integrity() == []
+    for x in probe_points(sets):
+        values = index.all_values(x)
+        assert values[alive] == pytest.approx(new.all_values(x), rel=1e-5, abs=1e-4)
+        assert np.isfinite(values).sum() == len(alive)
+        assert index.search(x, 4).values == pytest.approx(new.search(x, 4).values, rel=1e-5, abs=1e-4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(CHANGES)
+def test_two_stages_find_the_nearest_of_what_is_left(changes: list[Change]) -> None:
+    index, sets, alive = applied(False, changes)
+    assert index.check_integrity() == []
+    for x in probe_points(sets):
+        values, found = index.all_values(x), index.search(x, 4)
+        assert set(found.owners.tolist()) <= set(alive)
+        assert found.values == pytest.approx(values[found.owners], rel=1e-4, abs=1e-3)
+        assert found.values[0] == pytest.approx(values.max(), rel=1e-4, abs=1e-3)  # 27 cells, of which most are probed
+
+
+def test_recall_stays_after_half_of_the_learnwares_have_changed() -> None:
+    sets, later = random_sets(600), random_sets(300, seed=5)
+    index = SpecificationIndex(sets, GAMMA, exact=False)
+    for start in range(0, 300, 10):
+        index = index.changed(later[start : start + 10], range(2 * start, 2 * start + 20, 2))
+    assert index.changes == 600
+    assert index.check_integrity() == []
+    generator = np.random.default_rng(6)
+    hits = 0
+    for number in range(200):
+        x = (later[number][0][0] + generator.normal(size=12)).astype(np.float32)
+        hits += int(index.search(x, 5).owners[0] == index.all_values(x).argmax())
+    assert hits >= 198
+
+
+def test_when_nearly_all_are_gone_the_rest_is_still_found() -> None:
+    index = SpecificationIndex(random_sets(600), GAMMA, exact=False).changed([], range(599))
+    assert list(index.search(np.zeros(12, np.float32), 5).owners) == [599]
+    with pytest.raises(InvalidSpecification, match="at least one learnware"):
+        index.changed([], [599])
+
+
+def test_the_index_before_a_change_stays_as_it_was() -> None:
+    index = SpecificationIndex(random_sets(300), GAMMA, exact=False)
+    xs = probe_points(random_sets(50))
+    before = [index.search(x, 3) for x in xs]
+    index.changed(random_sets(20, seed=9), [0, 1, 2])
+    for x, found in zip(xs, before, strict=True):
+        assert np.array_equal(index.search(x, 3).owners, found.owners)
+
+
+def test_an_index_that_is_not_whole_says_so() -> None:
+    def broken() -> SpecificationIndex:
+        return SpecificationIndex(random_sets(60), GAMMA, exact=False).changed(random_sets(5, seed=2), [3])
+
+    index = broken()
+    index._main.points[7] += 5
+    assert "other points" in index.check_integrity()[0]
+    index = broken()
+    assert index._cells is not None
+    index._cells._lists[1] = index._cells._lists[0]
+    assert "points where there are" in index.check_integrity()[0]
+    index = broken()
+    index._alive = index._alive[:-1]
+    assert "marked" in index.check_integrity()[0]
+    index = broken()
+    index._main.points[0, 0] = np.nan
+    assert "not finite" in index.check_integrity()[0]
 
 
 def test_the_metric_keeps_what_tells_classes_apart_and_drops_what_varies_in_all() -> None:
