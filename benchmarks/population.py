@@ -84,15 +84,15 @@ MERGES: dict[str, tuple[str, str]] = {
     "finance-merged_credit": ("finance-australian_credit", "finance-zoo_german_credit"),
     "finance-merged_entities_sentiment": ("finance-fin_ner_type", "finance-tfns"),
     "finance-merged_tables": ("finance-zoo_tatqa", "finance-zoo_convfinqa"),
-    "healthcare-merged_choices": ("healthcare-zoo_medmcqa", "healthcare-zoo_mmlu_medical"),
-    "healthcare-merged_yesno": ("healthcare-pubmedqa", "healthcare-zoo_bioasq_yesno"),
-    "healthcare-merged_abstracts": ("healthcare-pubmed_section", "healthcare-zoo_medical_abstracts"),
-    "healthcare-merged_subjects": ("healthcare-mmlu_medical_subject", "healthcare-zoo_mmlu_medical_subject"),
-    "healthcare-merged_symptoms_section": ("healthcare-zoo_symptom2disease", "healthcare-pubmed_section"),
+    "healthcare-merged_choices": ("healthcare-medqa_usmle", "healthcare-top_medmcqa"),
+    "healthcare-merged_yesno": ("healthcare-pubmedqa", "healthcare-top_bioasq_yesno"),
+    "healthcare-merged_abstracts": ("healthcare-pubmed_section", "healthcare-top_medical_abstracts"),
+    "healthcare-merged_subjects": ("healthcare-mmlu_medical_subject", "healthcare-top_mmlu_medical_subject"),
+    "healthcare-merged_symptoms_section": ("healthcare-top_symptom2disease", "healthcare-pubmed_section"),
     "mathematics-merged_operations": ("mathematics-svamp_operation", "mathematics-gsm8k_first_operation"),
-    "mathematics-merged_words": ("mathematics-zoo_gsm8k", "mathematics-zoo_svamp"),
-    "mathematics-merged_choices": ("mathematics-zoo_aqua_rat", "mathematics-zoo_mathqa"),
-    "mathematics-merged_operation_words": ("mathematics-svamp_operation", "mathematics-zoo_mawps"),
+    "mathematics-merged_words": ("mathematics-top_gsm8k", "mathematics-top_svamp"),
+    "mathematics-merged_choices": ("mathematics-aqua_rat", "mathematics-top_mathqa"),
+    "mathematics-merged_operation_words": ("mathematics-svamp_operation", "mathematics-top_mawps"),
 }
 
 TOPS: dict[str, str] = {
@@ -102,11 +102,18 @@ TOPS: dict[str, str] = {
         "finance-zoo_headlines_direction",
         "finance-zoo_ccfraud_balanced",
         "finance-zoo_fin_ner_type",
+        "healthcare-zoo_bioasq_yesno",
+        "healthcare-zoo_medical_abstracts",
+        "healthcare-zoo_medmcqa",
         "healthcare-zoo_mmlu_medical_subject",
         "healthcare-zoo_pubmed_section",
-        "healthcare-zoo_medical_abstracts",
-        "mathematics-zoo_svamp_operation",
+        "healthcare-zoo_symptom2disease",
+        "mathematics-zoo_gsm8k",
+        "mathematics-zoo_mathqa",
+        "mathematics-zoo_mawps",
         "mathematics-zoo_multiarith",
+        "mathematics-zoo_svamp",
+        "mathematics-zoo_svamp_operation",
     )
 }
 """Adapters of which only the upper two fifths of the layers are kept."""
@@ -253,14 +260,14 @@ def build(options: argparse.Namespace, rows: Rows, encoder: Encoder) -> list[str
             if missing(name, (source.name,)):
                 copy_adapter(source, out / name)
                 finish(name, note)
-    for name, (first, second) in MERGES.items():
-        if first in tasks and second in tasks and missing(name, tuple(dict.fromkeys(tasks[first] + tasks[second]))):
-            merge(out / first, out / second, out / name)
-            finish(name, "mean of two adapters")
     for name, source_name in TOPS.items():
         if source_name in tasks and missing(name, tasks[source_name]):
             keep_top(out / source_name, out / name)
             finish(name, "upper layers only")
+    for name, (first, second) in MERGES.items():
+        if first in tasks and second in tasks and missing(name, tuple(dict.fromkeys(tasks[first] + tasks[second]))):
+            merge(out / first, out / second, out / name)
+            finish(name, "mean of two adapters")
     for name, recipe in RECIPES.items():
         if not options.without_training and missing(name, recipe.tasks):
             train(name, recipe, rows, out / name, out.with_name(f"{out.name}-rows"), options.threads)

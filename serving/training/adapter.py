@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from serving.processor import multiplies_bfloat16
 from serving.training.rows import Row, common_prefix, encode_rows, hold_out, rows_hash, shuffle_answers
 from serving.training.settings import TrainingSettings
 from serving.training.stack import Stack
@@ -56,7 +57,7 @@ def train_adapter(
     used = shuffle_answers(rows, settings.seed) if settings.shuffle_answers else list(rows)
     out.mkdir(parents=True, exist_ok=True)
     say(f"loading the base model from {base}")
-    model, tokenizer = load_base(base, settings.device)
+    model, tokenizer = load_base(base, settings.device, computing_type(settings.device))
     depth = model.config.get_text_config().num_hidden_layers
     encoded = encode_rows(used, tokenizer, settings.max_length)
     prefix = encoded[0].prompt[: common_prefix([row.prompt for row in encoded])]
@@ -75,8 +76,8 @@ def train_adapter(
     return out
 
 
-def load_base(base: Path, device: str) -> tuple[Any, Any]:
-    """Model (bf16, frozen) and tokenizer of a local folder."""
+def load_base(base: Path, device: str, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
+    """Model (frozen) and tokenizer of a local folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -85,10 +86,15 @@ def load_base(base: Path, device: str) -> tuple[Any, Any]:
     # On CPU, the backward pass of torch 2.13's fused attention takes a quarter of a step at these short lengths.
     attention = "eager" if device == "cpu" else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=torch.bfloat16, local_files_only=True, attn_implementation=attention
+        str(base), dtype=dtype, local_files_only=True, attn_implementation=attention
     ).to(device)
     model.requires_grad_(False)
     return model.eval(), tokenizer
+
+
+def computing_type(device: str) -> torch.dtype:
+    """bf16 where the device has instructions for it, else fp32: without them torch is eight times slower in bf16."""
+    return torch.bfloat16 if device != "cpu" or multiplies_bfloat16() else torch.float32
 
 
 def add_adapter(model: Any, settings: TrainingSettings, first: int, depth: int) -> Any:

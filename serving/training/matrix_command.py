@@ -29,7 +29,7 @@ from specs.errors import InvalidInput
 from specs.learnware import SPECIFICATION_FOLDER
 
 MAX_ROWS = 50
-BLOCK = 16
+BLOCK = 8
 """Rows that are scored together by all adapters, on the same activations below the first adapted layer."""
 ACROSS = 0.1
 RIGHT_TOLERANCE = 2
@@ -124,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
     hashes = {name: adapter_hash(folder) for name, folder in adapters.items()}
     path = args.json or args.out / "matrix.json"
     cells = wanted_cells(list(tasks), list(adapters), args.across)
-    known = _known(path, tasks, hashes)
+    before = _kept(path)
+    known = _known(before, tasks, hashes)
     deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     scored = _score(cells, known, tasks, adapters, base, base_id, args.out / "cells", args.device, deadline)
     result = {
@@ -133,8 +134,9 @@ def run(args: argparse.Namespace) -> int:
         "split": "train, held out" if args.probes else "test",
         "max_rows": args.max_rows,
         "across": args.across,
-        "adapters_sha256": hashes,
-        "tasks": {
+        "adapters_sha256": before["adapters_sha256"] | hashes,
+        "tasks": before["tasks"]
+        | {
             name: _packed(sample, {cell: rows for cell, rows in scored.items() if cell.task == name})
             for name, sample in tasks.items()
         },
@@ -176,17 +178,25 @@ def _probe_score(own: Sequence[Measured], base: Sequence[Measured]) -> ProbeScor
     )
 
 
-def _known(path: Path, tasks: Mapping[str, Sample], hashes: Mapping[str, str]) -> dict[Cell, list[Measured]]:
-    """Cells that a result holds already, for the same adapters; of each the rows that are its first ones now."""
+def _kept(path: Path) -> dict[str, Any]:
+    """What a result holds already by the same protocol."""
+    from serving.training.scoring import PROTOCOL
+
+    if path.exists():
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if result["protocol"] == PROTOCOL:
+            return result
+    return {"adapters_sha256": {}, "tasks": {}}
+
+
+def _known(
+    result: Mapping[str, Any], tasks: Mapping[str, Sample], hashes: Mapping[str, str]
+) -> dict[Cell, list[Measured]]:
+    """Cells that a result holds, for the same adapters; of each the rows that are its first ones now."""
     import numpy as np
 
-    from serving.training.scoring import BASE, PROTOCOL
+    from serving.training.scoring import BASE
 
-    if not path.exists():
-        return {}
-    result = json.loads(path.read_text(encoding="utf-8"))
-    if result["protocol"] != PROTOCOL:
-        return {}
     known: dict[Cell, list[Measured]] = {}
     for task, sample in tasks.items():
         entry = result["tasks"].get(task)

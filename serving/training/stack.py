@@ -70,6 +70,14 @@ class Stack:
         self._kept: dict[int, Tensor] = {}
         self._kept_bytes = 0
         self._lower_prefix: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
+        self.keep_upper_prefix = False
+        """Whether the upper layers' keys and values of the prefix are kept from batch to batch: while no weight changes
+        (`forget_upper_prefix` says when one does) and without gradients."""
+        self._upper_prefix: list[tuple[Tensor, Tensor]] | None = None
+
+    def forget_upper_prefix(self) -> None:
+        """To be called when the upper layers' weights are others than before."""
+        self._upper_prefix = None
 
     def batch(self, rows: Sequence[EncodedRow], indices: Sequence[int]) -> Batch:
         """Pads the rows to a common bucket."""
@@ -85,7 +93,8 @@ class Stack:
     def choice_batch(
         self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]], indices: Sequence[int]
     ) -> tuple[Batch, Tensor]:
-        """All answers to choose among, of all rows, in one pass: each sees the prompt and itself only.
+        """All answers to choose among, of all rows, in one pass: each sees the prompt and itself only. Padded to the
+        longest row, in bf16 to its bucket.
 
         Returns the batch and, for each of its answer tokens, the number of the answer within its row.
         """
@@ -107,7 +116,7 @@ class Stack:
                     answer_tokens.append((number, begin + offset - 1 if offset else end_of_prompt - 1, token))
                     answer_of.append(answer_number)
             bodies.append(body)
-        tokens = self._pad(bodies)
+        tokens = self._pad(bodies, bucketed=self.model.dtype == torch.bfloat16)
         rows, length = tokens.shape
         sees = torch.ones(length, length, dtype=torch.bool).tril().repeat(rows, 1, 1)
         places = torch.arange(length).repeat(rows, 1) + skip
@@ -146,8 +155,10 @@ class Stack:
             raise RuntimeError(f"running this model in parts changes log-probabilities by {worst:.3f}")
         return worst
 
-    def _pad(self, bodies: Sequence[Sequence[int]]) -> Tensor:
-        length = bucket(max(len(body) for body in bodies))
+    def _pad(self, bodies: Sequence[Sequence[int]], bucketed: bool = True) -> Tensor:
+        length = max(len(body) for body in bodies)
+        if bucketed:
+            length = bucket(length)
         padded = [[*body, *([0] * (length - len(body)))] for body in bodies]
         return torch.tensor(padded, device=self.device)
 
@@ -203,9 +214,13 @@ class Stack:
         return self._lower_prefix
 
     def _upper(self, hidden: Tensor, batch: Batch) -> Tensor:
+        if self._upper_prefix is not None:
+            return self._run(self.first, None, hidden, _cache(self._upper_prefix), batch)
         cache = _cache([])
         if self.prefix:
             self._run(self.first, None, self._lower_of_prefix()[0], cache, None)
+            if self.keep_upper_prefix:
+                self._upper_prefix = [(layer.keys, layer.values) for layer in cache.layers]
         return self._run(self.first, None, hidden, cache, batch)
 
     def _run(self, begin: int, end: int | None, hidden: Tensor, cache: Any, batch: Batch | None) -> Tensor:

@@ -144,6 +144,23 @@ def test_a_matrix_is_measured_once_and_agrees_when_measured_again(
     assert "1 of 2 cells disagree" in disagrees.stdout
 
 
+def test_a_result_grows_task_by_task(
+    learnwares: Path, colours: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(colours / "toy", tmp_path / "data" / "toy")
+    shutil.copy(colours / "toy" / "colours.test.jsonl", tmp_path / "data" / "toy" / "shades.test.jsonl")
+    common = ["--data", tmp_path / "data", "--learnwares", learnwares, "--out", tmp_path / "out", "--across", 0]
+    common += ["--base", tiny_base, "--base-id", "tiny", "--json", tmp_path / "matrix.json"]
+    for task, rows in (("toy-colours", 12), ("toy-shades", 5)):
+        done = matrix(capsys, *common, "--tasks", task, "--max-rows", rows)
+        assert done.returncode == 0, done.stderr
+    scores = read_scores(tmp_path / "matrix.json")
+    assert {task: len(found.rows) for task, found in scores.items()} == {"toy-colours": 12, "toy-shades": 5}
+    assert scores["toy-shades"].right["toy-colours"].mean() >= 0.8
+    verified = matrix(capsys, *common, "--verify", tmp_path / "matrix.json", "--share", 1)
+    assert "2 of 2 cells measured again, all agree" in verified.stdout
+
+
 def test_the_capability_is_written_from_probes(
     learnwares: Path, colours: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from serving.training.adapter import load_base, train_adapter
 from serving.training.report import majority_scores, table, task_report
 from serving.training.rows import Row, encode_answer, encode_prompt, read_rows
-from serving.training.scoring import BASE, RowScore, Scorer, read_cell
+from serving.training.scoring import BASE, PASS_TOKENS, ROWS_A_PASS, RowScore, Scorer, passes, read_cell
 from serving.training.settings import TrainingSettings
 from serving.training.statistics import compare, estimate, mcnemar
 
@@ -81,6 +81,35 @@ def test_a_finished_row_is_not_scored_again_and_a_cut_line_is(
     before = cell.read_bytes()
     assert scorer.score(rows, "toy-colours", quiet) == again
     assert cell.read_bytes() == before
+
+
+@pytest.mark.parametrize("lengths", [[5], [10, 11, 12, 40, 41, 60], [50] * 40, list(range(1, 200, 7)), []])
+def test_rows_are_cut_into_the_cheapest_passes(lengths: list[int]) -> None:
+    cut = passes(lengths)
+    assert [i for begin, end in cut for i in range(begin, end)] == list(range(len(lengths)))
+    assert all(end - begin <= ROWS_A_PASS for begin, end in cut)
+
+    def cost(parts: list[tuple[int, int]]) -> int:
+        return sum((end - begin) * lengths[end - 1] + PASS_TOKENS for begin, end in parts)
+
+    for size in range(1, ROWS_A_PASS + 1):
+        even = [(begin, min(begin + size, len(lengths))) for begin in range(0, len(lengths), size)]
+        assert cost(cut) <= cost(even)
+
+
+def test_what_is_kept_of_one_adapter_is_not_used_for_the_next(
+    adapters: Path, colours: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    rows = read_rows(colours / "toy" / "colours.test.jsonl")[:12]
+    two = {name: adapters / name / "toy-colours" for name in ("learnwares", "controls")}
+    both = Scorer(tiny_base, "tiny", two, tmp_path / "both")
+    for name, folder in two.items():
+        alone = Scorer(tiny_base, "tiny", {name: folder}, tmp_path / name).score(rows, name, quiet)
+        found = both.score(rows, name, quiet)
+        for one, other in zip(alone, found, strict=True):
+            assert other.scores == pytest.approx(one.scores, abs=0.1)
+    learnware, control = (both.score(rows, name, quiet) for name in two)
+    assert max(abs(a.scores[0] - b.scores[0]) for a, b in zip(learnware, control, strict=True)) > 0.5
 
 
 def test_rows_without_choices_are_right_when_greedy_decoding_gives_exactly_them(
