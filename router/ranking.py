@@ -7,12 +7,16 @@ the largest
     Σ_t p(t | x) q(i, t)
 
 is chosen. A task is what learnwares' cards name; where it lies is told by the specifications of the learnwares that
-name it alone. p is a softmax over the tasks' nearest such specification (`specs.index`).
+name it alone. p falls with the squared distance d² to a task's nearest such specification (`specs.index`) like
+Student's kernel, (1 + s d² / 2 r)^-r: what lies at home belongs there, and what is far from all tasks belongs a little
+to many of them, where an exponential would give all to the nearest.
 
 Where a learnware was measured (`specs.capability`), its quality is its gain over the base model there, shrunk towards
-none: a few probe rows say little. On other tasks it counts as a little less than the base model does, on its own ones
-as the average learnware does on its own: what a provider made it for is worth something even when nobody has looked.
-Where the base model itself is expected to answer best, it does.
+none: a few probe rows say little. Gains are in the gold answer's probability among those to choose from, less how far
+its log-likelihood is behind the best learnware's: on a few rows that tells equals apart with less noise, and where any
+answer may be given (a number), it is all that does. On other tasks it counts as a little less than the base model does,
+on its own ones as the average learnware does on its own: what a provider made it for is worth something even when
+nobody has looked. Where the base model itself is expected to answer best, it does.
 """
 
 import copy
@@ -27,12 +31,18 @@ from specs.index import Closeness
 from specs.learnware import Learnware
 
 TASK_SHARPNESS = 0.5
-"""How much the task probabilities differ for one unit of closeness, which is half a squared distance."""
+"""How much the task probabilities differ for one unit of closeness, which is half a squared distance; s above."""
+TASK_TAIL = 5.0
+"""How fast they fall far from all tasks; r above. Smaller is better for tasks that nobody has measured, larger for
+prompts without their instruction. This and `LIKELIHOOD_WEIGHT` were chosen on probe rows alone: one half of them
+ranked, the other half judged."""
+LIKELIHOOD_WEIGHT = 0.2
+"""What one nat of a task's mean log-likelihood counts, in probability."""
 SHRINKAGE_ROWS = 4.0
 """A gain over the base model counts as if that many more rows had shown none."""
 ELSEWHERE = 0.02
 """What a learnware is taken to lose against the base model on tasks that are not its own, where nobody has looked."""
-NEGLIGIBLE = 1e-9
+NEGLIGIBLE = 1e-6
 """Tasks that are less probable change no expectation that is shown."""
 PRIOR_AT_LEAST_BASE = (8.0, 1.0)
 """Rows answered at least as well as the base model, and rows answered worse, that are added to what was counted."""
@@ -64,10 +74,11 @@ class Ranking:
         self.tasks: tuple[str, ...] = ()
         self._base = np.zeros(0)
         self._gains, self._at_least_base = np.zeros((0, 0)), np.zeros((0, 0))  # tasks × learnwares
+        self._lead = np.zeros(0)
         self._home = np.zeros(0, np.int64)
         self._alive = np.zeros(0, bool)
         at_home = [
-            gain(one.capability.probes[task])
+            gain(one.capability.probes[task]) + likelihood_gain(one.capability.probes[task])
             for one in learnwares
             for task in (_own_tasks(one) if one.capability is not None else ())
             if one.capability is not None and task in one.capability.probes
@@ -86,20 +97,21 @@ class Ranking:
     @property
     def quality(self) -> NDArray[np.float64]:
         """Of each learnware on each task: (n, t)."""
-        return np.asarray((self._base[:, None] + self._gains).T)
+        return np.asarray((self._base[:, None] + self._gains - self._lead[:, None]).T)
 
     def expect(self, nearest: Closeness) -> Expected:
         """What is expected of every learnware for a request with these nearest specifications; -∞ of those that were
         removed."""
         logits = np.full(len(self.tasks), -np.inf)
         homes = self._home[nearest.owners]
-        np.maximum.at(logits, homes[homes >= 0], nearest.values[homes >= 0] * self._sharpness)
+        far = np.maximum(-nearest.values[homes >= 0] * self._sharpness, 0.0)
+        np.maximum.at(logits, homes[homes >= 0], -TASK_TAIL * np.log1p(far / TASK_TAIL))
         if not np.isfinite(logits).any():
             logits[:] = 0.0  # only learnwares of several tasks are near: nothing tells the tasks apart
         weights = np.exp(logits - logits.max())
         tasks = weights / weights.sum()
         likely = np.flatnonzero(tasks > NEGLIGIBLE)
-        quality = float(self._base @ tasks) + tasks[likely] @ self._gains[likely]
+        quality = float((self._base - self._lead) @ tasks) + tasks[likely] @ self._gains[likely]
         quality[~self._alive] = -np.inf
         return Expected(quality, tasks)
 
@@ -130,20 +142,21 @@ class Ranking:
         better, worse = PRIOR_AT_LEAST_BASE
         gains = np.full((len(numbers), before[1] + len(learnwares)), -ELSEWHERE)
         at_least_base = np.full(gains.shape, better / (better + worse))
-        base = np.zeros(len(numbers))
+        base, lead = np.zeros(len(numbers)), np.zeros(len(numbers))
         gains[: before[0], : before[1]], at_least_base[: before[0], : before[1]] = self._gains, self._at_least_base
-        base[: before[0]] = self._base
+        base[: before[0]], lead[: before[0]] = self._base, self._lead
         for i, (one, tasks) in enumerate(zip(learnwares, own, strict=True), before[1]):
             gains[[numbers[task] for task in tasks], i] = self._usual
             for task, probe in one.capability.probes.items() if one.capability is not None else ():
                 t = numbers[task]
-                gains[t, i], base[t] = gain(probe), probe.base_probability
+                ahead = likelihood_gain(probe)
+                gains[t, i], base[t], lead[t] = gain(probe) + ahead, probe.base_probability, max(lead[t], ahead)
                 at_least_base[t, i] = (probe.at_least_base * probe.rows + better) / (probe.rows + better + worse)
         home = [numbers[tasks[0]] if len(tasks) == 1 else -1 for tasks in own]
         self._home = np.concatenate([self._home, np.array(home, np.int64)])
         self._alive = np.concatenate([self._alive, np.ones(len(learnwares), bool)])
         self._alive[list(removed)] = False
-        self._gains, self._at_least_base, self._base = gains, at_least_base, base
+        self._gains, self._at_least_base, self._base, self._lead = gains, at_least_base, base, lead
         self.any_measured |= bool(measured)
 
 
@@ -153,5 +166,13 @@ def _own_tasks(learnware: Learnware) -> list[str]:
 
 def gain(probe: ProbeScore) -> float:
     """A learnware's measured gain over the base model, in the gold answer's probability, shrunk."""
-    share = probe.rows / (probe.rows + SHRINKAGE_ROWS)
-    return share * (probe.probability - probe.base_probability)
+    return _shrunk(probe.probability - probe.base_probability, probe.rows)
+
+
+def likelihood_gain(probe: ProbeScore) -> float:
+    """What its gain in the gold answer's log-likelihood counts, shrunk."""
+    return LIKELIHOOD_WEIGHT * _shrunk(probe.log_likelihood - probe.base_log_likelihood, probe.rows)
+
+
+def _shrunk(difference: float, rows: int) -> float:
+    return difference * rows / (rows + SHRINKAGE_ROWS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from router.choice import BASE_BETTER
-from router.ranking import ELSEWHERE, Ranking, gain
+from router.ranking import ELSEWHERE, LIKELIHOOD_WEIGHT, Ranking, gain, likelihood_gain
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.capability import Capability, ProbeScore
@@ -18,8 +18,10 @@ from specs.learnware import Learnware, load_learnwares
 ROOT = Path(__file__).parents[2]
 
 
-def probe(probability: float, base: float = 0.3, rows: int = 96, at_least_base: float = 0.9) -> ProbeScore:
-    return ProbeScore(rows, probability, probability, -1.0, at_least_base, base, base, -2.0)
+def probe(
+    probability: float, base: float = 0.3, rows: int = 96, at_least_base: float = 0.9, likelihood: float = -1.0
+) -> ProbeScore:
+    return ProbeScore(rows, probability, probability, likelihood, at_least_base, base, base, -2.0)
 
 
 def learnware(name: str, tasks: tuple[str, ...], **probes: ProbeScore) -> Learnware:
@@ -59,6 +61,24 @@ def test_few_rows_say_little() -> None:
     assert gain(probe(0.9, rows=996)) == pytest.approx(0.6, abs=0.01)
 
 
+def test_likelihood_tells_apart_what_probability_does_not() -> None:
+    likelier = learnware("likelier", ("x",), x=probe(0.3, likelihood=-1.0))
+    ranking = Ranking([learnware("a", ("x",), x=probe(0.3, likelihood=-1.5)), likelier])
+    best = ranking.best(near(o0=-1.0, o1=-1.0), 2)
+    assert list(best.owners) == [1, 0]
+    # the likeliest one's quality is its probability alone: against the base model likelihood counts nothing
+    assert best.qualities[0] == pytest.approx(best.base)
+    assert best.qualities[1] == pytest.approx(best.base - LIKELIHOOD_WEIGHT * 0.5 * 96 / 100)
+
+
+def test_far_from_all_tasks_each_counts_a_little() -> None:
+    ranking = Ranking([learnware(name, (name,), **{name: probe(0.5)}) for name in ("x", "y")])
+    home = ranking.expect(near(o0=-1.0, o1=-60.0)).tasks
+    far = ranking.expect(near(o0=-300.0, o1=-360.0)).tasks
+    assert home[0] > 0.99
+    assert 0.6 < far[0] < 0.8
+
+
 def test_who_was_not_measured_counts_as_usual_at_home_and_less_than_the_base_elsewhere() -> None:
     ranking = Ranking(
         [
@@ -69,8 +89,8 @@ def test_who_was_not_measured_counts_as_usual_at_home_and_less_than_the_base_els
     )
     quality = dict(zip(ranking.tasks, ranking.quality.T, strict=True))
     usual = (gain(probe(0.7)) + gain(probe(0.5))) / 2
-    assert quality["d-x"][1] == pytest.approx(0.3 + usual)
-    assert quality["d-y"][1] == pytest.approx(0.3 - ELSEWHERE)
+    assert quality["d-x"][1] == pytest.approx(0.3 + usual)  # the likelihood of the best one there
+    assert quality["d-y"][1] == pytest.approx(0.3 - ELSEWHERE - likelihood_gain(probe(0.5)))
 
 
 def test_a_market_without_measurements_says_so() -> None:
