@@ -128,6 +128,8 @@ def figures(market: Market, found: Measured, at: Mapping[int, Offered]) -> Figur
 
     oracle = {t: one.right["oracle"] for t, one in found.columns.items()}
     share("score_vs_oracle_n100", {t: one.right["per request"] for t, one in found.columns.items()}, oracle)
+    hindsight = {t: one.right["in hindsight"] for t, one in found.columns.items()}
+    share("score_vs_hindsight_n100", {t: one.right["per request"] for t, one in found.columns.items()}, hindsight)
     for size, offered in sorted(at.items()):
         share(f"score_vs_oracle_n{size}", offered.rights, offered.oracle)
     for wording in ("bare", *WORDINGS):
@@ -170,7 +172,7 @@ def tables(market: Market, found: Measured, figures: Figures) -> str:
     """What is printed: scores by domain and column, both ways, also of tasks without a learnware of their own; other
     wordings; recoveries by both scores; the figures."""
     domains = tasks_by_domain(market)
-    columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle")
+    columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle", "in hindsight")
     lines = []
     kinds = (("right", "accuracy, %", 100), ("gold", "log-likelihood of the gold answer", 1))
 

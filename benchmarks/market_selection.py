@@ -7,8 +7,10 @@ and by capabilities, measured on probe rows; `FILE` of `--matrix` holds what eac
 
 A task's score is its accuracy, and beside it the mean log-likelihood of the gold answer. The oracle is the learnware
 (or base) that is best on one half of a task's rows, scored on the other half, and swapped; so is the best single one of
-a domain. "Random" is the mean over the domain's learnwares. A choice whose cell was not measured counts as the worst
-learnware of the task.
+a domain. With few rows a half is little to choose by, and a choice by more probe rows can be better than this oracle;
+"in hindsight" (chosen and scored on the same rows) is above what any choice can reach: the truth lies between them.
+"Random" is the mean over the domain's learnwares. A choice whose cell was not measured counts as the worst learnware of
+the task.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -181,13 +183,21 @@ def halves(rows: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 
 def by_halves(scores: TaskScores, names: Sequence[str], kind: str) -> Values:
-    """The best of `names` on one half, scored on the other, and swapped."""
+    """The best of `names` on one half, scored on the other, and swapped. Where several answer as many rows right, the
+    one of them with the larger likelihood: half of a few rows leaves many equals."""
     table = scores.right if kind == "right" else scores.gold
     found = np.zeros(len(scores.rows))
     for fit, held in (halves(len(scores.rows)), halves(len(scores.rows))[::-1]):
-        best = max(names, key=lambda name: float(table[name][fit].mean()))
+        best = max(names, key=lambda name: (float(table[name][fit].mean()), float(scores.gold[name][fit].mean())))
         found[held] = table[best][held]
     return found
+
+
+def in_hindsight(scores: TaskScores, names: Sequence[str], kind: str) -> Values:
+    """The best of `names` on the very rows it is scored on: nobody could have chosen better, so it is above the oracle
+    by as much as chance favours one of many."""
+    table = scores.right if kind == "right" else scores.gold
+    return np.asarray(table[max(names, key=lambda name: float(table[name].mean()))], float)
 
 
 def best_single(market: Market, domain: str, names: Sequence[str], kind: str) -> dict[str, Values]:
@@ -196,15 +206,13 @@ def best_single(market: Market, domain: str, names: Sequence[str], kind: str) ->
     result = {task: np.zeros(len(market.matrix[task].rows)) for task in tasks}
     for side in (0, 1):
 
-        def mean(name: str, side: int = side) -> float:
-            return float(
-                np.mean(
-                    [
-                        getattr(market.matrix[t], kind)[name][halves(len(market.matrix[t].rows))[side]].mean()
-                        for t in tasks
-                    ]
-                )
+        def mean(name: str, side: int = side) -> tuple[float, float]:
+            cells = [(market.matrix[t], halves(len(market.matrix[t].rows))[side]) for t in tasks]
+            value, likelihood = (
+                float(np.mean([getattr(scores, table)[name][half].mean() for scores, half in cells]))
+                for table in (kind, "gold")
             )
+            return value, likelihood
 
         best = max(names, key=mean)
         for task in tasks:
@@ -259,6 +267,7 @@ def measure(
                 columns_of["random"] = np.mean([cells[name] for name in ids], axis=0)
                 columns_of["best single"] = single[kind][task]
                 columns_of["oracle"] = by_halves(scores, [BASE, *ids], kind)
+                columns_of["in hindsight"] = in_hindsight(scores, [BASE, *ids], kind)
             for rule, name in chosen.items():
                 right, gold, known = cell(scores, name, ids)
                 columns[task].right[rule], columns[task].gold[rule] = right, gold

@@ -25,6 +25,7 @@ from benchmarks.market_selection import (
     best_single,
     by_halves,
     cell,
+    in_hindsight,
     make_market,
     probe_score,
     resampled,
@@ -46,6 +47,13 @@ def test_the_best_is_chosen_on_one_half_and_scored_on_the_other() -> None:
     assert list(by_halves(task, ["a", "b", BASE], "right")) == [0, 0, 0, 0]
     steady = scores({"a": "1110", "b": "0000", BASE: "0001"})
     assert by_halves(steady, ["a", "b", BASE], "right").mean() == 0.75
+    assert in_hindsight(task, ["a", "b", BASE], "right").mean() == 0.5
+
+
+def test_of_equals_the_likelier_one_is_the_oracle() -> None:
+    task = scores({"a": "1010", "b": "1111", BASE: "0000"})
+    task.gold["a"][:], task.gold["b"][:] = -1.0, -0.5
+    assert list(by_halves(task, ["a", "b", BASE], "right")) == [1, 1, 1, 1]
 
 
 def test_the_best_single_learnware_is_one_for_the_whole_domain() -> None:
@@ -153,6 +161,7 @@ def measured(routed: str) -> Measured:
         "random": np.full(8, 0.25),
         "best single": np.tile([0.0, 1.0], 4),
         "oracle": np.tile([1.0, 1.0, 1.0, 0.0], 2),
+        "in hindsight": np.ones(8),
         "per task": bits,
         "per request": bits,
     }
