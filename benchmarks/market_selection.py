@@ -51,7 +51,7 @@ WORDINGS: dict[str, Callable[[str], str]] = {
 
 @dataclass(frozen=True)
 class Market:
-    """Learnwares with their capabilities, and the tasks that were measured with all learnwares of their domain."""
+    """Learnwares with their capabilities, and the tasks that were measured with all of them of their domain."""
 
     learnwares: list[Learnware]
     matrix: dict[str, TaskScores]
@@ -103,7 +103,12 @@ def with_capability(learnware: Learnware, probes: Mapping[str, TaskScores], seed
 def make_market(
     learnwares: Sequence[Learnware], matrix: Mapping[str, TaskScores], probes: Mapping[str, TaskScores]
 ) -> Market:
-    """Tasks that lack a cell of their domain, in either file, are left out."""
+    """Left out are learnwares that were measured nowhere, and tasks that lack a cell of their domain, in either file."""
+    learnwares = [
+        one
+        for one in learnwares
+        if all(any(one.id in entry.right for entry in scores.values()) for scores in (matrix, probes))
+    ]
     ids = {domain: [one.id for one in learnwares if one.domain == domain] for domain in DOMAINS}
     complete = {
         task: domain

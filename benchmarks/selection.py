@@ -264,7 +264,7 @@ def _market(
         print("written:", *write_plots(options.plots, market, found, at))
     conditions = setup() | {
         "encoder": encoder.id,
-        "learnwares": [learnware.id for learnware in learnwares],
+        "learnwares": [learnware.id for learnware in market.learnwares],
         "settings": settings.model_dump(mode="json"),
         "tasks": {task: len(scores.rows) for task, scores in market.matrix.items()},
         "probe_rows": {task: len(scores.rows) for task, scores in market.probes.items()},

@@ -41,6 +41,16 @@ def scores(rights: dict[str, str]) -> TaskScores:
     return TaskScores(list(range(len(next(iter(right.values()))))), right, gold, among)
 
 
+@dataclass(frozen=True)
+class Named:
+    """What resampling needs of a learnware."""
+
+    id: str
+    domain: str = "d"
+    base_model: str = "b"
+    capability: Capability | None = field(default=None, compare=False)
+
+
 def test_the_best_is_chosen_on_one_half_and_scored_on_the_other() -> None:
     # On even rows a is best (11), on odd rows b (11): each is scored where it was not chosen.
     task = scores({"a": "1000", "b": "0101", BASE: "0000"})
@@ -118,23 +128,10 @@ def test_probe_scores_are_means_over_the_rows() -> None:
 def test_tasks_without_all_cells_of_their_domain_are_left_out() -> None:
     whole = {"finance-x": scores({"finance-a": "1", BASE: "0"}), "finance-y": scores({BASE: "0"})}
 
-    class One:
-        id, domain, base_model = "finance-a", "finance", "b"
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.market_selection.with_capability", lambda one, _: one)
-        market = make_market([One()], whole, whole)  # type: ignore[list-item]
+    measured, new = Named("finance-a", "finance"), Named("finance-b", "finance")
+    market = make_market([measured, new], whole, whole)  # type: ignore[list-item]
     assert list(market.matrix) == ["finance-x"]
-
-
-@dataclass(frozen=True)
-class Named:
-    """What resampling needs of a learnware."""
-
-    id: str
-    domain: str = "d"
-    base_model: str = "b"
-    capability: Capability | None = field(default=None, compare=False)
+    assert [one.id for one in market.learnwares] == ["finance-a"]
 
 
 def small_market() -> Market:
