@@ -103,7 +103,7 @@ def with_capability(learnware: Learnware, probes: Mapping[str, TaskScores], seed
 def make_market(
     learnwares: Sequence[Learnware], matrix: Mapping[str, TaskScores], probes: Mapping[str, TaskScores]
 ) -> Market:
-    """Left out are learnwares that were measured nowhere, and tasks that lack a cell of their domain, in either file."""
+    """Left out are learnwares that were measured nowhere, and tasks that lack a cell of their domain in a file."""
     learnwares = [
         one
         for one in learnwares
