@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from serving.base_model import ensure_base_model
 from serving.paths import cache_folder
+from serving.processor import cpu_dtype
 
 # Other orders of summation in bf16, over 30 layers. From batch to batch the log-probabilities of one row differed by
 # 0.02 on average and 0.19 at most (also under vLLM's own operators where they are right: rows with an adapter), of base
@@ -36,7 +37,7 @@ def engine_arguments(slots: int, **others: Any) -> dict[str, Any]:
     return {
         "model": str(ensure_base_model("embedded", cache_folder(), print)),
         "worker_cls": "serving.engine.worker.LearnwareCPUWorker",
-        "dtype": "bfloat16",
+        "dtype": cpu_dtype(),
         "enable_lora": True,
         "max_loras": slots,
         "max_lora_rank": 16,
