@@ -24,11 +24,11 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from serving.paging.cores import keep_off_workers
 from serving.paging.queue import AdapterQueue, Running
 from serving.paging.settings import UPCOMING, PagingSettings
 from serving.paging.slots import SlotTable
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
+from serving.paging.waiting import wait_asleep
 
 AHEAD = 2
 """Adapters that a step announces: few slots become free at a time."""
@@ -136,7 +136,7 @@ class PagedSchedulerMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if current_platform.is_cpu():
-            keep_off_workers()  # the scheduler is made in the engine core's own thread, after the workers
+            wait_asleep()  # the scheduler is made in the engine core's process, after the workers
         self._paging = PagingSettings.of(self.vllm_config.additional_config)
         slots = self.lora_config.max_loras if self.lora_config is not None else 1
         self.slot_table = SlotTable(slots)
