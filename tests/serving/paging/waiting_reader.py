@@ -1,6 +1,8 @@
-"""A reader of vLLM's shared-memory queue waits for a second message: `waiting_reader.py PAUSE_S ASLEEP`, and prints as JSON
-the processor seconds that this took and how late it got the message. A program of its own, since vLLM leaves its sockets
-to the end of the process."""
+"""A reader of vLLM's shared-memory queue waits for a second message: `waiting_reader.py PAUSE_S asleep`.
+
+Prints as JSON the processor seconds that this took and how late it got the message. A program of its own, since vLLM
+leaves its sockets to the end of the process.
+"""
 
 import json
 import sys
