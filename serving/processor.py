@@ -20,8 +20,8 @@ def multiplies_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
 def cpu_dtype() -> str:
     """vLLM's `dtype` for an engine on this processor.
 
-    Without such instructions every bfloat16 product is emulated row by row: on an AVX2 processor the base model's
-    decode step was 2.6 times as long as in float32 at 8 rows and 3.8 times at 32, its prefill 6 times
-    (`python -m benchmarks.dtype`); only a single row, which is bound by memory, was faster.
+    Without such instructions every bfloat16 product is emulated row by row: on an AVX2 processor a decode step of the
+    135M base model took 2.6 times as long as in float32 at 8 rows and 3.8 times at 32, a prefill 6 times; only a single
+    row, which is bound by memory, was faster (0.6). The base matrices alone: `python -m benchmarks.lora_ops --dtype`.
     """
     return "bfloat16" if multiplies_bfloat16() else "float32"
