@@ -34,7 +34,9 @@ after 104 s); Python compiles the modules that are used at their first import.""
 USED_AT_START = (
     "ray.serve.llm",
     "vllm.entrypoints.openai.api_server",
+    "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
     "transformers",
     "peft",
 )
@@ -182,9 +184,10 @@ def python_of(folder: Path) -> str:
 
 
 def run(command: list[str], failure: str, quietly: bool = False) -> None:
-    """Raises EnvironmentFailure with `failure` when the command fails. Settings that install elsewhere are hidden."""
+    """Raises EnvironmentFailure with `failure` when the command fails. Settings that install elsewhere are hidden, and
+    the one that keeps Python from keeping what it compiled: each process of the stack would compile it anew."""
     output = subprocess.DEVNULL if quietly else None
-    hidden = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
+    hidden = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PYTHONDONTWRITEBYTECODE")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     if done.returncode != 0:
