@@ -38,6 +38,7 @@ with warnings.catch_warnings():
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
     from serving.engine import adapters, punica, worker
+    from serving.engine.slot_writer import PLAIN_SETTERS
     from serving.paging import scheduler
     from serving.paging.gate import AdapterNotLoaded
 
@@ -190,18 +191,28 @@ def test_the_engine_shuts_its_scheduler_and_workers_down():
     assert "worker.shutdown()" in inspect.getsource(multiproc_executor.WorkerProc)
 
 
+def test_the_setters_that_the_slot_writer_replaces_clear_and_copy_a_and_b_as_they_are():
+    for setter in PLAIN_SETTERS:
+        source = inspect.getsource(setter)
+        assert "self.reset_lora(index)" in source
+        assert source.count(".copy_(") == 2
+        assert ".T" not in source
+
+
 def test_vllm_internals_are_touched_in_few_modules():
     """Imports of vLLM's internals (other than its entrypoints) in `serving`."""
     allowed = {
-        *(f"engine/{name}.py" for name in ("adapters", "punica", "worker", "worker_manager", "counted")),
+        *(f"engine/{name}.py" for name in ("adapters", "punica", "slot_writer", "worker", "worker_manager", "counted")),
         "paging/scheduler.py",
         "paging/gate.py",
+        "paging/waiting.py",
     }
+    internals = ("vllm.lora", "vllm.v1", "vllm.model_executor", "vllm.distributed")
     root = ENGINE.parent
     for module in sorted(root.rglob("*.py")):
         tree = ast.parse(module.read_text())
         named = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        internal = [name for name in named if name.startswith(("vllm.lora", "vllm.v1", "vllm.model_executor"))]
+        internal = [name for name in named if name.startswith(internals)]
         assert not internal or module.relative_to(root).as_posix() in allowed, (module, internal)
 
 
