@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.servers import Server, cpu_dtype, free_port
 from benchmarks.tasks import STARTER_LEARNWARES
+from specs.base_geometry import Layers, read_layers
 
 BASE = "SmolLM2-135M-Instruct"
 COUNTS = ("steps", "lora_steps", "needed", "loads", "disk_reads", "disk_reads_in_step")
@@ -66,7 +67,7 @@ def make_learnwares(folder: Path, count: int, base: Path | None = None) -> list[
     `base`, the adapters are random ones of rank 16 over all linear layers of that model, the largest that a slot holds,
     else the starters' own, which are a tenth of that."""
     sources = _sources()
-    shapes = None if base is None else linear_shapes(base)
+    shapes = None if base is None else _linear_layers(base)
     ids = learnware_ids(count)
     for number, name in enumerate(ids):
         source = sources[number % len(sources)]
@@ -80,29 +81,19 @@ def make_learnwares(folder: Path, count: int, base: Path | None = None) -> list[
     return ids
 
 
-def linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of every linear layer of a Llama-like model, by the name that PEFT gives it."""
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    head = config.get("head_dim") or hidden // config["num_attention_heads"]
-    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    layer = {
-        "self_attn.q_proj": (hidden, queries),
-        "self_attn.k_proj": (hidden, keys),
-        "self_attn.v_proj": (hidden, keys),
-        "self_attn.o_proj": (queries, hidden),
-        "mlp.gate_proj": (hidden, inner),
-        "mlp.up_proj": (hidden, inner),
-        "mlp.down_proj": (inner, hidden),
-    }
-    return {
-        f"base_model.model.model.layers.{number}.{name}": shape
-        for number in range(config["num_hidden_layers"])
-        for name, shape in layer.items()
-    }
+def _linear_layers(base: Path) -> Layers:
+    """The decoder's linear layers.
+
+    Raises:
+        ValueError: the model is of a type whose layers are not known here.
+    """
+    layers = read_layers(base)
+    if layers is None:
+        raise ValueError(f"the layers of the model in {base} are not known; a Llama-like one is needed")
+    return {name: shape for name, shape in layers.items() if ".layers." in name}
 
 
-def _write_adapter(folder: Path, shapes: dict[str, tuple[int, int]], seed: int) -> None:
+def _write_adapter(folder: Path, shapes: Layers, seed: int) -> None:
     """A random adapter, weak enough that the model still writes text, over the one that is there."""
     random = np.random.default_rng(seed)
 
@@ -111,8 +102,8 @@ def _write_adapter(folder: Path, shapes: dict[str, tuple[int, int]], seed: int) 
 
     tensors = {}
     for name, (features, outputs) in shapes.items():
-        tensors[f"{name}.lora_A.weight"] = half(RANK, features, features**-0.5)
-        tensors[f"{name}.lora_B.weight"] = half(outputs, RANK, 0.01)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = half(RANK, features, features**-0.5)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = half(outputs, RANK, 0.01)
     save_file(tensors, folder / "adapter_model.safetensors")
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))

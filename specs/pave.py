@@ -26,9 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors, save as save_safetensors
 
+from specs import single_file
 from specs.errors import InvalidSpecification
 
 PAVE = "pave"
@@ -44,7 +43,6 @@ EMBEDDED_PROXY = "SmolLM2-135M-Instruct"
 EMBEDDED_SHA256 = "c7675a57f20d0942937a02c9b6379a391954daa91c566049afba2e292b38f512"
 """Of the embedded base model's weights (`serving.training.pave.weights_hash`)."""
 
-_HEADER_BYTES = 8
 _MODULE = re.compile(r"[A-Za-z0-9_]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = {
@@ -157,11 +155,8 @@ def check_basis(vector: ParameterVector, basis: Basis) -> None:
 def dump_vector(vector: ParameterVector) -> bytes:
     """The file's content."""
     description = {"type": PAVE, "format": FORMAT_VERSION, "basis": asdict(vector.basis), "rows": vector.rows}
-    content: bytes = save_safetensors(
-        {name: np.ascontiguousarray(part, np.float16) for name, part in sorted(vector.parts.items())},
-        metadata={"specification": json.dumps(description, separators=(",", ":"))},
-    )
-    return content
+    tensors = {name: np.ascontiguousarray(part, np.float16) for name, part in sorted(vector.parts.items())}
+    return single_file.dump(tensors, description)
 
 
 def parse_vector(content: bytes) -> ParameterVector:
@@ -173,12 +168,9 @@ def parse_vector(content: bytes) -> ParameterVector:
     if len(content) > MAX_BYTES:
         raise InvalidSpecification(f"a parameter vector has at most {MAX_BYTES >> 20} MiB")
     try:
-        tensors = load_safetensors(content)
-        # The library shows a header's metadata for files only.
-        header = content[_HEADER_BYTES : _HEADER_BYTES + int.from_bytes(content[:_HEADER_BYTES], "little")]
-        description = json.loads(json.loads(header)["__metadata__"]["specification"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InvalidSpecification(f"this is no parameter vector: {error!r}") from None
+        tensors, description = single_file.parse(content)
+    except ValueError as error:
+        raise InvalidSpecification(f"this is no parameter vector: {error}") from None
     if not isinstance(description, dict) or (description.get("type"), description.get("format")) != (
         PAVE,
         FORMAT_VERSION,
@@ -195,7 +187,7 @@ def parse_vector(content: bytes) -> ParameterVector:
 def is_vector(path: Path) -> bool:
     """Whether a file says of itself that it is a parameter vector; it may still be a wrong one."""
     with path.open("rb") as file:
-        length = min(int.from_bytes(file.read(_HEADER_BYTES), "little"), MAX_BYTES)
+        length = min(int.from_bytes(file.read(single_file.LENGTH_BYTES), "little"), MAX_BYTES)
         return f'\\"type\\":\\"{PAVE}\\"'.encode() in file.read(length)
 
 

@@ -29,9 +29,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors, save as save_safetensors
 
+from specs import single_file
 from specs.encoder import Encoder, load_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
 
@@ -53,7 +52,6 @@ LARGEST_VALUE = 10.0
 """Of a coordinate: means of unit vectors are at most 1 long, and the noise of 20 rows has σ = 0.1."""
 
 BLOCK = 256
-_HEADER_BYTES = 8
 
 Row = str | Mapping[str, Any]
 Progress = Callable[[int], object]
@@ -169,10 +167,7 @@ def dump_task_specification(specification: TaskSpecification) -> bytes:
         "rows": specification.rows,
         "noise": specification.noise,
     }
-    content: bytes = save_safetensors(
-        {"mean": specification.mean}, metadata={"specification": json.dumps(description, separators=(",", ":"))}
-    )
-    return content
+    return single_file.dump({"mean": specification.mean}, description)
 
 
 def load_task_specification(content: bytes) -> TaskSpecification:
@@ -185,13 +180,10 @@ def load_task_specification(content: bytes) -> TaskSpecification:
     if len(content) > MAX_BYTES:
         raise TooLarge(f"a task's specification has at most {MAX_BYTES >> 10} KiB, not {len(content):,} bytes")
     try:
-        tensors = load_safetensors(content)
-        # The library shows a header's metadata for files only.
-        header = content[_HEADER_BYTES : _HEADER_BYTES + int.from_bytes(content[:_HEADER_BYTES], "little")]
-        description = json.loads(json.loads(header)["__metadata__"]["specification"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        tensors, description = single_file.parse(content)
+    except ValueError as error:
         raise InvalidSpecification(
-            f"this is no task specification as `learnware-serving spec make` writes it: {error!r}"
+            f"this is no task specification as `learnware-serving spec make` writes it: {error}"
         ) from None
     if not isinstance(description, dict) or set(tensors) != {"mean"}:
         raise InvalidSpecification("a task specification holds one tensor, `mean`, and a JSON object in its header")

@@ -5,8 +5,8 @@ and copies the adapter's over them, also where both are empty. For the 135M base
 tables of the vocabulary among them. Here each module remembers of each slot how many ranks hold weights, clears only
 ranks that the new adapter leaves empty, and adds its copies to one list.
 
-On CUDA the list's sources are views of one buffer that was copied to the device ahead of the step
-(`serving.engine.staging`), so what is left are copies on the device. (Not run on CUDA.)
+On CUDA the sources of an adapter that was brought to the device ahead of the step (`serving.engine.staging`) are views
+of one buffer there, so what is left are copies on the device. (Not run on CUDA.)
 """
 
 from collections.abc import Sequence

@@ -135,6 +135,7 @@ class PagedSchedulerMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._announces = not current_platform.is_cpu()  # there host memory is the device's: nothing is brought ahead
         if current_platform.is_cpu():
             wait_asleep()  # the scheduler is made in the engine core's process, after the workers
         self._paging = PagingSettings.of(self.vllm_config.additional_config)
@@ -174,7 +175,8 @@ class PagedSchedulerMixin:
             )
         batch = {adapter_of(self.requests[request_id]) for request_id in output.num_scheduled_tokens}
         self.slot_table.use(adapter for adapter in batch if adapter is not None)
-        setattr(output, UPCOMING, self.adapter_queue.upcoming(AHEAD))
+        if self._announces:
+            setattr(output, UPCOMING, self.adapter_queue.upcoming(AHEAD))
         if now - self._reported >= REPORT_INTERVAL_S or not self.requests:
             self._note_report(now)
         return output

@@ -12,14 +12,13 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from serving.training.adapter import add_adapter
+from serving.training.adapter import add_adapter, load_base
 from serving.training.settings import TrainingSettings
 from specs.errors import InvalidInput
 from specs.pave import Basis, ParameterVector
@@ -57,30 +56,21 @@ class Proxy:
 
     def __init__(self, folder: Path, basis: Basis, device: str = "cpu") -> None:
         """Raises InvalidInput when the model in `folder` is not the basis' own, or has no such layers."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
         found = weights_hash(folder)
         if found != basis.sha256:
             raise InvalidInput(
                 f"the proxy in {folder} has other weights ({found[:12]}…) than basis {basis.proxy!r} "
                 f"({basis.sha256[:12]}…)"
             )
-        logging.disable_progress_bar()
         self.basis, self._device = basis, device
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, attn_implementation="eager" if device == "cpu" else "sdpa"
-        )
-        model.requires_grad_(False)
+        model, self._tokenizer = load_base(folder, device, torch.float32 if device == "cpu" else torch.bfloat16)
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
         depth = model.config.get_text_config().num_hidden_layers
         if basis.layers > depth:
             raise InvalidInput(f"the basis takes {basis.layers} layers of {basis.proxy!r}, which has {depth}")
         self._decoder.layers = self._decoder.layers[: basis.layers]
         self._decoder.config.num_hidden_layers = basis.layers
-        adapted = add_adapter(model.to(device), _as_settings(basis), basis.first, basis.layers)
+        adapted = add_adapter(model, _as_settings(basis), basis.first, basis.layers)
         self._parameters: dict[str, torch.nn.Parameter] = {}
         for name, parameter in adapted.named_parameters():
             place = _place(name)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.paging import MAIN, Cell, Kept, Size, make_load, run, summarise
 from benchmarks.paging_report import write_report
-from benchmarks.paging_sides import COUNTS, linear_shapes, make_learnwares
+from benchmarks.paging_sides import COUNTS, RANK, make_learnwares
 from specs.learnware import load_learnwares
 
 
@@ -18,7 +18,8 @@ def one(throughput: float, **values: float) -> dict[str, float]:
 
 def write_model(folder):
     config = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    others = {"model_type": "llama", "num_hidden_layers": 2, "vocab_size": 16}
+    (folder / "config.json").write_text(json.dumps(config | others))
 
 
 @pytest.fixture
@@ -107,11 +108,14 @@ def test_the_adapters_are_valid_learnwares_under_ids_of_their_own(tmp_path):
 
 def test_the_largest_adapters_are_valid_learnwares_of_a_model(tmp_path):
     write_model(tmp_path)
-    assert linear_shapes(tmp_path)["base_model.model.model.layers.1.self_attn.k_proj"] == (8, 4)
     ids = make_learnwares(tmp_path / "learnwares", 2, tmp_path)
     assert [learnware.id for learnware in load_learnwares(tmp_path / "learnwares")] == sorted(ids)
     files = [(tmp_path / "learnwares" / name / "adapter_model.safetensors").read_bytes() for name in ids]
     assert files[0] != files[1]
+    (learnware, _) = load_learnwares(tmp_path / "learnwares")
+    assert learnware.rank == RANK
+    assert len(learnware.layers) == 2 * 7
+    assert learnware.layers["model.layers.1.self_attn.k_proj"] == (8, 4)
 
 
 def test_a_load_is_the_same_for_both_sides_and_repeats_no_prompt():
