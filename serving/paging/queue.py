@@ -12,16 +12,17 @@ fewer than S are.
 **Ageing.** Preference alone starves: S adapters that always have work never free a slot. A request has aged out when it
 has waited longer than `max(patience, AGE_FACTOR · W)`, W being the mean wait of the requests admitted lately: patience
 grows with the load, or under saturation everything would have aged out and nothing could be preferred. When a request
-has aged out, its adapter is not active, and no slot is free, one active adapter is *drained*: nothing that ranks after
-that request is admitted to it, so it ends when its running requests do. At most half the slots (at least one) drain at
-a time, so that the others keep the batch full.
+has aged out, its adapter is not active, and no slot is free, the next slot that becomes free is its. If none does for
+as long as a request usually runs, one active adapter is *drained*: nothing that ranks after the aged request is
+admitted to it, so it ends when its running requests do. (To drain at once would cost: what is held back needs a slot
+again later.) At most half the slots (at least one) drain at a time, so that the others keep the batch full.
 
 **Guarantee.** Let R be the longest time that an admitted request runs. A request that has aged out while b requests of
-its priority or better that rank before it still wait is admitted within (b + 1) · R, whatever arrives after it in its
-priority: the oldest of them either has an active adapter, and takes the next free seat in the batch, or an adapter
-drains for it and nothing else, which takes at most R. With S busy adapters and one cold request beside them b is 0, so
-its wait is bounded by max(patience, AGE_FACTOR · W) + R. (A request that the engine takes back, to preempt it, ranks
-before all others; each time counts as one more in b.)
+its priority or better that rank before it still wait is admitted within (b + 1) · 2R, whatever arrives after it in its
+priority: the oldest of them either has an active adapter, and takes the next free seat in the batch, or after at most R
+an adapter drains for it and nothing else, which takes at most R. With S busy adapters and one cold request beside them
+b is 0, so its wait is bounded by max(patience, AGE_FACTOR · W) + 2R. (A request that the engine takes back, to preempt
+it, ranks before all others; each time counts as one more in b.)
 
 **Cost.** A step costs O(running + S log n), a request O(S + log n); no step looks at the whole queue.
 """
@@ -37,8 +38,9 @@ AGE_FACTOR = 2.0
 """How many times the mean wait a request may wait before it ages out. The goal is that cold adapters wait at most three
 times as long as others; the drain comes on top of this."""
 
-WAIT_MEMORY = 32
-"""Requests over which the mean wait is taken, exponentially: a few batches, so that it follows the load."""
+MEMORY = 32
+"""Requests over which the mean wait, and adapters over which the usual run is taken, exponentially: a few batches, so
+that they follow the load."""
 
 Rank = tuple[int, int]
 """(priority, number): smaller is earlier."""
@@ -100,6 +102,8 @@ class AdapterQueue(Generic[T]):
         self.draining: dict[Hashable, Rank] = {}
         """Adapters that drain, and the rank of the request for which they do."""
         self.mean_wait = 0.0
+        self.usual_run = 0.0
+        """Mean time from the last request that an adapter got to its end; at most R."""
         self.aged_out = 0
         """Requests admitted after they had aged out, since the start."""
         self._entries: dict[T, _Entry[T]] = {}
@@ -108,6 +112,11 @@ class AdapterQueue(Generic[T]):
         """A heap of the heads of the groups that are not active; entries that no longer hold are dropped as they come
         up."""
         self._active: set[Hashable] = set()
+        self._admitted_at: dict[Hashable, float] = {}
+        """When an active adapter got its last request."""
+        self._ended = 0
+        self._moved = 0.0
+        """When a slot became free last, or nobody who had aged out wanted one."""
         self._residents: frozenset[Hashable] = frozenset()
         self._pinned: frozenset[Hashable] = frozenset()
         self._now = 0.0
@@ -207,22 +216,34 @@ class AdapterQueue(Generic[T]):
         ended = before - self._active
         for adapter in ended:
             self._index(adapter)
+            self._note_ended(adapter)
         self._residents = frozenset(residents)
         self._pinned = frozenset(pinned)
         # never moves back: who has aged out stays so when the mean wait grows
         self._aged_since = max(self._aged_since, now - max(self.patience, AGE_FACTOR * self.mean_wait))
         self._choose_draining(remaining)
 
+    def _note_ended(self, adapter: Hashable) -> None:
+        self._moved = self._now
+        admitted = self._admitted_at.pop(adapter, None)
+        if admitted is not None:
+            self._ended += 1
+            self.usual_run += (self._now - admitted - self.usual_run) / min(self._ended, MEMORY)
+
     def _choose_draining(self, remaining: dict[Hashable, int]) -> None:
         limit = max(1, self.slots // 2)
         free = max(0, self.slots - len(self._active))
         wanted = self._aged_idle(free + limit)[free:]
+        if not wanted:
+            self._moved = self._now
         kept = [adapter for adapter in self.draining if adapter in self._active]
+        if self._now - self._moved < self.usual_run:
+            limit = len(kept)
         others = sorted(
             (adapter for adapter in remaining if adapter not in self.draining and adapter not in self._pinned),
             key=lambda adapter: (self._head_rank(adapter) < wanted[0] if wanted else False, remaining[adapter]),
         )
-        self.draining = dict(zip([*kept, *others], wanted, strict=False))
+        self.draining = dict(zip([*kept, *others][:limit], wanted, strict=False))
 
     def upcoming(self, count: int) -> tuple[Hashable, ...]:
         """Up to `count` adapters that are waited for and neither active nor resident, those first that are likely to be
@@ -263,10 +284,11 @@ class AdapterQueue(Generic[T]):
         entry, self._choice = self._choice, None
         self.aged_out += self._has_aged(entry)
         self._admitted += 1
-        self.mean_wait += (max(0.0, self._now - entry.since) - self.mean_wait) / min(self._admitted, WAIT_MEMORY)
+        self.mean_wait += (max(0.0, self._now - entry.since) - self.mean_wait) / min(self._admitted, MEMORY)
         del self._entries[entry.item]
         if entry.adapter is not None:
             self._active.add(entry.adapter)
+            self._admitted_at[entry.adapter] = self._now
         self._drop(entry)
         return entry.item
 

@@ -28,7 +28,7 @@ from serving.paging.queue import AdapterQueue, Running
 from serving.paging.settings import UPCOMING, PagingSettings
 from serving.paging.slots import SlotTable
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
-from serving.paging.waiting import wait_asleep
+from serving.paging.waiting import wait_in_naps
 
 AHEAD = 2
 """Adapters that a step announces: few slots become free at a time."""
@@ -137,7 +137,7 @@ class PagedSchedulerMixin:
         super().__init__(*args, **kwargs)
         self._announces = not current_platform.is_cpu()  # there host memory is the device's: nothing is brought ahead
         if current_platform.is_cpu():
-            wait_asleep()  # the scheduler is made in the engine core's process, after the workers
+            wait_in_naps()  # the scheduler is made in the engine core's process, after the workers
         self._paging = PagingSettings.of(self.vllm_config.additional_config)
         slots = self.lora_config.max_loras if self.lora_config is not None else 1
         self.slot_table = SlotTable(slots)
