@@ -22,9 +22,9 @@ NAP_S = 0.5e-3
 class NappingCondition(SpinCondition):
     """A reader that looks, naps and looks again, and relies on no notification."""
 
-    def wait(self, timeout_ms: int | None = None) -> None:
+    def wait(self, timeout_ms: int | None = None) -> None:  # noqa: ARG002 (longer in any case)
         """Returns after a nap, which is as good as a notification that says nothing: whoever waits looks again, also
-        for the end of the process. `timeout_ms` is longer in any case."""
+        for the end of the process."""
         time.sleep(NAP_S)
 
 

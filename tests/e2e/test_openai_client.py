@@ -1,6 +1,8 @@
 """The `openai` Python client, as a user would point it at the stack."""
 
+import itertools
 import json
+import time
 
 import openai
 import pytest
@@ -33,6 +35,16 @@ def test_streaming_with_usage(client: openai.OpenAI):
     assert chunks[-1].usage.completion_tokens > 0
     assert all(chunk.model.startswith("finance") for chunk in chunks)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def test_the_tokens_of_a_request_that_runs_alone_come_one_after_the_other(client: openai.OpenAI):
+    """A step takes a tenth of a second here. Where a process misses that another one has answered, it takes seconds."""
+    stream = client.chat.completions.create(
+        model="auto", messages=ASK, max_tokens=40, stream=True, extra_body={"ignore_eos": True}
+    )
+    times = [time.monotonic() for _ in stream]
+    assert len(times) > 20
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 4.0
 
 
 def test_completions(client: openai.OpenAI):
