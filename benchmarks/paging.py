@@ -61,18 +61,19 @@ LENGTHS, SCALE = (8, 512), 16
 
 
 class Size(NamedTuple):
-    """How much is measured: rounds of each cell, requests of each round; `short`, the main cell alone; `full`, also
-    what each part is worth, and 1,000 adapters."""
+    """How much is measured: rounds of each cell, requests of each round; `full`, besides the main cell also the rest of
+    the grid, stock's own operators, what each part is worth, and 1,000 adapters."""
 
     rounds: int
     requests: int
-    short: bool
     full: bool = False
 
     def cells(self, slots: int) -> "list[Cell]":
-        return [
-            cell for cell in [*GRID, SIXTEEN_OVER_EIGHT] if cell.slots == slots and (cell == MAIN or not self.short)
-        ]
+        return [cell for cell in [*GRID, SIXTEEN_OVER_EIGHT] if cell.slots == slots and (cell == MAIN or self.full)]
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        return EXTRA if self.full else EXTRA[:-1]
 
 
 class Cell(NamedTuple):
@@ -96,7 +97,7 @@ SIXTEEN_OVER_EIGHT = Cell(16, 8, 0.3, 1.0, 100)
 COLD_START = Cell(100, 8, 1.0, 1.0, 30)
 MAIN = Cell(100, 8, 1.0, 1.0, 100)
 EXTRA = ("rate", "busy", "gaps", "operators", "plain")
-"""Measured in the main cell besides throughput."""
+"""Measured in the main cell besides throughput; the last one with `--full` alone."""
 SLO_TTFT_S, SLO_TPOT_S = 5.0, 0.5
 """What a user of a 135M model on one CPU core may expect: goodput counts the requests whose first token comes within
 the first, and whose further tokens come within the second each, on average."""
@@ -204,7 +205,7 @@ def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base
 
     for slots in slots_wanted:
         cells = [cell for cell in size.cells(slots) if not kept.has(cell.name)]
-        extra = [name for name in EXTRA if slots == MAIN.slots and not kept.has(name)]
+        extra = [name for name in size.extra if slots == MAIN.slots and not kept.has(name)]
         if cells or extra:
             with serving(["ours", "stock", *(["plain"] if "plain" in extra else [])], slots, MAIN.host) as sides:
                 both = {name: sides[name] for name in ("ours", "stock")}
@@ -346,10 +347,14 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paging", description=__doc__.splitlines()[0])
-    parser.add_argument("--slots", type=int, nargs="+", default=[8, 4, 16], choices=(4, 8, 16), help="part of the grid")
+    parser.add_argument(
+        "--slots", type=int, nargs="+", default=[8, 4, 16], choices=(4, 8, 16), help="with --full: part of the grid"
+    )
     parser.add_argument("--rounds", type=int, help="measured rounds of each cell (default: 2; with --full 5)")
-    parser.add_argument("--full", action="store_true", help="5 rounds, and what each part is worth, and 1,000 adapters")
-    parser.add_argument("--short", action="store_true", help="the main cell alone, with fewer requests")
+    parser.add_argument(
+        "--full", action="store_true", help="5 rounds, the whole grid, what each part is worth, and 1,000 adapters"
+    )
+    parser.add_argument("--short", action="store_true", help="with fewer requests")
     parser.add_argument("--out", type=Path, default=Path("bench-results/paging"), help="folder of finished cells")
     parser.add_argument("--base", help="folder of the base model (default: the embedded one)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a one-page report with plots")
@@ -360,13 +365,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     rounds = options.rounds or (5 if options.full else 2)
-    size = Size(rounds, SHORT_REQUESTS if options.short else REQUESTS, options.short, options.full)
+    size = Size(rounds, SHORT_REQUESTS if options.short else REQUESTS, options.full)
     conditions = setup()
     kept = Kept(options.out / f"rounds-{size.rounds}-requests-{size.requests}")
     with tempfile.TemporaryDirectory(prefix="paging-") as scratch:
-        run(
-            kept, [MAIN.slots] if options.short else options.slots, size, Path(scratch), options.base or embedded_base()
-        )
+        slots = options.slots if size.full else [MAIN.slots]
+        run(kept, slots, size, Path(scratch), options.base or embedded_base())
     figures, details, rows = summarise(kept)
     header = [
         "cell",

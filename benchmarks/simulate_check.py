@@ -35,7 +35,7 @@ START = Linear(per_step=0.05, per_row=0.005, per_prefilled=0.002, per_adapter=0.
 FITS = 4
 MEASURED_SLOTS = 8
 MEASURED = [Cell(adapters, MEASURED_SLOTS, alpha, 1.0, 100) for adapters in (8, 16, 100) for alpha in (0.3, 1.0)]
-MEASURED_SIZE = Size(rounds=2, requests=48, short=False)
+MEASURED_SIZE = Size(rounds=2, requests=48)
 
 
 class Run(NamedTuple):

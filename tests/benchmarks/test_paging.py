@@ -81,7 +81,7 @@ def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch
         raise AssertionError("a server was started")
 
     monkeypatch.setattr(paging, "running", no_server)
-    size = Size(3, 96, short=False)
+    size = Size(3, 96)
     run(kept, [8], size, tmp_path, "no model is needed")
     (kept.folder / "busy.json").unlink()
     write_model(tmp_path)
