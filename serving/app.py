@@ -21,7 +21,7 @@ from serving.names import ENGINE, ROUTER
 from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder
 from serving.processor import cpu_dtype
-from serving.ray_compat import LLMConfig, attach_router, engine_application, router_application
+from serving.ray_compat import LLMConfig, ModelIsHere, attach_router, engine_application, router_application
 from serving.replica import LearnwareServer, ReplicaOptions
 
 SECRET_BYTES = 32
@@ -98,6 +98,7 @@ def llm_config(config: Config, base: Path) -> LLMConfig:
     settings: dict[str, Any] = {
         "model_loading_config": {"model_id": config.base_model.served_id, "model_source": str(base)},
         "engine_kwargs": engine_arguments(config),
+        "callback_config": {"callback_class": ModelIsHere},
         "deployment_config": {
             "num_replicas": engine.replicas,
             "max_ongoing_requests": engine.max_ongoing_requests,

@@ -10,13 +10,32 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
 from starlette.middleware import Middleware
 
-__all__ = ["EngineServer", "LLMConfig", "add_middleware", "attach_router", "engine_application", "router_application"]
+__all__ = [
+    "EngineServer",
+    "LLMConfig",
+    "ModelIsHere",
+    "add_middleware",
+    "attach_router",
+    "engine_application",
+    "router_application",
+]
+
+
+class ModelIsHere(CallbackBase):
+    """For `LLMConfig.callback_config`: the model is a folder, so nothing is downloaded.
+
+    Ray would find that out in a task of its own: a process that imports vLLM first, while the engine waits for it.
+    """
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
 
 
 class EngineServer(LLMServer):

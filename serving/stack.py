@@ -19,12 +19,13 @@ from router.choice import NO_CHOICE
 from serving.base_model import ensure_base_model
 from serving.catalogue import served_learnwares
 from serving.config import Config
+from serving.deploying import Deployer, Deployment
 from serving.edge.admin import wait_until_routed
 from serving.edge.drain import StopSignals, stop_stack
 from serving.edge.environment import instance_environment, serve_host
 from serving.edge.instance import Instance, claim, plan, prepare
 from serving.market.place import fill_market
-from serving.names import APPLICATION, ENGINE, MARKET_APPLICATION, METRICS_APPLICATION, ROUTER, TASKS_APPLICATION
+from serving.names import ENGINE
 from serving.paths import cache_folder
 from specs.errors import StartupError
 
@@ -63,20 +64,21 @@ def serve(config: Config, say: Say) -> int:
     instance = plan(config.http.host, config.http.port)
     with claim(instance, say):
         os.environ.update(_environment(config, instance, one_machine=True))
-        learnwares = served_learnwares(config, config.market.folder)
-        say(f"{len(learnwares)} learnwares are valid")
-        base = ensure_base_model(config.base_model.source, cache_folder(), say)
-        market = fill_market(config, base, say)
-        signals = StopSignals()
-        signals.install()
-        try:
-            _start(config, instance, base, market, signals, say)
-            _wait_until_running(config, instance, signals.stop, say)
-            if not signals.stop.is_set():
-                _announce(config, time.monotonic() - started, say)
-                signals.stop.wait()
-        finally:
-            stop_stack(instance, say=say, drain_seconds=config.drain_seconds, hurry=signals.hurry)
+        with Deployer() as deployer:  # imports what it needs while this process checks and prepares
+            learnwares = served_learnwares(config, config.market.folder)
+            say(f"{len(learnwares)} learnwares are valid")
+            base = ensure_base_model(config.base_model.source, cache_folder(), say)
+            market = fill_market(config, base, say)
+            signals = StopSignals()
+            signals.install()
+            try:
+                _start(config, instance, base, market, deployer, signals, say)
+                _wait_until_running(config, instance, signals.stop, say)
+                if not signals.stop.is_set():
+                    _announce(config, time.monotonic() - started, say)
+                    signals.stop.wait()
+            finally:
+                stop_stack(instance, say=say, drain_seconds=config.drain_seconds, hurry=signals.hurry)
     return 0
 
 
@@ -87,15 +89,12 @@ def _environment(config: Config, instance: Instance, *, one_machine: bool) -> di
     return environment
 
 
-def _start(config: Config, instance: Instance, base: Path, market: Path, signals: StopSignals, say: Say) -> None:
+def _start(
+    config: Config, instance: Instance, base: Path, market: Path, deployer: Deployer, signals: StopSignals, say: Say
+) -> None:
     say("starting Ray")
     import ray
     from ray import serve as ray_serve
-
-    from serving.app import build_application
-    from serving.market.application import ROUTE_PREFIX as MARKET_PREFIX, market_application
-    from serving.metrics.application import ROUTE_PREFIX, metrics_application
-    from serving.task_specs.application import ROUTE_PREFIX as TASKS_PREFIX, task_specs_application
 
     ray.init(
         address="local",  # never a cluster that RAY_ADDRESS happens to name
@@ -115,30 +114,13 @@ def _start(config: Config, instance: Instance, base: Path, market: Path, signals
     )
     say(f"starting {config.engine.replicas} engine and {config.router.replicas} router replicas")
     exporter = f"http://127.0.0.1:{instance.ports.exporter}/metrics"
-    targets = [
-        ray_serve.RunTarget(
-            build_application(config, base, market, on_loopback=True), name=APPLICATION, route_prefix="/"
-        ),
-        ray_serve.RunTarget(
-            metrics_application(APPLICATION, [ENGINE, ROUTER], exporter),
-            name=METRICS_APPLICATION,
-            route_prefix=ROUTE_PREFIX,
-        ),
-        ray_serve.RunTarget(
-            market_application(config, base, market, on_loopback=True),
-            name=MARKET_APPLICATION,
-            route_prefix=MARKET_PREFIX,
-        ),
-        ray_serve.RunTarget(
-            task_specs_application(config, market, on_loopback=True), name=TASKS_APPLICATION, route_prefix=TASKS_PREFIX
-        ),
-    ]
-    ray_serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    address = ray.get_runtime_context().gcs_address
+    deployer.deploy(Deployment(config, base, market, address, exporter), signals.stop)
 
 
 def _silence_the_driver() -> None:
-    """Ray's and vLLM's own progress is in the logs below the run folder; what matters of it is said in one line."""
-    for name in ("ray", "ray.serve", "vllm"):
+    """Ray's own progress is in the logs below the run folder; what matters of it is said in one line."""
+    for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -1,12 +1,14 @@
 """The private names of Ray 2.60.0 that the project stands on: an upgrade that moves one fails here, by name."""
 
 import ast
+import asyncio
 import inspect
 from pathlib import Path
 
 import pytest
 import ray
 from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackConfig, CallbackCtx
 from ray.llm._internal.serve.core.ingress import builder
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -19,6 +21,8 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig
+
+from serving.ray_compat import ModelIsHere
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +54,18 @@ def test_the_engine_is_started_where_we_leave_out_the_usage_report():
     assert inspect.iscoroutinefunction(LLMServer._start_engine)
     assert "push_telemetry_report_for_all_models" in inspect.getsource(LLMServer._start_engine)
     assert inspect.getsource(LLMServer._start_engine).count("await") == 1
+
+
+def test_a_model_that_is_here_is_not_looked_for_on_other_nodes():
+    start = inspect.getsource(VLLMEngine.start)
+    assert start.index('run_callback("on_before_node_init")') < start.index("if callback.ctx.run_init_node:")
+    assert CallbackCtx().run_init_node
+    model = {"model_id": "a model", "model_source": "/a/folder"}
+    config = LLMConfig(model_loading_config=model, callback_config={"callback_class": ModelIsHere})
+    assert isinstance(config.callback_config, CallbackConfig)
+    callback = ModelIsHere(llm_config=None)
+    asyncio.run(callback.on_before_node_init())
+    assert not callback.ctx.run_init_node
 
 
 def test_a_handle_chooses_a_replica_without_reserving_it():
