@@ -1,6 +1,7 @@
 """Servers under test: started, watched (memory of all their processes) and ended."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from serving.processor import cpu_dtype
@@ -21,6 +23,10 @@ MARK = "LEARNWARE_BENCHMARK_RUN"
 """Variable in the environment of a server and of all it starts: finds them even when their parent is gone."""
 
 KIB = 1024
+
+PORTS = (10_000, 17_000)
+STACK_PORTS = (0, 404, 800, 1_101)
+"""What a stack listens on beside its HTTP port, after that."""
 
 
 class ServerError(Exception):
@@ -153,10 +159,23 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface with which a stack or a server can start: nothing listens on it, nor on those
+    that a stack derives from it. From below those that the system gives to connections, which may take one before the
+    server comes to it.
+
+    Raises:
+        OSError: none was found.
+    """
+    for _ in range(100):
+        port = random.randrange(*PORTS)  # noqa: S311 (no secret)
+        with ExitStack() as probes:
+            try:
+                for offset in STACK_PORTS:
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no free port found between {PORTS[0]} and {PORTS[1]}")
 
 
 def embedded_base() -> str:
