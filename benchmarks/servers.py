@@ -167,7 +167,7 @@ def free_port() -> int:
         OSError: none was found.
     """
     for _ in range(100):
-        port = random.randrange(*PORTS)  # noqa: S311 (no secret)
+        port = random.randrange(*PORTS)
         with ExitStack() as probes:
             try:
                 for offset in STACK_PORTS:
