@@ -13,10 +13,12 @@ to many of them, where an exponential would give all to the nearest.
 
 Where a learnware was measured (`specs.capability`), its quality is its gain over the base model there, shrunk towards
 none: a few probe rows say little. Gains are in the gold answer's probability among those to choose from, less how far
-its log-likelihood is behind the best learnware's: on a few rows that tells equals apart with less noise, and where any
-answer may be given (a number), it is all that does. On other tasks it counts as a little less than the base model does,
-on its own ones as the average learnware does on its own: what a provider made it for is worth something even when
-nobody has looked. Where the base model itself is expected to answer best, it does.
+its log-likelihood is behind that of the learnware that is best in it for this request: on a few rows that tells equals
+apart with less noise, and where any answer may be given (a number), it is all that does. (Behind the best of each task
+would be further: of a request that may belong to several tasks nobody is best in all, and the base model would answer
+it, which is worse in likelihood than any that is near.) On other tasks it counts as a little less than the base model
+does, on its own ones as the average learnware does on its own: what a provider made it for is worth something even
+when nobody has looked. Where the base model itself is expected to answer best, it does.
 """
 
 import copy
@@ -30,12 +32,12 @@ from specs.capability import ProbeScore
 from specs.index import Closeness
 from specs.learnware import Learnware
 
-TASK_SHARPNESS = 0.5
+TASK_SHARPNESS = 0.1
 """How much the task probabilities differ for one unit of closeness, which is half a squared distance; s above."""
 TASK_TAIL = 5.0
 """How fast they fall far from all tasks; r above. Smaller is better for tasks that nobody has measured, larger for
-prompts without their instruction. This and `LIKELIHOOD_WEIGHT` were chosen on probe rows alone: one half of them
-ranked, the other half judged."""
+prompts without their instruction. This, the sharpness and `LIKELIHOOD_WEIGHT` were chosen on probe rows alone: one half
+of them ranked and the other half judged, and tasks left out in turn."""
 LIKELIHOOD_WEIGHT = 0.2
 """What one nat of a task's mean log-likelihood counts, in probability."""
 SHRINKAGE_ROWS = 4.0
@@ -73,8 +75,8 @@ class Ranking:
         self._sharpness = sharpness
         self.tasks: tuple[str, ...] = ()
         self._base = np.zeros(0)
-        self._gains, self._at_least_base = np.zeros((0, 0)), np.zeros((0, 0))  # tasks × learnwares
-        self._lead = np.zeros(0)
+        # tasks × learnwares; of a gain, what its likelihood counts is `_ahead`
+        self._gains, self._at_least_base, self._ahead = np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0))
         self._home = np.zeros(0, np.int64)
         self._alive = np.zeros(0, bool)
         at_home = [
@@ -97,7 +99,8 @@ class Ranking:
     @property
     def quality(self) -> NDArray[np.float64]:
         """Of each learnware on each task: (n, t)."""
-        return np.asarray((self._base[:, None] + self._gains - self._lead[:, None]).T)
+        lead = self._ahead.max(1, initial=0.0, where=self._alive)
+        return np.asarray((self._base[:, None] + self._gains - lead[:, None]).T)
 
     def expect(self, nearest: Closeness) -> Expected:
         """What is expected of every learnware for a request with these nearest specifications; -∞ of those that were
@@ -111,7 +114,8 @@ class Ranking:
         weights = np.exp(logits - logits.max())
         tasks = weights / weights.sum()
         likely = np.flatnonzero(tasks > NEGLIGIBLE)
-        quality = float((self._base - self._lead) @ tasks) + tasks[likely] @ self._gains[likely]
+        lead = (tasks[likely] @ self._ahead[likely]).max(initial=0.0, where=self._alive)
+        quality = float(self._base @ tasks) - lead + tasks[likely] @ self._gains[likely]
         quality[~self._alive] = -np.inf
         return Expected(quality, tasks)
 
@@ -142,21 +146,21 @@ class Ranking:
         better, worse = PRIOR_AT_LEAST_BASE
         gains = np.full((len(numbers), before[1] + len(learnwares)), -ELSEWHERE)
         at_least_base = np.full(gains.shape, better / (better + worse))
-        base, lead = np.zeros(len(numbers)), np.zeros(len(numbers))
+        base, ahead = np.zeros(len(numbers)), np.zeros(gains.shape)
         gains[: before[0], : before[1]], at_least_base[: before[0], : before[1]] = self._gains, self._at_least_base
-        base[: before[0]], lead[: before[0]] = self._base, self._lead
+        base[: before[0]], ahead[: before[0], : before[1]] = self._base, self._ahead
         for i, (one, tasks) in enumerate(zip(learnwares, own, strict=True), before[1]):
             gains[[numbers[task] for task in tasks], i] = self._usual
             for task, probe in one.capability.probes.items() if one.capability is not None else ():
                 t = numbers[task]
-                ahead = likelihood_gain(probe)
-                gains[t, i], base[t], lead[t] = gain(probe) + ahead, probe.base_probability, max(lead[t], ahead)
+                ahead[t, i], base[t] = likelihood_gain(probe), probe.base_probability
+                gains[t, i] = gain(probe) + ahead[t, i]
                 at_least_base[t, i] = (probe.at_least_base * probe.rows + better) / (probe.rows + better + worse)
         home = [numbers[tasks[0]] if len(tasks) == 1 else -1 for tasks in own]
         self._home = np.concatenate([self._home, np.array(home, np.int64)])
         self._alive = np.concatenate([self._alive, np.ones(len(learnwares), bool)])
         self._alive[list(removed)] = False
-        self._gains, self._at_least_base, self._base, self._lead = gains, at_least_base, base, lead
+        self._gains, self._at_least_base, self._base, self._ahead = gains, at_least_base, base, ahead
         self.any_measured |= bool(measured)
 
 

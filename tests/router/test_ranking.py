@@ -73,7 +73,7 @@ def test_likelihood_tells_apart_what_probability_does_not() -> None:
 
 def test_far_from_all_tasks_each_counts_a_little() -> None:
     ranking = Ranking([learnware(name, (name,), **{name: probe(0.5)}) for name in ("x", "y")])
-    home = ranking.expect(near(o0=-1.0, o1=-60.0)).tasks
+    home = ranking.expect(near(o0=-1.0, o1=-120.0)).tasks
     far = ranking.expect(near(o0=-300.0, o1=-360.0)).tasks
     assert home[0] > 0.99
     assert 0.6 < far[0] < 0.8
@@ -147,3 +147,13 @@ def test_a_selector_over_measured_learnwares_picks_the_better_twin() -> None:
     hopeless = [*others, twin("a", 0.1, 0.0)]
     choice = Selector(hopeless, load_encoder(STATIC_ENCODER), SelectionSettings()).choose(text)
     assert (choice.learnware_id, choice.reason) == (None, BASE_BETTER)
+
+
+def test_where_a_request_belongs_to_several_tasks_the_best_for_it_is_not_behind_the_best_of_each() -> None:
+    """Each learnware is ahead in likelihood at home and level with the base elsewhere: neither is behind for a request
+    that may be of both tasks, so the base model does not take it."""
+    ahead, level = probe(0.3, likelihood=-1.0), probe(0.3, likelihood=-2.0)
+    ranking = Ranking([learnware("x", ("x",), x=ahead, y=level), learnware("y", ("y",), x=level, y=ahead)])
+    best = ranking.best(near(o0=-50.0, o1=-50.0), 1)
+    assert best.base == pytest.approx(0.3)
+    assert best.qualities[0] == pytest.approx(best.base)
