@@ -25,7 +25,7 @@ from benchmarks.rule_inputs import RuleInputs
 from benchmarks.scores import BASE, TaskScores
 from benchmarks.selection_rules import Offer, TaskRows, fit_rules
 from benchmarks.tasks import DOMAINS, read_prompts, task_of
-from router.ranking import Ranking
+from router.ranking import REQUEST_TAIL, TASK_TAIL, Ranking
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.capability import Capability, ProbeScore
@@ -158,10 +158,17 @@ class Chooser:
         order = np.argsort(-closeness, kind="stable")
         return Closeness(order, closeness[order])
 
-    def best(self, nearest: Closeness) -> tuple[str, float]:
-        """The choice by expected quality, as the router's: a learnware, or the base model where that is expected to
-        answer best; and the probability to answer at least as well as the base model."""
-        best = self.ranking.best(nearest, 1)
+    def best(self, vector: Vectors) -> tuple[str, float]:
+        """The choice for a request by expected quality, as the router's: a learnware, or the base model where that is
+        expected to answer best; and the probability to answer at least as well as the base model."""
+        return self._best(self.nearest(vector), REQUEST_TAIL)
+
+    def best_for_task(self, mean: Vectors) -> str:
+        """The same for a task, by the mean of its rows."""
+        return self._best(self.nearest_to_task(mean), TASK_TAIL)[0]
+
+    def _best(self, nearest: Closeness, tail: float) -> tuple[str, float]:
+        best = self.ranking.best(nearest, 1, tail)
         if best.base > best.qualities[0]:
             return BASE, 1.0
         return self.ids[int(best.owners[0])], best.at_least_base
@@ -264,7 +271,7 @@ def measure(
         for task in (task for task, found in market.domains.items() if found == domain):
             scores = market.matrix[task]
             chosen = {name: choose(TaskRows(task, texts[task].train)) for name, choose in rules.task.items()}
-            chosen["per task"] = chooser.best(chooser.nearest_to_task(texts[task].train.mean(0)))[0]
+            chosen["per task"] = chooser.best_for_task(texts[task].train.mean(0))
             columns[task] = Columns({}, {})
             for kind, columns_of in (("right", columns[task].right), ("gold", columns[task].gold)):
                 cells = getattr(scores, kind)
@@ -283,7 +290,7 @@ def measure(
                 columns[task].gold[rule] = np.array([found[1][row] for row, found in enumerate(by_row)])
             wordings[task] = {}
             for wording, vectors in texts[task].test.items():
-                picks = [chooser.best(chooser.nearest(vector)) for vector in vectors]
+                picks = [chooser.best(vector) for vector in vectors]
                 cells = [cell(scores, name, ids) for name, _ in picks]
                 rights = np.array([found[0][row] for row, found in enumerate(cells)])
                 wordings[task][wording] = rights
@@ -311,10 +318,10 @@ def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings:
     ids = [one.id for one in left if one.domain == domain]
     chooser = Chooser(left, encoder, settings)
     scores = market.matrix[task]
-    picked = chooser.best(chooser.nearest_to_task(texts.train.mean(0)))[0]
+    picked = chooser.best_for_task(texts.train.mean(0))
     columns = Columns({}, {})
     columns.right["per task"], columns.gold["per task"], _ = cell(scores, picked, ids)
-    by_row = [cell(scores, chooser.best(chooser.nearest(vector))[0], ids) for vector in texts.test["whole"]]
+    by_row = [cell(scores, chooser.best(vector)[0], ids) for vector in texts.test["whole"]]
     columns.right["per request"] = np.array([found[0][row] for row, found in enumerate(by_row)])
     columns.gold["per request"] = np.array([found[1][row] for row, found in enumerate(by_row)])
     for kind, columns_of in (("right", columns.right), ("gold", columns.gold)):
@@ -378,7 +385,7 @@ def _routed(
     for task, scores in market.matrix.items():
         domain = market.domains[task]
         ids = [one.id for one in market.learnwares if one.domain == domain]
-        picks = [original[chooser.best(chooser.nearest(vector))[0]] for vector in texts[task].test["whole"]]
+        picks = [original[chooser.best(vector)[0]] for vector in texts[task].test["whole"]]
         rights[task] = np.array([cell(scores, name, ids)[0][row] for row, name in enumerate(picks)])
         here = sorted({name for one, name in offered if one.domain == domain})
         oracle[task] = by_halves(scores, [BASE, *here], "right")

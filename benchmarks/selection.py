@@ -39,6 +39,7 @@ from benchmarks.tasks import (
     read_questions,
     task_of,
 )
+from router.choice import LOW_CONFIDENCE, MATCHED
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.encoder import STATIC_ENCODER, Encoder, load_encoder
@@ -255,8 +256,10 @@ def _market(
     selector = Selector(market.learnwares, encoder, settings)
     flat = figures.flat
     flat |= out_of_domain(selector, encoder, options.data, SHORT_ROWS if options.short else None)
-    inside = [route(selector, one.test["whole"]).to_base for one in texts.values()]
-    flat["in_domain_to_base"] = float(np.concatenate(inside).mean())
+    inside = [selector.choose_embedded(vector).reason for one in texts.values() for vector in one.test["whole"]]
+    flat["in_domain_to_base"] = float(np.mean([reason != MATCHED for reason in inside]))
+    # of which not because the base model was measured to answer better
+    flat["in_domain_low_confidence"] = float(np.mean([reason == LOW_CONFIDENCE for reason in inside]))
     print(market_figures.tables(market, found, figures))
     if options.plots is not None:
         from benchmarks.market_plots import write_plots

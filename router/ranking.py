@@ -8,17 +8,15 @@ the largest
 
 is chosen. A task is what learnwares' cards name; where it lies is told by the specifications of the learnwares that
 name it alone. p falls with the squared distance d² to a task's nearest such specification (`specs.index`) like
-Student's kernel, (1 + s d² / 2 r)^-r: what lies at home belongs there, and what is far from all tasks belongs a little
+Student's kernel, (1 + d² / 2 r)^-r: what lies at home belongs there, and what is far from all tasks belongs a little
 to many of them, where an exponential would give all to the nearest.
 
 Where a learnware was measured (`specs.capability`), its quality is its gain over the base model there, shrunk towards
-none: a few probe rows say little. Gains are in the gold answer's probability among those to choose from, less how far
-its log-likelihood is behind that of the learnware that is best in it for this request: on a few rows that tells equals
-apart with less noise, and where any answer may be given (a number), it is all that does. (Behind the best of each task
-would be further: of a request that may belong to several tasks nobody is best in all, and the base model would answer
-it, which is worse in likelihood than any that is near.) On other tasks it counts as a little less than the base model
-does, on its own ones as the average learnware does on its own: what a provider made it for is worth something even
-when nobody has looked. Where the base model itself is expected to answer best, it does.
+none: a few probe rows say little. Gains are in the gold answer's probability among those to choose from, and in its
+log-likelihood: on a few rows that tells equals apart with less noise, and where any answer may be given (a number), it
+is all that does. On other tasks it counts as a little less than the base model does, on its own ones as the average
+learnware does on its own: what a provider made it for is worth something even when nobody has looked. The base model's
+gain is 0; where nobody's is larger, it answers.
 """
 
 import copy
@@ -32,12 +30,13 @@ from specs.capability import ProbeScore
 from specs.index import Closeness
 from specs.learnware import Learnware
 
-TASK_SHARPNESS = 0.1
-"""How much the task probabilities differ for one unit of closeness, which is half a squared distance; s above."""
-TASK_TAIL = 5.0
-"""How fast they fall far from all tasks; r above. Smaller is better for tasks that nobody has measured, larger for
-prompts without their instruction. This, the sharpness and `LIKELIHOOD_WEIGHT` were chosen on probe rows alone: one half
-of them ranked and the other half judged, and tasks left out in turn."""
+REQUEST_TAIL = 20.0
+"""How fast the probabilities of tasks fall for a single request; r above. Larger is better for prompts without their
+instruction. This, the next one and `LIKELIHOOD_WEIGHT` were chosen on probe rows alone: one half of them ranked and the
+other half judged, and tasks left out in turn."""
+TASK_TAIL = 2.0
+"""The same for a whole task, given by a mean, which scatters less than requests do. Smaller is better for tasks that
+nobody has measured, until tasks that were measured are no longer told apart."""
 LIKELIHOOD_WEIGHT = 0.2
 """What one nat of a task's mean log-likelihood counts, in probability."""
 SHRINKAGE_ROWS = 4.0
@@ -71,16 +70,14 @@ class Ranking:
     """An immutable table of learnwares × tasks. Learnwares are numbered in the order in which they are given;
     those that `changed` adds take the next numbers."""
 
-    def __init__(self, learnwares: Sequence[Learnware], sharpness: float = TASK_SHARPNESS) -> None:
-        self._sharpness = sharpness
+    def __init__(self, learnwares: Sequence[Learnware]) -> None:
         self.tasks: tuple[str, ...] = ()
         self._base = np.zeros(0)
-        # tasks × learnwares; of a gain, what its likelihood counts is `_ahead`
-        self._gains, self._at_least_base, self._ahead = np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0))
+        self._gains, self._at_least_base = np.zeros((0, 0)), np.zeros((0, 0))  # tasks × learnwares
         self._home = np.zeros(0, np.int64)
         self._alive = np.zeros(0, bool)
         at_home = [
-            gain(one.capability.probes[task]) + likelihood_gain(one.capability.probes[task])
+            gain(one.capability.probes[task])
             for one in learnwares
             for task in (_own_tasks(one) if one.capability is not None else ())
             if one.capability is not None and task in one.capability.probes
@@ -96,32 +93,25 @@ class Ranking:
         other._append(added, removed)  # noqa: SLF001 (an object of this very class)
         return other
 
-    @property
-    def quality(self) -> NDArray[np.float64]:
-        """Of each learnware on each task: (n, t)."""
-        lead = self._ahead.max(1, initial=0.0, where=self._alive)
-        return np.asarray((self._base[:, None] + self._gains - lead[:, None]).T)
-
-    def expect(self, nearest: Closeness) -> Expected:
-        """What is expected of every learnware for a request with these nearest specifications; -∞ of those that were
-        removed."""
+    def expect(self, nearest: Closeness, tail: float) -> Expected:
+        """What is expected of every learnware for a request (`tail` is `REQUEST_TAIL`) or a task (`TASK_TAIL`) with
+        these nearest specifications; -∞ of those that were removed."""
         logits = np.full(len(self.tasks), -np.inf)
         homes = self._home[nearest.owners]
-        far = np.maximum(-nearest.values[homes >= 0] * self._sharpness, 0.0)
-        np.maximum.at(logits, homes[homes >= 0], -TASK_TAIL * np.log1p(far / TASK_TAIL))
+        far = np.maximum(-nearest.values[homes >= 0], 0.0)
+        np.maximum.at(logits, homes[homes >= 0], -tail * np.log1p(far / tail))
         if not np.isfinite(logits).any():
             logits[:] = 0.0  # only learnwares of several tasks are near: nothing tells the tasks apart
         weights = np.exp(logits - logits.max())
         tasks = weights / weights.sum()
         likely = np.flatnonzero(tasks > NEGLIGIBLE)
-        lead = (tasks[likely] @ self._ahead[likely]).max(initial=0.0, where=self._alive)
-        quality = float(self._base @ tasks) - lead + tasks[likely] @ self._gains[likely]
+        quality = float(self._base @ tasks) + tasks[likely] @ self._gains[likely]
         quality[~self._alive] = -np.inf
         return Expected(quality, tasks)
 
-    def best(self, nearest: Closeness, top: int) -> Best:
+    def best(self, nearest: Closeness, top: int, tail: float = REQUEST_TAIL) -> Best:
         """The `top` learnwares; among equals the nearer one comes first."""
-        expected = self.expect(nearest)
+        expected = self.expect(nearest, tail)
         closeness = np.full(len(expected.quality), -np.inf)
         closeness[nearest.owners] = nearest.values
         shown = min(max(top, 1), int(self._alive.sum()))
@@ -146,21 +136,20 @@ class Ranking:
         better, worse = PRIOR_AT_LEAST_BASE
         gains = np.full((len(numbers), before[1] + len(learnwares)), -ELSEWHERE)
         at_least_base = np.full(gains.shape, better / (better + worse))
-        base, ahead = np.zeros(len(numbers)), np.zeros(gains.shape)
+        base = np.zeros(len(numbers))
         gains[: before[0], : before[1]], at_least_base[: before[0], : before[1]] = self._gains, self._at_least_base
-        base[: before[0]], ahead[: before[0], : before[1]] = self._base, self._ahead
+        base[: before[0]] = self._base
         for i, (one, tasks) in enumerate(zip(learnwares, own, strict=True), before[1]):
             gains[[numbers[task] for task in tasks], i] = self._usual
             for task, probe in one.capability.probes.items() if one.capability is not None else ():
                 t = numbers[task]
-                ahead[t, i], base[t] = likelihood_gain(probe), probe.base_probability
-                gains[t, i] = gain(probe) + ahead[t, i]
+                gains[t, i], base[t] = gain(probe), probe.base_probability
                 at_least_base[t, i] = (probe.at_least_base * probe.rows + better) / (probe.rows + better + worse)
         home = [numbers[tasks[0]] if len(tasks) == 1 else -1 for tasks in own]
         self._home = np.concatenate([self._home, np.array(home, np.int64)])
         self._alive = np.concatenate([self._alive, np.ones(len(learnwares), bool)])
         self._alive[list(removed)] = False
-        self._gains, self._at_least_base, self._base, self._ahead = gains, at_least_base, base, ahead
+        self._gains, self._at_least_base, self._base = gains, at_least_base, base
         self.any_measured |= bool(measured)
 
 
@@ -169,14 +158,7 @@ def _own_tasks(learnware: Learnware) -> list[str]:
 
 
 def gain(probe: ProbeScore) -> float:
-    """A learnware's measured gain over the base model, in the gold answer's probability, shrunk."""
-    return _shrunk(probe.probability - probe.base_probability, probe.rows)
-
-
-def likelihood_gain(probe: ProbeScore) -> float:
-    """What its gain in the gold answer's log-likelihood counts, shrunk."""
-    return LIKELIHOOD_WEIGHT * _shrunk(probe.log_likelihood - probe.base_log_likelihood, probe.rows)
-
-
-def _shrunk(difference: float, rows: int) -> float:
-    return difference * rows / (rows + SHRINKAGE_ROWS)
+    """A learnware's measured gain over the base model, in the gold answer's probability and log-likelihood, shrunk."""
+    probability = probe.probability - probe.base_probability
+    likelihood = probe.log_likelihood - probe.base_log_likelihood
+    return (probability + LIKELIHOOD_WEIGHT * likelihood) * probe.rows / (probe.rows + SHRINKAGE_ROWS)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
 from router.everyday import EverydayScale
-from router.ranking import Ranking
+from router.ranking import REQUEST_TAIL, TASK_TAIL, Ranking
 from router.settings import SelectionSettings
 from specs.encoder import Encoder
 from specs.errors import InvalidSpecification
@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
     probabilities that it belongs to one or the other, p being in proportion to the kernel mean exp(γ f):
     (p_best - p) / (p_best + p) = tanh(γ/2 · (f_best - f)). 0 where nobody may stand in for the best.
 
-    Where learnwares were measured, `quality` is 1 less the difference of the expected probabilities of a right answer.
+    Where learnwares were measured, `quality` is 1 less the difference of what is expected of them (`router.ranking`).
     """
 
     learnware_id: str
@@ -149,9 +149,9 @@ class Selector:
         """The choice among the nearest learnwares, or among all where they were measured."""
         confidence, refusal = self._confidence(margin), LOW_CONFIDENCE
         if self._ranking is not None:
-            best = self._ranking.best(nearest, top)
+            best = self._ranking.best(nearest, top, TASK_TAIL if reason == TASK else REQUEST_TAIL)
             owners = best.owners
-            scores = qualities = 1 - (best.qualities[0] - best.qualities)
+            scores = qualities = np.maximum(1 - (best.qualities[0] - best.qualities), 0.0)
             if confidence >= self._settings.min_confidence and best.qualities[0] < best.base:
                 refusal = BASE_BETTER
             confidence *= best.at_least_base
