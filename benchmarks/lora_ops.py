@@ -19,7 +19,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from serving.engine.operators import LayerWeights
-from serving.engine.punica import StackedPunicaWrapper
+from serving.engine.punica import GroupedPunicaWrapper
 from serving.processor import cpu_dtype
 
 LAYERS, RANK, SLOTS = 30, 16, 8
@@ -55,7 +55,7 @@ def main() -> int:
 
     layers = [_Layer(features, outputs, dtype) for _ in range(LAYERS) for features, outputs in SHAPES]
     stock = PunicaWrapperCPU(256, 16, torch.device("cpu"))
-    ours = StackedPunicaWrapper(256, 16, SLOTS, dtype)
+    ours = GroupedPunicaWrapper(256, 16, SLOTS)
     for layer in layers:
         layer.ours = ours.adopt_layer(LayerWeights.of_stacks(layer.a, layer.b))
 
@@ -113,7 +113,7 @@ def _step(layers: list[_Layer], inputs: dict[int, Tensor], wrapper: PunicaWrappe
         x = inputs[layer.weight.shape[1]]
         y = torch.nn.functional.linear(x, layer.weight)
         if wrapper is not None:
-            a, b = layer.ours if isinstance(wrapper, StackedPunicaWrapper) else (layer.a, layer.b)
+            a, b = layer.ours if isinstance(wrapper, GroupedPunicaWrapper) else (layer.a, layer.b)
             wrapper.add_lora_linear(y, x, a, b, 1.0, layer.outputs)
 
 

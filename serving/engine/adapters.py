@@ -9,7 +9,7 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LRUCacheLoRAModelManager
 
 from serving.engine.operators import LayerWeights
-from serving.engine.punica import StackedPunicaWrapper
+from serving.engine.punica import GroupedPunicaWrapper
 from serving.engine.slot_writer import Copies, SlotWriter
 from specs.errors import InvalidLearnware
 
@@ -27,16 +27,16 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
         super()._init_punica_wrapper(max_num_batched_tokens, vllm_config)
         if torch.device(self.device).type != "cpu":
             return
-        ours: dict[int, StackedPunicaWrapper] = {}  # one wrapper may stand under several prefixes
+        ours: dict[int, GroupedPunicaWrapper] = {}  # one wrapper may stand under several prefixes
         for prefix, stock in self.punica_wrapper_mapping.items():
             if id(stock) not in ours:
-                ours[id(stock)] = StackedPunicaWrapper.like(stock, self.lora_slots, self.lora_config.lora_dtype)
+                ours[id(stock)] = GroupedPunicaWrapper.like(stock, self.lora_slots)
             self.punica_wrapper_mapping[prefix] = ours[id(stock)]
 
     def _create_lora_modules(self) -> None:
         super()._create_lora_modules()
         for name, module in self.modules.items():
-            if isinstance(module.punica_wrapper, StackedPunicaWrapper):
+            if isinstance(module.punica_wrapper, GroupedPunicaWrapper):
                 layer = module.punica_wrapper.adopt(module)
                 if layer is not None:
                     self._layers[name] = layer
@@ -87,7 +87,7 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
             layer = self._layers[name] if known else None
             for i, part in enumerate(parts):
                 fits = layer is not None and len(parts) == layer.slices and layer.a.shape[-1] > 1
-                shapes[part] = (layer.a.shape[-1], layer.b[i].shape[0]) if fits and layer is not None else None
+                shapes[part] = (layer.a.shape[-1], layer.b[i].shape[2]) if fits and layer is not None else None
         return shapes
 
     @staticmethod

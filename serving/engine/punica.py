@@ -21,23 +21,22 @@ from serving.engine.operators import (
 )
 
 
-class StackedPunicaWrapper(PunicaWrapperCPU):
+class GroupedPunicaWrapper(PunicaWrapperCPU):
     """Adds each row's own adapter and leaves rows without one bit for bit as they are."""
 
-    def __init__(self, max_num_batched_tokens: int, max_batches: int, slots: int, dtype: torch.dtype) -> None:
+    def __init__(self, max_num_batched_tokens: int, max_batches: int, slots: int) -> None:
         super().__init__(max_num_batched_tokens, max_batches, torch.device("cpu"))
         self._slots = slots
-        self._dtype = dtype
         self._layers: dict[int, LayerWeights] = {}
         self._tokens: BatchPlan = NO_ADAPTERS
         self._samples: BatchPlan = NO_ADAPTERS
         self._sample_rows = 0
 
     @classmethod
-    def like(cls, stock: PunicaWrapperCPU, slots: int, dtype: torch.dtype) -> "StackedPunicaWrapper":
+    def like(cls, stock: PunicaWrapperCPU, slots: int) -> "GroupedPunicaWrapper":
         """One with the capacity of a wrapper that vLLM made."""
         tokens, batches = stock._token_lora_indices.numel(), stock._seq_lengths.numel()  # noqa: SLF001
-        return cls(tokens, batches, slots, dtype)
+        return cls(tokens, batches, slots)
 
     def adopt(self, module: object) -> LayerWeights | None:
         """Moves a layer's (still empty) adapter stacks into our layout; it goes on writing into them through views.
@@ -84,7 +83,7 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
         for slot, length in zip(slots.tolist(), lengths.tolist(), strict=True):
             runs.append(Run(start, start + length, slot))
             start += length
-        return plan_batch(runs, self._slots, self._dtype)
+        return plan_batch(runs)
 
     def _layer(self, a_stacked: Any, b_stacked: Any) -> LayerWeights:
         """The adopted layer behind these stacks, or (layers that were not adopted) a copy in our layout."""
@@ -138,7 +137,7 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
                 f"{x.shape[0]} rows of logits were asked for where {self._sample_rows} are sampled; log-probabilities "
                 "of the prompt are not available for an adapter of lm_head"
             )
-        add_lora(y, x, layer, self._samples, (min(y.shape[1], layer.b[0].shape[0]),), scale=scale)
+        add_lora(y, x, layer, self._samples, (min(y.shape[1], layer.b[0].shape[2]),), scale=scale)
 
     def add_lora_embedding(
         self,
@@ -165,14 +164,8 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
         for i, a in enumerate(lora_a_stacked):
             out = y[i].view(-1, y[i].shape[-1])
             out.zero_()
-            for piece in self._tokens.pieces:
-                rows = slice(piece.start, piece.stop)
-                if isinstance(piece, Run):
-                    own = x[rows].to(a.dtype) @ a[piece.slot, 0].t()
-                else:
-                    every = torch.einsum("ti,sri->tsr", x[rows].to(a.dtype), a[:, 0])
-                    own = (every * piece.mask.unsqueeze(-1)).sum(1)
-                out[rows] = own * scale
+            for slot, rows in self._tokens.parts():
+                out[rows] = (x[rows].to(a.dtype) @ a[slot, 0].t() * scale).to(out.dtype)
 
     def add_expand(
         self,
@@ -199,15 +192,8 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
             layer = self._layers.get(b.data_ptr())
             if layer is not None and not layer.occupied[0] & self._tokens.slots:
                 continue
-            for piece in self._tokens.pieces:
-                rows = slice(piece.start, piece.stop)
-                down = x[i][rows].to(b.dtype)
-                if isinstance(piece, Run):
-                    y[rows, columns] += (down @ b[piece.slot, 0].t()).to(y.dtype)
-                else:
-                    own = (down.unsqueeze(1) * piece.mask.unsqueeze(-1)).flatten(1)  # (rows, S·R)
-                    every = b[:, 0].transpose(0, 1).flatten(1)  # (out, S·R); a view for adopted layers
-                    y[rows, columns] += (own @ every.t()).to(y.dtype)
+            for slot, rows in self._tokens.parts():
+                y[rows, columns] += (x[i][rows].to(b.dtype) @ b[slot, 0].t()).to(y.dtype)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         self.names[lora_request.lora_int_id] = lora_request.lora_name
         lora = self._load_adapter(lora_request)
         self._adapter_manager._create_merged_loras_inplace(lora)  # noqa: SLF001
-        packed = in_one_buffer(lora, self._page_lock)
+        packed = in_one_buffer(lora, self._page_lock, by_rank=not self._page_lock)
         return Loaded(packed, packed.buffer.nbytes)
 
     def stage(self, upcoming: Iterable[int]) -> None:

@@ -21,9 +21,11 @@ class PackedAdapter(NamedTuple):
         """The same adapter over a copy of the buffer, on whatever device that is."""
         start = self.buffer.data_ptr()
 
-        def there(tensor: Tensor) -> Tensor:
+        def there(tensor: Tensor, _: str) -> Tensor:
             begin = tensor.data_ptr() - start
-            return buffer[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            return torch.as_strided(
+                buffer[begin : begin + tensor.nbytes].view(tensor.dtype), tensor.shape, tensor.stride()
+            )
 
         moved = copy.copy(self.model)
         moved.loras = {name: copy.copy(weights) for name, weights in self.model.loras.items()}
@@ -31,37 +33,46 @@ class PackedAdapter(NamedTuple):
         return moved
 
 
-def in_one_buffer(lora: Any, pin: bool) -> PackedAdapter:
+def in_one_buffer(lora: Any, pin: bool, by_rank: bool = False) -> PackedAdapter:
     """Moves every tensor of a vLLM `LoRAModel` into one buffer.
 
     What safetensors reads are views of the mapped file: until they are copied nothing has been read, and the copy into
     a slot, in an engine's step, would wait for the disk. One buffer is one allocation to pin, one copy to a device, and
     one piece to free.
 
-    `pin`: page-locked, for copies to a CUDA device. (That path has not been run on CUDA.)
+    `pin`: page-locked, for copies to a CUDA device. (That path has not been run on CUDA.) `by_rank`: each B lies as the
+    CPU operators hold it (`serving.engine.operators`), R rows of outputs, so that it is copied in one piece.
     """
     tensors: dict[int, Tensor] = {}  # packed layers may share a half
-    _replace(lora, lambda tensor: tensors.setdefault(id(tensor), tensor))
+    turned: set[int] = set()
+
+    def note(tensor: Tensor, name: str) -> Tensor:
+        if by_rank and name == "lora_b" and tensor.dim() == 2:
+            turned.add(id(tensor))
+        return tensors.setdefault(id(tensor), tensor)
+
+    _replace(lora, note)
     buffer = torch.empty(sum(_padded(tensor.nbytes) for tensor in tensors.values()), dtype=torch.uint8, pin_memory=pin)
     moved: dict[int, Tensor] = {}
     start = 0
     for key, tensor in tensors.items():
-        into = buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        flat = buffer[start : start + tensor.nbytes].view(tensor.dtype)
+        into = flat.view(tensor.shape[::-1]).t() if key in turned else flat.view(tensor.shape)
         moved[key] = into.copy_(tensor)
         start += _padded(tensor.nbytes)
-    _replace(lora, lambda tensor: moved[id(tensor)])
+    _replace(lora, lambda tensor, _: moved[id(tensor)])
     return PackedAdapter(lora, buffer)
 
 
-def _replace(lora: Any, by: Callable[[Tensor], Tensor]) -> None:
-    """Puts another tensor in the place of each of the adapter's."""
+def _replace(lora: Any, by: Callable[[Tensor, str], Tensor]) -> None:
+    """Puts another tensor in the place of each of the adapter's; `by` is told which half it is."""
     for weights in lora.loras.values():
         for name in ("lora_a", "lora_b"):
             held = getattr(weights, name)
             if isinstance(held, Tensor):
-                setattr(weights, name, by(held))
+                setattr(weights, name, by(held, name))
             elif held is not None:
-                setattr(weights, name, [by(one) if isinstance(one, Tensor) else one for one in held])
+                setattr(weights, name, [by(one, name) if isinstance(one, Tensor) else one for one in held])
 
 
 def _padded(size: int) -> int:

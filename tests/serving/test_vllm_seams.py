@@ -113,7 +113,7 @@ def test_the_operators_keep_their_interface():
         "update_metadata",
     ):
         stock = [p for p in parameters(getattr(PunicaWrapperCPU, name)) if p != "kwargs"]
-        assert set(stock) <= set(parameters(getattr(punica.StackedPunicaWrapper, name))), name
+        assert set(stock) <= set(parameters(getattr(punica.GroupedPunicaWrapper, name))), name
     public = {n for n in vars(PunicaWrapperCPU) if n.startswith("add_")}
     assert public == {"add_shrink", "add_expand", "add_lora_linear", "add_lora_logits", "add_lora_embedding"}
 
@@ -126,7 +126,7 @@ def test_layers_hand_their_stacks_to_the_operators():
 
 
 def test_index_tensors_mark_rows_without_an_adapter_with_minus_one():
-    wrapper = punica.StackedPunicaWrapper(64, 8, 2, torch.bfloat16)
+    wrapper = punica.GroupedPunicaWrapper(64, 8, 2)
     mapping = LoRAMapping((7, 7, 0, 9, 0), (7, 0, 9, 0), is_prefill=True)
     wrapper.update_metadata(mapping, [9, 7], 3, 100)
     assert wrapper.token_lora_indices.tolist() == [1, 1, -1, 0, -1]

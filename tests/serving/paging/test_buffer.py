@@ -34,13 +34,28 @@ def packed() -> SimpleNamespace:
     )
 
 
-def test_values_shapes_and_types_stay(packed):
+@pytest.mark.parametrize("by_rank", [False, True])
+def test_values_shapes_and_types_stay(packed, by_rank):
     before = [one.clone() for one in tensors(packed)]
-    in_one_buffer(packed, pin=False)
+    in_one_buffer(packed, pin=False, by_rank=by_rank)
     after = tensors(packed)
     assert [(one.dtype, one.shape) for one in after] == [(one.dtype, one.shape) for one in before]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert packed.loras["qkv_proj"].lora_a[1] is None
+
+
+def test_by_rank_each_b_lies_as_rows_of_outputs(packed):
+    in_one_buffer(packed, pin=False, by_rank=True)
+    for weights in packed.loras.values():
+        halves = zip(_listed(weights.lora_a), _listed(weights.lora_b), strict=True)
+        for a, b in ((a, b) for a, b in halves if a is not None):
+            assert a.is_contiguous()
+            assert b.t().is_contiguous()
+            assert not b.is_contiguous()
+
+
+def _listed(one_or_several):
+    return one_or_several if isinstance(one_or_several, list) else [one_or_several]
 
 
 def test_all_of_it_is_one_piece_of_the_size_that_is_returned(packed):
@@ -54,8 +69,9 @@ def test_all_of_it_is_one_piece_of_the_size_that_is_returned(packed):
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
-def test_over_a_copy_of_the_buffer_it_is_the_same_adapter_and_shares_no_memory_with_the_first(packed):
-    first = in_one_buffer(packed, pin=False)
+@pytest.mark.parametrize("by_rank", [False, True])
+def test_over_a_copy_of_the_buffer_it_is_the_same_adapter_and_shares_no_memory_with_the_first(packed, by_rank):
+    first = in_one_buffer(packed, pin=False, by_rank=by_rank)
     other = first.buffer.clone()
     moved = first.on(other)
     assert all(torch.equal(one, same) for one, same in zip(tensors(moved), tensors(packed), strict=True))
