@@ -6,14 +6,15 @@ memory bandwidth, and lets rows without an adapter (slot −1) wrap around to th
 rows without an adapter are never touched:
 
 - rows of one adapter that lie side by side and are many (a prefill) take that adapter's A and B by PyTorch's products;
-- all others, put together by slot, by kernels that read each adapter in use once (`serving.engine.kernels`).
+- all others, put together by slot, by kernels that read each adapter in use once (`serving.engine.kernels`); in a type
+  that these do not take (fp16) by PyTorch's products too, slot by slot.
 
 Shapes: S slots, R largest rank, n output slices (three for q, k, v in one layer; two for gate and up), T rows.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from serving.engine import kernels
 MIN_RUN = 32
 
 BASE = -1  # the slot of a row without an adapter, as in vLLM's index tensors
+
+
+Rows: TypeAlias = slice | Tensor
 
 
 class Run(NamedTuple):
@@ -52,13 +56,16 @@ class BatchPlan(NamedTuple):
     short: Grouped | None
     slots: int  # bit s is set when a row uses slot s
 
-    def parts(self) -> Iterator[tuple[int, Any]]:
+    def parts(self) -> Iterator[tuple[int, Rows]]:
         """Slots with an index of their rows."""
-        for run in self.long:
-            yield run.slot, slice(run.start, run.stop)
+        yield from self.long_parts()
         if self.short is not None:
             for slot, start, stop in zip(self.short.slots, self.short.starts, self.short.starts[1:], strict=False):
                 yield int(slot), torch.from_numpy(self.short.rows[start:stop])
+
+    def long_parts(self) -> Iterator[tuple[int, Rows]]:
+        """Of the long runs alone."""
+        return ((run.slot, slice(run.start, run.stop)) for run in self.long)
 
 
 NO_ADAPTERS = BatchPlan((), None, 0)
@@ -97,11 +104,13 @@ class LayerWeights:
 
     def __post_init__(self) -> None:
         self.slots, self.slices, self.rank, features = self.a.shape
-        kernels.prepare(self.a.dtype)
         every = self.a.view(self.slots, self.slices * self.rank, features)
         self.a_of_slot = tuple(every.transpose(1, 2))
-        self.a_array = kernels.as_array(every)
-        self.b_arrays = tuple(map(kernels.as_array, self.b))
+        self.compiled = self.a.dtype in kernels.DTYPES
+        if self.compiled:
+            kernels.prepare(self.a.dtype)
+            self.a_array = kernels.as_array(every)
+            self.b_arrays = tuple(map(kernels.as_array, self.b))
 
     @classmethod
     def zeros(cls, slots: int, rank: int, features: int, outputs: Sequence[int], dtype: torch.dtype) -> "LayerWeights":
@@ -147,21 +156,18 @@ def add_lora(
     if not needed:
         return
     starts = [offset + sum(outputs[:i]) for i in range(layer.slices)]
-    for run in plan.long:
-        rows = slice(run.start, run.stop)
-        down = torch.mm(x[rows].to(layer.a.dtype), layer.a_of_slot[run.slot])
-        for i in needed:
-            if layer.occupied[i] >> run.slot & 1:
-                part = down[:, i * layer.rank : (i + 1) * layer.rank]
-                _add_product(y[rows, starts[i] : starts[i] + outputs[i]], part, layer.b[i][run.slot], scale)
-    if plan.short is not None:
-        _add_short(y, x, layer, plan.short, [(i, starts[i], outputs[i]) for i in needed], scale)
+    columns = [(i, starts[i], outputs[i]) for i in needed]
+    if layer.compiled and plan.short is not None:
+        _add_short(y, x, layer, plan.short, columns, scale)
+    for slot, rows in plan.long_parts() if layer.compiled else plan.parts():
+        _add_part(y, x, layer, slot, rows, columns, scale)
 
 
-def _add_short(
-    y: Tensor, x: Tensor, layer: LayerWeights, group: Grouped, needed: Sequence[tuple[int, int, int]], scale: float
-) -> None:
-    """`needed`: of each slice its number, first column of y, and width."""
+Columns = Sequence[tuple[int, int, int]]
+"""Of some slices their number, first column of y, and width."""
+
+
+def _add_short(y: Tensor, x: Tensor, layer: LayerWeights, group: Grouped, needed: Columns, scale: float) -> None:
     down = np.empty((len(group.rows), layer.a_array.shape[1]), np.float32)
     kernels.shrink(x.float().contiguous().numpy(), layer.a_array, *group, down)
 
@@ -177,6 +183,16 @@ def _add_short(
         own = y[index].float()
         expand(own, np.arange(len(group.rows)))
         y[index] = own.to(y.dtype)
+
+
+def _add_part(y: Tensor, x: Tensor, layer: LayerWeights, slot: int, rows: Rows, needed: Columns, scale: float) -> None:
+    down = torch.mm(x[rows].to(layer.a.dtype), layer.a_of_slot[slot])
+    for i, start, width in needed:
+        if layer.occupied[i] >> slot & 1:
+            into = y[rows, start : start + width]
+            _add_product(into, down[:, i * layer.rank : (i + 1) * layer.rank], layer.b[i][slot], scale)
+            if isinstance(rows, Tensor):  # which makes a copy
+                y[rows, start : start + width] = into
 
 
 def _add_product(y: Tensor, down: Tensor, up: Tensor, scale: float) -> None:

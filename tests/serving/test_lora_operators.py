@@ -61,7 +61,11 @@ BATCHES = {
 
 @pytest.mark.parametrize("slots", BATCHES.values(), ids=BATCHES.keys())
 @pytest.mark.parametrize("ranks", [[8, 8, 8, 8], [8, 4, 2, 8], [8, 0, 4, 8]], ids=["one rank", "mixed ranks", "a hole"])
-@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.02), (torch.float32, 1e-5)], ids=["bf16", "fp32"])
+@pytest.mark.parametrize(
+    ("dtype", "near"),
+    [(torch.bfloat16, 0.02), (torch.float32, 1e-5), (torch.float16, 0.01)],
+    ids=["bf16", "fp32", "fp16"],
+)
 def test_each_row_gets_its_own_adapter(slots: list[int], ranks: list[int], dtype: torch.dtype, near: float) -> None:
     weights = layer(ranks, dtype)
     x = torch.randn(len(slots), FEATURES, dtype=dtype)
