@@ -29,7 +29,7 @@ def test_a_second_start_on_the_port_says_at_once_who_holds_it(stack: Stack):
 def test_sigterm_finishes_a_running_stream_and_leaves_no_process(stack: Stack, http: httpx.Client):
     family = stack.processes()
     assert chat(http, QUESTIONS[0].text).status_code == 200
-    tokens = 200
+    tokens = 80  # some seconds; less than the default drain_seconds also on a slow machine
     started = threading.Event()
     lines: list[str] = []
 
