@@ -60,13 +60,16 @@ def stop_stack(
     hurry = hurry or threading.Event()
     finished = drain(instance, say=say, drain_seconds=drain_seconds, hurry=hurry)
     say("Stopping Ray Serve and Ray")
-    _shut_down_serve(SERVE_SHUTDOWN_S if not hurry.is_set() else 0.0, hurry)
-    _shut_down_ray()
-    _wait_for_exit(instance, 0.0 if hurry.is_set() else RAY_EXIT_S)
-    leftovers = [*haproxies_of(instance.folder), *ray_processes_of(instance.folder)]
-    if ended := end_processes(leftovers):
-        say(f"Ended {len(ended)} processes that had not stopped by themselves")
-    say("Stopped")
+    if _shut_down_serve(SERVE_SHUTDOWN_S if not hurry.is_set() else 0.0, hurry):
+        _shut_down_ray()
+        _wait_for_exit(instance, 0.0 if hurry.is_set() else RAY_EXIT_S)
+        _end_leftovers(instance, say)
+        say("Stopped")
+    else:
+        # the thread that still waits for Ray Serve aborts this process once Ray is shut down: nothing may be left then
+        _end_leftovers(instance, say)
+        say("Stopped")
+        _shut_down_ray()
     return finished
 
 
@@ -94,18 +97,25 @@ def drain(instance: Instance, *, say: Callable[[str], None], drain_seconds: floa
     return True
 
 
-def _shut_down_serve(timeout_s: float, hurry: threading.Event) -> None:
-    """`serve.shutdown()` in a thread, so that neither a hanging controller nor an impatient operator is in the way."""
+def _end_leftovers(instance: Instance, say: Callable[[str], None]) -> None:
+    if ended := end_processes([*haproxies_of(instance.folder), *ray_processes_of(instance.folder)]):
+        say(f"Ended {len(ended)} processes that had not stopped by themselves")
+
+
+def _shut_down_serve(timeout_s: float, hurry: threading.Event) -> bool:
+    """`serve.shutdown()` in a thread, so that neither a hanging controller nor an impatient operator is in the way.
+    Returns whether it has returned."""
     import ray
     from ray import serve
 
     if not ray.is_initialized():
-        return  # `serve.shutdown()` would start a Ray of its own
+        return True  # `serve.shutdown()` would start a Ray of its own
     worker = threading.Thread(target=_quietly, args=(serve.shutdown,), daemon=True, name="serve-shutdown")
     worker.start()
     deadline = time.monotonic() + timeout_s
     while worker.is_alive() and time.monotonic() < deadline and not hurry.is_set():
         worker.join(_POLL_S)
+    return not worker.is_alive()
 
 
 def _shut_down_ray() -> None:

@@ -1,6 +1,6 @@
 """A small stack of trivial replicas behind Ray Serve, HAProxy and our edge, for `test_edge_stack.py`; no vLLM.
 
-`python edge_stack.py PORT`; prints READY, and drains on SIGTERM or Ctrl-C.
+`python edge_stack.py PORT DRAIN_SECONDS`; prints READY, and drains on SIGTERM or Ctrl-C.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ def build(exporter_url: str):
     return application, metrics_application("learnware", ["engine", "router"], exporter_url)
 
 
-def main(port: int) -> None:
+def main(port: int, drain_seconds: float) -> None:
     instance = plan("127.0.0.1", port)
     with claim(instance, say):
         os.environ |= instance_environment(instance, router_replicas=2)
@@ -121,8 +121,8 @@ def main(port: int) -> None:
             say("READY" if wait_until_routed(instance, 15) else "NOT ROUTED")
             signals.stop.wait()
         finally:
-            stop_stack(instance, say=say, drain_seconds=20, hurry=signals.hurry)
+            stop_stack(instance, say=say, drain_seconds=drain_seconds, hurry=signals.hurry)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), float(sys.argv[2]))

@@ -67,9 +67,20 @@ class Stack(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
+    with _started() as one:
+        yield one
+
+
+@contextlib.contextmanager
+def _started(drain_seconds: float = 20) -> Iterator[Stack]:
     instance = plan("127.0.0.1", _port_with_room())
     driver = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("edge_stack.py")), str(instance.ports.http)],
+        [
+            sys.executable,
+            str(Path(__file__).with_name("edge_stack.py")),
+            str(instance.ports.http),
+            str(drain_seconds),
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -212,3 +223,26 @@ def test_ctrl_c_lets_a_running_stream_finish_and_leaves_nothing_behind(stack: St
     assert haproxies_of(stack.instance.folder) == []
     assert ray_processes_of(stack.instance.folder) == []
     assert [holder_of(port) for port in stack.instance.ports.named().values()] == [None] * 4
+
+
+def test_a_second_signal_after_the_drain_ran_out_leaves_nothing_behind_either() -> None:
+    """It comes while Ray Serve still waits for the replica that streams."""
+    with (
+        _started(drain_seconds=1) as stack,
+        socket.create_connection(("127.0.0.1", stack.port), timeout=30) as client,
+    ):
+        client.sendall(b"POST /stream?chunks=600 HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.read(2) == b"0\n"
+        stack.driver.terminate()
+        deadline = time.monotonic() + 20
+        while "Stopping Ray Serve and Ray\n" not in stack.lines:
+            assert time.monotonic() < deadline, "".join(stack.lines)
+            time.sleep(0.1)
+        time.sleep(1)
+        stack.driver.terminate()
+        stack.driver.wait(40)
+        assert "Stopped\n" in stack.lines, "".join(stack.lines)
+        assert haproxies_of(stack.instance.folder) == []
+        assert ray_processes_of(stack.instance.folder) == []
