@@ -5,6 +5,7 @@ leaves HAProxy holding its port (Ray 2.60). So: refuse new connections, let runn
 stop Ray, end what is left.
 """
 
+import asyncio
 import signal
 import threading
 import time
@@ -60,16 +61,13 @@ def stop_stack(
     hurry = hurry or threading.Event()
     finished = drain(instance, say=say, drain_seconds=drain_seconds, hurry=hurry)
     say("Stopping Ray Serve and Ray")
-    if _shut_down_serve(SERVE_SHUTDOWN_S if not hurry.is_set() else 0.0, hurry):
-        _shut_down_ray()
-        _wait_for_exit(instance, 0.0 if hurry.is_set() else RAY_EXIT_S)
-        _end_leftovers(instance, say)
-        say("Stopped")
-    else:
-        # the thread that still waits for Ray Serve aborts this process once Ray is shut down: nothing may be left then
-        _end_leftovers(instance, say)
-        say("Stopped")
-        _shut_down_ray()
+    _shut_down_serve(SERVE_SHUTDOWN_S, hurry)
+    _shut_down_ray()
+    if not hurry.is_set():
+        _wait_for_exit(instance, RAY_EXIT_S)
+    if ended := end_processes([*haproxies_of(instance.folder), *ray_processes_of(instance.folder)]):
+        say(f"Ended {len(ended)} processes that had not stopped by themselves")
+    say("Stopped")
     return finished
 
 
@@ -97,25 +95,26 @@ def drain(instance: Instance, *, say: Callable[[str], None], drain_seconds: floa
     return True
 
 
-def _end_leftovers(instance: Instance, say: Callable[[str], None]) -> None:
-    if ended := end_processes([*haproxies_of(instance.folder), *ray_processes_of(instance.folder)]):
-        say(f"Ended {len(ended)} processes that had not stopped by themselves")
+def _shut_down_serve(timeout_s: float, hurry: threading.Event) -> None:
+    """`serve.shutdown()`, given up when its time is over or the operator is impatient.
 
-
-def _shut_down_serve(timeout_s: float, hurry: threading.Event) -> bool:
-    """`serve.shutdown()` in a thread, so that neither a hanging controller nor an impatient operator is in the way.
-    Returns whether it has returned."""
+    Given up, not left to a thread: one that is still in a call of Ray's when Ray is shut down ends this process.
+    """
     import ray
+
+    if ray.is_initialized() and not hurry.is_set():  # otherwise Ray Serve would start a Ray of its own
+        _quietly(lambda: asyncio.run(_shut_down_serve_within(timeout_s, hurry)))
+
+
+async def _shut_down_serve_within(timeout_s: float, hurry: threading.Event) -> None:
     from ray import serve
 
-    if not ray.is_initialized():
-        return True  # `serve.shutdown()` would start a Ray of its own
-    worker = threading.Thread(target=_quietly, args=(serve.shutdown,), daemon=True, name="serve-shutdown")
-    worker.start()
+    shutdown = asyncio.ensure_future(serve.shutdown_async())
     deadline = time.monotonic() + timeout_s
-    while worker.is_alive() and time.monotonic() < deadline and not hurry.is_set():
-        worker.join(_POLL_S)
-    return not worker.is_alive()
+    while not shutdown.done() and time.monotonic() < deadline and not hurry.is_set():
+        await asyncio.wait([shutdown], timeout=_POLL_S)
+    shutdown.cancel()
+    await asyncio.wait([shutdown])
 
 
 def _shut_down_ray() -> None:

@@ -242,7 +242,7 @@ def test_a_second_signal_after_the_drain_ran_out_leaves_nothing_behind_either() 
             time.sleep(0.1)
         time.sleep(1)
         stack.driver.terminate()
-        stack.driver.wait(40)
+        assert stack.driver.wait(40) == 0, "".join(stack.lines)
         assert "Stopped\n" in stack.lines, "".join(stack.lines)
         assert haproxies_of(stack.instance.folder) == []
         assert ray_processes_of(stack.instance.folder) == []
