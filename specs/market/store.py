@@ -17,8 +17,8 @@ import fcntl
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +39,9 @@ LOCK_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.02
 KEPT_S = 3600.0
 """How long the files of a learnware that is served no more are kept: running requests may still need them."""
+SEED_BATCH = 100
+"""Learnwares that a new market takes in at a time. Each change writes the whole catalogue: one by one, the time would
+grow with their square."""
 QUARANTINE_KEPT = 100
 """Learnwares whose files are kept in quarantine; of older ones only the reason is."""
 
@@ -202,10 +205,11 @@ class Market:
             known = {record.id for record in book.records()}
         if not folder.is_dir():
             raise InvalidLearnware(f"the learnwares' folder {folder} does not exist")
-        for source in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"):
-            with self.stage(source, record=False) as staged:
-                if staged.learnware.id not in known:
-                    self.submit(staged)
+        sources = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
+        for first in range(0, len(sources), SEED_BATCH):
+            if first:
+                say(f"{first} of {len(sources)} learnwares are in the market")
+            self._submit_new(sources[first : first + SEED_BATCH], known)
         with self._lock(), journal.writing(self.root, self._timeout_s) as book:
             book.set_fact("seeded", 1)
         say(f"the market in {self.root} begins with {len(self.records())} learnwares")
@@ -243,6 +247,17 @@ class Market:
             shutil.rmtree(downloaded)
         else:
             take(Path(source), folder, self._limits, progress)
+
+    def _submit_new(self, sources: Iterable[Path], known: Container[str]) -> None:
+        """Submits all of `sources` but those whose id is known: one change, so all of them or none."""
+        with ExitStack() as folders:
+            staged = [folders.enter_context(self.stage(source, record=False)) for source in sources]
+            new = [each for each in staged if each.learnware.id not in known]
+            if new:
+                with self._change() as book:
+                    for each in new:
+                        self._vacant(book, each)
+                        self._activate(book, each)
 
     def _activate(self, book: Journal, staged: Staged) -> Record:
         self._objects.put(staged.folder, staged.sha256)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
+from specs.market import store
 from specs.market.catalogue import CatalogueWatch, read_catalogue
 from specs.market.journal import Record, State
 from specs.market.store import Market
@@ -122,6 +123,34 @@ def test_a_new_market_is_filled_once(market: Market, whole: Path, tmp_path: Path
     again(market).seed(folder, said.append)
     assert served(market) == {"b": 1}
     assert len(said) == 1
+
+
+def test_many_come_in_several_at_a_time(
+    market: Market, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SEED_BATCH", 2)
+    folder = tmp_path / "starter"
+    for name in "abcde":
+        variant(whole, folder / name, name)
+    put(market, whole)  # before it is filled, under an id of its own
+    said: list[str] = []
+    market.seed(folder, said.append)
+    assert served(market) == {"colours-objects": 1} | dict.fromkeys("abcde", 1)
+    assert said[:2] == ["2 of 5 learnwares are in the market", "4 of 5 learnwares are in the market"]
+    assert read_catalogue(market.root).sequence == 4
+    assert market.check_integrity() == []
+
+
+def test_of_those_that_come_together_one_bad_one_keeps_the_others_out(
+    market: Market, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "starter"
+    for name in ("first", "second"):
+        variant(whole, folder / name, "same")
+    with pytest.raises(DuplicateLearnware, match="'same' is in the market already"):
+        market.seed(folder, print)
+    assert served(market) == {}
+    assert again(market).check_integrity() == []
 
 
 def test_filling_goes_on_after_it_was_cut(market: Market, whole: Path, tmp_path: Path) -> None:
