@@ -55,8 +55,8 @@ def stop_stack(
 ) -> bool:
     """Stops the stack that this process started; no process of it is left then. Safe to call on a half-started one.
 
-    `drain_seconds`: how long running requests may go on; `hurry`, when set, ends that wait. Returns whether every
-    request finished.
+    `drain_seconds`: how long running requests may go on; `hurry`, when set, ends that wait and every later one. Returns
+    whether every request finished.
     """
     hurry = hurry or threading.Event()
     finished = drain(instance, say=say, drain_seconds=drain_seconds, hurry=hurry)
@@ -102,7 +102,7 @@ def _shut_down_serve(timeout_s: float, hurry: threading.Event) -> None:
     """
     import ray
 
-    if ray.is_initialized() and not hurry.is_set():  # otherwise Ray Serve would start a Ray of its own
+    if ray.is_initialized():  # without a Ray, Ray Serve would start one
         _quietly(lambda: asyncio.run(_shut_down_serve_within(timeout_s, hurry)))
 
 
@@ -114,7 +114,7 @@ async def _shut_down_serve_within(timeout_s: float, hurry: threading.Event) -> N
     while not shutdown.done() and time.monotonic() < deadline and not hurry.is_set():
         await asyncio.wait([shutdown], timeout=_POLL_S)
     shutdown.cancel()
-    await asyncio.wait([shutdown])
+    await asyncio.gather(shutdown, return_exceptions=True)
 
 
 def _shut_down_ray() -> None:

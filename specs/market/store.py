@@ -198,6 +198,7 @@ class Market:
 
         Raises:
             InvalidLearnware: one of them is refused.
+            DuplicateLearnware: two of them have one id.
         """
         with journal.reading(self.root, self._timeout_s) as book:
             if book.fact("seeded"):
