@@ -8,10 +8,11 @@ Five sources, each learnware in a folder of its own (adapter, card, specificatio
     zoo        ready adapters, one a task (a folder of <domain>-<task> adapters)
     shuffled   the starters' recipe on shuffled answers (`train --shuffle-answers`): right prompts, wrong answers
     trained    `RECIPES`: other ranks, modules, few rows, several tasks, one constant answer
-    merged     exact linear mixtures of two adapters, and adapters without their lower layers: `MERGES`, `TOPS`
+    merged     exact linear mixtures of two adapters, adapters without their lower layers, and adapters that push the
+               base the other way: `MERGES`, `TOPS`, `NEGATED`
 
 Called again it goes on: what is complete is left alone. A specification is made from the train rows of a learnware's
-tasks, so a shuffled control looks like its twin: only what it scores tells them apart.
+tasks, so a shuffled or negated control looks like its twin: only what it scores tells them apart.
 """
 
 import argparse
@@ -118,6 +119,19 @@ TOPS: dict[str, str] = {
 }
 """Adapters of which only the upper two fifths of the layers are kept."""
 
+NEGATED: dict[str, str] = {
+    "finance-negated_tfns": "finance-tfns",
+    "finance-negated_fin_ner_type": "finance-fin_ner_type",
+    "finance-negated_headlines_direction": "finance-zoo_headlines_direction",
+    "healthcare-negated_pubmed_section": "healthcare-pubmed_section",
+    "healthcare-negated_symptom2disease": "healthcare-zoo_symptom2disease",
+    "healthcare-negated_pubmedqa": "healthcare-pubmedqa",
+    "mathematics-negated_svamp_operation": "mathematics-svamp_operation",
+    "mathematics-negated_gsm8k": "mathematics-zoo_gsm8k",
+    "mathematics-negated_aqua_rat": "mathematics-aqua_rat",
+}
+"""Deliberately bad: the adapter's weight changes with the opposite sign, which unlearns what it had learned."""
+
 
 class Rows:
     """Train rows of tasks, read once."""
@@ -202,6 +216,12 @@ def keep_top(source: Path, folder: Path, layers: int = 12) -> None:
     _save(folder, config, top, config["r"])
 
 
+def negate(source: Path, folder: Path) -> None:
+    """The adapter's changes, subtracted from the base instead of added."""
+    config, tensors = _scaled(source, -1.0)
+    _save(folder, config, tensors, config["r"])
+
+
 def _scaled(source: Path, factor: float) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Configuration and tensors, the scale alpha / r and `factor` taken into B."""
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
@@ -264,6 +284,10 @@ def build(options: argparse.Namespace, rows: Rows, encoder: Encoder) -> list[str
         if source_name in tasks and missing(name, tasks[source_name]):
             keep_top(out / source_name, out / name)
             finish(name, "upper layers only")
+    for name, source_name in NEGATED.items():
+        if source_name in tasks and missing(name, tasks[source_name]):
+            negate(out / source_name, out / name)
+            finish(name, "weight changes negated")
     for name, (first, second) in MERGES.items():
         if first in tasks and second in tasks and missing(name, tuple(dict.fromkeys(tasks[first] + tasks[second]))):
             merge(out / first, out / second, out / name)

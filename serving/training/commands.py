@@ -4,8 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from serving.training.settings import TrainingSettings
 from serving.training.terminal import Progress, add_base_arguments
+from specs.errors import InvalidInput
 
 DEFAULTS = TrainingSettings()
 
@@ -67,23 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     rows = read_rows(args.rows)
-    settings = TrainingSettings(
-        rank=args.rank,
-        alpha=args.alpha,
-        target_modules=tuple(name.strip() for name in args.target_modules.split(",") if name.strip()),
-        first_layer_share=args.first_layer_share,
-        learning_rate=args.learning_rate,
-        batch=args.batch,
-        epochs=args.epochs,
-        patience=args.patience,
-        max_seconds=args.max_minutes * 60,
-        max_steps=args.max_steps,
-        max_length=args.max_length,
-        shuffle_answers=args.shuffle_answers,
-        seed=args.seed,
-        device=args.device,
-        checkpoint_seconds=args.checkpoint_seconds,
-    )
+    settings = settings_of(args)
     base = ensure_base_model(args.base, args.cache or cache_folder(), print)
     with Progress(args.out.name) as bar:
         folder = train_adapter(
@@ -91,3 +78,30 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"adapter written to {folder}")
     return 0
+
+
+def settings_of(args: argparse.Namespace) -> TrainingSettings:
+    """Raises InvalidInput, which names the options that are wrong."""
+    try:
+        return TrainingSettings(
+            rank=args.rank,
+            alpha=args.alpha,
+            target_modules=tuple(name.strip() for name in args.target_modules.split(",") if name.strip()),
+            first_layer_share=args.first_layer_share,
+            learning_rate=args.learning_rate,
+            batch=args.batch,
+            epochs=args.epochs,
+            patience=args.patience,
+            max_seconds=args.max_minutes * 60,
+            max_steps=args.max_steps,
+            max_length=args.max_length,
+            shuffle_answers=args.shuffle_answers,
+            seed=args.seed,
+            device=args.device,
+            checkpoint_seconds=args.checkpoint_seconds,
+        )
+    except ValidationError as error:
+        options = {"max_seconds": "max-minutes"}
+        faults = [(str(fault["loc"][0]), fault["msg"]) for fault in error.errors()]
+        wrong = [f"--{options.get(name, name.replace('_', '-'))}: {message}" for name, message in faults]
+        raise InvalidInput("; ".join(wrong)) from None

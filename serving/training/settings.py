@@ -10,8 +10,9 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Rank 8 on sixteen layers of SmolLM2-135M is 1.33 MB in bf16, and vLLM pads lower ranks to 8 anyway.
-    rank: int = Field(8, ge=1, le=16)
+    # Rank 8 on sixteen layers of SmolLM2-135M is 1.33 MB in bf16, and vLLM pads lower ranks to 8 anyway. 256 is the
+    # largest that its slots can be made for (`engine.max_rank`).
+    rank: int = Field(8, ge=1, le=256)
     alpha: float = Field(16.0, gt=0)
     # Queries, values and both output projections: what steers attention, and what is written back to the stream.
     target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")

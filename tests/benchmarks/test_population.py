@@ -58,8 +58,17 @@ def test_the_top_keeps_the_uppermost_layers_as_they_are(tmp_path: Path) -> None:
         torch.testing.assert_close(change, all_changes[layer])
 
 
+def test_a_negated_adapter_takes_its_changes_away_again(tmp_path: Path) -> None:
+    source = adapter(tmp_path / "source", 2, 4.0, [0, 1], 1)
+    population.negate(source, tmp_path / "negated")
+    negated, original = changes(tmp_path / "negated"), changes(source)
+    assert sorted(negated) == [0, 1]
+    for layer, change in negated.items():
+        torch.testing.assert_close(change, -original[layer])
+
+
 def test_recipes_name_each_learnware_by_its_domain() -> None:
-    names = [*population.RECIPES, *population.MERGES, *population.TOPS]
+    names = [*population.RECIPES, *population.MERGES, *population.TOPS, *population.NEGATED]
     assert len(names) == len(set(names))
     for name, recipe in population.RECIPES.items():
         assert all(task.split("-")[0] == name.split("-")[0] for task in recipe.tasks)

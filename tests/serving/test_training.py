@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from serving.cli import main
 from serving.training.adapter import load_base, train_adapter
 from serving.training.rows import (
     EncodedRow,
@@ -267,3 +268,15 @@ def test_encoded_rows_end_the_turn(tiny_base: Path) -> None:
         "<|im_start|>user\nhot?<|im_end|>\n<|im_start|>assistant\nwarm<|im_end|>"
     )
     assert not math.isnan(row.answer[-1])
+
+
+def test_a_wrong_option_is_named_and_nothing_is_trained(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = colours / "toy" / "colours.train.jsonl"
+    command = ["train", "--rows", str(rows), "--out", str(tmp_path / "out"), "--rank", "512", "--max-minutes", "0"]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "--rank: Input should be less than or equal to 256" in said
+    assert "--max-minutes: Input should be greater than 0" in said
+    assert not (tmp_path / "out").exists()
