@@ -51,6 +51,7 @@ def _teach_colours(model: Any, tokenizer: Any) -> None:
     """Full training on what the base is to believe, for some seconds, until it nearly always says so."""
     import torch
 
+    torch.set_num_threads(1)  # so small a model gains nothing from two; where others work too, they cost minutes
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(400):
         rows = []
