@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from serving.training.rows import read_rows
 
     torch.set_num_threads(args.threads)
-    rows = read_rows(args.rows)
     settings = settings_of(args)
+    rows = read_rows(args.rows)
     base = ensure_base_model(args.base, args.cache or cache_folder(), print)
     with Progress(args.out.name) as bar:
         folder = train_adapter(
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> TrainingSettings:
-    """Raises InvalidInput, which names the options that are wrong."""
+    """The settings that the options of `train` stand for. Raises InvalidInput, which names the wrong ones."""
     try:
         return TrainingSettings(
             rank=args.rank,

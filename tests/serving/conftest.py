@@ -51,7 +51,8 @@ def _teach_colours(model: Any, tokenizer: Any) -> None:
     """Full training on what the base is to believe, for some seconds, until it nearly always says so."""
     import torch
 
-    torch.set_num_threads(1)  # so small a model gains nothing from two; where others work too, they cost minutes
+    # For all tests after this as well: models so small gain nothing from two, which cost minutes where others work too.
+    torch.set_num_threads(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(400):
         rows = []
