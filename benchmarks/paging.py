@@ -26,7 +26,8 @@ Cells are kept in `--out` as they are done, so a run that was cut goes on. Figur
     token_gap_ratio                     p99 gap between tokens of a running request while cold adapters come, over the
                                         same prefills to a resident adapter
     lora_over_base_1, _8 (decode), lora_over_base_1_prefill, _8_prefill
-                                        8 clients, one adapter or eight, over the same requests to the base model
+                                        8 clients with real prompts, one adapter or eight, over the same requests to
+                                        the base model
     n1000_over_n5                       throughput with 1,000 adapters over that with 5, α = 1, S = 8 (`--full`)
 """
 

@@ -5,19 +5,24 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks.load import Measured, Request, closed_loop, open_loop
 from benchmarks.paging_sides import BASE, Side
+from benchmarks.prompts import KINDS, text_of
+from benchmarks.tasks import data_folder, read_prompts, task_of
 
 COLD_EVERY_S = 1.0
 BUSY_CLIENTS_EACH = 2
 VOCABULARY = (1_000, 40_000)
 """Ordinary tokens of the base model, no special ones."""
 CLIENTS = 8
-PHASES = {"prefill": (64, 1), "decode": (4, 24)}
-"""Tokens of prompt and answer: of prefill alone, and of decoding nearly alone."""
+PHASES = {"prefill": 1, "decode": 24}
+"""Tokens of each answer."""
+PROMPT_WORDS, PROMPT_CHARACTERS = 60, 600
+"""Words of a made prompt's content; longest row of a task that is taken."""
 
 
 def random_tokens(count: int, seed: int) -> tuple[int, ...]:
@@ -83,20 +88,46 @@ def token_gaps(side: Side, ids: Sequence[str], slots: int, others: int, cold: bo
     return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
-def lora_over_base(side: Side, ids: Sequence[str], rounds: int, per_client: int) -> dict[str, dict[str, list[float]]]:
-    """Requests a second of `CLIENTS` clients by phase and by who answers, the base model, one adapter or eight, in
-    turns on the same server; the first round is for warm-up."""
-    adapters = {"base": [BASE], "one": [ids[0]], "eight": list(ids[:CLIENTS])}
-    taken: dict[str, dict[str, list[float]]] = {phase: {kind: [] for kind in adapters} for phase in PHASES}
+def task_prompts(count: int) -> tuple[str, list[str]]:
+    """Where they are from, and `count` different prompts of the tasks of `KINDS` in turn: rows of their test splits
+    where the task data is (`benchmarks.tasks`), made ones else.
+
+    Raises:
+        ValueError: the task data has fewer rows.
+    """
+    data = data_folder()
+    if data is None:
+        return "made", [text_of(KINDS[number % len(KINDS)], PROMPT_WORDS, number) for number in range(count)]
+    tasks = [read_prompts(data, task_of(kind.learnware), "test").whole for kind in KINDS]
+    short = [[prompt for prompt in dict.fromkeys(task) if len(prompt) <= PROMPT_CHARACTERS] for task in tasks]
+    found = [prompt for row in itertools.zip_longest(*short) for prompt in row if prompt is not None][:count]
+    if len(found) < count:
+        raise ValueError(f"{data} has {len(found)} rows of at most {PROMPT_CHARACTERS} characters; {count} are needed")
+    return "rows of tasks", found
+
+
+def lora_over_base(side: Side, ids: Sequence[str], rounds: int, per_client: int) -> dict[str, Any]:
+    """Eight clients with real prompts by phase and by who answers, the base model, one adapter or eight others, in
+    turns on the same server: requests a second for prefill (answers of one token), tokens a second and request after
+    the first token for decode. The first round is for warm-up.
+
+    A round asks all three the same prompts; what one left in the prefix cache is of no use to the others, whose
+    adapters differ.
+    """
+    adapters = {"base": [BASE], "one": [ids[0]], "eight": list(ids[1 : 1 + CLIENTS])}
+    taken: dict[str, Any] = {phase: {kind: [] for kind in adapters} for phase in PHASES}
+    count = CLIENTS * per_client
+    source, prompts = task_prompts((rounds + 1) * len(PHASES) * count)
+    fresh = iter(prompts)
+    tokens = []
     for number in range(rounds + 1):
-        for phase, (prompt, answer) in PHASES.items():
+        for phase, answer in PHASES.items():
+            asked = list(itertools.islice(fresh, count))
             for kind, models in adapters.items():
-                seed = 100 * (10_000 * number + 1_000 * list(adapters).index(kind) + prompt)
-                requests = [
-                    Request(models[i % len(models)], random_tokens(prompt, seed + i), answer)
-                    for i in range(CLIENTS * per_client)
-                ]
+                requests = [Request(models[i % len(models)], prompt, answer) for i, prompt in enumerate(asked)]
                 measured = asyncio.run(closed_loop(side.server.url, requests, CLIENTS))
+                tokens += [one.prompt_tokens for one in measured.answers]
                 if number:
-                    taken[phase][kind].append(len(requests) / measured.seconds)
-    return taken
+                    speed = count / measured.seconds if phase == "prefill" else 1 / measured.tpot_p50
+                    taken[phase][kind].append(speed)
+    return taken | {"prompts": source, "prompt_tokens_mean": sum(tokens) / len(tokens)}

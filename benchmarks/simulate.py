@@ -194,8 +194,8 @@ ROUTERS_PER_NODE = 2
 CONTROLLER_ROUNDS_PER_S = 10
 """Ray Serve 2.60's controller runs its loop every 0.1 s, and sends all replicas' reports to every router when one
 changed."""
-BUILD_LIMIT_S = 60.0
-"""A change of the market that takes longer than a minute to reach the routers is not live any more."""
+REFIT_LIMIT_S = 60.0
+"""After 5 % of changes a router fits its index anew beside the requests; till then those changes rest on the old fit."""
 
 
 def seconds_of(action: Callable[[], object], rounds: int) -> float:
@@ -233,7 +233,7 @@ def placing_seconds(replicas: int) -> float:
     return seconds_of(lambda: placement.place(options, states), 300)
 
 
-def limits(build_seconds: float | None, fan_out_at: dict[int, float]) -> list[Limit]:
+def limits(refit_seconds: float | None, fan_out_at: dict[int, float]) -> list[Limit]:
     """Where each part gives out, by arithmetic on the constants above and what was timed here."""
     size = adapter_bytes(RANK)
     found = [
@@ -265,24 +265,24 @@ def limits(build_seconds: float | None, fan_out_at: dict[int, float]) -> list[Li
             "reports come late, so placement works on older states",
         )
     )
-    if build_seconds is not None:
+    if refit_seconds is not None:
         found.append(
             Limit(
-                "a router's snapshot",
-                f"{int(10_000 * BUILD_LIMIT_S / build_seconds):,} learnwares",
-                f"{build_seconds:.0f} s for 10,000 (`benchmarks.routing`), in proportion",
-                "a change of the market takes more than a minute to be seen",
+                "a router's index fitted anew",
+                f"{int(10_000 * REFIT_LIMIT_S / refit_seconds):,} learnwares",
+                f"{refit_seconds:.0f} s for 10,000 (`benchmarks.routing`), in proportion",
+                "changes are seen at once, but for more than a minute chosen by the old fit",
             )
         )
     return found
 
 
-def measured_build_seconds() -> float | None:
-    """Building a snapshot of 10,000 learnwares, from the last run of `benchmarks.routing`; None without one."""
+def measured_refit_seconds() -> float | None:
+    """Fitting the index of 10,000 learnwares anew, from the last run of `benchmarks.routing`; None without one."""
     file = Path(__file__).parent / "results" / "routing.json"
     if not file.is_file():
         return None
-    seconds: float | None = json.loads(file.read_text(encoding="utf-8"))["figures"].get("build_s_n10000")
+    seconds: float | None = json.loads(file.read_text(encoding="utf-8"))["figures"].get("rebuild_s_n10000")
     return seconds
 
 
@@ -369,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fan_out_at = {replicas: fan_out(replicas) for replicas in (8, 16, 32, 64)}
     placing = placing_seconds(max(options.replicas))
     print(f"\nOne placement among {max(options.replicas)} replicas: {1e6 * placing:.0f} µs\n")
-    found = limits(measured_build_seconds(), fan_out_at)
+    found = limits(measured_refit_seconds(), fan_out_at)
     print(table(["part", "gives out at", "because", "then"], [list(one) for one in found]))
     figures |= scaled | {"placing_us": 1e6 * placing}
     figures |= {f"controller_share_r{replicas}": share for replicas, share in fan_out_at.items()}

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from benchmarks import paging_extra
 from benchmarks.paging import MAIN, Cell, Kept, Size, make_load, run, summarise
 from benchmarks.paging_report import write_report
 from benchmarks.paging_sides import COUNTS, RANK, make_learnwares
+from benchmarks.prompts import KINDS
+from benchmarks.tasks import task_of
 from specs.learnware import load_learnwares
 
 
@@ -124,3 +127,28 @@ def test_a_load_is_the_same_for_both_sides_and_repeats_no_prompt():
     assert load == make_load(ids, MAIN, 60, seed=1)
     assert len({request.prompt for request in load}) == 60
     assert len({request.model for request in load}) > 10
+
+
+def write_rows(data, each):
+    for kind in KINDS:
+        file = data / f"{task_of(kind.learnware)}.test.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        prompts = [f"{kind.learnware} {number}" for number in range(each)] + ["long " * paging_extra.PROMPT_CHARACTERS]
+        file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
+
+
+def test_prompts_are_rows_of_the_tasks_in_turn_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(paging_extra, "data_folder", lambda: tmp_path)
+    write_rows(tmp_path, 3)
+    source, prompts = paging_extra.task_prompts(len(KINDS) + 1)
+    assert source == "rows of tasks"
+    assert prompts == [*(f"{kind.learnware} 0" for kind in KINDS), f"{KINDS[0].learnware} 1"]
+    with pytest.raises(ValueError, match=r"has 24 rows of at most 600 characters; 25 are needed"):
+        paging_extra.task_prompts(25)
+
+
+def test_prompts_are_made_where_no_task_data_is(monkeypatch):
+    monkeypatch.setattr(paging_extra, "data_folder", lambda: None)
+    source, prompts = paging_extra.task_prompts(100)
+    assert source == "made"
+    assert len(set(prompts)) == 100
