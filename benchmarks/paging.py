@@ -28,7 +28,8 @@ Cells are kept in `--out` as they are done, so a run that was cut goes on. Figur
     lora_over_base_1, _8 (decode), lora_over_base_1_prefill, _8_prefill
                                         8 clients with real prompts, one adapter or eight, over the same requests to
                                         the base model
-    n1000_over_n5                       throughput with 1,000 adapters over that with 5, α = 1, S = 8 (`--full`)
+    n1000_over_n5, n1000_over_n5_s8     throughput with 1,000 adapters over that with 5, α = 1, with S = 48 and with
+                                        S = 8, the starters' own adapters (`--full`)
 """
 
 import argparse
@@ -105,6 +106,9 @@ the first, and whose further tokens come within the second each, on average."""
 ADAPTERS = 100
 FEW_AND_MANY = (5, 1000)
 """Adapters whose throughput is compared (`--full`)."""
+MANY_SLOTS = {"many": 8, "many-s48": 48}
+"""Slots for that: as in the main cell, where they limit a batch to requests of eight adapters, and as in
+`deploy/h100-8b.yaml`, where they do not."""
 
 
 # -- loads
@@ -226,11 +230,12 @@ def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base
             if not kept.has(name):
                 with serving(["ours", name], COLD_START.slots, COLD_START.host) as sides:
                     kept.write(name, saturate(sides, ids, COLD_START, size))
-        if not kept.has("many"):
-            kept.write("many", few_and_many(size, scratch, base))
+        for name, slots in MANY_SLOTS.items():
+            if not kept.has(name):
+                kept.write(name, few_and_many(slots, size, scratch, base))
 
 
-def few_and_many(size: Size, scratch: Path, base: str) -> dict[str, list[dict[str, Any]]]:
+def few_and_many(slots: int, size: Size, scratch: Path, base: str) -> dict[str, list[dict[str, Any]]]:
     """Few adapters and many, one server each, in turns. The starters' own adapters: 1,000 of rank 16 over all layers
     would need 20 GB."""
     loads = {}
@@ -239,7 +244,7 @@ def few_and_many(size: Size, scratch: Path, base: str) -> dict[str, list[dict[st
         for count in FEW_AND_MANY:
             folder = scratch / f"learnwares-{count}"
             ids = make_learnwares(folder, count)
-            side = servers.enter_context(running(["ours"], MAIN.slots, count, folder, scratch, base))["ours"]
+            side = servers.enter_context(running(["ours"], slots, count, folder, scratch, base))["ours"]
             loads[str(count)] = (side, ids, MAIN._replace(adapters=count))
         for number in range(size.rounds + 1):
             for name, (side, ids, cell) in loads.items():
@@ -335,10 +340,11 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
             for kind, number in (("one", 1), ("eight", 8)):
                 ratios = [a / b for a, b in zip(taken[kind], taken["base"], strict=True)]
                 figures[f"lora_over_base_{number}{suffix}"] = float(np.median(ratios))
-    if "many" in details:
-        few, many = (details["many"][str(count)] for count in FEW_AND_MANY)
-        ratios = [a["throughput"] / b["throughput"] for a, b in zip(many, few, strict=True)]
-        figures["n1000_over_n5"] = float(np.median(ratios))
+    for name, suffix in (("many-s48", ""), ("many", "_s8")):
+        if name in details:
+            few, many = (details[name][str(count)] for count in FEW_AND_MANY)
+            ratios = [a["throughput"] / b["throughput"] for a, b in zip(many, few, strict=True)]
+            figures[f"n1000_over_n5{suffix}"] = float(np.median(ratios))
     if "gaps" in details:
         for name, suffix in (("ours", ""), ("stock", "_stock")):
             gaps = details["gaps"][name]

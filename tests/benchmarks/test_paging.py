@@ -48,7 +48,8 @@ def kept(tmp_path):
     kept.write("gaps", {"ours": gaps, "stock": gaps})
     rates = {"base": [4.0, 5.0], "one": [3.6, 4.5], "eight": [3.0, 4.0]}
     kept.write("operators", {"decode": rates, "prefill": rates | {"eight": [2.0, 2.5]}})
-    kept.write("many", {"5": [one(100.0), one(120.0)], "1000": [one(90.0), one(108.0)]})
+    kept.write("many", {"5": [one(100.0), one(120.0)], "1000": [one(60.0), one(72.0)]})
+    kept.write("many-s48", {"5": [one(100.0), one(120.0)], "1000": [one(90.0), one(108.0)]})
     rounds = {"ours": [one(100.0)], "without the queue": [one(80.0, loads_per_request=1.0)]}
     kept.write("without the queue", {"cell": MAIN._asdict(), "rounds": rounds})
     return kept
@@ -68,7 +69,7 @@ def test_figures_are_ratios_of_ours_to_stock(kept):
     assert figures["token_gap_ratio"] > 1
     assert (figures["lora_over_base_1"], figures["lora_over_base_8"]) == pytest.approx((0.9, 0.775))
     assert figures["lora_over_base_8_prefill"] == pytest.approx(0.5)
-    assert figures["n1000_over_n5"] == pytest.approx(0.9)
+    assert (figures["n1000_over_n5"], figures["n1000_over_n5_s8"]) == pytest.approx((0.9, 0.6))
     assert figures["throughput_over_ours_without_the_queue"] == pytest.approx(0.8)
     assert figures["loads_over_ours_without_the_queue"] == 2
     assert len(rows) == 4
