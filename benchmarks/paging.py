@@ -106,9 +106,9 @@ the first, and whose further tokens come within the second each, on average."""
 ADAPTERS = 100
 FEW_AND_MANY = (5, 1000)
 """Adapters whose throughput is compared (`--full`)."""
-MANY_SLOTS = {"many": 8, "many-s48": 48}
-"""Slots for that: as in the main cell, where they limit a batch to requests of eight adapters, and as in
-`deploy/h100-8b.yaml`, where they do not."""
+MANY = (("many", 8, "n1000_over_n5_s8"), ("many-s48", 48, "n1000_over_n5"))
+"""Where that is kept, slots, figure: slots as in the main cell, where they limit a batch to requests of eight adapters,
+and as in `deploy/h100-8b.yaml`, where they do not."""
 
 
 # -- loads
@@ -230,7 +230,7 @@ def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base
             if not kept.has(name):
                 with serving(["ours", name], COLD_START.slots, COLD_START.host) as sides:
                     kept.write(name, saturate(sides, ids, COLD_START, size))
-        for name, slots in MANY_SLOTS.items():
+        for name, slots, _ in MANY:
             if not kept.has(name):
                 kept.write(name, few_and_many(slots, size, scratch, base))
 
@@ -340,11 +340,11 @@ def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[s
             for kind, number in (("one", 1), ("eight", 8)):
                 ratios = [a / b for a, b in zip(taken[kind], taken["base"], strict=True)]
                 figures[f"lora_over_base_{number}{suffix}"] = float(np.median(ratios))
-    for name, suffix in (("many-s48", ""), ("many", "_s8")):
+    for name, _, figure in MANY:
         if name in details:
             few, many = (details[name][str(count)] for count in FEW_AND_MANY)
             ratios = [a["throughput"] / b["throughput"] for a, b in zip(many, few, strict=True)]
-            figures[f"n1000_over_n5{suffix}"] = float(np.median(ratios))
+            figures[figure] = float(np.median(ratios))
     if "gaps" in details:
         for name, suffix in (("ours", ""), ("stock", "_stock")):
             gaps = details["gaps"][name]

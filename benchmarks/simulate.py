@@ -195,7 +195,7 @@ CONTROLLER_ROUNDS_PER_S = 10
 """Ray Serve 2.60's controller runs its loop every 0.1 s, and sends all replicas' reports to every router when one
 changed."""
 REFIT_LIMIT_S = 60.0
-"""After 5 % of changes a router fits its index anew beside the requests; till then they rest on the old fit."""
+"""After 5 % of changes a router fits its index anew beside the requests; a fit of more than a minute is late."""
 
 
 def seconds_of(action: Callable[[], object], rounds: int) -> float:
