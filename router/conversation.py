@@ -11,13 +11,17 @@ after a restart. Each turn is chosen for alone, and then:
 - a turn that matches none leaves for the base model when its confidence is below `leave_confidence`, or the base model
   is expected to answer it better, and it is neither short (`leave_chars`) nor a follow-up (`router.follow_ups`);
 - a follow-up keeps what holds. If it asks for words ("why?") and what holds only labels, the base model answers this
-  turn, and the next item ("and this one: …") goes to the learnware again.
+  turn, and the next item ("and this one: …") goes to the learnware again. In doubt it asks for words: a label for a
+  question is worse than the base model's answer to one more item.
 
 Most turns speak for themselves: whatever held before, the same holds after them. So the fold starts at the latest such
-turn, which is found from the end: as a rule it is the last or the last but one, and what a turn alone chose is
-remembered. In a conversation of more than `WINDOW` turns the fold is over the first, the longest (a topic takes words)
-and the latest turns: one rule for all replicas, whatever they remember, so that none flips; a topic is forgotten only
-once LATEST turns without one, and LONGEST longer ones without one, have followed it.
+turn, which is found from the end: as a rule it is the last or the last but one. What a turn alone chose is remembered,
+so a conversation that grows costs one choice a request, however long it is, and its fold is over all that matters.
+
+Where a replica remembers nothing (it has just started, or the market has changed) and NEW_TURNS turns in a row say
+nothing by themselves, the fold starts at the latest of the conversation's first and LONGEST longest earlier turns that
+does: a topic takes words. That bounds the work of one request. Each request of the conversation then looks NEW_TURNS
+further back.
 """
 
 import hashlib
@@ -34,10 +38,12 @@ from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, TellFollowUp
 from router.selection import Choice
 from router.turn import Conversation, Turn
 
-LATEST = 64
+NEW_TURNS = 64
+"""Turns that one request has chosen for from its end, where they are not remembered: about 15 ms."""
 LONGEST = 31
-WINDOW = 1 + LONGEST + LATEST
-"""Turns that one request may have to choose for: about 25 ms when none of them is remembered."""
+"""Earlier turns that it has chosen for where that was not enough, beside the first."""
+FAR = 4096
+"""Turns from the end that are looked at in any case: about 10 ms when all are remembered."""
 
 REMEMBERED_TURNS = 8192
 """What each alone chose, the latest used: under 2 kB each, whatever the turns' length."""
@@ -106,29 +112,49 @@ class Conversations:
     def choose(self, conversation: Conversation) -> Choice:
         """The choice for a conversation. Its reason is `matched` when the last turn alone decides the same, `session`
         when an earlier turn holds."""
-        turns = [Turn(text, conversation.system) for text in _kept(conversation.turns)]
-        if not turns:
+        if not conversation.turns:
             return Choice(None, 0.0, 0.0, NO_TEXT, ())
-        newest_first: list[tuple[Turn, _Own]] = []
-        for turn in reversed(turns[1:]):
-            own = self._own(turn)
-            newest_first.append((turn, own))
-            if self._speaks_for_itself(turn, own):
-                break
-        else:  # the first turn follows nothing
-            newest_first.append((turns[0], self._own(turns[0])._replace(follow_up=None)))
         held = answer = Choice(None, 0.0, 0.0, NO_TEXT, ())
-        for turn, own in reversed(newest_first):
+        for turn, own in reversed(self._since_one_spoke(conversation)):
             held, answer = self._next(held, turn, own)
         return answer
 
-    def _own(self, turn: Turn) -> _Own:
+    def _since_one_spoke(self, conversation: Conversation) -> list[tuple[Turn, _Own]]:
+        """The turns that decide, newest first: back to one that speaks for itself, or to the first."""
+        system, texts = conversation
+        found: list[tuple[Turn, _Own]] = []
+        said: dict[str, _Own] = {}  # what is said again and again is looked up once
+        number, new = len(texts) - 1, 0
+        while number > 0 and len(found) < FAR:
+            turn = Turn(texts[number], system)
+            own = said.get(turn.text) or self._recall(turn)
+            if own is None:
+                if new == NEW_TURNS:
+                    break
+                own, new = self._choose_alone(turn), new + 1
+            said[turn.text] = own
+            found.append((turn, own))
+            if self._speaks_for_itself(turn, own):
+                return found
+            number -= 1
+        for earlier in _longest(texts, number):
+            turn = Turn(texts[earlier], system)
+            found.append((turn, self._recall(turn) or self._choose_alone(turn)))
+            if self._speaks_for_itself(*found[-1]):
+                return found
+        first = Turn(texts[0], system)
+        own = self._recall(first) or self._choose_alone(first)
+        return [*found, (first, own._replace(follow_up=None))]  # it follows nothing
+
+    def _recall(self, turn: Turn) -> _Own | None:
         key = _hash(turn)
         with self._lock:
-            known = self._remembered.get(key)
-            if known is not None:
+            own = self._remembered.get(key)
+            if own is not None:
                 self._remembered.move_to_end(key)
-                return known
+        return own
+
+    def _choose_alone(self, turn: Turn) -> _Own:
         choice = self._choose(turn)
         labels = choice.learnware_id is not None and not self._answers_in_sentences(choice.learnware_id)
         own = _Own(
@@ -137,7 +163,7 @@ class Conversations:
             self._is_interface_task(turn.text, turn.system),
         )
         with self._lock:
-            self._remembered[key] = own
+            self._remembered[_hash(turn)] = own
             if len(self._remembered) > REMEMBERED_TURNS:
                 self._remembered.popitem(last=False)
         return own
@@ -157,10 +183,22 @@ class Conversations:
         if own.interface_task:
             return held, _base(own.choice, INTERFACE_TASK)
         after = own.choice if self._moves(held, turn, own) else held._replace(reason=SESSION)
-        labels = after.learnware_id is not None and not self._answers_in_sentences(after.learnware_id)
-        if labels and own.follow_up is FollowUp.EXPLANATION:
-            return after, _base(after, EXPLANATION)
-        return after, after
+        if (
+            after.learnware_id is None
+            or self._answers_in_sentences(after.learnware_id)
+            or not self._wants_words(turn, own)
+        ):
+            return after, after
+        return after, _base(after, EXPLANATION)
+
+    def _wants_words(self, turn: Turn, own: _Own) -> bool:
+        """Whether a label cannot answer the turn. Where it matches no learnware this is so unless it clearly goes on
+        with the task, or is near enough to be the next item without a word."""
+        if own.choice.learnware_id is not None:
+            return own.follow_up is FollowUp.EXPLANATION
+        if own.follow_up is None:
+            return len(turn.text) < self._settings.leave_chars
+        return own.follow_up is not FollowUp.CONTINUATION
 
     def _moves(self, held: Choice, turn: Turn, own: _Own) -> bool:
         """Whether the turn's own choice holds from now on."""
@@ -168,16 +206,19 @@ class Conversations:
         if present is None or choice.learnware_id == present:
             return True
         if choice.learnware_id is None:
-            if own.follow_up is FollowUp.CONTINUATION:
-                return False
-            if own.follow_up is FollowUp.EXPLANATION and not self._answers_in_sentences(present):
-                return False
-            short = len(turn.text) <= FOLLOW_UP_CHARS  # a longer one brings something of its own
-            return self._leaves(turn, own) and not (own.follow_up is FollowUp.EXPLANATION and short)
+            if own.follow_up is not None:
+                return self._brings_something(turn, own) and self._answers_in_sentences(present)
+            return self._leaves(turn, own)
         if self._answers_in_sentences(choice.learnware_id) and not self._answers_in_sentences(present):
             return True
         scores = {candidate.learnware_id: candidate.score for candidate in choice.candidates}
         return self._clearly_better(choice, scores.get(present, 0.0))
+
+    def _brings_something(self, turn: Turn, own: _Own) -> bool:
+        """Whether a turn that asks for words is about a text of its own ("Translate this: …"), which is unlike what a
+        learnware is for."""
+        long = len(turn.text) > FOLLOW_UP_CHARS
+        return long and own.follow_up is not FollowUp.CONTINUATION and self._leaves(turn, own)
 
     def _clearly_better(self, choice: Choice, other: float) -> bool:
         return choice.reason == MATCHED and choice.score - other >= self._settings.switch_margin
@@ -202,13 +243,9 @@ def with_system_prompt(choose_text: Callable[[str], Choice]) -> ChooseTurn:
     return choose
 
 
-def _kept(turns: Sequence[str]) -> Sequence[str]:
-    """All turns, or the first, the longest and the latest, oldest first."""
-    if len(turns) <= WINDOW:
-        return turns
-    between = range(1, len(turns) - LATEST)
-    longest = sorted(heapq.nlargest(LONGEST, between, key=lambda number: (len(turns[number]), number)))
-    return [turns[0], *(turns[number] for number in longest), *turns[-LATEST:]]
+def _longest(texts: Sequence[str], last: int) -> list[int]:
+    """The numbers of the longest turns from the second to number `last`, the latest first."""
+    return sorted(heapq.nlargest(LONGEST, range(1, last + 1), key=lambda number: (len(texts[number]), number)))[::-1]
 
 
 def _weakest(choices: Sequence[Choice]) -> Choice:
