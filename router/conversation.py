@@ -38,9 +38,9 @@ from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, TellFollowUp
 from router.selection import Choice
 from router.turn import Conversation, Turn
 
-NEW_TURNS = 64
-"""Turns that one request has chosen for from its end, where they are not remembered: about 15 ms."""
-LONGEST = 31
+NEW_TURNS = 32
+"""Turns that one request has chosen for from its end, where they are not remembered: about 10 ms."""
+LONGEST = 15
 """Earlier turns that it has chosen for where that was not enough, beside the first."""
 FAR = 4096
 """Turns from the end that are looked at in any case: about 10 ms when all are remembered."""
@@ -229,16 +229,13 @@ class Conversations:
         return len(turn.text) >= self._settings.leave_chars and unlike
 
 
-def with_system_prompt(choose_text: Callable[[str], Choice]) -> ChooseTurn:
-    """Chooses for a turn by its text, and by the system prompt and the text together, and takes a learnware that one of
-    them finds: a neutral prompt must not hide the question, and an instruction given as one must be found."""
+def by_readings(choose_text: Callable[[str], Choice]) -> ChooseTurn:
+    """Chooses for a turn by each of its readings, and takes the learnware that one of them finds with most confidence:
+    a neutral system prompt must not hide the question, and an instruction given as one must be found."""
 
     def choose(turn: Turn) -> Choice:
-        alone = choose_text(turn.text)
-        if not turn.system:
-            return alone
-        together = choose_text(f"{turn.system}\n{turn.text}")
-        return max(alone, together, key=lambda choice: (choice.learnware_id is not None, choice.confidence))
+        choices = map(choose_text, turn.readings)
+        return max(choices, key=lambda choice: (choice.learnware_id is not None, choice.confidence))
 
     return choose
 

@@ -31,7 +31,7 @@ from router.choice import (
     RoutedChoice,
     encode_choice,
 )
-from router.conversation import Conversations, ConversationSettings, with_system_prompt
+from router.conversation import Conversations, ConversationSettings, by_readings
 from router.following import Follower
 from router.joint import JointChoice
 from router.metrics import RouterMetrics
@@ -216,7 +216,7 @@ class LearnwareRouter:
             held = (
                 snapshot,
                 Conversations(
-                    with_system_prompt(snapshot.selector.choose),
+                    by_readings(snapshot.selector.choose),
                     snapshot.follow_ups.kind,
                     snapshot.selector.answers_in_sentences,
                     self._words.is_interface_task,

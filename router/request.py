@@ -8,7 +8,8 @@ A request has one or more *prompts*, each a conversation (`router.turn`):
 
 - chat: one. The user's turns, oldest first, without what programs wrote into them (`router.wrappers`). A turn made of
   content parts counts as its text parts; images, audio and results of tools say nothing here. Assistant and tool
-  messages are ours or a tool's, not the user's, and don't count. Of the system prompt the head counts, for every turn.
+  messages are ours or a tool's, not the user's, and don't count. The system prompt counts for
+  every turn, a long one with its ends.
 - `/v1/chat/completions/batch` (vLLM 0.29): `messages` is a list of conversations.
 - completion: the prompt, or each of a list. Token ids are decoded with the base model's tokenizer.
 - `input` (vLLM's responses and embeddings routes): as a prompt, or as messages.
@@ -123,7 +124,7 @@ def _conversation(messages: Any, instructions: str, words: OwnWords) -> Conversa
     instruction = "\n".join(system)
     # where nothing but wrappers was said, the last one has to do
     turns = tuple(filter(None, map(words.of, said))) or tuple(said[-1:])
-    return Conversation(words.system_head(instruction), turns) if turns else _conversation_of_one(instruction, words)
+    return Conversation(words.of_system(instruction), turns) if turns else _conversation_of_one(instruction, words)
 
 
 def _conversation_of_one(text: str, words: OwnWords) -> Conversation:

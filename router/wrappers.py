@@ -15,6 +15,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from router.turn import SYSTEM_CHARS
+
 OPENING_CHARS = 400
 """Of a message; where the openings of machine-made messages are looked for."""
 EDGE_CHARS = 600
@@ -39,12 +41,6 @@ class RequestSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    system_head_chars: int = Field(
-        420,
-        ge=0,
-        description="Characters of a system prompt that are routed on. The instruction lines of 39 public tasks, "
-        "labels included, have 24 to 415; what stands further down is policy and examples.",
-    )
     wrapper_tags: tuple[str, ...] = Field(
         (
             "system-reminder",
@@ -141,7 +137,8 @@ class RequestSettings(BaseModel):
             _TITLE_OF_CHAT,
             r"\b(?:title|name)s? (?:for|of) (?:this|the|our|a) (?:conversation|chat|discussion|dialogue)\b",
             r"\b(?:conversation|chat|thread) (?:title|name|tag)s?\b",
-            r"### Task:\s{0,8}(?:Analyze the chat history|You are an autocompletion|Generate a detailed prompt[^\n]{0,80}\bimage)",
+            r"### Task:\s{0,8}(?:Analyze the chat history|You are an autocompletion)",
+            r"### Task:\s{0,8}Generate a detailed prompt[^\n]{0,80}\bimage generation\b",
             r"\bsummari[sz]e (?:the|our|this) (?:conversation|discussion|chat)\b[^\n]{0,80}\bprompt\b",
             r"\bsummari[sz]e the user's (?:request|message|question)\b[^\n]{0,80}\bwords\b",
             r"\bmessage indicates a new conversation topic\b",
@@ -165,8 +162,8 @@ class RequestSettings(BaseModel):
             "对话",
             "聊天",
         ),
-        description="Every text that interface_tasks are to find has one of these words; looking for them first takes a "
-        "hundredth of the time. Empty: the patterns are always tried.",
+        description="Every text that interface_tasks are to find has one of these words; looking for them first takes "
+        "a hundredth of the time. Empty: the patterns are always tried.",
     )
 
     @model_validator(mode="after")
@@ -214,16 +211,17 @@ class OwnWords:
         if self._tasks is None:
             return False
         # a long turn's tail does not begin before its head ends
-        for piece in (text[:EDGE_CHARS], text[max(EDGE_CHARS, len(text) - EDGE_CHARS) :], system[:EDGE_CHARS]):
+        for piece in (text[:EDGE_CHARS], text[max(EDGE_CHARS, len(text) - EDGE_CHARS) :], system):
             lower = piece.lower()
             worded = not self._words or any(word in lower for word in self._words)
             if worded and self._tasks.search(piece):
                 return True
         return False
 
-    def system_head(self, system: str) -> str:
-        """The part of a system prompt that is routed on."""
-        return (self.of(system) or system.strip())[: self.settings.system_head_chars].strip()
+    def of_system(self, system: str) -> str:
+        """What a system prompt is routed on: all of it, or its ends."""
+        text = self.of(system) or system.strip()
+        return text if len(text) <= 2 * SYSTEM_CHARS else f"{text[:SYSTEM_CHARS]}\n{text[-SYSTEM_CHARS:]}"
 
     def _without_blocks(self, text: str) -> str:
         """The text without wrappers, and with the head only of long material."""

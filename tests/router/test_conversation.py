@@ -23,7 +23,7 @@ from router.conversation import (
     REMEMBERED_TURNS,
     Conversations,
     ConversationSettings,
-    with_system_prompt,
+    by_readings,
 )
 from router.follow_ups import FollowUp
 from router.selection import Candidate, Choice
@@ -311,11 +311,17 @@ def test_prompts_that_all_go_to_the_base_keep_their_reason():
     [
         ("neutral", "shares fell", "money"),  # the policy hides the question
         ("classify", "plain material", "mood"),  # the instruction is in the system prompt
+        ("classify" + " policy" * 100, "plain material", "mood"),
+        ("policy " * 100 + "classify", "plain material", "mood"),
         ("neutral", "hi", None),
         ("", "shares fell", "money"),
     ],
 )
 def test_a_system_prompt_neither_hides_the_question_nor_is_overlooked(system, user, learnware):
-    texts = ALONE | {"classify\nplain material": matched("mood", 0.9)}
-    choose = with_system_prompt(lambda text: texts.get(text, unmatched(0.0)))
+
+    def choose_text(text):
+        asked = len(text) < 500 and "classify" in text and text.endswith("\nplain material")
+        return matched("mood", 0.9) if asked else ALONE.get(text, unmatched(0.0))
+
+    choose = by_readings(choose_text)
     assert choose(Turn(user, system)).learnware_id == learnware

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from router.request import EDGE_TOKENS, MAX_PROMPTS, read_request
-from router.turn import Conversation
+from router.turn import SYSTEM_CHARS, Conversation, Turn
 from router.wrappers import OwnWords, RequestSettings
 
 
@@ -58,11 +58,20 @@ def test_assistant_and_tool_messages_do_not_count():
     assert turns(*messages) == ("What does metformin do?", "And in children?")
 
 
-def test_the_head_of_the_system_prompt_counts_for_every_turn():
-    head = RequestSettings().system_head_chars
-    prompt = read(messages=[system("Classify the tweet." + "x" * 10_000), user("one"), user("two")])
-    assert prompt.turns == ("one", "two")
-    assert prompt.system == ("Classify the tweet." + "x" * 10_000)[:head]
+def test_the_system_prompt_counts_for_every_turn():
+    prompt = read(messages=[system("Classify the tweet."), user("one"), user("two")])
+    assert prompt == Conversation("Classify the tweet.", ("one", "two"))
+
+
+@pytest.mark.parametrize("length", [0, SYSTEM_CHARS, SYSTEM_CHARS + 1, 3 * SYSTEM_CHARS, 100_000])
+def test_of_a_long_system_prompt_both_ends_are_read_with_the_turn(length):
+    text = "Classify." + "x" * length + "Be brief."
+    turn = Turn("one", read(messages=[system(text), user("one")]).system)
+    alone, *others = turn.readings
+    assert alone == "one"
+    assert others[0] == f"{text[:SYSTEM_CHARS]}\none"
+    assert others[-1] == f"{text[-SYSTEM_CHARS:]}\none"
+    assert len(others) == 1 + (len(text) > SYSTEM_CHARS)
 
 
 def test_several_system_prompts_are_read_in_their_order():
@@ -167,10 +176,10 @@ def test_what_programs_wrote_into_messages_does_not_count():
 
 
 def test_other_settings_are_followed():
-    words = OwnWords(RequestSettings(wrapper_tags=("memo",), system_head_chars=5))
+    words = OwnWords(RequestSettings(wrapper_tags=("memo",)))
     messages = [system("Be brief."), user("one<memo>two</memo><rules>three</rules>")]
     assert read_request(body(messages=messages), None, words).prompts == (
-        Conversation("Be br", ("one<rules>three</rules>",)),
+        Conversation("Be brief.", ("one<rules>three</rules>",)),
     )
 
 

@@ -215,4 +215,4 @@ def test_no_text_makes_it_raise(text, pieces):
     mixed = text.join(pieces)
     assert WORDS.of(mixed) == WORDS.of(mixed).strip()
     WORDS.is_interface_task(mixed, mixed)
-    WORDS.system_head(mixed)
+    WORDS.of_system(mixed)
