@@ -20,8 +20,8 @@ so a conversation that grows costs one choice a request, however long it is, and
 
 Where a replica remembers nothing (it has just started, or the market has changed) and NEW_TURNS turns in a row say
 nothing by themselves, the fold starts at the latest of the conversation's first and LONGEST longest earlier turns that
-does: a topic takes words. That bounds the work of one request. Each request of the conversation then looks NEW_TURNS
-further back.
+does: a topic takes words. That bounds the work of one request; it is the one case in which two replicas may differ.
+Each request of the conversation then looks NEW_TURNS further back, until its fold too is over all that matters.
 """
 
 import hashlib
@@ -42,11 +42,11 @@ NEW_TURNS = 32
 """Turns that one request has chosen for from its end, where they are not remembered: about 10 ms."""
 LONGEST = 15
 """Earlier turns that it has chosen for where that was not enough, beside the first."""
-FAR = 4096
+FAR = 2048
 """Turns from the end that are looked at in any case: about 10 ms when all are remembered."""
 
 REMEMBERED_TURNS = 8192
-"""What each alone chose, the latest used: under 2 kB each, whatever the turns' length."""
+"""What each alone chose, the latest used: about 1 kB each, whatever the turns' length."""
 
 ChooseTurn = Callable[[Turn], Choice]
 IsInterfaceTask = Callable[[str, str], bool]
