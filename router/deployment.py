@@ -31,16 +31,17 @@ from router.choice import (
     RoutedChoice,
     encode_choice,
 )
-from router.conversation import ConversationSettings, choose_for_conversation
+from router.conversation import Conversations, ConversationSettings, by_readings
 from router.following import Follower
 from router.joint import JointChoice
 from router.metrics import RouterMetrics
 from router.placement import PlacementSettings
 from router.ray_seam import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
-from router.request import DecodeTokens, read_request
+from router.request import DecodeTokens, RoutedRequest, read_request
 from router.selection import Choice
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
+from router.wrappers import OwnWords, RequestSettings
 from specs.market.catalogue import Catalogue, current_catalogue
 from specs.task import TASK_PREFIX
 from specs.task_store import TaskStore
@@ -69,6 +70,7 @@ class RouterOptions(BaseModel):
     deadline_ms: float
     selection: SelectionSettings
     conversation: ConversationSettings
+    request: RequestSettings = RequestSettings()
     placement: PlacementSettings = PlacementSettings()
     on_loopback: bool
 
@@ -103,6 +105,8 @@ class LearnwareRouter:
         self._sequence = catalogue.sequence
         self._tasks = None if options.market is None else TaskStore(options.market)
         self._decode_tokens = _token_decoder(options.base_model)
+        self._words = OwnWords(options.request)
+        self._conversations: tuple[Snapshot, Conversations] | None = None
         self._threads = ThreadPoolExecutor(DECISION_THREADS, thread_name_prefix="decide")
         self._registry = CollectorRegistry()
         self._metrics = RouterMetrics(self._registry)
@@ -190,7 +194,12 @@ class LearnwareRouter:
     def _decide(self, body: bytes) -> tuple[Choice, bool]:
         """The choice, and whether the request asks for one. A model that could not be read may be `auto`: the replica,
         which has the whole body, uses the choice only if it is."""
-        request = read_request(body, self._decode_tokens)
+        return self._decide_request(self._read(body))
+
+    def _read(self, body: bytes) -> RoutedRequest:
+        return read_request(body, self._decode_tokens, self._words)
+
+    def _decide_request(self, request: RoutedRequest) -> tuple[Choice, bool]:
         if request.model is not None and request.model.startswith(TASK_PREFIX):
             return self._choose_for_task(request.model), True
         if request.model is not None and request.model not in self._options.auto_names:
@@ -198,10 +207,24 @@ class LearnwareRouter:
         snapshot = self._snapshot  # one for the whole decision
         if snapshot is None:
             return _base(NO_LEARNWARE), True
-        choice = choose_for_conversation(
-            request.turns, snapshot.selector.choose, snapshot.follow_ups.includes, self._options.conversation
-        )
-        return choice, True
+        return self._conversations_over(snapshot).choose_for_all(request.prompts), True
+
+    def _conversations_over(self, snapshot: Snapshot) -> Conversations:
+        """What remembers turns' choices over this state of the market: it ends with it."""
+        held = self._conversations
+        if held is None or held[0] is not snapshot:
+            held = (
+                snapshot,
+                Conversations(
+                    by_readings(snapshot.selector.choose),
+                    snapshot.follow_ups.kind,
+                    snapshot.selector.answers_in_sentences,
+                    self._words.is_interface_task,
+                    self._options.conversation,
+                ),
+            )
+            self._conversations = held  # two threads may both make one; either will do
+        return held[1]
 
     def _served(self, model: str) -> str | None:
         """The model, if it is a learnware that is served."""
@@ -218,9 +241,9 @@ class LearnwareRouter:
         """The choice for a request body, with ranked candidates, as `POST /v1/route` shows it. Generates nothing and
         counts nothing."""
         started = time.perf_counter()
-        request = read_request(body, self._decode_tokens)
         loop = asyncio.get_running_loop()
-        choice, _ = await loop.run_in_executor(self._threads, self._decide, body)
+        request = await loop.run_in_executor(self._threads, self._read, body)
+        choice, _ = await loop.run_in_executor(self._threads, self._decide_request, request)
         choice, explained = self._joint.explain(choice, self._adapters())
         return {
             "model": request.model,
@@ -229,7 +252,8 @@ class LearnwareRouter:
             "score": round(choice.score, 6),
             "confidence": round(choice.confidence, 6),
             **explained,
-            "turns": len(request.turns),
+            "prompts": len(request.prompts),
+            "turns": sum(len(prompt.turns) for prompt in request.prompts),
             "route_ms": round((time.perf_counter() - started) * 1000, 3),
         }
 

@@ -84,6 +84,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         deadline_ms=router.deadline_ms,
         selection=router.selection,
         conversation=router.conversation,
+        request=router.request,
         placement=router.placement,
         on_loopback=on_loopback,
     )

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from router.conversation import ConversationSettings
 from router.placement import PlacementSettings
 from router.settings import SelectionSettings
+from router.wrappers import RequestSettings
 from serving.base_model import EMBEDDED, base_model_id
 from serving.paging.settings import PagingSettings
 from specs.errors import InvalidConfig
@@ -112,6 +113,7 @@ class RouterSettings(_Section):
     )
     selection: SelectionSettings = Field(default_factory=SelectionSettings)
     conversation: ConversationSettings = Field(default_factory=ConversationSettings)
+    request: RequestSettings = Field(default_factory=RequestSettings)
     placement: PlacementSettings = Field(default_factory=PlacementSettings)
 
 

@@ -60,6 +60,9 @@ def test_a_conversation_stays_until_its_topic_changes(http: httpx.Client):
         {"role": "user", "content": "Why?"},
     ]
     first = chat(http, QUESTIONS[0].text).headers["x-learnware"]
+    explanation = chat(http, "", messages=messages)  # a learnware that labels cannot give one
+    assert (explanation.headers["x-learnware"], explanation.headers["x-learnware-reason"]) == (BASE, "base:explanation")
+    messages[-1]["content"] = "And the next one?"
     follow_up = chat(http, "", messages=messages)
     assert (follow_up.headers["x-learnware"], follow_up.headers["x-learnware-reason"]) == (first, "session")
     messages[-1]["content"] = QUESTIONS[2].text
@@ -74,6 +77,28 @@ def test_a_completion_prompt_and_token_ids_are_routed_on(http: httpx.Client):
     ids = http.post("/tokenize", json={"model": "auto", "prompt": text}).json()["tokens"]
     response = http.post("/v1/completions", json={"model": "auto", "prompt": ids, "max_tokens": 4})
     assert response.headers["x-learnware"].startswith("mathematics")
+
+
+def test_prompts_of_one_request_share_a_learnware_or_get_the_base(http: httpx.Client):
+    texts = [QUESTIONS[0].text, QUESTIONS[0].text.replace("2.1", "2.2")]
+    learnware = chat(http, texts[0]).headers["x-learnware"]
+    mixed = (BASE, "base:mixed-prompts")
+
+    def answered(response: httpx.Response) -> tuple[str, str]:
+        assert response.status_code == 200, response.text
+        assert len(response.json()["choices"]) == 2
+        return response.headers["x-learnware"], response.headers["x-learnware-reason"]
+
+    def complete(prompts: list[str]) -> tuple[str, str]:
+        return answered(http.post("/v1/completions", json={"model": "auto", "prompt": prompts, "max_tokens": 4}))
+
+    def batch(prompts: list[str]) -> tuple[str, str]:
+        body = {"model": "auto", "messages": [[{"role": "user", "content": one}] for one in prompts], "max_tokens": 4}
+        return answered(http.post("/v1/chat/completions/batch", json=body))
+
+    for ask in (complete, batch):
+        assert ask(texts) == (learnware, "matched")
+        assert ask([texts[0], QUESTIONS[2].text]) == mixed
 
 
 def test_route_explains_without_generating(http: httpx.Client):
