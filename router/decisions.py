@@ -78,7 +78,7 @@ class _Ticket(Generic[T]):
         if not self.wanted:
             raise Abandoned
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         if not self.outcome.done():
             self.outcome.set_exception(error)
 
@@ -156,9 +156,13 @@ class DecisionQueue:
             ticket.timer.cancel()
         started = loop.time()
         waited = started - ticket.arrived
-        ticket.timer = loop.call_later(self._deadline_s, ticket.fail, DeadlinePassed(waited))
         running = self._submit(lambda: ticket.work(ticket.check))
+        ticket.timer = loop.call_later(self._deadline_s, self._abandon, ticket, running, waited)
         running.add_done_callback(lambda done: self._ended(ticket, done, started, waited, loop))
+
+    def _abandon(self, ticket: _Ticket[Any], running: "asyncio.Future[Any]", waited: float) -> None:
+        if not running.done():  # a busy loop may see both at once
+            ticket.fail(DeadlinePassed(waited))
 
     def _ended(
         self,
@@ -172,12 +176,12 @@ class DecisionQueue:
         lasted = min(loop.time() - started, self._deadline_s)
         self._mean_s += NEWEST_WEIGHT * (lasted - self._mean_s)
         self._free += 1
-        error = done.exception()
-        if not ticket.outcome.done():
-            if error is None:
-                ticket.outcome.set_result(Decided(done.result(), waited))
-            else:
-                ticket.outcome.set_exception(error)
+        if done.cancelled():  # the loop ends
+            ticket.outcome.cancel()
+        elif error := done.exception():  # also where nobody waits for it any more: then asyncio does not report it
+            ticket.fail(error)
+        elif not ticket.outcome.done():
+            ticket.outcome.set_result(Decided(done.result(), waited))
         if self._waiting:
             following, _ = self._waiting.popitem(last=False)
             self._start(following, loop)

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from router.placement import Placed
 from router.selection import Choice
 
-ROUTE_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1)
+ROUTE_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
 """Sub-millisecond steps, since a choice takes some hundred microseconds and its target is one millisecond; then coarser
-up to the default deadline of 50 ms, with one bucket past it."""
+up to the default deadline of 250 ms."""
 
 WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
 """From nothing to the longest wait that may be configured."""

@@ -112,9 +112,10 @@ class RouterSettings(_Section):
     )
     replicas: int = Field(2, ge=1, description="Router processes on each node; with two, losing one loses no request.")
     deadline_ms: float = Field(
-        50.0,
+        250.0,
         gt=0,
-        description="The router's own time for one choice, from when it begins on it; past it the base model answers.",
+        description="The router's own time for one choice, from when it begins on it; past it the base model answers. "
+        "A choice takes milliseconds of processor time; the rest is for machines where many others want it too.",
     )
     max_wait_ms: float = Field(
         1200.0,

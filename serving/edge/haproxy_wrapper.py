@@ -184,15 +184,19 @@ def _edit_router_rules(config: str, body_wait_s: int) -> str:
     names = re.findall(r"(?m)^    acl is_(\S+) path_beg ", config)
     flag = r"(?m)^(    http-request set-var\(txn\.ingress_request_router_app\) str\((\S+)\) if is_\2)( !\{.*)$"
 
+    posts: list[str] = []
+
     def narrow(match: "re.Match[str]") -> str:
         longer = "".join(f" !is_{name}" for name in names[: names.index(match[2])])
+        posts.append(f"METH_POST is_{match[2]}{longer}")
         return f"{match[1]} edge_generates{longer}{match[3]}"
 
-    config, count = re.subn(flag, narrow, config)
-    if not count:
+    config = re.sub(flag, narrow, config)
+    if not posts:
         raise TemplateChanged(f"the router flag: not found ({flag})")
-    wait = r"(?m)^(    http-request wait-for-body time) \d+s( if METH_POST has_ingress_request_router_app)$"
-    config = _replace(config, wait, rf"\1 {body_wait_s}s\2", "the wait for the body")
+    # Also where the router is not asked: a slow upload waits here and not in a replica.
+    wait = r"(?m)^(    http-request wait-for-body time) \d+s if METH_POST has_ingress_request_router_app$"
+    config = _replace(config, wait, rf"\1 {body_wait_s}s if {' or '.join(posts)}", "the wait for the body")
     failed = "var(txn.ingress_request_router_failed)"
     told = (
         f"    http-request return status 429 content-type application/json string '{error_body(429)}'"
