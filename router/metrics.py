@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from router.placement import Placed
 from router.selection import Choice
 
-ROUTE_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
+ROUTE_SECONDS = tuple(step / 1e4 for step in (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2500))
 """Sub-millisecond steps, since a choice takes some hundred microseconds and its target is one millisecond; then coarser
 up to the default deadline of 250 ms."""
 

@@ -144,8 +144,8 @@ class LearnwareServer(EngineServer):
         router = serve.get_deployment_handle(ROUTER, app_name=serve.get_replica_context().app_name)
         try:
             return JSONResponse(await router.explain.remote(await request.body()))
-        except Overloaded as refusal:
-            return openai_error(refusal)
+        except Overloaded as refusal:  # as Ray raises it: with the router's own one as its cause
+            return openai_error(getattr(refusal, "cause", refusal))
 
     async def market_reached(self, sequence: int) -> int:
         """Returns when the market's change number `sequence` is in effect here."""

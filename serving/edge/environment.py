@@ -14,8 +14,8 @@ FORWARDED_BODY_BYTES = 1_048_576
 also the size of each of HAProxy's buffers: five large bodies took it from 39 to 273 MB; with this it stays at 24."""
 
 ROUTER_TIMEOUT_S = 3
-"""How long HAProxy waits for the router, whole seconds. The backend before it waits 2 s (`serving.edge.haproxy_wrapper`),
-and the router bounds its own time so that it answers before: the wait, the choice, and the look for a replica."""
+"""How long Ray's script waits for the router, whole seconds. The backend between them waits 2 s
+(`serving.edge.haproxy_wrapper`); the router bounds wait, choice and the look for a replica, to answer before that."""
 
 DRAINING_PERIOD_S = 1
 """How long a stopping replica stays reachable at least. HAProxy drops it within a second, and tries another replica
