@@ -18,8 +18,9 @@ CHOICE_HEADER = "x-serve-router-learnware"
 
 FAILED_HEADER = "x-serve-router-failed"
 """Set by the edge when it asked for a choice and got none; it only explains, so it needs no signature."""
-FAILED_TIMEOUT = "router_timeout"
-"""Its value when a router took the request and did not answer in time."""
+FAILED_TIMEOUTS = frozenset({"router_timeout", "router_unreachable"})
+"""Its values when a router may live but gave no answer in time. Unreachable is what Ray's script calls its own time limit;
+behind the edge's own socket, which is always there, it means nothing else. Without a router the value is another."""
 
 MATCHED = "matched"
 NAMED = "named"

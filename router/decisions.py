@@ -13,8 +13,9 @@ outlasts the estimate ends at the bound all the same.
 Who is refused is told when to come back: at the measured pace, after the line and after all who were refused before, so
 that they don't come back together.
 
-Work whose requester is gone (its client hung up, or its deadline has passed) does not start if it waits, and stops at
-its next look (`Check`) if it runs; its thread counts as busy until it has really stopped.
+Work whose requester is gone (the edge hung up, or the deadline has passed) does not start if it waits, and stops at its
+next look (`Check`) if it runs; its thread counts as busy until it has really stopped. (A client that hangs up is not
+noticed: HAProxy 2.8 does not interrupt the script that asks the router. So the bound on the wait bounds that as well.)
 """
 
 import asyncio

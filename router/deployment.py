@@ -156,6 +156,7 @@ class LearnwareRouter:
         read = await self._read(body)
         if not self._asks(read):
             return JSONResponse(await self._address(self._named(read), arrived))
+        begun = time.perf_counter()
         try:
             decision = await self._decide_in_time(read)
         except Overloaded as refusal:
@@ -163,7 +164,7 @@ class LearnwareRouter:
             if self._options.on_overload == "refuse" and read.model is not None:
                 return JSONResponse({}, refusal.status, {"retry-after": str(refusal.retry_after_s)})
             # A model that could not be read may be a named one: the replica, which has the whole body, refuses.
-            decision = Decision(_base(ROUTER_OVERLOAD), 0.0)
+            decision = Decision(_base(ROUTER_OVERLOAD), time.perf_counter() - begun)
         choice, answer = self._place(decision.choice)
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)

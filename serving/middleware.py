@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.choice import (
     CHOICE_HEADER,
     FAILED_HEADER,
-    FAILED_TIMEOUT,
+    FAILED_TIMEOUTS,
     GENERATES_NOTHING,
     MATCHED,
     NAMED,
@@ -208,7 +208,7 @@ def _why_none(failed: bytes | None) -> str:
     """The reason for a request without a choice, by what the edge says of the router."""
     if failed is None:
         return NO_CHOICE
-    return ROUTER_TIMEOUT if failed == FAILED_TIMEOUT.encode() else ROUTER_UNREACHABLE
+    return ROUTER_TIMEOUT if failed.decode("latin-1") in FAILED_TIMEOUTS else ROUTER_UNREACHABLE
 
 
 def _refuse_unchosen(reason: str) -> None:

@@ -47,8 +47,8 @@ MARK = "# edited by learnware-serving: serving/edge/haproxy_wrapper.py\n"
 #: The router's headers (`SERVE_INGRESS_ROUTER_HEADER_PREFIX`, ray/serve/_private/constants.py:451).
 ROUTER_HEADER_PREFIX = "x-serve-router-"
 
-#: Why a request comes without a choice: `router_timeout`, or `router_unreachable`, `router_non_200`,
-#: `unparseable_replica_id`, `unknown_replica_id` (Ray's names; with the last two the choice is there).
+#: Why a request comes without a choice: `router_timeout` (2 s), or Ray's own `router_unreachable` (its 3 s),
+#: `router_non_200` (no router, or it failed), `unparseable_replica_id`, `unknown_replica_id` (there the choice is kept).
 ROUTER_FAILED_HEADER = ROUTER_HEADER_PREFIX + "failed"
 
 #: Paths below an application's prefix whose requests generate, so that a learnware can be chosen for them: vLLM 0.29's.

@@ -83,12 +83,6 @@ def build(exporter_url: str):
                 return JSONResponse({}, status_code=500)
             if body == b"refuse":
                 return JSONResponse({}, 429, {"Retry-After": "7"})
-            if body == b"linger":
-                try:
-                    await asyncio.sleep(1.9)
-                except asyncio.CancelledError:
-                    self.metrics.count("base", "gone")
-                    raise
             self.metrics.count("base", "asked")
             async with self.server.choose_replica(_reserve=False) as selection:
                 replica = selection._replica

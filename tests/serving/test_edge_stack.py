@@ -155,17 +155,6 @@ def test_a_post_that_generates_nothing_does_not_reach_the_router(stack: Stack) -
     assert before["asked"] >= 1
 
 
-def test_a_router_hears_of_a_client_that_hangs_up(stack: Stack) -> None:
-    """And so gives up what it has not decided yet."""
-    with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as client:
-        client.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nlinger")
-        time.sleep(0.5)
-    deadline = time.monotonic() + 10
-    while "gone" not in counted(stack, "router"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def counted(stack: Stack, deployment: str) -> dict[str, float]:
     """Requests of a deployment's replicas together, by reason."""
     found: dict[str, float] = {}

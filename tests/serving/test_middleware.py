@@ -214,6 +214,7 @@ def failed(why):
         ({}, 503, "router_unavailable", "base:no-choice"),
         (choice(secret=b"x" * 32), 503, "router_unavailable", "base:no-choice"),
         (failed("router_non_200"), 503, "router_unavailable", "base:router-unreachable"),
+        (failed("router_unreachable"), 429, "router_overloaded", "base:router-timeout"),
         (failed("router_timeout"), 429, "router_overloaded", "base:router-timeout"),
         (choice(None, "base:router-overload"), 429, "router_overloaded", "base:router-overload"),
     ],
