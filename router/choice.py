@@ -19,8 +19,8 @@ CHOICE_HEADER = "x-serve-router-learnware"
 FAILED_HEADER = "x-serve-router-failed"
 """Set by the edge when it asked for a choice and got none; it only explains, so it needs no signature."""
 FAILED_TIMEOUTS = frozenset({"router_timeout", "router_unreachable"})
-"""Its values when a router may live but gave no answer in time. Unreachable is what Ray's script calls its own time limit;
-behind the edge's own socket, which is always there, it means nothing else. Without a router the value is another."""
+"""Its values when a router may live but gave no answer in time. Unreachable is what Ray's script calls its own time
+limit; since it asks a socket of the edge's own, which is always there, it means nothing else."""
 
 MATCHED = "matched"
 NAMED = "named"

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from router.placement import Placed
 from router.selection import Choice
 
-ROUTE_SECONDS = tuple(step / 1e4 for step in (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2500))
+ROUTE_SECONDS = tuple(step / 1e4 for step in (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2500, 5000))
 """Sub-millisecond steps, since a choice takes some hundred microseconds and its target is one millisecond; then coarser
-up to the default deadline of 250 ms."""
+up to the default deadline of 500 ms."""
 
 WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
 """From nothing to the longest wait that may be configured."""

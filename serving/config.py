@@ -112,13 +112,13 @@ class RouterSettings(_Section):
     )
     replicas: int = Field(2, ge=1, description="Router processes on each node; with two, losing one loses no request.")
     deadline_ms: float = Field(
-        250.0,
+        500.0,
         gt=0,
         description="The router's own time for one choice, from when it begins on it; past it the base model answers. "
         "A choice takes milliseconds of processor time; the rest is for machines where many others want it too.",
     )
     max_wait_ms: float = Field(
-        1200.0,
+        1000.0,
         gt=0,
         description="How long a request may wait until the router begins on it; past it, on_overload. Requests that "
         "name a model don't wait.",
