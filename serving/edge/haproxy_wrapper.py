@@ -48,7 +48,7 @@ MARK = "# edited by learnware-serving: serving/edge/haproxy_wrapper.py\n"
 ROUTER_HEADER_PREFIX = "x-serve-router-"
 
 #: Why a request comes without a choice: `router_timeout` (2 s), or Ray's own `router_unreachable` (its 3 s),
-#: `router_non_200` (none is there, or it failed), `unparseable_replica_id`, `unknown_replica_id`. The last two have one.
+#: `router_non_200` (none there, or failed), `unparseable_replica_id`, `unknown_replica_id`; the last two have one.
 ROUTER_FAILED_HEADER = ROUTER_HEADER_PREFIX + "failed"
 
 #: Paths below an application's prefix whose requests generate, so that a learnware can be chosen for them: vLLM 0.29's.
