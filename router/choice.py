@@ -18,6 +18,9 @@ CHOICE_HEADER = "x-serve-router-learnware"
 
 FAILED_HEADER = "x-serve-router-failed"
 """Set by the edge when it asked for a choice and got none; it only explains, so it needs no signature."""
+FAILED_TIMEOUTS = frozenset({"router_timeout", "router_unreachable"})
+"""Its values when a router may live but gave no answer in time. Unreachable is what Ray's script calls its own time
+limit; since it asks a socket of the edge's own, which is always there, it means nothing else."""
 
 MATCHED = "matched"
 NAMED = "named"
@@ -40,8 +43,15 @@ UNKNOWN_TASK = "base:unknown-task"
 """Never answered from the base model: the replica turns it into a 404."""
 ROUTER_ERROR = "base:router-error"
 ROUTER_DEADLINE = "base:router-deadline"
+ROUTER_OVERLOAD = "base:router-overload"
+"""More requests than the router can decide on in time. Where overload is refused, the edge does so; the replica, where
+only it could read the request's model."""
 NO_CHOICE = "base:no-choice"
 ROUTER_UNREACHABLE = "base:router-unreachable"
+ROUTER_TIMEOUT = "base:router-timeout"
+"""A router took the request and did not answer the edge in time."""
+GENERATES_NOTHING = "base:generates-nothing"
+"""The request's path generates nothing, so there is nothing to choose: no router was asked."""
 
 _SIGNATURE_CHARS = 32
 """128 bits of the HMAC: forging one needs 2^127 tries on average, and the header stays short."""

@@ -38,9 +38,9 @@ from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, TellFollowUp
 from router.selection import Choice
 from router.turn import Conversation, Turn
 
-NEW_TURNS = 32
-"""Turns that one request has chosen for from its end, where they are not remembered: about 10 ms."""
-LONGEST = 15
+NEW_TURNS = 12
+"""Turns that one request has chosen for from its end, where they are not remembered: about 100 ms with new asks."""
+LONGEST = 7
 """Earlier turns that it has chosen for where that was not enough, beside the first."""
 FAR = 2048
 """Turns from the end that are looked at in any case: about 10 ms when all are remembered."""
@@ -99,27 +99,30 @@ class Conversations:
         self._lock = threading.Lock()
         self._remembered: OrderedDict[bytes, _Own] = OrderedDict()
 
-    def choose_for_all(self, prompts: Sequence[Conversation]) -> Choice:
+    def choose_for_all(self, prompts: Sequence[Conversation], check: Callable[[], None] = lambda: None) -> Choice:
         """The choice for the prompts of one request, which one learnware must serve: the one that all of them choose,
-        with the least score of any, else the base model."""
+        with the least score of any, else the base model. `check` is called before each turn that is new, and ends the
+        choice by raising."""
         choices: list[Choice] = []
         for prompt in prompts:
-            choices.append(self.choose(prompt))
+            choices.append(self.choose(prompt, check))
             if choices[-1].learnware_id != choices[0].learnware_id:
                 return Choice(None, 0.0, 0.0, MIXED_PROMPTS, ())
         return _weakest(choices) if choices else Choice(None, 0.0, 0.0, NO_TEXT, ())
 
-    def choose(self, conversation: Conversation) -> Choice:
+    def choose(self, conversation: Conversation, check: Callable[[], None] = lambda: None) -> Choice:
         """The choice for a conversation. Its reason is `matched` when the last turn alone decides the same, `session`
         when an earlier turn holds."""
         if not conversation.turns:
             return Choice(None, 0.0, 0.0, NO_TEXT, ())
         held = answer = Choice(None, 0.0, 0.0, NO_TEXT, ())
-        for turn, own in reversed(self._since_one_spoke(conversation)):
+        for turn, own in reversed(self._since_one_spoke(conversation, check)):
             held, answer = self._next(held, turn, own)
         return answer
 
-    def _since_one_spoke(self, conversation: Conversation) -> list[tuple[Turn, _Own]]:
+    def _since_one_spoke(
+        self, conversation: Conversation, check: Callable[[], None]
+    ) -> list[tuple[Turn, _Own]]:
         """The turns that decide, newest first: back to one that speaks for itself, or to the first."""
         system, texts = conversation
         found: list[tuple[Turn, _Own]] = []
@@ -131,7 +134,7 @@ class Conversations:
             if own is None:
                 if new == NEW_TURNS:
                     break
-                own, new = self._choose_alone(turn), new + 1
+                own, new = self._choose_alone(turn, check), new + 1
             said[turn.text] = own
             found.append((turn, own))
             if self._speaks_for_itself(turn, own):
@@ -139,11 +142,11 @@ class Conversations:
             number -= 1
         for earlier in _longest(texts, number):
             turn = Turn(texts[earlier], system)
-            found.append((turn, self._recall(turn) or self._choose_alone(turn)))
+            found.append((turn, self._recall(turn) or self._choose_alone(turn, check)))
             if self._speaks_for_itself(*found[-1]):
                 return found
         first = Turn(texts[0], system)
-        own = self._recall(first) or self._choose_alone(first)
+        own = self._recall(first) or self._choose_alone(first, check)
         return [*found, (first, own._replace(follow_up=None))]  # it follows nothing
 
     def _recall(self, turn: Turn) -> _Own | None:
@@ -154,7 +157,8 @@ class Conversations:
                 self._remembered.move_to_end(key)
         return own
 
-    def _choose_alone(self, turn: Turn) -> _Own:
+    def _choose_alone(self, turn: Turn, check: Callable[[], None]) -> _Own:
+        check()
         choice = self._choose(turn)
         labels = choice.learnware_id is not None and not self._answers_in_sentences(choice.learnware_id)
         own = _Own(
