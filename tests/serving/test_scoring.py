@@ -31,7 +31,13 @@ def adapters(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFa
     rows = read_rows(colours / "toy" / "colours.train.jsonl")
     for name, shuffled in (("learnwares", False), ("controls", True)):
         settings = TrainingSettings(
-            first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64, shuffle_answers=shuffled
+            first_layer_share=0.5,
+            learning_rate=1e-2,
+            epochs=8,
+            patience=20,
+            max_length=64,
+            keep_rows=0,
+            shuffle_answers=shuffled,
         )
         train_adapter(rows, tiny_base, "tiny", folder / name / "toy-colours", settings, quiet, quiet)
     return folder
