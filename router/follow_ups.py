@@ -7,8 +7,8 @@ follow-up phrases (`follow_ups.txt`) is at least as near as the nearest of its e
 
 import importlib.resources
 
-from router.selection import general_prompts
 from specs.encoder import Encoder
+from specs.prompts import everyday_prompts
 
 
 class FollowUps:
@@ -17,7 +17,7 @@ class FollowUps:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._follow_ups = encoder.encode(follow_up_phrases())
-        self._topics = encoder.encode(general_prompts())
+        self._topics = encoder.encode(everyday_prompts())
 
     def includes(self, turn: str) -> bool:
         """Whether the turn needs what was said before it."""

@@ -9,7 +9,6 @@ Confidence compares how near the nearest learnware and everyday prompts are (`ro
 """
 
 import copy
-import importlib.resources
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from specs.errors import InvalidSpecification
 from specs.index import Closeness, SpecificationIndex
 from specs.learnware import Learnware
 from specs.metric import Metric, fit_metric, rows_of
+from specs.prompts import everyday_prompts
 from specs.rkme import ReducedSet
 from specs.stack import PointStack, joined
 
@@ -79,7 +79,7 @@ class Selector:
         self._learnwares = self._admitted(learnwares)
         if not self._learnwares:
             raise InvalidSpecification(_NONE_PASSES)
-        everyday = encoder.encode(general_prompts())
+        everyday = encoder.encode(everyday_prompts())
         self.metric = _fit(self._learnwares, everyday, settings)
         self._numbers = {learnware.id: number for number, learnware in enumerate(self._learnwares)}
         self.index = SpecificationIndex([_projected(one, self.metric) for one in self._learnwares], settings.gamma)
@@ -209,12 +209,6 @@ class Selector:
                     f"this router uses {self._encoder.id!r}"
                 )
         return kept
-
-
-def general_prompts() -> list[str]:
-    """The project's own everyday prompts, which belong to no learnware."""
-    text = importlib.resources.files("router").joinpath("general_prompts.txt").read_text(encoding="utf-8")
-    return [line.replace("\\n", "\n") for line in text.splitlines() if line and not line.startswith("# ")]
 
 
 def _passes(learnware: Learnware, settings: SelectionSettings) -> bool:

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from router import selection
 from router.choice import LOW_CONFIDENCE, MATCHED, TASK
-from router.selection import Selector, general_prompts
+from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.capability import Capability, ProbeScore
 from specs.card import load_card
 from specs.encoder import STATIC_ENCODER, load_encoder
 from specs.errors import InvalidSpecification
 from specs.learnware import Learnware, load_learnwares
+from specs.prompts import everyday_prompts
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = ROOT / "benchmarks" / "questions"
@@ -113,7 +114,7 @@ def test_our_everyday_questions_go_to_the_base_model(selector: Selector) -> None
 def test_no_measured_question_is_an_example_or_an_everyday_prompt(
     learnwares: list[Learnware],
 ) -> None:
-    known = set(general_prompts()) | {
+    known = set(everyday_prompts()) | {
         example for learnware in learnwares for example in load_card(learnware.folder / "learnware.yaml").examples
     }
     asked = [text for name in ("finance", "healthcare", "mathematics") for text in questions(name)]
@@ -218,7 +219,7 @@ def test_a_task_is_chosen_for_by_its_mean_alone(selector: Selector, learnwares: 
 
 
 def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector) -> None:
-    everyday = load_encoder(STATIC_ENCODER).encode(general_prompts()).mean(0)
+    everyday = load_encoder(STATIC_ENCODER).encode(everyday_prompts()).mean(0)
     choice = selector.choose_task(everyday)
     assert (choice.learnware_id, choice.reason) == (None, LOW_CONFIDENCE)
     assert choice.confidence < 0.5

@@ -1,0 +1,63 @@
+"""The project's own prompts of work in which the base model is at home: the other side of every choice of a learnware.
+
+    everyday.txt     chat, writing, code, general knowledge and asks about general material; no domain claims them
+    <domain>.txt     free questions about a domain that want sentences, and asks about the domain's material; no shipped
+                     learnware answers them
+    other_asks.txt   asks that fit any pasted text and want something else than its label, by where they stand
+
+All are written for this project. A file holds one prompt a line in UTF-8: `\\n` stands for a line break, and a line
+that begins with "# " is a comment. In a file no prompt comes twice, case and white space aside.
+"""
+
+import importlib.resources
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Literal
+
+DOMAINS = ("finance", "healthcare", "mathematics")
+"""Domains of the shipped learnwares; each has a file of its own."""
+
+_PLACE = "# place: "
+"""Opens the asks that stand in one place: before, after or either."""
+
+
+@cache
+def everyday_prompts() -> tuple[str, ...]:
+    """Prompts that belong to no domain of the shipped learnwares."""
+    return _prompts(_lines("everyday.txt"))
+
+
+@cache
+def domain_questions() -> dict[str, tuple[str, ...]]:
+    """By domain, prompts about it that no shipped learnware answers. The dictionary is shared: copy it to change it."""
+    return {domain: _prompts(_lines(f"{domain}.txt")) for domain in DOMAINS}
+
+
+@cache
+def other_asks(place: Literal["before", "after"] | None = None) -> tuple[str, ...]:
+    """Asks that fit any text and want no label of it: those that may stand before or after the text, or all of them."""
+    kept, here = [], False
+    for line in _lines("other_asks.txt"):
+        if line.startswith(_PLACE):
+            here = place is None or line.removeprefix(_PLACE) in (place, "either")
+        elif here:
+            kept.append(line)
+    return _prompts(kept)
+
+
+def half(prompts: Sequence[str], which: Literal[0, 1]) -> tuple[str, ...]:
+    """One of two disjoint halves, in the given order, for cross-fitting: what is fitted on one is judged on the other.
+
+    A prompt's own checksum decides, so it stays in its half when others come, go or change places. The halves are only
+    nearly equal in size.
+    """
+    return tuple(prompt for prompt in prompts if zlib.crc32(prompt.encode()) % 2 == which)
+
+
+def _lines(name: str) -> list[str]:
+    return importlib.resources.files("specs.prompts").joinpath(name).read_text(encoding="utf-8").splitlines()
+
+
+def _prompts(lines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(line.replace("\\n", "\n") for line in lines if line and not line.startswith("# "))
