@@ -1,9 +1,11 @@
 """The rows and questions that the selection benchmarks read."""
 
 import argparse
+import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,6 +71,23 @@ def read_questions(name: str) -> list[str]:
     """Our own free-form questions of a domain, or `general`: one a line, a literal \\n for a line break."""
     lines = (QUESTIONS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return [line.replace("\\n", "\n") for line in lines if line]
+
+
+def chat_domain(prompt: str) -> str | None:
+    """The domain whose question a row of `general_chat` in truth is, or None for everyday work.
+
+    `questions/general_chat_domains.json` names such rows by the first 16 hexadecimal digits of their prompt's SHA-256.
+    One reader judged all 1,276 rows of both splits, without a model's scores: long rows by their beginning and end,
+    90 doubtful ones whole. Labelled are exercises, calculations and asks about mathematical material; money, markets,
+    accounting and economics; health, medicine, nutrition, fitness and stress. Logic puzzles, Fermi estimates, code,
+    biology, business plans and recipes stay everyday work.
+    """
+    return _chat_domains().get(hashlib.sha256(prompt.encode()).hexdigest()[:16])
+
+
+@cache
+def _chat_domains() -> dict[str, str]:
+    return dict(json.loads((QUESTIONS / "general_chat_domains.json").read_text(encoding="utf-8")))
 
 
 def read_questions_of(names: Sequence[str]) -> dict[str, list[str]]:
