@@ -56,12 +56,10 @@ def text_report(systems: Mapping[str, Said], gold: Sequence[str]) -> dict[str, A
         if name in measured:
             other = measured[name]
             likelihood = _difference(own["log_likelihood_a_token"], other["log_likelihood_a_token"])
-            report["against"][name] = {
-                "log_likelihood_a_token": _rounded(likelihood),
-                "rouge_l": _rounded(_difference(own["rouge_l"], other["rouge_l"])),
-                "better": likelihood.low > 0,
-            }
-            if numbers:
+            report["against"][name] = {"log_likelihood_a_token": _rounded(likelihood), "better": likelihood.low > 0}
+            if "rouge_l" in own:
+                report["against"][name]["rouge_l"] = _rounded(_difference(own["rouge_l"], other["rouge_l"]))
+            if "final_number" in own:
                 turned = compare([v > 0 for v in own["final_number"]], [v > 0 for v in other["final_number"]])
                 report["against"][name]["final_number"] = _rounded(turned.difference) | {
                     "mcnemar_p": float(f"{turned.p:.2g}")
@@ -120,11 +118,10 @@ def _value(text: str) -> float:
 
 
 def _measures(said: Said, gold: Sequence[str], numbers: Sequence[float | None]) -> dict[str, list[float]]:
-    measures = {
-        "log_likelihood_a_token": [score.gold_log_likelihood for score in said.scores],
-        "rouge_l": [rouge_l(text, answer) for text, answer in zip(said.texts, gold, strict=False)],
-    }
-    if numbers:
+    measures = {"log_likelihood_a_token": [score.gold_log_likelihood for score in said.scores]}
+    if said.texts:
+        measures["rouge_l"] = [rouge_l(text, answer) for text, answer in zip(said.texts, gold, strict=False)]
+    if said.texts and numbers:
         pairs = zip(map(_last_number, said.texts), numbers, strict=False)
         measures["final_number"] = [
             float(a is not None and b is not None and math.isclose(a, b, rel_tol=SAME_NUMBER)) for a, b in pairs
@@ -142,7 +139,7 @@ def _rounded(value: Estimate) -> dict[str, float]:
 
 def _mean(report: Mapping[str, Any], system: str, measure: str, digits: int) -> str:
     value = report["systems"].get(system, {}).get(measure)
-    return "–" if value is None or math.isnan(value["mean"]) else f"{value['mean']:.{digits}f}"
+    return "–" if value is None else f"{value['mean']:.{digits}f}"
 
 
 def _gain(against: Mapping[str, Any] | None) -> str:

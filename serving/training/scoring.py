@@ -136,7 +136,7 @@ class Scorer:
         waiting = [i for i in order if i not in done]
         stack.forget_upper_prefix()
         lengths = [len(prompts[i]) + sum(len(answer) - 1 for answer in answers[i]) for i in waiting]
-        with self._using(name), path.open("a", encoding="utf-8") as file:
+        with self.using(name), path.open("a", encoding="utf-8") as file:
             for begin, end in passes([length - len(stack.prefix) for length in lengths]):
                 progress(len(done))
                 part = waiting[begin:end]
@@ -157,7 +157,7 @@ class Scorer:
             i: encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for i, row in enumerate(rows) if i not in done
         }
         waiting = sorted(prompts, key=lambda i: len(prompts[i]))
-        with self._using(name), path.open("a", encoding="utf-8") as file:
+        with self.using(name), path.open("a", encoding="utf-8") as file:
             for begin in range(0, len(waiting), ROWS_A_BATCH):
                 part = waiting[begin : begin + ROWS_A_BATCH]
                 progress(len(done))
@@ -182,7 +182,7 @@ class Scorer:
         return self._stack[1]
 
     @contextmanager
-    def _using(self, name: str) -> Iterator[None]:
+    def using(self, name: str) -> Iterator[None]:
         """The model with the named adapter, or with none."""
         if self._adapted is None:
             yield
