@@ -1,6 +1,6 @@
 """Off the task: how often a learnware answers nonsense where its base model does not.
 
-    python -m benchmarks.degenerate --out FOLDER [--learnwares FOLDER] [--only NAME ...] [--json FILE]
+    python -m benchmarks.degenerate --out FOLDER [--learnwares FOLDER] [--before FOLDER] [--only NAME ...] [--json FILE]
 
 Each learnware named <domain>-<task> answers requests that are not its task, greedily, `MAX_TOKENS` tokens at most:
 `questions` (free questions that want sentences, of all domains), `asks` (other asks on rows of its own test split) and
@@ -9,6 +9,9 @@ is empty, goes round in a circle, or is nothing but one of the task's labels or 
 degenerate where the base model's answer to the same request is not; `drift` is the mean log-likelihood a token (nats)
 that the learnware gives the base's own answer, less the base's.
 
+`--before` holds older adapters of the same names, trained otherwise: they are measured as well, and both on the task
+itself, paired by row (exact McNemar test), on at most `OWN_ROWS` test rows.
+
 What is measured is kept in FOLDER by the adapter's hash: called again, it goes on.
 """
 
@@ -16,7 +19,7 @@ import argparse
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +37,17 @@ from serving.training.generation import (
     weights_fingerprint,
 )
 from serving.training.keep import REHEARSED
-from serving.training.rows import encode_prompt, read_rows
+from serving.training.matrix_command import sampled
+from serving.training.rows import encode_prompt, read_rows, rows_kind
 from serving.training.scoring import BASE, MAX_LENGTH, Scorer
-from serving.training.statistics import estimate
+from serving.training.statistics import Estimate, compare, estimate
 from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
 from specs.prompts import everyday_prompts, half
 
 EVERYDAY = 80
+ROWS_AN_ASK = 2
+OWN_ROWS = 200
 SEED = 5
 
 
@@ -57,6 +63,7 @@ def requests(starter: str, prompts: Sequence[str]) -> list[Request]:
     generator = random.Random(SEED)
     questions = [Request("questions", one.prompt) for one in read_harm_prompts()]
     asks = [ask for ask in read_other_asks() if ask.starters is None or ask.fits(starter)]
+    asks *= ROWS_AN_ASK
     rows = generator.sample(list(prompts), min(len(prompts), len(asks)))
     asked = [
         Request("asks", ask.around(material_of(starter, rows[number % len(rows)]))) for number, ask in enumerate(asks)
@@ -90,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder where answers are kept")
+    parser.add_argument("--before", type=Path, default=None, help="folder of older adapters of the same names")
     parser.add_argument("--only", nargs="+", default=None, help="names of learnwares (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     add_json_option(parser)
@@ -104,22 +112,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = sorted(path.parent.name for path in options.learnwares.glob("*/adapter_config.json"))
     names = [name for name in names if options.only is None or name in options.only]
     base = ensure_base_model(EMBEDDED, cache_folder(), print)
-    begun, found = setup(), {}
+    begun, base_id = setup(), base_model_id(EMBEDDED)
+    found: dict[str, dict[str, Any]] = {}
     for name in names:
-        found[name] = measure(name, options.learnwares / name, options.data, base, base_model_id(EMBEDDED), options.out)
-        print(f"{name}: {found[name]['all']}", flush=True)
-    rows = [
-        [
-            f"`{name}`",
-            str(one["all"]["requests"]),
-            f"{100 * one['all']['base']:.1f}",
-            *(f"{100 * one[kind]['degenerate']['mean']:.1f}" for kind in ("all", "questions", "asks", "everyday")),
-            f"{one['all']['drift']:+.2f}",
-        ]
-        for name, one in found.items()
-    ]
-    header = ["learnware", "requests", "base, %", "learnware alone, %", "questions", "asks", "everyday", "drift"]
-    print(table(header, rows))
+        folders = {"after": options.learnwares / name}
+        if options.before is not None and (options.before / name).is_dir():
+            folders["before"] = options.before / name
+        found[name] = {
+            when: measure(name, folder, options.data, base, base_id, options.out) for when, folder in folders.items()
+        }
+        if "before" in folders:
+            found[name]["own_task"] = own_task(name, folders, options.data, base, base_id, options.out)
+        print(f"{name}: {json.dumps(found[name])}", flush=True)
+    print(as_table(found))
     write_json(options.json, {"setup": begun, "figures": found})
     return 0
 
@@ -155,6 +160,54 @@ def measure(name: str, folder: Path, data: Path, base: Path, base_id: str, out: 
     return summary(asked, answers)
 
 
+def own_task(name: str, folders: Mapping[str, Path], data: Path, base: Path, base_id: str, out: Path) -> dict[str, Any]:
+    """Accuracy (of labels) or log-likelihood a token (of sentences) on the task itself, after less before."""
+    rows = sampled(read_rows(data / f"{task_of(name)}.test.jsonl"), OWN_ROWS).rows
+    scorer = Scorer(base, base_id, dict(folders), out / "cells")
+    scores = {when: scorer.score(rows, when, lambda _: None) for when in folders}
+    if rows_kind(rows) == "text":
+        likelihoods = {when: [one.gold_log_likelihood for one in some] for when, some in scores.items()}
+        pairs = zip(likelihoods["after"], likelihoods["before"], strict=True)
+        return {"rows": len(rows), "difference": rounded(estimate([a - b for a, b in pairs]))}
+    right = {when: [one.right for one in some] for when, some in scores.items()}
+    comparison = compare(right["after"], right["before"])
+    return {
+        "rows": len(rows),
+        **{when: round(sum(some) / len(rows), 4) for when, some in right.items()},
+        "difference": rounded(comparison.difference),
+        "mcnemar_p": float(f"{comparison.p:.2g}"),
+    }
+
+
+def as_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line a learnware: degenerate answers, before → after where both were measured; drift; its own task."""
+    lines = []
+    for name, one in found.items():
+        sides = [one[when] for when in ("before", "after") if when in one]
+        line = [f"`{name}`", str(one["after"]["all"]["requests"]), f"{100 * one['after']['all']['base']:.1f}"]
+        line += [
+            " → ".join(f"{100 * side[kind]['degenerate']['mean']:.1f}" for side in sides)
+            for kind in ("all", "questions", "asks", "everyday")
+        ]
+        line.append(" → ".join(f"{side['all']['drift']:+.2f}" for side in sides))
+        own = one.get("own_task", {})
+        line.append(f"{100 * own['before']:.1f} → {100 * own['after']:.1f}" if "before" in own else "–")
+        lines.append([*line, str(own.get("mcnemar_p", "–"))])
+    header = [
+        "learnware",
+        "requests",
+        "base, %",
+        "alone, %",
+        "questions",
+        "asks",
+        "everyday",
+        "drift",
+        "own task, %",
+        "p",
+    ]
+    return table(header, lines)
+
+
 def summary(asked: Sequence[Request], answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By kind of request, and for `all`: the share that is degenerate where the base's answer is not."""
     kinds = {"all": list(answers)}
@@ -164,14 +217,15 @@ def summary(asked: Sequence[Request], answers: Sequence[dict[str, Any]]) -> dict
         kind: {
             "requests": len(some),
             "base": round(sum(one["base"] for one in some) / len(some), 4),
-            "degenerate": {
-                key: round(value, 4)
-                for key, value in estimate([one["degenerate"] and not one["base"] for one in some])._asdict().items()
-            },
+            "degenerate": rounded(estimate([one["degenerate"] and not one["base"] for one in some])),
             "drift": round(sum(one["drift"] for one in some) / len(some), 4),
         }
         for kind, some in kinds.items()
     }
+
+
+def rounded(value: Estimate) -> dict[str, float]:
+    return {key: round(number, 4) for key, number in value._asdict().items()}
 
 
 if __name__ == "__main__":

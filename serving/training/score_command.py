@@ -31,6 +31,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--controls", type=Path, default=None, help="folder of adapters trained with --shuffle-answers, same names"
     )
+    parser.add_argument(
+        "--controls-from",
+        type=Path,
+        default=None,
+        metavar="REPORT",
+        help="an earlier report: of controls that are not at hand, what it says of them on the same rows",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for rows' scores (cells/) and the report")
     parser.add_argument("--only", nargs="+", default=None, help="names of learnwares (default: all)")
     parser.add_argument("--max-rows", type=int, default=None, help="test rows of each task at most")
@@ -53,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
     from serving.training.free_text import Said, text_report, text_table
-    from serving.training.report import majority_scores, table, task_report
+    from serving.training.report import majority_scores, table, task_report, with_earlier_control
     from serving.training.rows import read_rows, rows_hash, rows_kind
     from serving.training.scoring import BASE, PROTOCOL, TEXT_PROTOCOL, Scorer
     from serving.training.trainer import write_atomically
@@ -69,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         }
         adapters |= {label: args.controls / name for name, label in controls.items()}
     base_id = args.base_id or base_model_id(args.base)
+    earlier = earlier_controls(args.controls_from) if args.controls_from is not None else {}
     scorer = Scorer(base, base_id, adapters, args.out / "cells", args.device)
     reports: dict[str, Any] = {}
     hashes: dict[str, str] = {}
@@ -101,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
                 report = task_report(
                     systems | {"majority": majority_scores(read_rows(Path(f"{place}.train.jsonl")), rows)}
                 )
+                if name not in controls and earlier.get(name, {}).get("rows_sha256") == hashes[name]:
+                    report = with_earlier_control(report, earlier[name]["systems"]["shuffled"])
             folders = {"learnware": adapters[name], "shuffled": adapters.get(controls.get(name, ""))}
             reports[name] = report | {
                 "rows_sha256": hashes[name],
@@ -126,6 +136,23 @@ def run(args: argparse.Namespace) -> int:
         print(text_table(in_sentences))
     print(f"written to {path}")
     return 0
+
+
+def earlier_controls(path: Path) -> dict[str, Any]:
+    """The tasks of an earlier report that have a shuffled control, by the name of the learnware.
+
+    Raises:
+        InvalidInput: it is no report, or one by another protocol.
+    """
+    from serving.training.scoring import PROTOCOL
+
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if report["protocol"] != PROTOCOL:
+            raise InvalidInput(f"{path} was measured by another protocol: {report['protocol']!r}")
+        return {name: task for name, task in report["tasks"].items() if "shuffled" in task["systems"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"{path} is no report of `learnware-serving score` ({error!r})") from error
 
 
 def training_record(folder: Path) -> dict[str, Any]:

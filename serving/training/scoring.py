@@ -161,8 +161,7 @@ class Scorer:
             for begin in range(0, len(waiting), ROWS_A_BATCH):
                 part = waiting[begin : begin + ROWS_A_BATCH]
                 progress(len(done))
-                model = self.model if self._adapted is None else self._adapted
-                answers = greedy_answers(model, self.tokenizer, [prompts[i] for i in part], max_tokens)
+                answers = greedy_answers(self.model, self.tokenizer, [prompts[i] for i in part], max_tokens)
                 for i, answer in zip(part, answers, strict=True):
                     done[i] = answer.text(self.tokenizer)
                     file.write(json.dumps({"row": i, "text": done[i]}) + "\n")
