@@ -14,27 +14,43 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from serving.training.rows import common_prefix
+
 MAX_TOKENS = 40
 """Of an answer: enough to see a phrase repeated or a label in the place of a sentence, and whether a topic is kept."""
 ROWS_A_BATCH = 48
-"""Every step reads all weights once whatever the rows, so large batches are cheap: with SmolLM2-135M on one core in bf16
-a step of 48 rows takes about as long as two of 8."""
+"""Rows that are decoded together: a step reads all weights once, whatever the rows. With SmolLM2-135M on one core in
+bf16 a step of 48 rows takes as long as six of 1."""
+ROWS_A_PASS = 16
+"""Rows that are read together: more have lengths more different, and padding costs as much as text."""
 SHRINK_AT = 0.75
 """Finished rows leave the batch when the share of those still speaking falls below this: leaving copies the cache."""
+LOGIT_ROWS = 256
+"""Rows of logits that are held at once: 50 MB for a vocabulary of 49,152 in fp32."""
+LONGEST_LOOP, LOOP_ROUNDS, LOOP_TOKENS = 8, 3, 12
 FOLDER = "base-answers"
 
 _SAMPLES, _SAMPLE_BYTES = 16, 64 << 10
 
 
 class GreedyAnswer(NamedTuple):
-    """What greedy decoding gives: the tokens, the one that ends the turn included where it came before the limit."""
+    """What greedy decoding gives: the tokens, the one that ends the turn included where it came before the limit; and
+    their summed log-likelihood (nats), as far as this run computed it: tokens that agree with a draft count too."""
 
     tokens: tuple[int, ...]
     ended: bool
+    log_likelihood: float
 
     def text(self, tokenizer: Any) -> str:
         """Without the tokens that are no text."""
         return str(tokenizer.decode(self.tokens, skip_special_tokens=True))
+
+
+class Verified(NamedTuple):
+    """A model's own greedy answer, and the summed log-likelihood (nats) that it gives the draft."""
+
+    answer: GreedyAnswer
+    draft_log_likelihood: float
 
 
 def greedy_answers(
@@ -43,26 +59,52 @@ def greedy_answers(
     prompts: Sequence[Sequence[int]],
     max_tokens: int = MAX_TOKENS,
     progress: Callable[[int], object] = lambda _: None,
-    rows_a_batch: int = ROWS_A_BATCH,
 ) -> list[GreedyAnswer]:
     """The likeliest continuation of each prompt (token ids, as `serving.training.rows.encode_prompt` makes them), in
     the prompts' order. Nothing of the model's own generation settings (temperature, penalties) has a part in it.
+    `progress` is told how many prompts are done."""
+    verified = verified_answers(model, tokenizer, prompts, [()] * len(prompts), max_tokens, progress)
+    return [one.answer for one in verified]
 
-    Prompts of about one length go together, padded on the left; keys and values are kept from step to step. `progress`
-    is told how many prompts are done.
+
+def verified_answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    drafts: Sequence[Sequence[int]],
+    max_tokens: int = MAX_TOKENS,
+    progress: Callable[[int], object] = lambda _: None,
+    *,
+    stop_loops: bool = False,
+) -> list[Verified]:
+    """Greedy answers with another model's answers as drafts (speculative decoding, Leviathan et al. 2023): one pass
+    over prompt and draft says how likely the model finds the draft, and where it would say something else; it is
+    decoded token by token only from there on. A draft has at most `max_tokens` tokens.
+
+    Prompts of about one length go together, and what all of a batch begin with passes through the model once.
+    `stop_loops` ends an answer that has begun to go round in a circle (`is_looping`): it says nothing new.
     """
     ends = end_tokens(model, tokenizer)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers: dict[int, GreedyAnswer] = {}
-    for begin in range(0, len(order), rows_a_batch):
-        part = order[begin : begin + rows_a_batch]
-        spoken = _decode(model, [prompts[i] for i in part], max_tokens, ends)
-        answers.update(
-            (i, GreedyAnswer(tuple(tokens), bool(tokens) and tokens[-1] in ends))
-            for i, tokens in zip(part, spoken, strict=True)
-        )
-        progress(len(answers))
-    return [answers[i] for i in range(len(prompts))]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(drafts[i]))
+    done: dict[int, Verified] = {}
+    for begin in range(0, len(order), ROWS_A_BATCH):
+        part = order[begin : begin + ROWS_A_BATCH]
+        batch = _Batch(model, [prompts[i] for i in part], [drafts[i] for i in part], ends)
+        batch.verify()
+        batch.decode(max_tokens, stop_loops)
+        done.update(zip(part, batch.results(), strict=True))
+        progress(len(done))
+    return [done[i] for i in range(len(prompts))]
+
+
+def is_looping(tokens: Sequence[int]) -> bool:
+    """Whether the last tokens repeat one piece of at most LONGEST_LOOP tokens, LOOP_ROUNDS times or more, over at
+    least LOOP_TOKENS tokens."""
+    for period in range(1, LONGEST_LOOP + 1):
+        span = max(LOOP_TOKENS, LOOP_ROUNDS * period)
+        if len(tokens) >= span and tokens[-span:-period] == tokens[len(tokens) - span + period :]:
+            return True
+    return False
 
 
 def base_answers(
@@ -125,47 +167,160 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(token) for token in (tokenizer.eos_token_id, *listed) if token is not None)
 
 
-@torch.no_grad()
-def _decode(model: Any, prompts: Sequence[Sequence[int]], max_tokens: int, ends: frozenset[int]) -> list[list[int]]:
-    """One batch: what each prompt is continued with, its end token included."""
-    from transformers import DynamicCache
+class _Batch:
+    """Some prompts and drafts, in the order of their lengths, on their way through a model. Rows are padded on the
+    right; a row's own mask and positions say what belongs to it, so that a draft's rejected end stays in the cache
+    unseen."""
 
-    device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    padding = [longest - len(prompt) for prompt in prompts]
-    ids = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], device=device)
-    mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=device)
-    places = (mask.cumsum(1) - 1).clamp(min=0)
-    cache: Any = DynamicCache()
-    spoken: list[list[int]] = [[] for _ in prompts]
-    alive = list(range(len(prompts)))
-    speaking: Tensor | None = None  # rows of the batch that have not ended; None: all
-    for _ in range(max_tokens):
-        logits = model(
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]], ends: frozenset[int]
+    ) -> None:
+        self.model, self.ends = model, ends
+        self.device = next(model.parameters()).device
+        self.prompts, self.drafts = [list(prompt) for prompt in prompts], [list(draft) for draft in drafts]
+        self.spoken: list[list[int]] = [[] for _ in prompts]
+        self.sums = [0.0] * len(prompts)
+        self.draft_sums = [0.0] * len(prompts)
+        self.cache = _cache()
+        self.seen = torch.empty(0)
+        """(rows, length), bool: the entries of the cache that a row may look at."""
+
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Runs prompts and drafts; leaves in `spoken` the part of each draft that the model agrees with, and the token
+        that it says next."""
+        skip = common_prefix(self.prompts)
+        prefix = _cache()
+        if skip:
+            self._hidden(torch.tensor([self.prompts[0][:skip]], device=self.device), prefix, None, None)
+        parts = []
+        for begin in range(0, len(self.prompts), ROWS_A_PASS):
+            rows = range(begin, min(begin + ROWS_A_PASS, len(self.prompts)))
+            cache = _cache([(layer.keys, layer.values) for layer in prefix.layers])
+            if skip and len(rows) > 1:
+                cache.batch_repeat_interleave(len(rows))
+            parts.append((cache, self._verify_part(rows, skip, cache)))
+        self._merge(parts)
+
+    def _verify_part(self, numbers: range, skip: int, cache: Any) -> Tensor:
+        """Some rows' share of `verify`. Returns which entries of `cache` each may look at from now on."""
+        pairs = [(self.prompts[row], self.drafts[row]) for row in numbers]
+        bodies = [[*prompt[skip:], *draft] for prompt, draft in pairs]
+        longest = max(map(len, bodies))
+        ids = torch.tensor([[*body, *([0] * (longest - len(body)))] for body in bodies], device=self.device)
+        lengths = torch.tensor([skip + len(body) for body in bodies], device=self.device)
+        seen = torch.arange(skip + longest, device=self.device) < lengths[:, None]
+        hidden = self._hidden(ids, cache, seen, None)
+        places = [
+            (n, len(prompt) - skip - 1 + offset)
+            for n, (prompt, draft) in enumerate(pairs)
+            for offset in range(len(draft) + 1)
+        ]
+        rows, columns = torch.tensor(places, device=self.device).unbind(1)
+        targets = [token for _, draft in pairs for token in (*draft, 0)]
+        likeliest, best, wanted = self._heads(hidden[rows, columns], torch.tensor(targets, device=self.device))
+        begin = 0
+        for n, (row, (prompt, draft)) in enumerate(zip(numbers, pairs, strict=True)):
+            said = likeliest[begin : begin + len(draft) + 1]
+            self.draft_sums[row] = sum(wanted[begin : begin + len(draft)])
+            agreed = next((i for i, token in enumerate(draft) if said[i] != token), len(draft))
+            whole = agreed == len(draft) and bool(draft) and draft[-1] in self.ends
+            self.spoken[row] = draft if whole else [*draft[:agreed], said[agreed]]
+            self.sums[row] = sum(best[begin : begin + len(self.spoken[row])])
+            seen[n, len(prompt) + agreed :] = False
+            begin += len(draft) + 1
+        return seen
+
+    def _merge(self, parts: Sequence[tuple[Any, Tensor]]) -> None:
+        """Makes one cache of the parts', each padded on the right to the longest."""
+        length = max(seen.shape[1] for _, seen in parts)
+
+        def padded(tensors: Sequence[Tensor], dim: int) -> Tensor:
+            grown = []
+            for tensor in tensors:
+                shape = list(tensor.shape)
+                shape[dim] = length - shape[dim]
+                grown.append(torch.cat([tensor, tensor.new_zeros(shape)], dim=dim))
+            return torch.cat(grown)
+
+        layers = [[cache.layers[n] for cache, _ in parts] for n in range(len(parts[0][0].layers))]
+        self.cache = _cache(
+            [(padded([one.keys for one in layer], -2), padded([one.values for one in layer], -2)) for layer in layers]
+        )
+        self.seen = padded([seen for _, seen in parts], -1)
+
+    @torch.no_grad()
+    def decode(self, max_tokens: int, stop_loops: bool) -> None:
+        """Goes on a token at a time until every row has ended or has `max_tokens`. Finished rows leave the batch."""
+        alive = list(range(len(self.prompts)))
+        while True:
+            self.spoken = [tokens[:max_tokens] for tokens in self.spoken]
+            going = [n for n, row in enumerate(alive) if not self._is_finished(row, max_tokens, stop_loops)]
+            if not going:
+                return
+            if len(going) < SHRINK_AT * len(alive):
+                kept = torch.tensor(going, device=self.device)
+                self.cache.batch_select_indices(kept)
+                self.seen = self.seen[kept]
+                alive = [alive[n] for n in going]
+                going = list(range(len(alive)))
+            ids = torch.tensor([[self.spoken[row][-1]] for row in alive], device=self.device)
+            places = self.seen.sum(1, keepdim=True)
+            self.seen = torch.cat([self.seen, self.seen.new_ones(len(alive), 1)], dim=1)
+            hidden = self._hidden(ids, self.cache, self.seen, places)[:, -1]
+            likeliest, best, _ = self._heads(hidden, torch.zeros(len(alive), dtype=torch.long, device=self.device))
+            for n in going:
+                self.spoken[alive[n]].append(likeliest[n])
+                self.sums[alive[n]] += best[n]
+
+    def results(self) -> list[Verified]:
+        """What each row has come to."""
+        return [
+            Verified(GreedyAnswer(tuple(tokens), bool(tokens) and tokens[-1] in self.ends, own), draft)
+            for tokens, own, draft in zip(self.spoken, self.sums, self.draft_sums, strict=True)
+        ]
+
+    def _is_finished(self, row: int, max_tokens: int, stop_loops: bool) -> bool:
+        tokens = self.spoken[row]
+        return tokens[-1] in self.ends or len(tokens) >= max_tokens or (stop_loops and is_looping(tokens))
+
+    def _hidden(self, ids: Tensor, cache: Any, seen: Tensor | None, places: Tensor | None) -> Tensor:
+        """(rows, length, hidden) after the last norm; `cache` grows by `ids`."""
+        if places is None:
+            places = torch.arange(ids.shape[1], device=self.device)[None] + cache.get_seq_length()
+        result: Tensor = self.model.get_decoder()(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=None if seen is None else seen.long(),
             position_ids=places,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        tokens = logits.argmax(-1)
-        for row, token in zip(alive, tokens.tolist(), strict=True):
-            if not (spoken[row] and spoken[row][-1] in ends):
-                spoken[row].append(token)
-        speaking = torch.tensor([spoken[row][-1] not in ends for row in alive], device=device)
-        count = int(speaking.sum())
-        if not count:
-            break
-        if count < SHRINK_AT * len(alive):
-            kept = speaking.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            mask, places, tokens = mask[kept], places[kept], tokens[kept]
-            alive = [alive[i] for i in kept.tolist()]
-        ids = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        places = places[:, -1:] + 1
-    return spoken
+        ).last_hidden_state
+        return result
+
+    def _heads(self, hidden: Tensor, targets: Tensor) -> tuple[list[int], list[float], list[float]]:
+        """For each row of `hidden`: the likeliest token, its log-probability (fp32), and that of the target."""
+        head = self.model.get_output_embeddings()
+        likeliest: list[int] = []
+        best: list[float] = []
+        wanted: list[float] = []
+        for part, aims in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+            logits = head(part).float()
+            total = logits.logsumexp(-1)
+            highest = logits.max(-1)
+            likeliest += highest.indices.tolist()
+            best += (highest.values - total).tolist()
+            wanted += (logits.gather(1, aims[:, None])[:, 0] - total).tolist()
+        return likeliest, best, wanted
+
+
+def _cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
+    """Keys and values, each (rows, heads, length, width), by layer."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache
 
 
 def _key(prompt: Sequence[int]) -> str:
@@ -182,7 +337,7 @@ def _read(path: Path) -> dict[str, GreedyAnswer]:
     for line in lines:
         try:
             item = json.loads(line)
-            known.setdefault(item["prompt"], GreedyAnswer(tuple(item["tokens"]), item["ended"]))
+            known.setdefault(item["prompt"], GreedyAnswer(tuple(item["tokens"]), item["ended"], item["log_likelihood"]))
         except (ValueError, KeyError, TypeError):
             continue
     return known
