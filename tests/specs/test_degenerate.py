@@ -200,8 +200,6 @@ def test_beside_a_base_that_is_degenerate_itself_nothing_is_lost() -> None:
 WORDS = st.sampled_from(
     ["subtraction", "neutral", "the", "market", "中性", "ответ", "yes/no", "steroid", "คำตอบ", "الجواب", "größer"]
 )
-    ["subtraction", "neutral", "the", "market", "中性", "ответ", "yes/no", "steroid", "คำตอบ", "الجواب", "größer"]
-)
 
 
 @given(
