@@ -1,7 +1,7 @@
 """What a learnware does to requests that are not its task, measured beside the base model.
 
 Two numbers for each kind of request. `drift`: the mean log-likelihood a token (nats) that the adapter gives the base
-model's own greedy answer, less the base's; 0 where the adapter keeps the base, below where it would say something else.
+model's own greedy answers, less the base's; 0 where it keeps the base, below 0 where it would say something else.
 `degenerate`: how many of its answers no one can use (`specs.degenerate`) where the base's can be used. Both come with
 their intervals, and are turned into one number, `OffTaskScore.loss`: the expected loss against the base model in
 probability, the unit in which gains on a learnware's own tasks are measured (`router.ranking`).
@@ -102,28 +102,34 @@ UNMEASURED_LOSS = _loss(PRIOR_DEGENERATE[0] / sum(PRIOR_DEGENERATE), PRIOR_DRIFT
 
 
 class Answered(NamedTuple):
-    """One prompt: what the learnware and the base model say, and how much less likely (nats a token, mostly below 0)
-    the learnware finds the base's answer; None: the base says nothing."""
+    """One prompt: what the learnware and the base model say, and how much less likely the learnware finds the base's
+    answer: the difference of the log-likelihoods (nats, mostly below 0) of so many of its tokens."""
 
     own: str
     base: str
-    drift: float | None
+    log_ratio: float
+    tokens: int
 
 
 def score(answered: Sequence[Answered], labels: Collection[str] = ()) -> OffTaskScore:
     """What answers to prompts of one kind come to; `labels` are those that the learnware answers its task with.
+
+    Drift is the ratio of two sums, over all prompts, so each token counts alike; its standard error is the ratio
+    estimator's. That holds too where an answer was followed only as far as the learnware would have said the same, the
+    first other token included: how far that is depends on what came before alone, so by Wald's identity the sums have
+    the same ratio, as far as drift does not depend on the place in the answer.
 
     Raises:
         ValueError: there is no answer.
     """
     if not answered:
         raise ValueError("no answers, no score")
-    drifts = [one.drift for one in answered if one.drift is not None]
-    mean = sum(drifts) / len(drifts) if drifts else 0.0
-    spread = sum((drift - mean) ** 2 for drift in drifts)
-    error = math.sqrt(spread / (len(drifts) - 1) / len(drifts)) if len(drifts) > 1 else 0.0
+    n, tokens = len(answered), sum(one.tokens for one in answered)
+    drift = sum(one.log_ratio for one in answered) / tokens if tokens else 0.0
+    residuals = sum((one.log_ratio - drift * one.tokens) ** 2 for one in answered)
+    error = math.sqrt(residuals * n / (n - 1)) / tokens if tokens and n > 1 else 0.0
     bad = sum(is_degenerate_beside(one.own, one.base, labels) for one in answered)
-    return OffTaskScore(len(answered), mean, error, bad)
+    return OffTaskScore(n, drift, error, bad)
 
 
 def off_task_prompts(

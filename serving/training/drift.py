@@ -23,8 +23,8 @@ from specs.errors import InvalidLearnware
 from specs.off_task import Answered, Kind, OffTaskScore, score
 
 PROTOCOL = (
-    f"greedy answers of at most {MAX_TOKENS} tokens, one user turn; drift: mean over prompts of log p(base's answer and "
-    "its end of turn) a token under the adapter, less under the base; degenerate: where the base's is not; offline v1"
+    f"greedy answers of at most {MAX_TOKENS} tokens, one user turn; drift: log p(base's answer and its end of "
+    "turn) under the adapter, less under the base, a token; degenerate: where the base's is not; offline v1"
 )
 MAX_LENGTH = 512
 """Tokens of a prompt; longer ones lose their middle."""
@@ -85,11 +85,11 @@ class DriftMeter:
             self.model = adapted.unload()
         answered = []
         for one, other in zip(own, base, strict=True):
-            drift = (one.draft_log_likelihood - other.log_likelihood) / max(len(other.tokens), 1)
-            if not math.isfinite(drift):
+            ratio = one.draft_log_likelihood - other.log_likelihood
+            if not math.isfinite(ratio):
                 raise InvalidLearnware(f"learnware {adapter.name}: its answers are not finite numbers")
             answered.append(
-                Answered(one.answer.text(self.tokenizer), other.text(self.tokenizer), drift if other.tokens else None)
+                Answered(one.answer.text(self.tokenizer), other.text(self.tokenizer), ratio, len(other.tokens))
             )
         return answered
 
