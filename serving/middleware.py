@@ -43,6 +43,7 @@ from router.choice import (
 from serving.edge.haproxy_wrapper import GENERATING_PATHS
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
+from serving.prompt_logprobs import PromptLogprobs
 from specs.errors import (
     AdapterUnavailable,
     InvalidInput,
@@ -104,10 +105,12 @@ class LearnwareMiddleware:
         hold: Hold = lambda _: nullcontext(),
         base_stands_in: bool = False,
         base_without_choice: bool = True,
+        prompt_logprobs: PromptLogprobs | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`base_stands_in`: the base model answers when an adapter cannot be loaded. `base_without_choice`: it answers
-        when no router has chosen, which otherwise is an error that says to come again."""
+        when no router has chosen, which otherwise is an error that says to come again. `prompt_logprobs` knows which
+        requests may ask for them (default: all)."""
         self._app = app
         self._served = served
         self._secret = secret
@@ -115,6 +118,7 @@ class LearnwareMiddleware:
         self._hold = hold
         self._base_stands_in = base_stands_in
         self._base_without_choice = base_without_choice
+        self._prompt_logprobs = prompt_logprobs or PromptLogprobs()
         self._clock = clock
         self._ready_at = clock() + READY_ANYWAY_S
 
@@ -143,6 +147,11 @@ class LearnwareMiddleware:
         async with AsyncExitStack() as held:
             engine_name = names.learnwares.get(answerer.model)
             held.enter_context(self._served.use(engine_name))  # admitted: it stays in the engine until this is done
+            try:
+                held.enter_context(self._prompt_logprobs.admit(scope["path"], payload))
+            except InvalidInput as error:
+                await openai_error(error)(scope, receive, send)
+                return
             if engine_name is not None:
                 try:
                     await held.enter_async_context(self._hold(engine_name))

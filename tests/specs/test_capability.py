@@ -29,14 +29,14 @@ PROBE = json.loads(json.dumps(SCORE.__dict__))
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format": 9}, "reads type 'capability', format 1"),
+        ({"format": 9}, "reads type 'capability', formats 1, 2"),
         ({"base_model": ""}, "base_model must be a non-empty string"),
         ({"probes": []}, "probes must be an object"),
         ({"probes": {"finance-tfns": {"rows": 3}}}, "must have exactly rows, accuracy"),
-        ({"probes": {"../up": PROBE}}, "probe '../up' must have"),
+        ({"probes": {"../up": PROBE}}, "probe '../up' must be named <domain>-<task>"),
         ({"probes": {"a-b": PROBE | {"accuracy": 1.5}}}, "accuracy of probe 'a-b' must be from 0 to 1"),
         ({"probes": {"a-b": PROBE | {"log_likelihood": "low"}}}, "log_likelihood of probe 'a-b' must be a number"),
-        ({"probes": {"a-b": PROBE | {"rows": 0}}}, "rows of probe 'a-b' must be a positive integer"),
+        ({"probes": {"a-b": PROBE | {"rows": 0}}}, "rows of probe 'a-b' must be a whole number from 1"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
