@@ -187,6 +187,7 @@ def train(name: str, recipe: Recipe, rows: Rows, folder: Path, work: Path, threa
     command = [sys.executable, "-m", "serving.cli", "train", "--rows", file, "--out", folder]
     command += ["--rank", recipe.rank, "--alpha", 2 * recipe.rank, "--target-modules", recipe.modules]
     command += ["--first-layer-share", recipe.first_layer_share, "--max-steps", recipe.steps, "--epochs", 9]
+    command += ["--no-keep"]  # a market also holds what others trained, without a thought for anything but their task
     if subprocess.run([*map(str, command), "--threads", str(threads)], check=False).returncode:
         raise InvalidInput(f"training {name} failed; what it said stands above")
 

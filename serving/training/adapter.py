@@ -13,10 +13,22 @@ import torch
 from torch import Tensor
 
 from serving.processor import multiplies_bfloat16
-from serving.training.rows import Row, common_prefix, encode_rows, hold_out, rows_hash, shuffle_answers
+from serving.training.generation import base_answers, weights_fingerprint
+from serving.training.keep import Keeper, keep_prompts, prompts_hash
+from serving.training.rows import (
+    EncodedRow,
+    Row,
+    common_prefix,
+    encode_prompt,
+    encode_rows,
+    hold_out,
+    rows_hash,
+    shuffle_answers,
+)
 from serving.training.settings import TrainingSettings
 from serving.training.stack import Stack
 from serving.training.trainer import Outcome, Trainer, write_atomically
+from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
 
 CHECKPOINT = "checkpoint.pt"
@@ -35,21 +47,28 @@ def train_adapter(
     settings: TrainingSettings,
     progress: Callable[[int, int, str], None],
     say: Callable[[str], None],
+    cache: Path | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Trains an adapter of the base in folder `base` and writes it to `out`; goes on where the same run was cut.
+
+    `cache` is where the base model's answers to keep prompts are kept from run to run (`out`, if there is none).
+    `start` is the folder of an adapter of the same shape whose weights are the first ones.
 
     The folder then holds adapter_config.json (with `base_model_name_or_path` = `base_id`), adapter_model.safetensors
     (bf16) and training.json. A folder that is complete for the same run is left as it is.
 
     Raises:
-        InvalidInput: a target module that the base does not have, or too few rows.
+        InvalidInput: a target module that the base does not have, too few rows, or a `start` of another shape.
     """
     if len(rows) < 4:
         raise InvalidInput(
             f"{len(rows)} rows are too few to train on; at least 4 are needed, and some hundreds make sense"
         )
     given = rows_hash(rows)
-    fingerprint = _fingerprint(given, base_id, settings)
+    prompts = keep_prompts(rows, settings.keep_rows, settings.seed)
+    origin = adapter_hash(start) if start is not None else None
+    fingerprint = _fingerprint(given, base_id, settings, prompts, origin)
     record_path = out / RECORD
     if _is_complete(out, fingerprint, settings):
         say(f"{out} is complete already")
@@ -61,15 +80,22 @@ def train_adapter(
     depth = model.config.get_text_config().num_hidden_layers
     encoded = encode_rows(used, tokenizer, settings.max_length)
     prefix = encoded[0].prompt[: common_prefix([row.prompt for row in encoded])]
+    rehearsed = _answered(model, tokenizer, prompts, base, cache or out, settings, say)
     train, held = hold_out(used, settings.held_out_share, settings.seed)
     first = int(depth * settings.first_layer_share)
     adapted = add_adapter(model, settings, first, depth)
+    if start is not None:
+        _start_from(adapted, start)
     stack = divide(model, first, prefix, [encoded[i] for i in held[:4]], say)
+    keeper = _keeper(stack, rehearsed, settings, adapted) if rehearsed else None
     parameters = [parameter for _, parameter in adapted.named_parameters() if parameter.requires_grad]
-    trainer = Trainer(stack, parameters, encoded, train, held, settings, out / CHECKPOINT, fingerprint, progress)
+    trainer = Trainer(
+        stack, parameters, encoded, train, held, settings, out / CHECKPOINT, fingerprint, progress, keeper
+    )
     outcome = trainer.run()
     _export(adapted, outcome.weights, parameters, base_id, out)
     record = _record(outcome, settings, base_id, given, fingerprint, len(train), len(held), len(prefix), first)
+    record |= {"keep_prompts": len(prompts), "keep_prompts_sha256": prompts_hash(prompts), "started_from": origin}
     write_atomically(record_path, (json.dumps(record, indent=1) + "\n").encode())
     if outcome.stopped_by != "time":  # else it may go on with more minutes
         (out / CHECKPOINT).unlink(missing_ok=True)
@@ -149,9 +175,55 @@ def _is_complete(out: Path, fingerprint: str, settings: TrainingSettings) -> boo
     return bool(record["fingerprint"] == fingerprint) and not (more_time and (out / CHECKPOINT).exists())
 
 
-def _fingerprint(rows: str, base_id: str, settings: TrainingSettings) -> str:
-    identity = settings.model_dump(exclude=_NOT_IDENTITY)
-    return hashlib.sha256(json.dumps([rows, base_id, identity], sort_keys=True).encode()).hexdigest()
+def _fingerprint(rows: str, base_id: str, settings: TrainingSettings, keep: Sequence[str], origin: str | None) -> str:
+    identity = [rows, base_id, settings.model_dump(exclude=_NOT_IDENTITY), prompts_hash(keep), origin]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _answered(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    base: Path,
+    cache: Path,
+    settings: TrainingSettings,
+    say: Callable[[str], None],
+) -> list[EncodedRow]:
+    """Keep prompts with what the base model says to them; `model` must not be adapted yet."""
+    if not prompts:
+        return []
+    ids = [encode_prompt(prompt, tokenizer, settings.max_length) for prompt in prompts]
+
+    def tell(done: int) -> None:
+        say(f"the base model's answers to prompts off the task: {done} of {len(ids)}")
+
+    answers = base_answers(model, tokenizer, ids, weights_fingerprint(base), cache, progress=tell)
+    return [EncodedRow(prompt, list(answer.tokens)) for prompt, answer in zip(ids, answers, strict=True)]
+
+
+def _keeper(stack: Stack, rows: Sequence[EncodedRow], settings: TrainingSettings, adapted: Any) -> Keeper:
+    """The keep rows over the same layers as the task's, with a shared prefix of their own."""
+    prefix = rows[0].prompt[: common_prefix([row.prompt for row in rows])]
+    own = Stack(stack.model, stack.first, prefix, stack.divided)
+    return Keeper(own, rows, settings.keep_batch, settings.seed, adapted.disable_adapter)
+
+
+def _start_from(adapted: Any, folder: Path) -> None:
+    """Puts the weights of the adapter in `folder` in the place of the fresh ones. Raises InvalidInput."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / WEIGHTS)
+    own = {name: tensor.shape for name, tensor in get_peft_model_state_dict(adapted).items()}
+    given = {name: tensor.shape for name, tensor in weights.items()}
+    scale = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = adapted.peft_config["default"]
+    if own != given or scale["lora_alpha"] / scale["r"] != config.lora_alpha / config.r:
+        raise InvalidInput(
+            f"the adapter in {folder} has other layers, ranks or scale than these settings make; give its own "
+            "--rank, --alpha, --target-modules and --first-layer-share"
+        )
+    set_peft_model_state_dict(adapted, weights)
 
 
 def _export(adapted: Any, weights: Sequence[Tensor], parameters: Sequence[Tensor], base_id: str, out: Path) -> None:
@@ -202,8 +274,8 @@ def _record(
         "shared_prefix_tokens": prefix,
         "steps": outcome.steps,
         "best": outcome.best._asdict(),
-        "history": [[e.step, round(e.train_loss, 4), round(e.loss, 4), round(e.exact, 4)] for e in outcome.history],
-        "history_columns": ["step", "train_loss", "held_out_loss", "held_out_exact"],
+        "history": [[e.step, *(round(value, 4) for value in e[1:])] for e in outcome.history],
+        "history_columns": ["step", "train_loss", "held_out_loss", "held_out_exact", "drift"],
         "seconds": outcome.seconds,
         "stopped_by": outcome.stopped_by,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},

@@ -56,6 +56,26 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--shuffle-answers", action="store_true", help="the control: the same recipe on answers dealt out at random"
     )
+    parser.add_argument(
+        "--keep-rows",
+        type=int,
+        default=DEFAULTS.keep_rows,
+        help="prompts off the task at which the adapter is held to the base model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-keep", action="store_const", dest="keep_rows", const=0, help="the task alone; the same as --keep-rows 0"
+    )
+    parser.add_argument("--keep-batch", type=int, default=DEFAULTS.keep_batch, help="such prompts a step")
+    parser.add_argument(
+        "--keep-weight",
+        type=float,
+        default=DEFAULTS.keep_weight,
+        help="what the divergence from the base counts beside the task's loss (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--from", type=Path, default=None, dest="start", metavar="ADAPTER", help="begin with this adapter's weights"
+    )
+    parser.add_argument("--evaluation-rows", type=int, default=DEFAULTS.evaluation_rows, help="held-out rows looked at")
     parser.add_argument("--seed", type=int, default=DEFAULTS.seed)
     parser.add_argument("--checkpoint-seconds", type=float, default=DEFAULTS.checkpoint_seconds)
     parser.set_defaults(run=run)
@@ -73,11 +93,11 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     settings = settings_of(args)
     rows = read_rows(args.rows)
-    base = ensure_base_model(args.base, args.cache or cache_folder(), print)
+    cache = args.cache or cache_folder()
+    base = ensure_base_model(args.base, cache, print)
+    base_id = args.base_id or base_model_id(args.base)
     with Progress(args.out.name) as bar:
-        folder = train_adapter(
-            rows, base, args.base_id or base_model_id(args.base), args.out, settings, bar.show, bar.say
-        )
+        folder = train_adapter(rows, base, base_id, args.out, settings, bar.show, bar.say, cache, args.start)
     print(f"adapter written to {folder}")
     return 0
 
@@ -98,6 +118,10 @@ def settings_of(args: argparse.Namespace) -> TrainingSettings:
             max_steps=args.max_steps,
             max_length=args.max_length,
             shuffle_answers=args.shuffle_answers,
+            evaluation_rows=args.evaluation_rows,
+            keep_rows=args.keep_rows,
+            keep_batch=args.keep_batch,
+            keep_weight=args.keep_weight,
             seed=args.seed,
             device=args.device,
             checkpoint_seconds=args.checkpoint_seconds,

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.training.rows import Row, hold_out, rows_hash
+from serving.training.rows import Row, hold_out, rows_hash, rows_kind
 from serving.training.settings import TrainingSettings
 from serving.training.terminal import Progress, add_base_arguments
 from specs.adapter import adapter_hash
@@ -56,7 +56,7 @@ class Sample(NamedTuple):
 
 class Measured(NamedTuple):
     """What is kept of a row: whether it is right, the gold answer's log-likelihood in nats, and its probability among
-    the answers to choose from (without any: its likelihood)."""
+    the answers to choose from (without any: its likelihood). Of sentences both are means a token, and none is right."""
 
     right: bool
     gold: float
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
-    from serving.training.scoring import PROTOCOL
+    from serving.training.scoring import PROTOCOL, TEXT_PROTOCOL
     from serving.training.trainer import write_atomically
 
     torch.set_num_threads(args.threads)
@@ -146,20 +146,25 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(path, (json.dumps(result, separators=(",", ":")) + "\n").encode())
     print(f"{len(scored)} of {len(cells)} cells ({len(adapters)} learnwares, {len(tasks)} tasks), written to {path}")
     if args.write_capability:
-        write_capabilities(scored, adapters, base_id, PROTOCOL)
+        text = in_sentences(tasks)
+        write_capabilities(scored, adapters, base_id, f"{PROTOCOL}; {TEXT_PROTOCOL}" if text else PROTOCOL, text)
     return 0
 
 
 def write_capabilities(
-    scored: Mapping[Cell, Sequence[Measured]], adapters: Mapping[str, Path], base_id: str, protocol: str
+    scored: Mapping[Cell, Sequence[Measured]],
+    adapters: Mapping[str, Path],
+    base_id: str,
+    protocol: str,
+    text: frozenset[str] = frozenset(),
 ) -> None:
     """Writes each learnware's `specification/capability.json`: its scores beside the base model's on the same rows.
-    What was measured off its task stays."""
+    `text` names the tasks that are answered in sentences. What was measured off its task stays."""
     from serving.training.scoring import BASE
 
     for name, folder in adapters.items():
         probes = {
-            cell.task: _probe_score(rows, scored[Cell(cell.task, BASE)])
+            cell.task: _probe_score(rows, scored[Cell(cell.task, BASE)], cell.task in text)
             for cell, rows in scored.items()
             if cell.system == name
         }
@@ -168,14 +173,23 @@ def write_capabilities(
         save_capability(replace(before, protocol=protocol, probes=probes), place)
 
 
-def _probe_score(own: Sequence[Measured], base: Sequence[Measured]) -> ProbeScore:
+def in_sentences(tasks: Mapping[str, Sample]) -> frozenset[str]:
+    """The tasks whose answers are sentences."""
+    return frozenset(name for name, sample in tasks.items() if rows_kind(sample.rows) == "text")
+
+
+def _probe_score(own: Sequence[Measured], base: Sequence[Measured], text: bool = False) -> ProbeScore:
     rows = len(own)
+
+    def at_least(one: Measured, other: Measured) -> bool:
+        return one.gold >= other.gold if text else one.right >= other.right
+
     return ProbeScore(
         rows=rows,
         accuracy=sum(row.right for row in own) / rows,
         probability=sum(row.among for row in own) / rows,
         log_likelihood=sum(row.gold for row in own) / rows,
-        at_least_base=sum(one.right >= other.right for one, other in zip(own, base, strict=True)) / rows,
+        at_least_base=sum(at_least(one, other) for one, other in zip(own, base, strict=True)) / rows,
         base_accuracy=sum(row.right for row in base) / rows,
         base_probability=sum(row.among for row in base) / rows,
         base_log_likelihood=sum(row.gold for row in base) / rows,
@@ -206,6 +220,8 @@ def _known(
         entry = result["tasks"].get(task)
         shared = 0 if entry is None else min(len(entry["rows"]), len(sample.positions))
         if not shared or entry["rows"][:shared] != sample.positions[:shared]:
+            continue
+        if (entry.get("kind") == "text") != (rows_kind(sample.rows) == "text"):  # measured by another protocol
             continue
         if shared == len(entry["rows"]) and entry["rows_sha256"] != rows_hash(sample.rows[:shared]):
             continue
@@ -312,6 +328,7 @@ def _score(
                 continue
             scorer = Scorer(base, base_id, {name: adapters[name] for name in names}, place, device)
             for task, sample in tasks.items():
+                kind = rows_kind(sample.rows)
                 open_cells = [cell for cell in mine if cell.task == task]
                 for start in sorted({begin for cell in open_cells for begin in _begins(scored[cell], sample)}):
                     for cell in open_cells:
@@ -321,7 +338,7 @@ def _score(
                         show = partial(_show, bar, done, total, f"{cell.system} on {task}")
                         scored[cell] += [
                             Measured(row.right, row.gold_log_likelihood, row.gold_probability)
-                            for row in scorer.score(rows, cell.system, show)
+                            for row in scorer.score(rows, cell.system, show, kind)
                         ]
                         done += len(rows)
     return {cell: rows for cell, rows in scored.items() if len(rows) == len(tasks[cell.task].rows)}
@@ -339,8 +356,9 @@ def _show(bar: Progress, before: int, total: int, title: str, rows: int) -> None
 
 def _packed(sample: Sample, scored: Mapping[Cell, Sequence[Measured]]) -> dict[str, Any]:
     """A task's cells: `right`, a string of 0 and 1 over the rows; `gold` and `among` (`Measured`), 16-bit floats,
-    little-endian, base64."""
-    return {
+    little-endian, base64; `kind` where the answers are sentences."""
+    kind = {"kind": "text"} if rows_kind(sample.rows) == "text" else {}
+    return kind | {
         "rows_sha256": rows_hash(sample.rows),
         "rows": sample.positions,
         "right": {cell.system: "".join("01"[row.right] for row in rows) for cell, rows in scored.items()},

@@ -7,10 +7,12 @@ from typing import Any
 
 from serving.training.rows import Row
 from serving.training.scoring import RowScore
-from serving.training.statistics import compare, estimate
+from serving.training.statistics import Estimate, compare, estimate
 
 DIGITS = 4
 CONTROLS = ("base", "majority", "shuffled")
+NORMAL = 1.96
+"""Standard errors in half of a 95 % interval."""
 
 
 def majority_scores(train: Sequence[Row], test: Sequence[Row]) -> list[RowScore]:
@@ -55,6 +57,23 @@ def task_report(systems: Mapping[str, Sequence[RowScore]]) -> dict[str, Any]:
     complete = all(name in report["against"] for name in CONTROLS)
     report["beats_all_controls"] = all(item["better"] for item in report["against"].values()) if complete else None
     return report
+
+
+def with_earlier_control(report: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
+    """The report with a shuffled control of which only the means of an earlier one on the same rows are left. Without
+    its rows the comparison is not paired: the interval is that of two independent shares, which is wider."""
+    own, other, rows = report["systems"]["learnware"]["accuracy"]["mean"], control["accuracy"]["mean"], report["rows"]
+    spread = NORMAL * math.sqrt((own * (1 - own) + other * (1 - other)) / rows)
+    difference = Estimate(own - other, own - other - spread, own - other + spread)
+    against = {"difference": _rounded(difference), "paired": False, "better": difference.low > 0}
+    added = dict(report) | {
+        "systems": report["systems"] | {"shuffled": dict(control)},
+        "against": report["against"] | {"shuffled": against},
+    }
+    added["beats_all_controls"] = all(name in added["against"] for name in CONTROLS) and all(
+        item["better"] for item in added["against"].values()
+    )
+    return added
 
 
 def table(reports: Mapping[str, Mapping[str, Any]]) -> str:

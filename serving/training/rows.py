@@ -2,7 +2,7 @@
 
 A row is one JSON object a line: `prompt` (what the user says), `answer` (what the assistant must say) and, where the
 answer is one of a few, `choices`: the labels themselves, or, for multiple choice, the texts of the options while
-`answer` is the letter.
+`answer` is the letter. Without choices the answer is a number, a span or sentences (`rows_kind`).
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from specs.answers import AnswerKind, answer_kind
 from specs.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ def _parse(line: str, place: str) -> Row:
     if row.choices and answer not in row.candidates():
         raise InvalidInput(f"{place}: answer {answer!r} is neither one of the choices nor the letter of one")
     return row
+
+
+def rows_kind(rows: Sequence[Row]) -> AnswerKind:
+    """What the answers of these rows are, taken together (`specs.answers.answer_kind`)."""
+    return answer_kind([row.answer for row in rows], [row.choices for row in rows])
 
 
 def rows_hash(rows: Sequence[Row]) -> str:

@@ -12,6 +12,9 @@ from serving.training.terminal import Progress, add_base_arguments
 from specs.errors import InvalidInput
 
 STARTER_LEARNWARES = Path(__file__).parents[1] / "starter_learnwares"
+SAID_ROWS = 100
+SAID_TOKENS = 160
+"""Nine of ten worked solutions of schoolroom problems end before; a minute or so a hundred rows on one core."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -20,16 +23,31 @@ def add_parser(subparsers: Any) -> None:
         "score",
         help="score learnwares on their tasks beside base, majority answer and shuffled-answers control",
         description="Scores learnwares named <domain>-<task> on <data>/<domain>/<task>.test.jsonl, choosing among the "
-        "answers by log-likelihood. Finished rows are kept in the output folder: called again, it goes on.",
+        "answers by log-likelihood; answers in sentences by log-likelihood a token and ROUGE-L. "
+        "Finished rows are kept in the output folder: called again, it goes on.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of <domain>/<task>.{train,test}.jsonl")
     parser.add_argument("--learnwares", type=Path, default=STARTER_LEARNWARES, help="folder of adapter folders")
     parser.add_argument(
         "--controls", type=Path, default=None, help="folder of adapters trained with --shuffle-answers, same names"
     )
+    parser.add_argument(
+        "--controls-from",
+        type=Path,
+        default=None,
+        metavar="REPORT",
+        help="an earlier report: of controls that are not at hand, what it says of them on the same rows",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for rows' scores (cells/) and the report")
     parser.add_argument("--only", nargs="+", default=None, help="names of learnwares (default: all)")
     parser.add_argument("--max-rows", type=int, default=None, help="test rows of each task at most")
+    parser.add_argument(
+        "--said-rows",
+        type=int,
+        default=SAID_ROWS,
+        help="rows answered for ROUGE-L, of tasks in sentences (%(default)s)",
+    )
+    parser.add_argument("--said-tokens", type=int, default=SAID_TOKENS, help="of such an answer (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=None, help="where the report goes (default: OUT/scores.json)")
     add_base_arguments(parser)
     parser.set_defaults(run=run)
@@ -41,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
 
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
-    from serving.training.report import majority_scores, table, task_report
-    from serving.training.rows import read_rows, rows_hash
-    from serving.training.scoring import BASE, PROTOCOL, Scorer
+    from serving.training.free_text import Said, text_report, text_table
+    from serving.training.report import majority_scores, table, task_report, with_earlier_control
+    from serving.training.rows import read_rows, rows_hash, rows_kind
+    from serving.training.scoring import BASE, PROTOCOL, TEXT_PROTOCOL, Scorer
     from serving.training.trainer import write_atomically
 
     torch.set_num_threads(args.threads)
@@ -57,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         }
         adapters |= {label: args.controls / name for name, label in controls.items()}
     base_id = args.base_id or base_model_id(args.base)
+    earlier = earlier_controls(args.controls_from) if args.controls_from is not None else {}
     scorer = Scorer(base, base_id, adapters, args.out / "cells", args.device)
     reports: dict[str, Any] = {}
     hashes: dict[str, str] = {}
@@ -70,21 +90,35 @@ def run(args: argparse.Namespace) -> int:
             wanted = [BASE, name, *([controls[name]] if name in controls else [])]
             total += len(rows) * len(wanted)
 
+            text = rows_kind(rows) == "text"
             scored: dict[str, Any] = {}
             for system in wanted:
                 show = partial(_show, bar, done, total, f"{system} on {name}")
                 scored[system] = scorer.score(rows, system, show)
+                if text:
+                    first = rows[: args.said_rows]
+                    show = partial(_show, bar, done, total, f"{system} answers {name}")
+                    scored[system] = Said(scored[system], scorer.say(first, system, args.said_tokens, show))
                 done += len(rows)
-            systems = {BASE: scored[BASE], "majority": majority_scores(read_rows(Path(f"{place}.train.jsonl")), rows)}
+            systems = {BASE: scored[BASE], "learnware": scored[name]}
             if name in controls:
                 systems["shuffled"] = scored[controls[name]]
+            if text:
+                report = text_report(systems, [row.answer for row in rows])
+            else:
+                report = task_report(
+                    systems | {"majority": majority_scores(read_rows(Path(f"{place}.train.jsonl")), rows)}
+                )
+                if name not in controls and earlier.get(name, {}).get("rows_sha256") == hashes[name]:
+                    report = with_earlier_control(report, earlier[name]["systems"]["shuffled"])
             folders = {"learnware": adapters[name], "shuffled": adapters.get(controls.get(name, ""))}
-            reports[name] = task_report(systems | {"learnware": scored[name]}) | {
+            reports[name] = report | {
                 "rows_sha256": hashes[name],
                 "training": {system: training_record(folder) for system, folder in folders.items() if folder},
             }
     summary = {
         "protocol": PROTOCOL,
+        "text_protocol": TEXT_PROTOCOL,
         "base_model": base_id,
         "adapters_sha256": scorer.hashes,
         "max_rows": args.max_rows,
@@ -95,9 +129,30 @@ def run(args: argparse.Namespace) -> int:
     path = args.json or args.out / "scores.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
-    print(table(reports))
+    in_sentences = {name: report for name, report in reports.items() if report.get("kind") == "text"}
+    if len(in_sentences) < len(reports):
+        print(table({name: report for name, report in reports.items() if name not in in_sentences}))
+    if in_sentences:
+        print(text_table(in_sentences))
     print(f"written to {path}")
     return 0
+
+
+def earlier_controls(path: Path) -> dict[str, Any]:
+    """The tasks of an earlier report that have a shuffled control, by the name of the learnware.
+
+    Raises:
+        InvalidInput: it is no report, or one by another protocol.
+    """
+    from serving.training.scoring import PROTOCOL
+
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if report["protocol"] != PROTOCOL:
+            raise InvalidInput(f"{path} was measured by another protocol: {report['protocol']!r}")
+        return {name: task for name, task in report["tasks"].items() if "shuffled" in task["systems"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"{path} is no report of `learnware-serving score` ({error!r})") from error
 
 
 def training_record(folder: Path) -> dict[str, Any]:

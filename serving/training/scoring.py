@@ -10,6 +10,11 @@ whether greedy decoding would begin with the gold answer. Prompts longer than `M
 
 A row without answers to choose among (a number to compute) has its gold answer alone, with the end-of-turn token: it is
 right when greedy decoding gives exactly that.
+
+Where a task is answered in sentences (`specs.answers`), the gold answer alone is scored too, but without the
+end-of-turn token, and the mean a token counts (`TEXT_PROTOCOL`): long answers would else outweigh all others. Nothing
+is right or wrong there; what greedy decoding says is kept beside the scores (`Scorer.say`) for
+`serving.training.free_text` to compare.
 """
 
 import hashlib
@@ -23,13 +28,19 @@ from typing import Any, NamedTuple
 import torch
 
 from serving.training.adapter import computing_type, load_base, older_names
-from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash
+from serving.training.generation import ROWS_A_BATCH, greedy_answers
+from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash, rows_kind
 from serving.training.stack import Stack
 from specs.adapter import adapter_hash
+from specs.answers import AnswerKind
 
 PROTOCOL = (
     "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; "
     "without choices: log p of the answer and end of turn, right if each token is the likeliest; v2"
+)
+TEXT_PROTOCOL = (
+    "sentences: mean log p(gold answer token | chat-templated prompt) without end of turn; "
+    "ROUGE-L F of greedy decoding; v1"
 )
 MAX_LENGTH = 2048
 BASE = "base"
@@ -40,11 +51,12 @@ PASS_TOKENS = 24
 
 class RowScore(NamedTuple):
     """What one model makes of one row: log-likelihood (nats) of each answer to choose among, in order; the gold one's
-    number; whether greedy decoding would begin with the gold answer."""
+    number; whether greedy decoding would begin with the gold answer; and, of an answer in sentences, its tokens."""
 
     scores: tuple[float, ...]
     gold: int
     greedy: bool
+    tokens: int = 0
 
     @property
     def right(self) -> bool:
@@ -55,14 +67,15 @@ class RowScore(NamedTuple):
 
     @property
     def gold_log_likelihood(self) -> float:
-        """In nats, of the gold answer among all that could be said."""
-        return self.scores[self.gold]
+        """In nats, of the gold answer among all that could be said; of sentences the mean a token."""
+        return self.scores[self.gold] / max(1, self.tokens)
 
     @property
     def gold_probability(self) -> float:
-        """Of the gold answer among those to choose from; without others, among all that could be said."""
+        """Of the gold answer among those to choose from; without others, among all that could be said; of sentences
+        the geometric mean a token."""
         if len(self.scores) == 1:
-            return math.exp(self.scores[0])
+            return math.exp(self.gold_log_likelihood)
         best = max(self.scores)
         return math.exp(self.scores[self.gold] - best) / sum(math.exp(score - best) for score in self.scores)
 
@@ -99,32 +112,65 @@ class Scorer:
         else:
             self._adapted.load_adapter(str(folder), adapter_name=_key(name), autocast_adapter_dtype=False)
 
-    def score(self, rows: Sequence[Row], name: str, progress: Callable[[int], None]) -> list[RowScore]:
-        """Scores of `rows` by the named model, in the rows' order; `progress` is told how many rows are done."""
+    def score(
+        self, rows: Sequence[Row], name: str, progress: Callable[[int], None], kind: AnswerKind | None = None
+    ) -> list[RowScore]:
+        """Scores of `rows` by the named model, in the rows' order; `progress` is told how many rows are done.
+
+        `kind` is that of the whole task's answers, for callers that bring a few of its rows at a time (default: of
+        these rows).
+        """
+        text = (kind or rows_kind(rows)) == "text"
         prompts = [encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for row in rows]
         answers = [
-            [encode_answer(text, self.tokenizer, end=not row.choices) for text in row.candidates() or (row.answer,)]
+            [
+                encode_answer(answer, self.tokenizer, end=not row.choices and not text)
+                for answer in row.candidates() or (row.answer,)
+            ]
             for row in rows
         ]
         stack = self._stack_for(rows, prompts)
         order = sorted(range(len(rows)), key=lambda i: len(prompts[i]) + sum(map(len, answers[i])))
-        path = self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}.jsonl"
+        path = self._cell(rows, name, "-text" if text else "")
         done = read_cell(path)
         waiting = [i for i in order if i not in done]
         stack.forget_upper_prefix()
         lengths = [len(prompts[i]) + sum(len(answer) - 1 for answer in answers[i]) for i in waiting]
-        with self._using(name), path.open("a", encoding="utf-8") as file:
+        with self.using(name), path.open("a", encoding="utf-8") as file:
             for begin, end in passes([length - len(stack.prefix) for length in lengths]):
                 progress(len(done))
                 part = waiting[begin:end]
                 scored = _score_pass(stack, [prompts[i] for i in part], [answers[i] for i in part], part)
                 for i, (scores, greedy) in zip(part, scored, strict=True):
                     gold = rows[i].candidates().index(rows[i].answer) if rows[i].choices else 0
-                    done[i] = RowScore(scores, gold, greedy[gold])
+                    done[i] = RowScore(scores, gold, greedy[gold], len(answers[i][gold]) if text else 0)
                     file.write(json.dumps({"row": i, **done[i]._asdict()}) + "\n")
                 file.flush()
         progress(len(done))
         return [done[i] for i in range(len(rows))]
+
+    def say(self, rows: Sequence[Row], name: str, max_tokens: int, progress: Callable[[int], None]) -> list[str]:
+        """What the named model says to the rows' prompts by greedy decoding, `max_tokens` at most, in their order."""
+        path = self._cell(rows, name, f"-said-{max_tokens}")
+        done = {item["row"]: str(item["text"]) for item in read_lines(path)}
+        prompts = {
+            i: encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for i, row in enumerate(rows) if i not in done
+        }
+        waiting = sorted(prompts, key=lambda i: len(prompts[i]))
+        with self.using(name), path.open("a", encoding="utf-8") as file:
+            for begin in range(0, len(waiting), ROWS_A_BATCH):
+                part = waiting[begin : begin + ROWS_A_BATCH]
+                progress(len(done))
+                answers = greedy_answers(self.model, self.tokenizer, [prompts[i] for i in part], max_tokens)
+                for i, answer in zip(part, answers, strict=True):
+                    done[i] = answer.text(self.tokenizer)
+                    file.write(json.dumps({"row": i, "text": done[i]}) + "\n")
+                file.flush()
+        progress(len(done))
+        return [done[i] for i in range(len(rows))]
+
+    def _cell(self, rows: Sequence[Row], name: str, ending: str) -> Path:
+        return self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}{ending}.jsonl"
 
     def _stack_for(self, rows: Sequence[Row], prompts: Sequence[list[int]]) -> Stack:
         """The model run over these rows; the last one again for the same rows, with the activations it has kept."""
@@ -135,7 +181,7 @@ class Scorer:
         return self._stack[1]
 
     @contextmanager
-    def _using(self, name: str) -> Iterator[None]:
+    def using(self, name: str) -> Iterator[None]:
         """The model with the named adapter, or with none."""
         if self._adapted is None:
             yield
@@ -148,19 +194,24 @@ class Scorer:
 
 
 def read_cell(path: Path) -> dict[int, RowScore]:
-    """The rows that a file of scores holds. A last line that was cut is dropped from the file, too."""
+    """The rows that a file of scores holds."""
+    return {
+        item["row"]: RowScore(tuple(item["scores"]), item["gold"], item["greedy"], item.get("tokens", 0))
+        for item in read_lines(path)
+    }
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file that is written a line at a time; a last line that was cut is dropped from the file,
+    too. Makes the folder for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        return {}
-    done: dict[int, RowScore] = {}
+        return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         path.write_bytes(whole)
-    for line in whole.splitlines():
-        item = json.loads(line)
-        done[item["row"]] = RowScore(tuple(item["scores"]), item["gold"], item["greedy"])
-    return done
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:

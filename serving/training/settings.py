@@ -28,6 +28,13 @@ class TrainingSettings(BaseModel):
     evaluations_per_epoch: int = Field(2, ge=1)
     patience: int = Field(4, ge=1)
     held_out_share: float = Field(0.12, gt=0, lt=0.9)
+    # Of the held-out rows, those that are looked at: more take time from training and hardly move the mean.
+    evaluation_rows: int = Field(64, ge=1)
+    # Prompts off the task at which the adapter is held to the base model (`serving.training.keep`); 0: none. A run of
+    # some minutes takes 100 to 200 steps, hence each of these rows once or twice.
+    keep_rows: int = Field(300, ge=0)
+    keep_batch: int = Field(3, ge=1)
+    keep_weight: float = Field(1.0, gt=0)
     max_length: int = Field(1024, ge=16)
     max_seconds: float = Field(900.0, gt=0)
     max_steps: int | None = Field(None, ge=1)

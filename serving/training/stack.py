@@ -127,13 +127,22 @@ class Stack:
         batch = Batch(tokens, row, position, target, tuple(indices), places.to(self.device), sees.to(self.device))
         return batch, torch.tensor(answer_of, device=self.device)
 
+    def logits(self, batch: Batch) -> Tensor:
+        """(answer tokens, vocabulary), fp32: what is predicted where an answer token stands."""
+        if self.divided:
+            hidden = self._upper(self._lower(batch), batch)
+        else:
+            hidden = self.decoder(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        logits: Tensor = self.head(hidden[batch.row, batch.position]).float()
+        return logits
+
     def log_probs(self, batch: Batch) -> Tensor:
         """Log-probability (fp32) of each answer token given what it follows; with gradients where they are on."""
-        return -nn.functional.cross_entropy(self._logits(batch), batch.target, reduction="none")
+        return -nn.functional.cross_entropy(self.logits(batch), batch.target, reduction="none")
 
     def log_probs_and_greedy(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The same, and whether each answer token is the likeliest one: what greedy decoding gives."""
-        logits = self._logits(batch)
+        logits = self.logits(batch)
         return -nn.functional.cross_entropy(logits, batch.target, reduction="none"), logits.argmax(-1) == batch.target
 
     def check_integrity(self, rows: Sequence[EncodedRow]) -> float:
@@ -165,14 +174,6 @@ class Stack:
     def _columns(self, places: Sequence[tuple[int, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
         row, position, target = torch.tensor(places, device=self.device).unbind(1)
         return row, position, target
-
-    def _logits(self, batch: Batch) -> Tensor:
-        if self.divided:
-            hidden = self._upper(self._lower(batch), batch)
-        else:
-            hidden = self.decoder(input_ids=batch.tokens, use_cache=False).last_hidden_state
-        logits: Tensor = self.head(hidden[batch.row, batch.position]).float()
-        return logits
 
     def _lower(self, batch: Batch) -> Tensor:
         """Input of the upper layers, (rows, length, hidden), without gradients; kept from the first time on."""

@@ -8,7 +8,6 @@ steps as one that was never cut.
 import io
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from serving.training.keep import Keeper, mixed_batches
 from serving.training.rows import EncodedRow
 from serving.training.settings import TrainingSettings
 from serving.training.stack import Stack, bucket
@@ -27,12 +27,13 @@ FLOOR = 0.05  # the cosine's last value, as a share of the learning rate
 
 class Evaluation(NamedTuple):
     """One look at the held-out slice: `loss` in nats an answer token, `exact` the share answered right by greedy
-    decoding."""
+    decoding, `drift` the divergence from the base (nats a token) at keep rows that are not trained on."""
 
     step: int
     train_loss: float
     loss: float
     exact: float
+    drift: float = 0.0
 
 
 class Outcome(NamedTuple):
@@ -49,6 +50,7 @@ class Outcome(NamedTuple):
 class Trainer:
     """Trains `parameters` (the adapter's, inside `stack`) on `train` rows; evaluates on `held` rows.
 
+    With a `keeper` the loss is the task's plus `keep_weight` times the divergence from the base at its rows.
     `fingerprint` says what the run is (settings, rows, base): a checkpoint of another run is not taken up.
     """
 
@@ -63,8 +65,10 @@ class Trainer:
         checkpoint: Path,
         fingerprint: str,
         progress: Callable[[int, int, str], None],
+        keeper: Keeper | None = None,
     ):
-        self.stack, self.rows, self.train, self.held, self.settings = stack, rows, list(train), list(held), settings
+        self.stack, self.rows, self.train, self.settings, self.keeper = stack, rows, list(train), settings, keeper
+        self.held = list(held)[: settings.evaluation_rows]
         self.checkpoint, self.fingerprint, self.progress = checkpoint, fingerprint, progress
         self.parameters = list(parameters)
         self.masters = [p.detach().float().clone() for p in self.parameters]
@@ -112,13 +116,14 @@ class Trainer:
         return None
 
     def _best(self) -> Evaluation:
-        return min(self.history, key=lambda evaluation: evaluation.loss)
+        return min(self.history, key=lambda seen: seen.loss + self.settings.keep_weight * seen.drift)
 
     def _describe(self) -> str:
         text = f"loss {sum(self.losses[-20:]) / max(1, len(self.losses[-20:])):.3f}"
         if self.history:
             last = self.history[-1]
             text += f", held-out {last.loss:.3f} (best {self._best().loss:.3f}), exact {last.exact:.2f}"
+            text += f", drift {last.drift:.3f}" if self.keeper else ""
         return text
 
     def _learning_rate(self) -> float:
@@ -130,14 +135,11 @@ class Trainer:
 
     def _order(self, epoch: int) -> list[list[int]]:
         """The batches of one pass: rows of about one length together, in random order."""
-        generator = random.Random(f"{self.settings.seed}-{epoch}")  # noqa: S311 - nothing secret
-        rows = list(self.train)
-        generator.shuffle(rows)
-        rows.sort(key=lambda i: bucket(len(self.rows[i].prompt) - len(self.stack.prefix) + len(self.rows[i].answer)))
-        size = self.settings.batch
-        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        generator.shuffle(batches)
-        return batches
+        return mixed_batches(self.train, self._length, self.settings.batch, f"{self.settings.seed}-{epoch}")
+
+    def _length(self, index: int) -> int:
+        row = self.rows[index]
+        return bucket(len(row.prompt) - len(self.stack.prefix) + len(row.answer))
 
     def _one_step(self) -> None:
         per_epoch = math.ceil(len(self.train) / self.settings.batch)
@@ -145,6 +147,8 @@ class Trainer:
         batch = self.stack.batch([self.rows[i] for i in indices], indices)
         loss = -self.stack.log_probs(batch).mean()
         loss.backward()
+        if self.keeper is not None:
+            (self.settings.keep_weight * self.keeper.step(self.step)).backward()
         for master, parameter in zip(self.masters, self.parameters, strict=True):
             master.grad = torch.zeros_like(master) if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
@@ -169,7 +173,9 @@ class Trainer:
                 wrong = set(batch.row[~greedy].tolist())
                 exact += len(indices) - len(wrong)
         recent = self.losses[-self.evaluate_every :]
-        self.history.append(Evaluation(self.step, sum(recent) / max(1, len(recent)), total / tokens, exact / len(held)))
+        drift = self.keeper.held_out() if self.keeper is not None else 0.0
+        train_loss = sum(recent) / max(1, len(recent))
+        self.history.append(Evaluation(self.step, train_loss, total / tokens, exact / len(held), drift))
         if self._best() is self.history[-1]:
             self.best_weights = [master.clone() for master in self.masters]
 

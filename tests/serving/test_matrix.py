@@ -29,7 +29,9 @@ def learnwares(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPath
     """toy-colours, and play-copy, the same adapter under another domain."""
     folder = tmp_path_factory.mktemp("matrix")
     rows = read_rows(colours / "toy" / "colours.train.jsonl")
-    settings = TrainingSettings(first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64)
+    settings = TrainingSettings(
+        first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64, keep_rows=0
+    )
     train_adapter(rows, tiny_base, "tiny", folder / "toy-colours", settings, quiet, quiet)
     shutil.copytree(folder / "toy-colours", folder / "play-copy")
     return folder

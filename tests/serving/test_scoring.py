@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from serving.cli import main
 from serving.training.adapter import load_base, train_adapter
-from serving.training.report import majority_scores, table, task_report
+from serving.training.report import majority_scores, table, task_report, with_earlier_control
 from serving.training.rows import Row, encode_answer, encode_prompt, read_rows
 from serving.training.scoring import BASE, PASS_TOKENS, ROWS_A_PASS, RowScore, Scorer, passes, read_cell
 from serving.training.settings import TrainingSettings
@@ -31,7 +32,13 @@ def adapters(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFa
     rows = read_rows(colours / "toy" / "colours.train.jsonl")
     for name, shuffled in (("learnwares", False), ("controls", True)):
         settings = TrainingSettings(
-            first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64, shuffle_answers=shuffled
+            first_layer_share=0.5,
+            learning_rate=1e-2,
+            epochs=8,
+            patience=20,
+            max_length=64,
+            keep_rows=0,
+            shuffle_answers=shuffled,
         )
         train_adapter(rows, tiny_base, "tiny", folder / name / "toy-colours", settings, quiet, quiet)
     return folder
@@ -166,6 +173,41 @@ def test_a_report_says_which_controls_are_not_beaten() -> None:
     assert "**no**" in table({"a-b": report})
     partial = task_report({"base": controls["base"], "learnware": learnware})
     assert partial["beats_all_controls"] is None
+
+
+def test_a_control_that_is_not_at_hand_is_taken_from_an_earlier_report(
+    adapters: Path, colours: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["score", "--data", colours, "--learnwares", adapters / "learnwares", "--base", tiny_base]
+    common += ["--base-id", "tiny", "--threads", "1", "--out"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*map(str, [*common, first, "--controls", adapters / "controls"])]) == 0
+    assert main([*map(str, [*common, second, "--controls-from", first / "scores.json"])]) == 0
+    with_rows, without = (
+        json.loads((folder / "scores.json").read_text())["tasks"]["toy-colours"] for folder in (first, second)
+    )
+    assert without["systems"]["shuffled"] == with_rows["systems"]["shuffled"]
+    paired, unpaired = (task["against"]["shuffled"] for task in (with_rows, without))
+    assert unpaired["paired"] is False
+    assert unpaired["difference"]["mean"] == pytest.approx(paired["difference"]["mean"], abs=1e-3)
+    assert without["beats_all_controls"] is True
+    assert main([*map(str, [*common, second, "--max-rows", 9, "--controls-from", first / "scores.json"])]) == 0
+    fewer = json.loads((second / "scores.json").read_text())["tasks"]["toy-colours"]
+    assert "shuffled" not in fewer["systems"], "those were other rows"
+    capsys.readouterr()
+    assert main([*map(str, [*common, second, "--controls-from", colours / "toy" / "colours.test.jsonl"])]) == 1
+    assert "no report" in capsys.readouterr().err
+
+
+def test_a_control_without_its_rows_must_be_farther_away() -> None:
+    learnware = scores("r" * 30 + "w" * 10)
+    controls = {"base": scores("w" * 40), "majority": scores("w" * 40)}
+    report = task_report(controls | {"learnware": learnware})
+    near = task_report({"base": scores("r" * 27 + "w" * 13)})["systems"]["base"]
+    far = task_report({"base": scores("r" * 10 + "w" * 30)})["systems"]["base"]
+    assert with_earlier_control(report, near)["beats_all_controls"] is False
+    assert with_earlier_control(report, far)["beats_all_controls"] is True
+    assert report["beats_all_controls"] is None
 
 
 def test_the_majority_answer_is_that_of_the_train_rows() -> None:

@@ -33,7 +33,7 @@ from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
-QUICK = TrainingSettings(first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64)
+QUICK = TrainingSettings(first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64, keep_rows=0)
 
 
 def quiet(*_: object) -> None:
@@ -116,6 +116,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(colours: Path, tiny_base: 
     command = [sys.executable, "-m", "serving.cli", "train", "--rows", colours / "toy" / "colours.train.jsonl"]
     command += ["--base", tiny_base, "--base-id", "tiny", "--out", out, "--first-layer-share", "0.5", "--batch", "8"]
     command += ["--learning-rate", "1e-2", "--epochs", "8", "--patience", "20", "--max-length", "64", "--threads", "1"]
+    command += ["--keep-rows", "8", "--keep-batch", "2", "--cache", tmp_path / "cache"]
     arguments = [str(part) for part in [*command, "--checkpoint-seconds", "0"]]
     undisturbed = [str(alone) if part == str(out) else part for part in arguments]
     subprocess.run(undisturbed, cwd=ROOT, capture_output=True, check=True, timeout=240)

@@ -1,0 +1,135 @@
+"""Keeping the base model's behaviour outside the task: what a training run rehearses beside its rows.
+
+An adapter that sees nothing but its task's rows answers everything as it answers them: a learnware that labels says a
+label, again and again, to whoever greets it. So beside each batch of the task a few *keep rows* pass through the model:
+prompts that are not the task, with the answers that the base model itself gives by greedy decoding. At their tokens the
+adapted model is drawn to the base's whole distribution, not only to its likeliest token: the Kullback-Leibler
+divergence is exact, costs one more pass without gradients, and is nothing where the adapter changes nothing.
+
+Keep prompts come in three kinds, a third each where there are enough: everyday prompts; free questions of the domains
+that no learnware answers; and *other asks* (translate, summarise, explain, …) on the task's own material, without which
+an adapter takes the material itself for the ask. Of the project's prompts only the first half (`specs.prompts.half`)
+is rehearsed: what a learnware does off its task is to be measured on prompts that it has not seen.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from serving.training.rows import EncodedRow, Row
+from serving.training.stack import Batch, Stack, bucket
+from specs.prompts import domain_questions, everyday_prompts, half, other_asks
+from specs.views import bare_prompt
+
+REHEARSED: Final = 0
+"""The half of the project's prompts that is trained on; the other one is for measuring."""
+MATERIAL_CHARS = 800
+"""Of a row under another ask: enough to be recognised, while a long one would cost as much as several task rows."""
+HELD_OUT = 16
+"""Keep rows that are not trained on and say at each evaluation how far the adapter is from the base. Some 600 tokens:
+the mean divergence is then known to a few hundredths of a nat."""
+
+
+def keep_prompts(rows: Sequence[Row], count: int, seed: int) -> list[str]:
+    """Prompts outside the task that `rows` are of, `count` of them, in random order; no row's own prompt is among them.
+
+    The everyday and domain prompts depend on `count` and `seed` alone, so runs for several tasks share the base model's
+    answers to them.
+    """
+    everyday = half(everyday_prompts(), REHEARSED)
+    questions = half([prompt for prompts in domain_questions().values() for prompt in prompts], REHEARSED)
+    generator = random.Random(f"keep-{seed}")  # noqa: S311 - nothing secret
+    asked = generator.sample(questions, min(len(questions), count // 3))
+    chatted = generator.sample(everyday, min(len(everyday), (count - len(asked)) // 2))
+    on_material = _other_asks(rows, count - len(asked) - len(chatted), generator)
+    own = {row.prompt for row in rows}
+    prompts = list(dict.fromkeys(prompt for prompt in [*asked, *chatted, *on_material] if prompt not in own))
+    generator.shuffle(prompts)
+    return prompts
+
+
+def _other_asks(rows: Sequence[Row], count: int, generator: random.Random) -> list[str]:
+    """Material of the rows under asks that are not the task's."""
+    before, after = half(other_asks("before"), REHEARSED), half(other_asks("after"), REHEARSED)
+    prompts = []
+    order = [i for _ in range(-(-count // len(rows))) for i in generator.sample(range(len(rows)), len(rows))]
+    for i in order[:count]:
+        material = bare_prompt(rows[i].prompt)[:MATERIAL_CHARS]
+        if generator.random() < len(before) / (len(before) + len(after)):
+            prompts.append(f"{generator.choice(before)}\n{material}")
+        else:
+            prompts.append(f"{material}\n\n{generator.choice(after)}")
+    return prompts
+
+
+def prompts_hash(prompts: Sequence[str]) -> str:
+    """SHA-256 over the prompts in order: part of what a training run is."""
+    return hashlib.sha256(json.dumps(list(prompts), ensure_ascii=False).encode()).hexdigest()
+
+
+class Keeper:
+    """Keep rows and how far the adapted model is from the base at their answers' tokens.
+
+    `stack` is the adapted model over these rows; within `as_base()` it computes what the base does. `batch` is the
+    number of rows that pass beside a batch of the task.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        rows: Sequence[EncodedRow],
+        batch: int,
+        seed: int,
+        as_base: Callable[[], AbstractContextManager[object]],
+    ):
+        self.stack, self.rows, self.as_base = stack, rows, as_base
+        self._size, self._seed = batch, seed
+        held = min(HELD_OUT, len(rows) // 4)
+        self.train = list(range(held, len(rows)))
+        self.held = sorted(range(held), key=self._length)
+
+    def step(self, number: int) -> Tensor:
+        """Mean divergence (nats a token) at the rows of training step `number`, with gradients."""
+        per_pass = -(-len(self.train) // self._size)
+        turn, place = divmod(number, per_pass)
+        batches = mixed_batches(self.train, self._length, self._size, f"keep-{self._seed}-{turn}")
+        divergence, tokens = self._divergence(batches[place])
+        return divergence / tokens
+
+    def held_out(self) -> float:
+        """Mean divergence (nats a token) at the rows that are not trained on."""
+        total, tokens = 0.0, 0
+        with torch.no_grad():
+            for begin in range(0, len(self.held), self._size):
+                divergence, count = self._divergence(self.held[begin : begin + self._size])
+                total, tokens = total + float(divergence), tokens + count
+        return total / max(1, tokens)
+
+    def _divergence(self, indices: Sequence[int]) -> tuple[Tensor, int]:
+        batch: Batch = self.stack.batch([self.rows[i] for i in indices], indices)
+        with torch.no_grad(), self.as_base():
+            base = torch.log_softmax(self.stack.logits(batch), -1)
+        own = torch.log_softmax(self.stack.logits(batch), -1)
+        divergence = torch.nn.functional.kl_div(own, base, reduction="sum", log_target=True)
+        return divergence, len(batch.target)
+
+    def _length(self, index: int) -> int:
+        row = self.rows[index]
+        return bucket(len(row.prompt) - len(self.stack.prefix) + len(row.answer))
+
+
+def mixed_batches(rows: Sequence[int], length: Callable[[int], int], size: int, seed: str) -> list[list[int]]:
+    """The batches of one pass over `rows`: those of about one length together, in random order."""
+    generator = random.Random(seed)  # noqa: S311 - nothing secret
+    order = list(rows)
+    generator.shuffle(order)
+    order.sort(key=length)
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    generator.shuffle(batches)
+    return batches
