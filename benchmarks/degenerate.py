@@ -4,10 +4,9 @@
 
 Each learnware named <domain>-<task> answers requests that are not its task, greedily, `MAX_TOKENS` tokens at most:
 `questions` (free questions that want sentences, of all domains), `asks` (other asks on rows of its own test split) and
-`everyday` (the half of the project's everyday prompts that training does not rehearse). An answer is degenerate when it
-is empty, goes round in a circle, or is nothing but one of the task's labels or letters. Counted are those that are
-degenerate where the base model's answer to the same request is not; `drift` is the mean log-likelihood a token (nats)
-that the learnware gives the base's own answer, less the base's.
+`everyday` (the half of the project's everyday prompts that training does not rehearse). Counted are answers that are
+degenerate (`specs.degenerate`) where the base model's answer to the same request is not; `drift` is the mean
+log-likelihood a token (nats) that the learnware gives the base's own answer, less the base's.
 
 `--before` holds older adapters of the same names, trained otherwise: they are measured as well, and both on the task
 itself, paired by row (exact McNemar test), on at most `OWN_ROWS` test rows.
@@ -18,7 +17,6 @@ What is measured is kept in FOLDER by the adapter's hash: called again, it goes 
 import argparse
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,21 +25,14 @@ from benchmarks.questions_sets import material_of, read_harm_prompts, read_other
 from benchmarks.report import add_json_option, setup, table, write_json
 from benchmarks.tasks import add_data_option, task_of
 from serving.paths import cache_folder
-from serving.training.generation import (
-    LOOP_TOKENS,
-    MAX_TOKENS,
-    GreedyAnswer,
-    base_answers,
-    is_looping,
-    verified_answers,
-    weights_fingerprint,
-)
+from serving.training.generation import MAX_TOKENS, base_answers, verified_answers, weights_fingerprint
 from serving.training.keep import REHEARSED
 from serving.training.matrix_command import sampled
 from serving.training.rows import encode_prompt, read_rows, rows_kind
 from serving.training.scoring import BASE, MAX_LENGTH, Scorer
 from serving.training.statistics import Estimate, compare, estimate
 from specs.adapter import adapter_hash
+from specs.degenerate import is_degenerate, is_degenerate_beside
 from specs.errors import InvalidInput
 from specs.prompts import everyday_prompts, half
 
@@ -70,27 +61,6 @@ def requests(starter: str, prompts: Sequence[str]) -> list[Request]:
     ]
     everyday = generator.sample(half(everyday_prompts(), 1 - REHEARSED), EVERYDAY)
     return [*questions, *asked, *(Request("everyday", prompt) for prompt in everyday)]
-
-
-def is_degenerate(answer: GreedyAnswer, text: str, labels: frozenset[str]) -> bool:
-    """Whether an answer says nothing: empty, going round, or a bare label (`labels`: as `plain` gives them)."""
-    if not plain(text) or plain(text) in labels:
-        return True
-    tokens = answer.tokens
-    return any(is_looping(tokens[:end]) for end in range(LOOP_TOKENS, len(tokens) + 1)) or _is_said_again(text, labels)
-
-
-def _is_said_again(text: str, labels: frozenset[str]) -> bool:
-    """A label and nothing else, several times ("neutralneutralneutral")."""
-    words = plain(text).replace(" ", "")
-    return any(
-        len(words) > len(label) and not words.replace(label.replace(" ", ""), "") for label in labels if len(label) > 1
-    )
-
-
-def plain(text: str) -> str:
-    """Words alone, in lower case: "Neutral." and "neutral" are one label."""
-    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(name: str, folder: Path, data: Path, base: Path, base_id: str, out: Path) -> dict[str, Any]:
     """The figures of one learnware, by kind of request and over all."""
     task = read_rows(data / f"{task_of(name)}.test.jsonl")
-    labels = frozenset(plain(answer) for row in task for answer in row.candidates())
+    labels = {answer for row in task for answer in row.candidates()}
     asked = requests(name, [row.prompt for row in task])
     cell = out / f"{adapter_hash(folder)[:16]}.json"
     if cell.exists() and len(kept := json.loads(cell.read_text(encoding="utf-8"))["answers"]) == len(asked):
@@ -146,15 +116,17 @@ def measure(name: str, folder: Path, data: Path, base: Path, base_id: str, out: 
     with scorer.using(name):
         drafts = [answer.tokens for answer in own]
         verified = verified_answers(scorer.model, scorer.tokenizer, prompts, drafts, MAX_TOKENS, stop_loops=True)
-    answers = [
-        {
-            "text": said.answer.text(scorer.tokenizer),
-            "degenerate": is_degenerate(said.answer, said.answer.text(scorer.tokenizer), labels),
-            "base": is_degenerate(first, first.text(scorer.tokenizer), labels),
-            "drift": (said.draft_log_likelihood - first.log_likelihood) / max(1, len(first.tokens)),
-        }
-        for said, first in zip(verified, own, strict=True)
-    ]
+    answers = []
+    for said, first in zip(verified, own, strict=True):
+        text, before = said.answer.text(scorer.tokenizer), first.text(scorer.tokenizer)
+        answers.append(
+            {
+                "text": text,
+                "degenerate": is_degenerate_beside(text, before, labels),
+                "base": is_degenerate(before),
+                "drift": (said.draft_log_likelihood - first.log_likelihood) / max(1, len(first.tokens)),
+            }
+        )
     cell.parent.mkdir(parents=True, exist_ok=True)
     cell.write_text(json.dumps({"learnware": name, "answers": answers}, ensure_ascii=False), encoding="utf-8")
     return summary(asked, answers)
@@ -217,7 +189,7 @@ def summary(asked: Sequence[Request], answers: Sequence[dict[str, Any]]) -> dict
         kind: {
             "requests": len(some),
             "base": round(sum(one["base"] for one in some) / len(some), 4),
-            "degenerate": rounded(estimate([one["degenerate"] and not one["base"] for one in some])),
+            "degenerate": rounded(estimate([one["degenerate"] for one in some])),
             "drift": round(sum(one["drift"] for one in some) / len(some), 4),
         }
         for kind, some in kinds.items()

@@ -35,6 +35,7 @@ from router.choice import (
 )
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
+from serving.prompt_logprobs import PromptLogprobs
 from specs.errors import AdapterUnavailable, InvalidInput, LearnwareError, NotReady, UnknownModel
 from specs.task import TASK_PREFIX
 
@@ -86,15 +87,18 @@ class LearnwareMiddleware:
         metrics: ReplicaMetrics,
         hold: Hold = lambda _: nullcontext(),
         base_stands_in: bool = False,
+        prompt_logprobs: PromptLogprobs | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`base_stands_in`: the base model answers when an adapter cannot be loaded."""
+        """`base_stands_in`: the base model answers when an adapter cannot be loaded; `prompt_logprobs`: knows which
+        requests may ask for them (default: all)."""
         self._app = app
         self._served = served
         self._secret = secret
         self._metrics = metrics
         self._hold = hold
         self._base_stands_in = base_stands_in
+        self._prompt_logprobs = prompt_logprobs or PromptLogprobs()
         self._clock = clock
         self._ready_at = clock() + READY_ANYWAY_S
 
@@ -123,6 +127,11 @@ class LearnwareMiddleware:
         async with AsyncExitStack() as held:
             engine_name = names.learnwares.get(answerer.model)
             held.enter_context(self._served.use(engine_name))  # admitted: it stays in the engine until this is done
+            try:
+                held.enter_context(self._prompt_logprobs.admit(scope["path"], payload))
+            except InvalidInput as error:
+                await openai_error(error)(scope, receive, send)
+                return
             if engine_name is not None:
                 try:
                     await held.enter_async_context(self._hold(engine_name))

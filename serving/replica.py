@@ -1,6 +1,7 @@
 """An engine replica: Ray Serve LLM's server with our learnwares registered, our middleware in front and our metrics
 beside."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
@@ -16,14 +17,17 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from router.following import Follower
 from router.ray_seam import keep_grpc_on_loopback, replica_line
+from serving.market.meter import off_task_meter
 from serving.market.probe import probe
 from serving.market.residents import Residents
 from serving.market.served import Names, Served
+from serving.market.trial import Trial
 from serving.metrics.collectors import ReplicaMetrics
 from serving.metrics.paging import PagingCollector, PagingState
 from serving.middleware import EXPLAIN_PATH, LearnwareMiddleware, openai_error
 from serving.names import ROUTER
 from serving.paging.gate import AdapterGate, open_gate
+from serving.prompt_logprobs import PromptLogprobs
 from serving.ray_compat import EngineServer, LLMConfig, add_middleware
 from specs.errors import AdapterUnavailable, InvalidLearnware, UnknownModel
 from specs.market.catalogue import Entry, current_catalogue
@@ -67,7 +71,9 @@ class LearnwareServer(EngineServer):
         options = self._options
         self._models: OpenAIServingModels = app.state.openai_serving_models
         self._gate = await open_gate(self._models.engine_client)
-        self._residents = Residents(self._models, self._served)
+        prompt_logprobs = PromptLogprobs()
+        self._residents = Residents(self._models, self._served, prompt_logprobs)
+        self._meter = await asyncio.to_thread(off_task_meter, self._models.engine_client, self._gate)
         await self._residents.apply(self._catalogue, strict=options.market is None)
         if options.market is not None:
             self._follower = Follower(options.market, self._residents.apply, self._catalogue.sequence)
@@ -86,6 +92,7 @@ class LearnwareServer(EngineServer):
             metrics=self._metrics,
             hold=self._hold,
             base_stands_in=options.base_stands_in,
+            prompt_logprobs=prompt_logprobs,
         )
         return app
 
@@ -146,23 +153,26 @@ class LearnwareServer(EngineServer):
         return await self._follower.reached(sequence)
 
     async def probe(
-        self, learnware_id: str, version: int, sha256: str, folder: str, examples: Sequence[str]
-    ) -> str | None:
-        """Loads a learnware that is not served yet and tries it. Returns why it must not be served, or None."""
+        self, learnware_id: str, version: int, sha256: str, folder: str, domain: str, examples: Sequence[str]
+    ) -> Trial:
+        """Loads a learnware that is not served yet, tries it and measures it off its task. It leaves the engine again:
+        it comes back under the name of what is then served, its capability included."""
         entry = Entry(learnware_id, version, sha256, Path(folder))
         try:
             request = await self._residents.load(entry)
         except InvalidLearnware as error:
-            return str(error)
+            return Trial(str(error))
         assert self._gate is not None  # the engine is asked once it serves
         try:
             async with self._gate.hold(request):
-                refusal: str | None = await probe(self._models.engine_client, request, examples)
-        except AdapterUnavailable as error:
-            refusal = str(error)
-        if refusal is not None:
+                refusal = await probe(self._models.engine_client, request, examples)
+                if refusal is not None:
+                    return Trial(refusal)
+                return Trial(None, await self._meter.measure(request, domain, examples))
+        except (AdapterUnavailable, InvalidLearnware) as error:
+            return Trial(str(error))
+        finally:
             await self._residents.unload(entry.internal_name)
-        return refusal
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """For the router, asked by Ray Serve's controller every `serving.app.ROUTING_STATS_PERIOD_S`:

@@ -81,6 +81,14 @@ def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
     return Adapter(config["r"], config["base_model_name_or_path"], named, layers)
 
 
+def adapts_output_layer(folder: Path) -> bool:
+    """Whether the adapter in a checked folder changes `lm_head`, by the names of its tensors."""
+    from safetensors import safe_open
+
+    with safe_open(str(folder / WEIGHTS_FILE), framework="numpy") as file:
+        return any("lm_head" in name.split(".") for name in file.keys())  # noqa: SIM118 (no mapping)
+
+
 def adapter_hash(folder: Path) -> str:
     """SHA-256 of the adapter's configuration and weights: names what was measured."""
     digest = hashlib.sha256()

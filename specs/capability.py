@@ -1,27 +1,33 @@
-"""Capability: what a learnware was measured to answer, on probe rows of some tasks, beside its base model.
+"""Capability: what a learnware was measured to answer, on probe rows of some tasks, beside its base model, and what it
+does to requests that are not its task (`specs.off_task`).
 
 Similarity is not quality: of two learnwares whose prompts look alike one may be useless. A capability says how good
 each is where it was measured; the router (`router.ranking`) weighs those measurements by how much a request looks like
 each task. (The idea of EmbedLLM, Zhuang et al. 2025, and of LoRAuter, arXiv 2601.21795.)
 
 On disk: `specification/capability.json`, beside the reduced sets. It names the adapter by its hash, so that it never
-speaks for other weights.
+speaks for other weights. Format 1, which knows nothing of requests off the task, is still read.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from specs.errors import InvalidSpecification
+from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore, Z
 
 CAPABILITY_FILE = "capability.json"
 CAPABILITY = "capability"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDER_FORMATS = (1,)
 MAX_BYTES = 1 << 20
 MAX_PROBES = 4096
+MAX_PROMPTS = 1_000_000
+LARGEST_DRIFT = 1000.0
+"""Nats a token: far more than any model's logits come to, so a number beyond it is a fault."""
 TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -45,23 +51,49 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class Capability:
-    """Scores by task, named <domain>-<task>. `protocol` says how they were measured."""
+    """Scores by task, named <domain>-<task>, and `elsewhere` by kind of request off its tasks. `protocol` and
+    `elsewhere_protocol` say how they were measured; one of a part that was not is empty."""
 
     base_model: str
     adapter_sha256: str
-    protocol: str
-    probes: Mapping[str, ProbeScore]
+    protocol: str = ""
+    probes: Mapping[str, ProbeScore] = field(default_factory=dict)
+    elsewhere: Mapping[Kind, OffTaskScore] = field(default_factory=dict)
+    elsewhere_protocol: str = ""
+
+
+def harm(capability: Capability | None, kind: Kind) -> float:
+    """The expected loss against the base model, in probability (0 to 1), of giving a learnware a request of this kind,
+    none of its tasks. Where it was not measured on the kind it is `UNMEASURED_LOSS`, whatever it does to other kinds:
+    who leaves everyday talk alone may still label every text that looks like its own."""
+    found = None if capability is None else capability.elsewhere.get(kind)
+    return UNMEASURED_LOSS if found is None else found.loss
+
+
+def describe_off_task(capability: Capability | None) -> list[str]:
+    """What it does to requests off its task, a line for each kind; one line where it was not measured."""
+    if capability is None or not capability.elsewhere:
+        return [f"not measured off its task: taken to lose {UNMEASURED_LOSS:.2f} there"]
+    return [
+        f"{kind}: {score.degenerate} of {score.prompts} answers degenerate "
+        f"({score.degenerate_share.low:.0%} to {score.degenerate_share.high:.0%}), "
+        f"drift {score.drift:.2f} ± {Z * score.drift_error:.2f} nats a token, loss {score.loss:.2f}"
+        for kind, score in sorted(capability.elsewhere.items())
+    ]
 
 
 def save_capability(capability: Capability, folder: Path) -> None:
     """Writes the file into `folder`, which is made if absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"type": CAPABILITY, "format": FORMAT_VERSION, **asdict(capability)}
-    rounded = {
-        task: {key: round(value, 4) for key, value in asdict(score).items()}
-        for task, score in sorted(capability.probes.items())
+    content = {"type": CAPABILITY, "format": FORMAT_VERSION, **asdict(capability)} | {
+        "probes": {task: _rounded(score) for task, score in sorted(capability.probes.items())},
+        "elsewhere": {str(kind): _rounded(score) for kind, score in sorted(capability.elsewhere.items())},
     }
-    (folder / CAPABILITY_FILE).write_text(json.dumps(content | {"probes": rounded}, indent=1) + "\n", encoding="utf-8")
+    (folder / CAPABILITY_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _rounded(score: ProbeScore | OffTaskScore) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in asdict(score).items()}
 
 
 def load_capability(folder: Path) -> Capability | None:
@@ -79,37 +111,83 @@ def load_capability(folder: Path) -> Capability | None:
         return None
     except ValueError as error:
         raise InvalidSpecification(f"{CAPABILITY_FILE} is not JSON: {error}") from None
-    if not isinstance(content, dict) or (content.get("type"), content.get("format")) != (CAPABILITY, FORMAT_VERSION):
+    formats = (FORMAT_VERSION, *OLDER_FORMATS)
+    if not isinstance(content, dict) or content.get("type") != CAPABILITY or content.get("format") not in formats:
         raise InvalidSpecification(
-            f"{CAPABILITY_FILE}: this version reads type {CAPABILITY!r}, format {FORMAT_VERSION}"
+            f"{CAPABILITY_FILE}: this version reads type {CAPABILITY!r}, formats {', '.join(map(str, sorted(formats)))}"
         )
-    texts = {name: content.get(name) for name in ("base_model", "adapter_sha256", "protocol")}
-    probes = content.get("probes")
-    wrong = [name for name, value in texts.items() if not isinstance(value, str) or not value]
-    if wrong or not isinstance(probes, dict) or len(probes) > MAX_PROBES:
-        raise InvalidSpecification(
-            f"{CAPABILITY_FILE}: {', '.join(wrong) or 'probes'} must be "
-            + ("a non-empty string" if wrong else f"an object of at most {MAX_PROBES} tasks")
-        )
+    if content["format"] in OLDER_FORMATS:
+        content = content | {"elsewhere": {}, "elsewhere_protocol": ""}
+    probes, elsewhere = content.get("probes"), content.get("elsewhere")
+    if not isinstance(probes, dict) or len(probes) > MAX_PROBES:
+        raise InvalidSpecification(f"{CAPABILITY_FILE}: probes must be an object of at most {MAX_PROBES} tasks")
+    if not isinstance(elsewhere, dict) or not set(elsewhere) <= set(Kind):
+        raise InvalidSpecification(f"{CAPABILITY_FILE}: elsewhere must be an object with keys of {', '.join(Kind)}")
+    texts = {name: content.get(name) for name in ("base_model", "adapter_sha256", "protocol", "elsewhere_protocol")}
+    needed = {"protocol": bool(probes) or content["format"] in OLDER_FORMATS, "elsewhere_protocol": bool(elsewhere)}
+    wrong = [
+        name for name, value in texts.items() if not isinstance(value, str) or (not value and needed.get(name, True))
+    ]
+    if wrong:
+        raise InvalidSpecification(f"{CAPABILITY_FILE}: {', '.join(wrong)} must be a non-empty string")
     return Capability(
-        **{name: str(value) for name, value in texts.items()}, probes={t: _score(t, v) for t, v in probes.items()}
+        **{name: str(value) for name, value in texts.items()},
+        probes={task: _score(task, values) for task, values in probes.items()},
+        elsewhere={Kind(kind): _off_task_score(kind, values) for kind, values in elsewhere.items()},
     )
 
 
+def capability_of(folder: Path, base_model: str, adapter_sha256: str) -> Capability:
+    """What a specification's folder says of these very weights; an empty capability when it says nothing of them, or
+    cannot be read: a new measurement then takes its place."""
+    try:
+        found = load_capability(folder)
+    except InvalidSpecification:
+        found = None
+    if found is None or (found.base_model, found.adapter_sha256) != (base_model, adapter_sha256):
+        return Capability(base_model, adapter_sha256)
+    return found
+
+
 def _score(task: str, values: object) -> ProbeScore:
-    names = tuple(ProbeScore.__dataclass_fields__)
-    if not TASK.fullmatch(task) or not isinstance(values, dict) or set(values) != set(names):
-        raise InvalidSpecification(f"{CAPABILITY_FILE}: probe {task!r} must have exactly {', '.join(names)}")
-    numbers: dict[str, float] = {}
-    for name in names:
-        value = values[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise InvalidSpecification(f"{CAPABILITY_FILE}: {name} of probe {task!r} must be a number, not {value!r}")
+    if not TASK.fullmatch(task):
+        raise InvalidSpecification(f"{CAPABILITY_FILE}: probe {task!r} must be named <domain>-<task>")
+    numbers = _numbers(f"probe {task!r}", values, [each.name for each in fields(ProbeScore)])
+    for name, value in numbers.items():
         if "likelihood" not in name and name != "rows" and not 0 <= value <= 1:
             raise InvalidSpecification(
                 f"{CAPABILITY_FILE}: {name} of probe {task!r} must be from 0 to 1, not {value!r}"
             )
-        numbers[name] = float(value)
-    if numbers["rows"] < 1 or not isinstance(values["rows"], int):
-        raise InvalidSpecification(f"{CAPABILITY_FILE}: rows of probe {task!r} must be a positive integer")
-    return ProbeScore(**(numbers | {"rows": values["rows"]}))  # type: ignore[arg-type]  # the one whole number
+    rows = _count(f"rows of probe {task!r}", numbers["rows"], 1, MAX_PROMPTS)
+    return ProbeScore(**(numbers | {"rows": rows}))  # type: ignore[arg-type]  # the one whole number
+
+
+def _off_task_score(kind: str, values: object) -> OffTaskScore:
+    place = f"elsewhere {kind!r}"
+    numbers = _numbers(place, values, [each.name for each in fields(OffTaskScore)])
+    prompts = _count(f"prompts of {place}", numbers["prompts"], 1, MAX_PROMPTS)
+    degenerate = _count(f"degenerate of {place}", numbers["degenerate"], 0, prompts)
+    drift, error = numbers["drift"], numbers["drift_error"]
+    if abs(drift) > LARGEST_DRIFT or not 0 <= error <= LARGEST_DRIFT:
+        raise InvalidSpecification(
+            f"{CAPABILITY_FILE}: drift and drift_error of {place} must be nats a token, the error not below 0; "
+            f"not {drift!r} and {error!r}"
+        )
+    return OffTaskScore(prompts, float(drift), float(error), degenerate)
+
+
+def _numbers(place: str, values: object, names: list[str]) -> dict[str, float]:
+    """Exactly these numbers, integers left as they are."""
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise InvalidSpecification(f"{CAPABILITY_FILE}: {place} must have exactly {', '.join(names)}")
+    for name in names:
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InvalidSpecification(f"{CAPABILITY_FILE}: {name} of {place} must be a number, not {value!r}")
+    return {name: values[name] for name in names}
+
+
+def _count(what: str, value: float, least: int, most: int) -> int:
+    if not isinstance(value, int) or not least <= value <= most:
+        raise InvalidSpecification(f"{CAPABILITY_FILE}: {what} must be a whole number from {least} to {most}")
+    return value

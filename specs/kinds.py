@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from specs.adapter import adapter_hash
-from specs.capability import CAPABILITY, CAPABILITY_FILE, Capability, load_capability, save_capability
+from specs.capability import (
+    CAPABILITY,
+    CAPABILITY_FILE,
+    Capability,
+    describe_off_task,
+    load_capability,
+    save_capability,
+)
 from specs.errors import InvalidSpecification
 from specs.pave import PAVE, ParameterVector, load_vector, match, save_vector
 from specs.rkme import ReducedSet, gaussian
@@ -127,7 +134,8 @@ class Measured:
         if value.base_model != base_model or value.adapter_sha256 != adapter_hash(learnware):
             raise InvalidSpecification(
                 f"{FOLDER}/{CAPABILITY_FILE} was measured with other weights or another base model; "
-                "measure it again (`learnware-serving matrix --probes --write-capability`) or remove it"
+                "measure it again (`learnware-serving matrix --probes --write-capability` on rows of tasks, "
+                "`learnware-serving measure` off them) or remove it"
             )
 
     def score(self, value: Capability, asked: Mapping[str, float]) -> float:
@@ -138,7 +146,8 @@ class Measured:
         return sum(weight * value.probes[task].probability for task, weight in known.items()) / total if total else 0.0
 
     def describe(self, value: Capability) -> str:
-        return f"measured on {len(value.probes)} tasks, {sum(one.rows for one in value.probes.values())} rows"
+        rows = sum(one.rows for one in value.probes.values())
+        return "; ".join([f"measured on {len(value.probes)} tasks, {rows} rows", *describe_off_task(value)])
 
 
 RKME: SpecificationType[Specification, ReducedSet] = Rkme()

@@ -7,8 +7,10 @@
     POST   /v1/learnwares/{id}/quarantine                      {"reason": …}: serve it no more, keep it
     DELETE /v1/learnwares/{id}                                 remove it
 
-What is submitted is checked, tried on an engine replica (`serving.market.probe`), and only then served; what fails is
-put into quarantine with the reason. A change is answered once every router and engine replica has made it
+What is submitted is checked, tried on an engine replica (`serving.market.probe`), measured there on requests that are
+not its task (`serving.market.meter`; what a submission says of that itself does not count), and only then served; what
+fails is put into quarantine with the reason. One that harms other requests is served all the same, to those who name
+it: `auto` will rarely choose it. A change is answered once every router and engine replica has made it
 (`"served": true`), or after some seconds all the same (`false`: they follow by themselves).
 """
 
@@ -16,6 +18,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +35,16 @@ from router.ray_seam import keep_grpc_on_loopback
 from serving.config import Config
 from serving.market.access import Access, configured_access
 from serving.market.place import market_requirements
+from serving.market.shown import describe_whole
+from serving.market.trial import PROTOCOL, Trial
 from serving.market.upload import uploaded
 from serving.metrics.broadcast import broadcast
 from serving.middleware import openai_error
 from serving.names import APPLICATION, ENGINE, ROUTER
+from specs.adapter import adapter_hash
+from specs.capability import Capability, capability_of
 from specs.errors import InvalidInput, InvalidLearnware, LearnwareError, NotReady, UnknownModel
+from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.catalogue import read_catalogue
 from specs.market.checks import Requirements
 from specs.market.journal import Record, State, describe
@@ -46,13 +54,14 @@ logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/v1/learnwares"
 
-PROBE_TIMEOUT_S = 60.0
-"""How long an engine may take for six short requests, beside all others."""
+PROBE_TIMEOUT_S = 90.0
+"""How long an engine may take for the trial, beside all other requests: six of one token, and the measurement, which
+takes `serving.market.meter.LIMIT_S` at most, the first time `BASE_LIMIT_S` more."""
 FOLLOW_TIMEOUT_S = 5.0
 """How long a change waits for the replicas before it is answered; they look every quarter of a second."""
 
-Probe = Callable[[Staged], Coroutine[Any, Any, str | None]]
-"""Why a staged learnware must not be served, by trial on an engine, or None."""
+Probe = Callable[[Staged], Coroutine[Any, Any, Trial]]
+"""What an engine says of a staged learnware."""
 Follow = Callable[[int], Awaitable[bool]]
 """Whether every replica has made the market's change of this number, within some seconds."""
 
@@ -105,7 +114,7 @@ class MarketAPI:
     async def _show(self, request: Request) -> Response:
         self._access.check_read(request.headers.get("authorization"))
         record = await asyncio.to_thread(self._market.show, request.path_params["learnware_id"])
-        return JSONResponse(describe(record))
+        return JSONResponse(await asyncio.to_thread(describe_whole, self._market, record))
 
     async def _submit(self, request: Request) -> Response:
         self._access.check_change(request.headers.get("authorization"))
@@ -148,11 +157,12 @@ class MarketAPI:
                         f"The zip holds learnware {staged.learnware.id!r}, but {replaced!r} is to be replaced."
                     )
                 self._market.check_acceptable(staged, replace=replaced is not None)
-                refusal = asyncio.run_coroutine_threadsafe(self._probe(staged), loop).result()
-                if refusal is not None:
-                    self._market.refuse(staged, refusal)
-                    raise InvalidLearnware(f"learnware {staged.learnware.id}: {refusal}")
-                return (self._market.submit if replaced is None else self._market.replace)(staged)
+                trial = asyncio.run_coroutine_threadsafe(self._probe(staged), loop).result()
+                if trial.refusal is not None:
+                    self._market.refuse(staged, trial.refusal)
+                    raise InvalidLearnware(f"learnware {staged.learnware.id}: {trial.refusal}")
+                tried = self._market.with_capability(staged, measured(staged, trial))
+                return (self._market.submit if replaced is None else self._market.replace)(tried)
 
         return await asyncio.to_thread(take)
 
@@ -161,6 +171,14 @@ class MarketAPI:
         followed = await self._follow(catalogue.sequence)
         await asyncio.to_thread(self._market.collect_garbage)
         return JSONResponse(describe(record) | {"served": followed and record.state is State.ACTIVE}, status)
+
+
+def measured(staged: Staged, trial: Trial) -> Capability:
+    """What the learnware came with of its own tasks, and what was measured here off them; what it says of that itself
+    does not count, measured here or not."""
+    place = staged.folder / SPECIFICATION_FOLDER
+    own = capability_of(place, staged.learnware.base_model, adapter_hash(staged.folder))
+    return replace(own, elsewhere=trial.elsewhere, elsewhere_protocol=PROTOCOL if trial.elsewhere else "")
 
 
 class PrefixedApplication(Starlette):
@@ -205,15 +223,18 @@ class MarketServer:
         return self._api.application()
 
 
-async def _probe_on_engine(staged: Staged) -> str | None:
+async def _probe_on_engine(staged: Staged) -> Trial:
     try:
         handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, app_name=APPLICATION)
         entry = staged.entry
-        asked = handle.probe.remote(entry.id, entry.version, entry.sha256, str(entry.folder), staged.card.examples)
-        refusal: str | None = await asyncio.wait_for(_result(asked), PROBE_TIMEOUT_S)
+        card = staged.card
+        asked = handle.probe.remote(
+            entry.id, entry.version, entry.sha256, str(entry.folder), card.domain, card.examples
+        )
+        trial: Trial = await asyncio.wait_for(_result(asked), PROBE_TIMEOUT_S)
     except TimeoutError:
         raise NotReady(f"No engine replica tried the learnware within {PROBE_TIMEOUT_S:g} s. Try again.") from None
-    return refusal
+    return trial
 
 
 async def _result(response: Any) -> Any:

@@ -1,7 +1,8 @@
 """`learnware-serving market …`: the market from the command line, beside a running stack or without one.
 
 Changes reach a running stack within a second. They are checked here; the probe on the engine is HTTP's
-(`POST /v1/learnwares`), so a learnware submitted here whose adapter the engine refuses is left out by the replicas.
+(`POST /v1/learnwares`), so a learnware submitted here whose adapter the engine refuses is left out by the replicas, and
+what one does off its task is what its own capability says (`learnware-serving measure` writes it).
 """
 
 import argparse
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from specs.market.journal import Record
-    from specs.market.store import Market
+    from specs.market.store import Market, Staged
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -55,6 +56,7 @@ def _submit(options: argparse.Namespace) -> int:
     market = _open(options)
     with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes) as staged:
         record = market.submit(staged)
+        _say_unmeasured(staged)
     print(f"{record.id}, version {record.version}, is served from now on")
     return 0
 
@@ -63,8 +65,20 @@ def _replace(options: argparse.Namespace) -> int:
     market = _open(options)
     with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes) as staged:
         record = market.replace(staged)
+        _say_unmeasured(staged)
     print(f"{record.id} is served in version {record.version} from now on")
     return 0
+
+
+def _say_unmeasured(staged: "Staged") -> None:
+    """On stderr, when nothing is known of it off its task."""
+    capability = staged.learnware.capability
+    if capability is None or not capability.elsewhere:
+        print(
+            f"{staged.learnware.id} was not measured off its task, so the router assumes the worst there; run "
+            "`learnware-serving measure` on its folder, or submit it over HTTP",
+            file=sys.stderr,
+        )
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -76,12 +90,16 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from specs.market.journal import describe
+    from serving.market.shown import describe_whole
 
     market = _open(options)
     record = market.show(options.id)
     folder = market.folder(record)
-    print(json.dumps(describe(record) | {"folder": str(folder) if folder else None}, indent=1, ensure_ascii=False))
+    print(
+        json.dumps(
+            describe_whole(market, record) | {"folder": str(folder) if folder else None}, indent=1, ensure_ascii=False
+        )
+    )
     return 0
 
 

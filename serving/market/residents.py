@@ -10,10 +10,13 @@ import copy
 import logging
 from typing import Any
 
+from safetensors import SafetensorError
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
 from serving.market.served import Served
+from serving.prompt_logprobs import PromptLogprobs
+from specs.adapter import adapts_output_layer
 from specs.card import CARD_FILE, Card, load_card
 from specs.errors import InvalidLearnware
 from specs.market.catalogue import Catalogue, Entry
@@ -24,9 +27,13 @@ logger = logging.getLogger("ray.serve")
 class Residents:
     """Makes an engine and `served` follow a catalogue."""
 
-    def __init__(self, models: OpenAIServingModels, served: Served) -> None:
+    def __init__(
+        self, models: OpenAIServingModels, served: Served, prompt_logprobs: PromptLogprobs | None = None
+    ) -> None:
+        """`prompt_logprobs` hears of adapters of `lm_head` that come and go."""
         self._models = models
         self._served = served
+        self._prompt_logprobs = prompt_logprobs or PromptLogprobs()
         self._requests: dict[str, Any] = {}  # every version ever loaded: its number must never change
         self._loading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -76,7 +83,14 @@ class Residents:
         """
         async with self._loading:
             request = self._requests.get(entry.internal_name)
-            request = await (self._load_first(entry) if request is None else self._load_again(entry, request))
+            if await asyncio.to_thread(_adapts_output_layer, entry):
+                await self._prompt_logprobs.exclude(entry.internal_name)
+            try:
+                request = await (self._load_first(entry) if request is None else self._load_again(entry, request))
+            except InvalidLearnware:
+                if entry.internal_name not in self._served.names.learnwares.values():
+                    self._prompt_logprobs.include(entry.internal_name)
+                raise
             self._requests[entry.internal_name] = request
             return request
 
@@ -109,6 +123,7 @@ class Residents:
         """Frees the slot and the host copy of a version that is not served."""
         if internal_name not in self._served.names.learnwares.values() and internal_name in self._requests:
             await self._models.engine_client.remove_lora(self._requests[internal_name].lora_int_id)
+            self._prompt_logprobs.include(internal_name)
 
     async def _retire(self, learnware_id: str, internal_name: str) -> None:
         """Once the requests that were admitted under this version are done, forgets it.
@@ -126,3 +141,10 @@ class Residents:
             name: str = self._models.base_model_paths[0].name
             return name
         return str(request.lora_name).rpartition("@")[0]
+
+
+def _adapts_output_layer(entry: Entry) -> bool:
+    try:
+        return adapts_output_layer(entry.folder)
+    except (OSError, SafetensorError):
+        return False  # the engine says better what is wrong with it

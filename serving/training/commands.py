@@ -1,4 +1,4 @@
-"""`learnware-serving train`, `score` and `matrix`: an adapter from rows, and what adapters are worth."""
+"""`learnware-serving train`, `score`, `matrix` and `measure`: an adapter from rows, and what adapters are worth."""
 
 import argparse
 from pathlib import Path
@@ -14,12 +14,14 @@ DEFAULTS = TrainingSettings()
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds `train`, `score` and `matrix` to the command line."""
+    """Adds `train`, `score`, `matrix` and `measure` to the command line."""
     from serving.training.matrix_command import add_parser as add_matrix_parser
+    from serving.training.measure_command import add_parser as add_measure_parser
     from serving.training.score_command import add_parser as add_score_parser
 
     add_score_parser(subparsers)
     add_matrix_parser(subparsers)
+    add_measure_parser(subparsers)
     parser = subparsers.add_parser(
         "train",
         help="train an adapter for the base model from rows of a task",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from serving.loops import is_looping
 from serving.training.rows import common_prefix
 
 MAX_TOKENS = 40
@@ -27,7 +28,6 @@ SHRINK_AT = 0.75
 """Finished rows leave the batch when the share of those still speaking falls below this: leaving copies the cache."""
 LOGIT_ROWS = 256
 """Rows of logits that are held at once: 50 MB for a vocabulary of 49,152 in fp32."""
-LONGEST_LOOP, LOOP_ROUNDS, LOOP_TOKENS = 8, 3, 12
 FOLDER = "base-answers"
 
 _SAMPLES, _SAMPLE_BYTES = 16, 64 << 10
@@ -97,16 +97,6 @@ def verified_answers(
     return [done[i] for i in range(len(prompts))]
 
 
-def is_looping(tokens: Sequence[int]) -> bool:
-    """Whether the last tokens repeat one piece of at most LONGEST_LOOP tokens, LOOP_ROUNDS times or more, over at
-    least LOOP_TOKENS tokens."""
-    for period in range(1, LONGEST_LOOP + 1):
-        span = max(LOOP_TOKENS, LOOP_ROUNDS * period)
-        if len(tokens) >= span and tokens[-span:-period] == tokens[len(tokens) - span + period :]:
-            return True
-    return False
-
-
 def base_answers(
     model: Any,
     tokenizer: Any,
@@ -147,7 +137,7 @@ def weights_fingerprint(base: Path) -> str:
         OSError: the folder cannot be read.
     """
     digest = hashlib.sha256()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (base / name).is_file():
             digest.update(name.encode() + (base / name).read_bytes())
     for path in sorted(base.glob("*.safetensors")):

@@ -16,6 +16,7 @@ import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from serving.training.rows import Row, hold_out, rows_hash, rows_kind
 from serving.training.settings import TrainingSettings
 from serving.training.terminal import Progress, add_base_arguments
 from specs.adapter import adapter_hash
-from specs.capability import Capability, ProbeScore, save_capability
+from specs.capability import ProbeScore, capability_of, save_capability
 from specs.errors import InvalidInput
 from specs.learnware import SPECIFICATION_FOLDER
 
@@ -158,7 +159,7 @@ def write_capabilities(
     text: frozenset[str] = frozenset(),
 ) -> None:
     """Writes each learnware's `specification/capability.json`: its scores beside the base model's on the same rows.
-    `text` names the tasks that are answered in sentences."""
+    What was measured off its task stays. `text` names the tasks that are answered in sentences."""
     from serving.training.scoring import BASE
 
     for name, folder in adapters.items():
@@ -167,7 +168,9 @@ def write_capabilities(
             for cell, rows in scored.items()
             if cell.system == name
         }
-        save_capability(Capability(base_id, adapter_hash(folder), protocol, probes), folder / SPECIFICATION_FOLDER)
+        place = folder / SPECIFICATION_FOLDER
+        before = capability_of(place, base_id, adapter_hash(folder))
+        save_capability(replace(before, protocol=protocol, probes=probes), place)
 
 
 def in_sentences(tasks: Mapping[str, Sample]) -> frozenset[str]:

@@ -23,9 +23,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from specs.capability import Capability, save_capability
 from specs.card import CARD_FILE, Card, load_card
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
-from specs.learnware import Learnware
+from specs.learnware import SPECIFICATION_FOLDER, Learnware
 from specs.market import journal
 from specs.market.catalogue import Entry, write_catalogue
 from specs.market.checks import Requirements, check_learnware
@@ -127,6 +128,13 @@ class Market:
         """Raises what `submit`, or `replace`, would raise now; changes nothing."""
         with journal.reading(self.root, self._timeout_s) as book:
             (self._replaceable if replace else self._vacant)(book, staged)
+
+    def with_capability(self, staged: Staged, capability: Capability) -> Staged:
+        """A staged submission with this capability in the place of the one that it came with, if any: its content and
+        so its hash are others from then on."""
+        save_capability(capability, staged.folder / SPECIFICATION_FOLDER)
+        learnware = check_learnware(staged.folder, self._requirements)
+        return Staged(learnware, staged.card, fingerprint(staged.folder), staged.folder)
 
     def submit(self, staged: Staged) -> Record:
         """Adds a learnware whose id is not in the market. It is served from now on.

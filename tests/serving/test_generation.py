@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from serving.loops import is_looping
 from serving.training import generation
 from serving.training.adapter import load_base
 from serving.training.generation import (
@@ -15,7 +16,6 @@ from serving.training.generation import (
     base_answers,
     end_tokens,
     greedy_answers,
-    is_looping,
     verified_answers,
     weights_fingerprint,
 )

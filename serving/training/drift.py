@@ -1,0 +1,97 @@
+"""What adapters do to requests off their task, measured without an engine: drift and degenerate answers
+(`specs.off_task`).
+
+The base model's greedy answers serve as drafts (`serving.training.generation`): one pass over prompt and draft gives
+the drift, and where the adapter would have said something else; only from there on is it decoded token by token.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serving.training.adapter import computing_type, load_base, older_names
+from serving.training.generation import (
+    MAX_TOKENS,
+    GreedyAnswer,
+    base_answers,
+    verified_answers,
+    weights_fingerprint,
+)
+from serving.training.rows import encode_prompt
+from specs.errors import InvalidLearnware
+from specs.off_task import Answered, Kind, OffTaskScore, score
+
+PROTOCOL = (
+    f"greedy answers of at most {MAX_TOKENS} tokens, one user turn; drift: log p(base's answer and its end of "
+    "turn) under the adapter, less under the base, a token; degenerate: where the base's is not; offline v1"
+)
+MAX_LENGTH = 512
+"""Tokens of a prompt; longer ones lose their middle."""
+
+
+class DriftMeter:
+    """A base model that adapters are put on one after the other."""
+
+    def __init__(self, base: Path, cache: Path, device: str = "cpu") -> None:
+        """`base` is the base model's folder; its answers are kept in `cache`."""
+        self.model, self.tokenizer = load_base(base, device, computing_type(device))
+        self._weights = weights_fingerprint(base)
+        self._cache = cache
+
+    def base_answers(
+        self, prompts: Sequence[str], progress: Callable[[int], object] = lambda _: None
+    ) -> list[GreedyAnswer]:
+        """What the base model says, made once for a base and kept."""
+        return base_answers(
+            self.model, self.tokenizer, self._encoded(prompts), self._weights, self._cache, progress=progress
+        )
+
+    def measure(
+        self,
+        adapter: Path,
+        prompts: Mapping[Kind, Sequence[str]],
+        labels: Collection[str] = (),
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> dict[Kind, OffTaskScore]:
+        """The scores of a PEFT folder by kind; `labels` are those that it answers its own task with. `progress` is told
+        how many prompts are done.
+
+        Raises:
+            InvalidLearnware: its answers are not finite numbers.
+        """
+        texts = [prompt for some in prompts.values() for prompt in some]
+        base = self.base_answers(texts)
+        answered = iter(self._answered(adapter, texts, base, progress))
+        return {kind: score([next(answered) for _ in some], labels) for kind, some in prompts.items()}
+
+    def _answered(
+        self, adapter: Path, texts: Sequence[str], base: Sequence[GreedyAnswer], progress: Callable[[int], object]
+    ) -> list[Answered]:
+        from peft import PeftModel
+
+        with older_names():
+            adapted: Any = PeftModel.from_pretrained(self.model, str(adapter), autocast_adapter_dtype=False)
+        try:
+            own = verified_answers(
+                self.model,
+                self.tokenizer,
+                self._encoded(texts),
+                [answer.tokens for answer in base],
+                progress=progress,
+                stop_loops=True,
+            )
+        finally:
+            self.model = adapted.unload()
+        answered = []
+        for one, other in zip(own, base, strict=True):
+            ratio = one.draft_log_likelihood - other.log_likelihood
+            if not math.isfinite(ratio):
+                raise InvalidLearnware(f"learnware {adapter.name}: its answers are not finite numbers")
+            answered.append(
+                Answered(one.answer.text(self.tokenizer), other.text(self.tokenizer), ratio, len(other.tokens))
+            )
+        return answered
+
+    def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
+        return [encode_prompt(prompt, self.tokenizer, MAX_LENGTH) for prompt in prompts]

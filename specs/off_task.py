@@ -1,0 +1,156 @@
+"""What a learnware does to requests that are not its task, measured beside the base model.
+
+Two numbers for each kind of request. `drift`: the mean log-likelihood a token (nats) that the adapter gives the base
+model's own greedy answers, less the base's; 0 where it keeps the base, below 0 where it would say something else.
+`degenerate`: how many of its answers no one can use (`specs.degenerate`) where the base's can be used. Both come with
+their intervals, and are turned into one number, `OffTaskScore.loss`: the expected loss against the base model in
+probability, the unit in which gains on a learnware's own tasks are measured (`router.ranking`).
+
+Everybody measures on the same prompts, the first ones of the project's own (`specs.prompts`) by the order of their
+hashes, so that scores can be compared.
+"""
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from specs.degenerate import is_degenerate_beside
+from specs.prompts import domain_questions, everyday_prompts, other_asks
+
+
+class Kind(StrEnum):
+    """Kinds of requests that are not a learnware's task."""
+
+    EVERYDAY = "everyday"
+    """Chat, writing, code, general knowledge."""
+    DOMAIN = "domain"
+    """Free questions of its own domain; of all domains, where the project has none of its."""
+    MATERIAL = "material"
+    """Another ask (translate, summarise, explain …) on what its card gives as examples."""
+
+
+PROMPTS = {Kind.EVERYDAY: 48, Kind.DOMAIN: 48, Kind.MATERIAL: 16}
+"""How many are measured. 48 tell a share of 3 % from one of 20 % in 19 of 20 cases; a labeller's share on its own
+material is near 1, and these are longer."""
+LONGEST_PROMPT = 160
+"""Characters, for time's sake: a prompt is read, and its answer scored, for every learnware."""
+
+Z = 1.96
+"""Of intervals that hold in 95 % of cases."""
+PRIOR_DEGENERATE = (0.5, 0.5)
+"""Degenerate and sound answers that are added to those counted (Jeffreys' prior). Where nothing was counted the share
+is then a half: a learnware that was trained to give labels, of which nobody has looked what it says to other requests,
+answers most of them with a label or in circles (nine of twelve did; the shares ranged from 0.1 to 0.9)."""
+PRIOR_DRIFT = (-1.0, 2.0)
+"""Drift of learnwares that were trained without the base's answers, in nats a token, and prompts that it counts for."""
+LIKELIHOOD_WEIGHT = 0.2
+"""What one nat a token counts, in probability: as in `router.ranking`."""
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class OffTaskScore:
+    """Of one kind of requests: how many were asked, mean drift over them (nats a token) with its standard error, and
+    how many answers are degenerate where the base's is not."""
+
+    prompts: int
+    drift: float
+    drift_error: float
+    degenerate: int
+
+    @property
+    def degenerate_share(self) -> Interval:
+        """Shrunk by `PRIOR_DEGENERATE`, with Wilson's interval."""
+        bad, good = PRIOR_DEGENERATE
+        n, share = self.prompts, self.degenerate / self.prompts
+        centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+        half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+        mean = (self.degenerate + bad) / (n + bad + good)
+        return Interval(mean, min(max(centre - half, 0.0), mean), max(min(centre + half, 1.0), mean))
+
+    @property
+    def drift_interval(self) -> Interval:
+        """Shrunk by `PRIOR_DRIFT`; the interval is the normal one around the mean that was measured."""
+        prior, weight = PRIOR_DRIFT
+        mean = (self.prompts * self.drift + weight * prior) / (self.prompts + weight)
+        half = Z * self.drift_error
+        return Interval(mean, min(self.drift - half, mean), max(self.drift + half, mean))
+
+    @property
+    def loss(self) -> float:
+        """Expected loss against the base model, in probability (0 to 1): a degenerate answer loses all, any other what
+        its drift costs."""
+        return _loss(self.degenerate_share.mean, self.drift_interval.mean)
+
+
+def _loss(share: float, drift: float) -> float:
+    return share + (1 - share) * min(1.0, LIKELIHOOD_WEIGHT * max(0.0, -drift))
+
+
+UNMEASURED_LOSS = _loss(PRIOR_DEGENERATE[0] / sum(PRIOR_DEGENERATE), PRIOR_DRIFT[0])
+"""What a learnware is taken to lose on requests of a kind that it was not measured on: 0.6."""
+
+
+class Answered(NamedTuple):
+    """One prompt: what the learnware and the base model say, and how much less likely the learnware finds the base's
+    answer: the difference of the log-likelihoods (nats, mostly below 0) of so many of its tokens."""
+
+    own: str
+    base: str
+    log_ratio: float
+    tokens: int
+
+
+def score(answered: Sequence[Answered], labels: Collection[str] = ()) -> OffTaskScore:
+    """What answers to prompts of one kind come to; `labels` are those that the learnware answers its task with.
+
+    Drift is the ratio of two sums, over all prompts, so each token counts alike; its standard error is the ratio
+    estimator's. That holds too where an answer was followed only as far as the learnware would have said the same, the
+    first other token included: how far that is depends on what came before alone, so by Wald's identity the sums have
+    the same ratio, as far as drift does not depend on the place in the answer.
+
+    Raises:
+        ValueError: there is no answer.
+    """
+    if not answered:
+        raise ValueError("no answers, no score")
+    n, tokens = len(answered), sum(one.tokens for one in answered)
+    drift = sum(one.log_ratio for one in answered) / tokens if tokens else 0.0
+    residuals = sum((one.log_ratio - drift * one.tokens) ** 2 for one in answered)
+    error = math.sqrt(residuals * n / (n - 1)) / tokens if tokens and n > 1 else 0.0
+    bad = sum(is_degenerate_beside(one.own, one.base, labels) for one in answered)
+    return OffTaskScore(n, drift, error, bad)
+
+
+def off_task_prompts(
+    domain: str, examples: Sequence[str] = (), counts: Mapping[Kind, int] = PROMPTS
+) -> dict[Kind, tuple[str, ...]]:
+    """The prompts to measure a learnware of this domain on, by kind; kinds without any are left out. `examples` are
+    its card's."""
+    questions = domain_questions()
+    of_domain = questions.get(domain) or tuple(one for some in questions.values() for one in some)
+    material = _first(examples, counts[Kind.MATERIAL])
+    asks = _first(other_asks("before"), len(material))
+    found = {
+        Kind.EVERYDAY: _first(everyday_prompts(), counts[Kind.EVERYDAY]),
+        Kind.DOMAIN: _first(of_domain, counts[Kind.DOMAIN]),
+        Kind.MATERIAL: tuple(f"{ask}\n{example}" for ask, example in zip(asks, material, strict=False)),
+    }
+    return {kind: prompts for kind, prompts in found.items() if prompts}
+
+
+def _first(texts: Sequence[str], count: int) -> tuple[str, ...]:
+    """The first ones in the order of their hashes, of those that are not too long: drawn at random, and the same ones
+    every time, whatever comes or goes beside them."""
+    short = {text for text in texts if len(text) <= LONGEST_PROMPT}
+    return tuple(sorted(short, key=lambda text: hashlib.sha256(text.encode()).digest())[:count])
