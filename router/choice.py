@@ -18,6 +18,9 @@ CHOICE_HEADER = "x-serve-router-learnware"
 
 FAILED_HEADER = "x-serve-router-failed"
 """Set by the edge when it asked for a choice and got none; it only explains, so it needs no signature."""
+FAILED_TIMEOUTS = frozenset({"router_timeout", "router_unreachable"})
+"""Its values when a router may live but gave no answer in time. Unreachable is what Ray's script calls its own time
+limit; since it asks a socket of the edge's own, which is always there, it means nothing else."""
 
 MATCHED = "matched"
 NAMED = "named"
@@ -29,13 +32,26 @@ LOW_CONFIDENCE = "base:low-confidence"
 BASE_BETTER = "base:better"
 """No learnware is expected to answer as well as the base model."""
 NO_TEXT = "base:no-text"
+MIXED_PROMPTS = "base:mixed-prompts"
+"""The prompts of one request, which has one `model`, ask for different learnwares."""
+EXPLANATION = "base:explanation"
+"""A turn asks for words about an answer of a learnware that only labels."""
+INTERFACE_TASK = "base:interface-task"
+"""A chat front end asks for something for itself, such as a title of the conversation."""
 NO_LEARNWARE = "base:no-learnware"
 UNKNOWN_TASK = "base:unknown-task"
 """Never answered from the base model: the replica turns it into a 404."""
 ROUTER_ERROR = "base:router-error"
 ROUTER_DEADLINE = "base:router-deadline"
+ROUTER_OVERLOAD = "base:router-overload"
+"""More requests than the router can decide on in time. Where overload is refused, the edge does so; the replica, where
+only it could read the request's model."""
 NO_CHOICE = "base:no-choice"
 ROUTER_UNREACHABLE = "base:router-unreachable"
+ROUTER_TIMEOUT = "base:router-timeout"
+"""A router took the request and did not answer the edge in time."""
+GENERATES_NOTHING = "base:generates-nothing"
+"""The request's path generates nothing, so there is nothing to choose: no router was asked."""
 
 _SIGNATURE_CHARS = 32
 """128 bits of the HMAC: forging one needs 2^127 tries on average, and the header stays short."""

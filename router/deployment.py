@@ -1,17 +1,19 @@
 """The router as a Ray Serve deployment: HAProxy asks it, for each request, which learnware and which replica.
 
-The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`): `POST /internal/route` with the client's body
-answers 200 with a flat object, `replica_id` and the headers to set. Anything else counts as a failure of the router, so
-errors inside become a choice of the base model, with the reason in the signed header.
+The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`, edited by `serving.edge.haproxy_wrapper`):
+`POST /internal/route` with the client's body answers 200 with a flat object, `replica_id` and the headers to set; or
+429 with `Retry-After`, which the edge passes on. Anything else counts as a failure of the router, so errors inside
+become a choice of the base model, with the reason in the signed header.
+
+A request that names a model needs no decision: it is read, placed and let through, however many wait for theirs.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
@@ -27,20 +29,24 @@ from router.choice import (
     NO_LEARNWARE,
     ROUTER_DEADLINE,
     ROUTER_ERROR,
+    ROUTER_OVERLOAD,
     UNKNOWN_TASK,
     RoutedChoice,
     encode_choice,
 )
-from router.conversation import ConversationSettings, choose_for_conversation
+from router.conversation import Conversations, ConversationSettings, by_readings
+from router.decisions import Check, DeadlinePassed, DecisionQueue
 from router.following import Follower
 from router.joint import JointChoice
 from router.metrics import RouterMetrics
 from router.placement import PlacementSettings
 from router.ray_seam import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
-from router.request import DecodeTokens, read_request
+from router.request import DecodeTokens, RoutedRequest, read_request
 from router.selection import Choice
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
+from router.wrappers import OwnWords, RequestSettings
+from specs.errors import Overloaded
 from specs.market.catalogue import Catalogue, current_catalogue
 from specs.task import TASK_PREFIX
 from specs.task_store import TaskStore
@@ -48,12 +54,19 @@ from specs.task_store import TaskStore
 logger = logging.getLogger("ray.serve")
 
 DECISION_THREADS = 2
-"""Threads that decide. Two, so that one slow decision (a long text) does not push its neighbours past their deadline;
-more would only share the same core, since encoding and scoring hold it."""
+"""Threads that decide. Two, so that one slow decision (a long text) does not hold up all that wait; more would only
+share the same core, since encoding and scoring hold it, and make each decision longer."""
 
-REPLICA_DEADLINE_S = 2.0
-"""How long to wait for an engine replica to be known. Past it HAProxy balances the request itself; it comes without a
-choice."""
+READ_AT_ONCE_BYTES = 16_384
+"""Bodies up to this size, nearly all, are read in the event loop, in some 50 µs; a longer one, up to some milliseconds,
+in a thread beside those that decide."""
+
+ANSWER_WITHIN_S = 1.9
+"""The edge waits 2 s for a router's answer (`serving.edge.haproxy_wrapper`). What wait and decision leave of it is the
+time to wait for an engine replica to be known; past it HAProxy balances the request itself."""
+
+Outcome = Literal["refuse", "base"]
+"""What becomes of a request whose decision cannot start in time."""
 
 
 class RouterOptions(BaseModel):
@@ -67,18 +80,22 @@ class RouterOptions(BaseModel):
     base_model: Path | None
     auto_names: tuple[str, ...]
     deadline_ms: float
+    """Of a decision, from its start."""
+    max_wait_ms: float
+    """Of a request, until its decision starts."""
+    on_overload: Outcome
     selection: SelectionSettings
     conversation: ConversationSettings
+    request: RequestSettings = RequestSettings()
     placement: PlacementSettings = PlacementSettings()
     on_loopback: bool
 
 
 class Decision(NamedTuple):
-    """A choice, the router's own time for it, and whether the request asked for one."""
+    """A choice, and how long the request had waited before it was begun, seconds."""
 
     choice: Choice
-    milliseconds: float
-    routed: bool
+    waited_s: float
 
 
 class LearnwareRouter:
@@ -94,7 +111,6 @@ class LearnwareRouter:
         self._server = server
         self._options = options
         self._secret = secret
-        self._deadline_s = options.deadline_ms / 1000
         self._builder = SnapshotBuilder(options.selection)
         catalogue = current_catalogue(options.market, options.learnwares)
         self._builder.build(catalogue)
@@ -103,9 +119,12 @@ class LearnwareRouter:
         self._sequence = catalogue.sequence
         self._tasks = None if options.market is None else TaskStore(options.market)
         self._decode_tokens = _token_decoder(options.base_model)
-        self._threads = ThreadPoolExecutor(DECISION_THREADS, thread_name_prefix="decide")
+        self._words = OwnWords(options.request)
+        self._conversations: tuple[Snapshot, Conversations] | None = None
+        self._decisions = DecisionQueue(DECISION_THREADS, options.max_wait_ms / 1000, options.deadline_ms / 1000)
         self._registry = CollectorRegistry()
         self._metrics = RouterMetrics(self._registry)
+        self._metrics.watch_waiting(lambda: self._decisions.waiting)
         initialise(server)
         self._replicas = EngineReplicas(server)
         self._joint = JointChoice(self._replicas, options.selection.resident_margin, options.placement)
@@ -137,14 +156,50 @@ class LearnwareRouter:
 
     async def _route(self, request: Request) -> JSONResponse:
         body = await request.body()
-        decision = await self._decide_in_time(body)
-        choice, address = self._place(decision.choice)
-        answer = address or await self._any_replica()
-        if decision.routed:
-            self._metrics.observe(choice, decision.milliseconds / 1000)
-            header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, decision.milliseconds)
-            answer["request_headers"] = {CHOICE_HEADER: encode_choice(header, self._secret)}
-        return JSONResponse(answer)
+        arrived = time.perf_counter()
+        read = await self._read(body)
+        if not self._asks(read):
+            return JSONResponse(await self._address(self._named(read), arrived))
+        begun = time.perf_counter()
+        try:
+            decision = await self._decide_in_time(read)
+        except Overloaded as refusal:
+            self._metrics.observe_overload(self._options.on_overload)
+            if self._options.on_overload == "refuse" and read.model is not None:
+                return JSONResponse({}, refusal.status, {"retry-after": str(refusal.retry_after_s)})
+            # A model that could not be read may be a named one: the replica, which has the whole body, refuses.
+            decision = Decision(_base(ROUTER_OVERLOAD), time.perf_counter() - begun)
+        choice, answer = self._place(decision.choice)
+        seconds = time.perf_counter() - arrived
+        self._metrics.observe(choice, seconds - decision.waited_s)
+        header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, seconds * 1000)
+        answer = answer or await self._any_replica(arrived)
+        return JSONResponse({**answer, "request_headers": {CHOICE_HEADER: encode_choice(header, self._secret)}})
+
+    async def _address(self, choice: Choice, arrived: float) -> dict[str, Any]:
+        return self._place(choice)[1] or await self._any_replica(arrived)
+
+    async def _read(self, body: bytes) -> RoutedRequest:
+        """Never raises: a body that cannot be read may ask for a choice, and gets the base model's."""
+        try:
+            if len(body) <= READ_AT_ONCE_BYTES:
+                return read_request(body, self._decode_tokens, self._words)
+            return await asyncio.to_thread(read_request, body, self._decode_tokens, self._words)
+        except Exception:
+            logger.exception("the router could not read a request")
+            return RoutedRequest(None, (), False)
+
+    def _asks(self, request: RoutedRequest) -> bool:
+        """Whether the request asks for a choice. A model that could not be read may be `auto`: the replica, which has
+        the whole body, uses the choice only if it is."""
+        if request.model is None:
+            return not request.whole
+        return request.model in self._options.auto_names or request.model.startswith(TASK_PREFIX)
+
+    def _named(self, request: RoutedRequest) -> Choice:
+        """For a request that asks for no choice: what to place it by."""
+        served = request.model if request.model in self._adapters() else None
+        return _base(NAMED)._replace(learnware_id=served)
 
     def _place(self, choice: Choice) -> tuple[Choice, dict[str, Any]]:
         """The joint choice and its replica's address: empty when none is known, or any will do. Never raises."""
@@ -163,49 +218,57 @@ class LearnwareRouter:
         snapshot = self._snapshot
         return {} if snapshot is None else snapshot.adapters
 
-    async def _any_replica(self) -> dict[str, Any]:
+    async def _any_replica(self, arrived: float) -> dict[str, Any]:
         """Where the request goes; empty when no engine replica is known in time, and HAProxy then balances by
         itself."""
         try:
-            async with asyncio.timeout(REPLICA_DEADLINE_S):
+            async with asyncio.timeout(max(arrived + ANSWER_WITHIN_S - time.perf_counter(), 0)):
                 return await choose_replica_id(self._server)
         except Exception:
             logger.exception("no engine replica could be chosen; the edge balances this request")
             return {}
 
-    async def _decide_in_time(self, body: bytes) -> Decision:
-        """The decision, or the base model with the reason when it fails or takes longer than the deadline. Never
-        raises."""
-        started = time.perf_counter()
+    async def _decide_in_time(self, request: RoutedRequest) -> Decision:
+        """The decision, or the base model with the reason when it fails or takes longer than the deadline.
+
+        Raises:
+            Overloaded: it could not begin in time.
+        """
         try:
-            deciding = asyncio.get_running_loop().run_in_executor(self._threads, self._decide, body)
-            choice, routed = await asyncio.wait_for(deciding, self._deadline_s)
-        except TimeoutError:
-            choice, routed = _base(ROUTER_DEADLINE), True
+            choice, waited_s = await self._decisions.decide(lambda check: self._decide(request, check))
+        except DeadlinePassed as passed:
+            choice, waited_s = _base(ROUTER_DEADLINE), passed.waited_s
+        except Overloaded:
+            raise
         except Exception:
             logger.exception("the router failed on a request; the base model answers it")
-            choice, routed = _base(ROUTER_ERROR), True
-        return Decision(choice, (time.perf_counter() - started) * 1000, routed)
+            return Decision(_base(ROUTER_ERROR), 0.0)
+        self._metrics.observe_wait(waited_s)
+        return Decision(choice, waited_s)
 
-    def _decide(self, body: bytes) -> tuple[Choice, bool]:
-        """The choice, and whether the request asks for one. A model that could not be read may be `auto`: the replica,
-        which has the whole body, uses the choice only if it is."""
-        request = read_request(body, self._decode_tokens)
+    def _decide(self, request: RoutedRequest, check: Check) -> Choice:
+        """The choice for a request that asks for one; `check` ends it between turns once nobody waits for it."""
         if request.model is not None and request.model.startswith(TASK_PREFIX):
-            return self._choose_for_task(request.model), True
-        if request.model is not None and request.model not in self._options.auto_names:
-            return _base(NAMED)._replace(learnware_id=self._served(request.model)), False
+            return self._choose_for_task(request.model)
         snapshot = self._snapshot  # one for the whole decision
         if snapshot is None:
-            return _base(NO_LEARNWARE), True
-        choice = choose_for_conversation(
-            request.turns, snapshot.selector.choose, snapshot.follow_ups.includes, self._options.conversation
-        )
-        return choice, True
+            return _base(NO_LEARNWARE)
+        return self._conversations_over(snapshot).choose_for_all(request.prompts, check)
 
-    def _served(self, model: str) -> str | None:
-        """The model, if it is a learnware that is served."""
-        return model if model in self._adapters() else None
+    def _conversations_over(self, snapshot: Snapshot) -> Conversations:
+        """What remembers turns' choices over this state of the market: it ends with it."""
+        held = self._conversations
+        if held is None or held[0] is not snapshot:
+            conversations = Conversations(
+                by_readings(snapshot.selector.choose),
+                snapshot.follow_ups.kind,
+                snapshot.selector.answers_in_sentences,
+                self._words.is_interface_task,
+                self._options.conversation,
+            )
+            held = (snapshot, conversations)
+            self._conversations = held  # two threads may both make one; either will do
+        return held[1]
 
     def _choose_for_task(self, name: str) -> Choice:
         task = None if self._tasks is None else self._tasks.find(name)
@@ -216,11 +279,19 @@ class LearnwareRouter:
 
     async def explain(self, body: bytes) -> dict[str, Any]:
         """The choice for a request body, with ranked candidates, as `POST /v1/route` shows it. Generates nothing and
-        counts nothing."""
+        counts nothing. A body without a model is explained as if it asked for a choice.
+
+        Raises:
+            Overloaded: the decision could not begin in time.
+        """
         started = time.perf_counter()
-        request = read_request(body, self._decode_tokens)
-        loop = asyncio.get_running_loop()
-        choice, _ = await loop.run_in_executor(self._threads, self._decide, body)
+        request = await self._read(body)
+        choice = self._named(request)
+        if self._asks(request) or request.model is None:
+            try:
+                choice, _ = await self._decisions.decide(lambda check: self._decide(request, check))
+            except DeadlinePassed:
+                choice = _base(ROUTER_DEADLINE)
         choice, explained = self._joint.explain(choice, self._adapters())
         return {
             "model": request.model,
@@ -229,7 +300,8 @@ class LearnwareRouter:
             "score": round(choice.score, 6),
             "confidence": round(choice.confidence, 6),
             **explained,
-            "turns": len(request.turns),
+            "prompts": len(request.prompts),
+            "turns": sum(len(prompt.turns) for prompt in request.prompts),
             "route_ms": round((time.perf_counter() - started) * 1000, 3),
         }
 

@@ -1,31 +1,99 @@
-"""Tells a turn that only makes sense after what was said before ("explain that in one sentence") from one with a topic
-of its own ("write a poem about autumn").
+"""Tells a turn that only makes sense after what was said before from one with a topic of its own ("write a poem about
+autumn"), and what it wants: words about the answer ("why?", "explain that in one sentence"), or more of the same task
+("and this one: …", "and in 2019?").
 
-Both fit no learnware when they are looked at alone. A turn counts as a follow-up when the nearest of the project's own
-follow-up phrases (`follow_ups.txt`) is at least as near as the nearest of its everyday prompts, by cosine.
+Neither fits a learnware when it is looked at alone. The nearest of the project's own phrases (`follow_ups.txt`) and of
+its everyday prompts, which have topics, vote: each with a weight that falls exponentially with its distance.
 """
 
 import importlib.resources
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+import numpy as np
 
 from specs.encoder import Encoder
 from specs.prompts import everyday_prompts
 
+FOLLOW_UP_CHARS = 160
+"""Of a longer turn only the first clause and the last sentence can be a follow-up: the rest is a topic, or the next
+item."""
+_VOTERS = 50
+_SHARPNESS = 20.0
+"""Of the vote: a phrase that is nearer by a cosine of 0.05 counts e times as much."""
+_CLEAR_VOTES = 2.0
+"""By what factor one kind must outvote the other. Without it 8 in 100 unseen turns that ask for words count as
+continuations, with it 3; one continuation in three is then `EITHER`."""
+_CLEAR_COSINE = 0.7
+"""How near the end of a long turn must be to some phrase: with no bound every text's first words are nearest to one."""
+_CLAUSE = re.compile(r"[:.?!\n。？！：]")
+_FINAL = ".!。！ "
+
+
+class FollowUp(Enum):
+    """What a turn without a topic of its own wants. The first two values are the sections of `follow_ups.txt`."""
+
+    EXPLANATION = "explanations"
+    CONTINUATION = "continuations"
+    EITHER = "either"
+
+
+TellFollowUp = Callable[[str], FollowUp | None]
+
 
 class FollowUps:
-    """Holds both sets of vectors: some hundred of each, compared in about 50 µs."""
+    """Holds the phrases' vectors: some 1,500, compared in about 0.1 ms. Safe to use from several threads."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._follow_ups = encoder.encode(follow_up_phrases())
-        self._topics = encoder.encode(everyday_prompts())
+        phrases = follow_up_phrases()
+        groups = [phrases[FollowUp.EXPLANATION], phrases[FollowUp.CONTINUATION], everyday_prompts()]
+        self._vectors = np.vstack([encoder.encode([_plain(phrase) for phrase in group]) for group in groups])
+        self._kinds = np.repeat(np.arange(3), [len(group) for group in groups])
 
-    def includes(self, turn: str) -> bool:
-        """Whether the turn needs what was said before it."""
-        vector = self._encoder.encode([turn])[0]
-        return bool((self._follow_ups @ vector).max() >= (self._topics @ vector).max())
+    def kind(self, turn: str) -> FollowUp | None:
+        """What the turn wants; None when it has a topic of its own. Never raises on odd text."""
+        turn = turn.strip()
+        if len(turn) <= FOLLOW_UP_CHARS:
+            return self._vote(turn, 0.0)
+        end = _CLAUSE.search(turn, 0, FOLLOW_UP_CHARS)
+        head = self._vote(turn[: end.end()], _CLEAR_COSINE) if end else None
+        return head or self._vote(_last_sentence(turn), _CLEAR_COSINE)
+
+    def _vote(self, text: str, least: float) -> FollowUp | None:
+        cosines = self._vectors @ self._encoder.encode([_plain(text)])[0]
+        voters = np.argpartition(-cosines, _VOTERS)[:_VOTERS]
+        if not text or cosines[voters].max() < least:
+            return None
+        weights = np.exp(_SHARPNESS * (cosines[voters] - 1))
+        explanation, continuation, topic = np.bincount(self._kinds[voters], weights, 3)
+        if topic > max(explanation, continuation):
+            return None
+        if explanation >= _CLEAR_VOTES * continuation:
+            return FollowUp.EXPLANATION
+        return FollowUp.CONTINUATION if continuation >= _CLEAR_VOTES * explanation else FollowUp.EITHER
 
 
-def follow_up_phrases() -> list[str]:
+def follow_up_phrases() -> Mapping[FollowUp, list[str]]:
     """The project's own phrases, in several languages."""
     text = importlib.resources.files("router").joinpath("follow_ups.txt").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("# ")]
+    phrases: dict[FollowUp, list[str]] = {FollowUp.EXPLANATION: [], FollowUp.CONTINUATION: []}
+    section = phrases[FollowUp.EXPLANATION]
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = phrases[FollowUp(line.strip("[]"))]
+        elif line and not line.startswith("# "):
+            section.append(line)
+    return phrases
+
+
+def _plain(phrase: str) -> str:
+    """How people type it: case and a full stop say nothing; a question mark and a colon do."""
+    return phrase.lower().rstrip(_FINAL)
+
+
+def _last_sentence(turn: str) -> str:
+    tail = turn[-FOLLOW_UP_CHARS:].rstrip(".?!:\n。？！： ")
+    *_, last = _CLAUSE.split(tail)
+    return turn[len(turn) - FOLLOW_UP_CHARS + len(tail) - len(last) :].strip()

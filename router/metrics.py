@@ -1,14 +1,19 @@
 """The router's own Prometheus metrics: how long it took, how good the match was, and why the base model answered
 instead."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router.placement import Placed
 from router.selection import Choice
 
-ROUTE_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1)
+ROUTE_SECONDS = tuple(step / 1e4 for step in (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2500, 5000))
 """Sub-millisecond steps, since a choice takes some hundred microseconds and its target is one millisecond; then coarser
-up to the default deadline of 50 ms, with one bucket past it."""
+up to the default deadline of 500 ms."""
+
+WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
+"""From nothing to the longest wait that may be configured."""
 
 UNIT_INTERVAL = tuple(step / 20 for step in range(1, 20))
 """Scores and confidences lie in [0, 1]; steps of 0.05 show where a threshold would cut."""
@@ -19,7 +24,25 @@ class RouterMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
-            "learnware_route_seconds", "The router's own time for one choice.", buckets=ROUTE_SECONDS, registry=registry
+            "learnware_route_seconds",
+            "The router's own time for one choice, without the wait before it.",
+            buckets=ROUTE_SECONDS,
+            registry=registry,
+        )
+        self._wait = Histogram(
+            "learnware_route_wait_seconds",
+            "How long requests waited for the router's decision to start.",
+            buckets=WAIT_SECONDS,
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            "learnware_route_waiting", "Requests that wait for the router's decision now.", registry=registry
+        )
+        self._refused = Counter(
+            "learnware_route_refused",
+            "Requests that the router could not decide on in time, by what became of them (refuse, base).",
+            ["outcome"],
+            registry=registry,
         )
         self._score = Histogram(
             "learnware_match_score",
@@ -43,6 +66,18 @@ class RouterMetrics:
             ["why", "tier"],
             registry=registry,
         )
+
+    def watch_waiting(self, waiting: Callable[[], int]) -> None:
+        """Asks `waiting` at each scrape how many requests wait."""
+        self._waiting.set_function(waiting)
+
+    def observe_wait(self, seconds: float) -> None:
+        """Counts the wait of one request whose decision has started."""
+        self._wait.observe(seconds)
+
+    def observe_overload(self, outcome: str) -> None:
+        """Counts one request whose decision could not start in time."""
+        self._refused.labels(outcome).inc()
 
     def observe_placement(self, placed: Placed) -> None:
         """Counts one request that was placed."""

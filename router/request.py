@@ -4,14 +4,14 @@ The body is what a client sent to `/v1/chat/completions`, `/v1/completions` or a
 edge when it is large (Ray 2.60 forwards at most `RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE` bytes, and marks the
 cut only when the client sent a `Content-Length`). So every body that does not parse is treated as possibly cut.
 
-What is routed on:
+A request has one or more *prompts*, each a conversation (`router.turn`):
 
-- chat: the user turns, oldest first; the last one decides unless the conversation holds (see `router.conversation`). A
-  turn made of content parts counts as its text parts; images and audio say nothing here. Assistant and tool messages
-  are ours or a tool's, not the user's, and don't count. A system prompt is put before the *first* turn, since it often
-  carries the task's instruction, but only its head: the tail of a long one is policy and examples, which would drown
-  the question.
-- completion: the prompt; of a list, its first entry. Token ids are decoded with the base model's tokenizer.
+- chat: one. The user's turns, oldest first, without what programs wrote into them (`router.wrappers`). A turn made of
+  content parts counts as its text parts; images, audio and results of tools say nothing here. Assistant and tool
+  messages are ours or a tool's, not the user's, and don't count. The system prompt counts for
+  every turn, a long one with its ends.
+- `/v1/chat/completions/batch` (vLLM 0.29): `messages` is a list of conversations.
+- completion: the prompt, or each of a list. Token ids are decoded with the base model's tokenizer.
 - `input` (vLLM's responses and embeddings routes): as a prompt, or as messages.
 """
 
@@ -21,30 +21,41 @@ from typing import Any, NamedTuple
 
 from partial_json_parser import MalformedJSON, loads as loads_partial
 
-SYSTEM_HEAD_CHARS = 420
-"""Characters of a system prompt that are routed on. The instruction lines of 39 public tasks, labels included, have 24
-to 415; what stands further down is policy and examples."""
+from router.turn import Conversation
+from router.wrappers import OwnWords, RequestSettings
 
-MAX_TURNS = 8
-"""User turns looked at: the first (it opens the topic) and the latest seven; bounds the work of one request."""
+MAX_PROMPTS = 32
+"""Prompts of one request that are looked at, spread evenly over all, the first and the last among them: what is 10 % of
+a large request is seen in 97 of 100, and looking at all of 1,000 would take a router longer than its deadline."""
 
 PARTIAL_PARSE_BYTES = 65_536
 """How much of an unparsable body is read. The tolerant parser is pure Python, about 3 ms for this much; the question of
 a request that large is at its head (completion prompt, first turn)."""
 
+EDGE_TOKENS = 2048
+"""Of a prompt of token ids so many are decoded at each end: a token is a character or more, and no encoder reads on."""
+
+_NOT_TEXT = frozenset({"tool_result", "tool_use", "tool_call", "function_call", "function_call_output", "thinking"})
+"""Content parts that may hold text which nobody wrote."""
+
 DecodeTokens = Callable[[Sequence[int]], str]
+
+DEFAULT_WORDS = OwnWords(RequestSettings())
 
 
 class RoutedRequest(NamedTuple):
-    """What the router needs of a body. `model` is None when the body names none that could be read; `turns` is empty
-    when there is nothing to route on; `whole` is False when the body could not be parsed as it stands."""
+    """What the router needs of a body. `model` is None when the body names none that could be read; `prompts` is empty
+    when there is nothing to route on, and holds a conversation without turns for a prompt that says nothing; `whole` is
+    False when the body could not be parsed as it stands."""
 
     model: str | None
-    turns: tuple[str, ...]
+    prompts: tuple[Conversation, ...]
     whole: bool
 
 
-def read_request(body: bytes, decode_tokens: DecodeTokens | None = None) -> RoutedRequest:
+def read_request(
+    body: bytes, decode_tokens: DecodeTokens | None = None, words: OwnWords = DEFAULT_WORDS
+) -> RoutedRequest:
     """Never raises: what cannot be read yields an empty request, and the replica's own application tells the client
     what is wrong.
 
@@ -57,7 +68,7 @@ def read_request(body: bytes, decode_tokens: DecodeTokens | None = None) -> Rout
     if not isinstance(payload, Mapping):
         return RoutedRequest(None, (), whole)
     model = payload.get("model")
-    return RoutedRequest(model if isinstance(model, str) else None, _turns(payload, decode_tokens), whole)
+    return RoutedRequest(model if isinstance(model, str) else None, _prompts(payload, decode_tokens, words), whole)
 
 
 def _parse_cut(body: bytes) -> Any:
@@ -68,26 +79,39 @@ def _parse_cut(body: bytes) -> Any:
         return None
 
 
-def _turns(payload: Mapping[str, Any], decode_tokens: DecodeTokens | None) -> tuple[str, ...]:
+def _prompts(
+    payload: Mapping[str, Any], decode_tokens: DecodeTokens | None, words: OwnWords
+) -> tuple[Conversation, ...]:
     messages = payload.get("messages")
-    if messages is None and _is_message_list(payload.get("input")):
+    if messages is None and _is_list_of(payload.get("input"), Mapping):
         messages = payload["input"]
     if isinstance(messages, list):
-        instructions = payload.get("instructions", payload.get("system"))
-        return _chat_turns(messages, _text_of(instructions))
+        instructions = _text_of(payload.get("instructions", payload.get("system")))
+        conversations = _spread(messages) if _is_list_of(messages, list) else [messages]
+        return tuple(_conversation(one, instructions, words) for one in conversations)
     prompt = payload.get("prompt", payload.get("input"))
-    text = _prompt_text(prompt, decode_tokens)
-    return (text,) if text else ()
+    if isinstance(prompt, list) and not _is_list_of(prompt, int):
+        prompts = _spread(prompt)
+    else:
+        prompts = [] if prompt is None else [prompt]
+    return tuple(_conversation_of_one(_prompt_text(one, decode_tokens), words) for one in prompts)
 
 
-def _is_message_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], kind)
 
 
-def _chat_turns(messages: Sequence[Any], instructions: str) -> tuple[str, ...]:
+def _spread(prompts: Sequence[Any]) -> list[Any]:
+    """At most MAX_PROMPTS of them, spread evenly."""
+    if len(prompts) <= MAX_PROMPTS:
+        return list(prompts)
+    return [prompts[n * (len(prompts) - 1) // (MAX_PROMPTS - 1)] for n in range(MAX_PROMPTS)]
+
+
+def _conversation(messages: Any, instructions: str, words: OwnWords) -> Conversation:
     system: list[str] = [instructions] if instructions else []
-    turns: list[str] = []
-    for message in messages:
+    said: list[str] = []
+    for message in messages if isinstance(messages, list) else ():
         if not isinstance(message, Mapping):
             continue
         role, text = message.get("role"), _text_of(message.get("content"))
@@ -96,13 +120,16 @@ def _chat_turns(messages: Sequence[Any], instructions: str) -> tuple[str, ...]:
         if role in ("system", "developer"):
             system.append(text)
         elif role == "user":
-            turns.append(text)
-    if len(turns) > MAX_TURNS:
-        turns = turns[:1] + turns[1 - MAX_TURNS :]
-    head = "\n".join(system)[:SYSTEM_HEAD_CHARS]
-    if head:
-        turns = [f"{head}\n{turns[0]}", *turns[1:]] if turns else [head]
-    return tuple(turns)
+            said.append(text)
+    instruction = "\n".join(system)
+    # where nothing but wrappers was said, the last one has to do
+    turns = tuple(filter(None, map(words.of, said))) or tuple(said[-1:])
+    return Conversation(words.of_system(instruction), turns) if turns else _conversation_of_one(instruction, words)
+
+
+def _conversation_of_one(text: str, words: OwnWords) -> Conversation:
+    text = words.of(text) or text
+    return Conversation("", (text,) if text else ())
 
 
 def _text_of(content: Any) -> str:
@@ -111,21 +138,22 @@ def _text_of(content: Any) -> str:
         return content.strip()
     if not isinstance(content, list):
         return ""
-    parts = (
-        part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None for part in content
-    )
-    return "\n".join(part for part in parts if isinstance(part, str)).strip()
+    return "\n".join(part for part in map(_text_of_part, content) if isinstance(part, str)).strip()
+
+
+def _text_of_part(part: Any) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    kind = part.get("type")
+    return None if isinstance(kind, str) and kind in _NOT_TEXT else part.get("text")
 
 
 def _prompt_text(prompt: Any, decode_tokens: DecodeTokens | None) -> str:
     if isinstance(prompt, str):
         return prompt.strip()
-    if not isinstance(prompt, list) or not prompt:
+    if decode_tokens is None or not isinstance(prompt, list) or not prompt:
         return ""
-    first = prompt[0]
-    if isinstance(first, str):
-        return first.strip()
-    tokens = first if isinstance(first, list) else prompt
-    if decode_tokens is None or not all(type(token) is int and token >= 0 for token in tokens):
+    tokens = prompt if len(prompt) <= 2 * EDGE_TOKENS else prompt[:EDGE_TOKENS] + prompt[-EDGE_TOKENS:]
+    if not all(type(token) is int and token >= 0 for token in tokens):
         return ""
     return decode_tokens(tokens).strip()

@@ -129,6 +129,10 @@ class Selector:
         nearest = self.index.search(x, top if self._ranking is None else max(top, NEAREST))
         return self._pick(nearest, self._everyday.margin(x, float(nearest.values[0])), MATCHED, top)
 
+    def answers_in_sentences(self, learnware_id: str) -> bool:  # noqa: ARG002
+        """Whether the learnware answers in sentences, and not with a label, a letter or a number."""
+        return False
+
     def choose_task(self, mean: NDArray[np.float32], top: int = 5) -> Choice:
         """The learnware for a whole task, given by the mean of its rows' vectors (dim,), noise included.
 

@@ -37,8 +37,9 @@ ROUTING_STATS_PERIOD_S = 1.0
 from the one before goes to all routers."""
 
 ROUTER_OPTIONS = {
-    # The router must never be what holds requests back: it answers each in about a millisecond.
-    "max_ongoing_requests": 1000,
+    # The router's own line is the only one, since it bounds the wait and refuses; Ray's would hold requests back before
+    # it without a word.
+    "max_ongoing_requests": 10_000,
     # Ray's default of 10 s delays the replacement of a crashed router by as much.
     "health_check_period_s": 1,
     "health_check_timeout_s": 5,
@@ -74,6 +75,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         secret=secret,
         on_loopback=on_loopback,
         base_stands_in=config.engine.on_load_failure == "base",
+        base_without_choice=router.on_overload == "base",
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
@@ -82,8 +84,11 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         base_model=base,
         auto_names=router.auto_names,
         deadline_ms=router.deadline_ms,
+        max_wait_ms=router.max_wait_ms,
+        on_overload=router.on_overload,
         selection=router.selection,
         conversation=router.conversation,
+        request=router.request,
         placement=router.placement,
         on_loopback=on_loopback,
     )

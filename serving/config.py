@@ -16,12 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from router.conversation import ConversationSettings
 from router.placement import PlacementSettings
 from router.settings import SelectionSettings
+from router.wrappers import RequestSettings
 from serving.base_model import EMBEDDED, base_model_id
 from serving.paging.settings import PagingSettings
 from specs.errors import InvalidConfig
 
 PAGING = PagingSettings()
 MIB = 1 << 20
+ROUTER_BUDGET_MS = 1500.0
+"""What wait and decision may take together. The edge waits 2 s for the router's answer (`serving.edge.haproxy_wrapper`)
+and then takes it for lost; half a second is left for reading, placing and both ways under the load that makes a line.
+"""
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent / "starter_learnwares"
 
@@ -108,11 +113,35 @@ class RouterSettings(_Section):
     )
     replicas: int = Field(2, ge=1, description="Router processes on each node; with two, losing one loses no request.")
     deadline_ms: float = Field(
-        50.0, gt=0, description="The router's own time for one choice; past it the base model answers."
+        500.0,
+        gt=0,
+        description="The router's own time for one choice, from when it begins on it; past it the base model answers. "
+        "A choice takes milliseconds of processor time; the rest is for machines where many others want it too.",
+    )
+    max_wait_ms: float = Field(
+        1000.0,
+        gt=0,
+        description="How long a request may wait until the router begins on it; past it, on_overload. Requests that "
+        "name a model don't wait.",
+    )
+    on_overload: Literal["refuse", "base"] = Field(
+        "refuse",
+        description="When the router cannot choose in time: `refuse` answers 429 with Retry-After (503 when no router "
+        "lives), `base` lets the base model answer and says so in the headers.",
     )
     selection: SelectionSettings = Field(default_factory=SelectionSettings)
     conversation: ConversationSettings = Field(default_factory=ConversationSettings)
+    request: RequestSettings = Field(default_factory=RequestSettings)
     placement: PlacementSettings = Field(default_factory=PlacementSettings)
+
+    @model_validator(mode="after")
+    def _answers_the_edge_in_time(self) -> Self:
+        if self.max_wait_ms + self.deadline_ms > ROUTER_BUDGET_MS:
+            raise ValueError(
+                f"max_wait_ms ({self.max_wait_ms:g}) and deadline_ms ({self.deadline_ms:g}) together must be at most "
+                f"{ROUTER_BUDGET_MS:g}: the edge waits 2 s for the router"
+            )
+        return self
 
 
 class EngineSettings(_Section):

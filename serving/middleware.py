@@ -5,8 +5,11 @@ Pure ASGI, since it stands in the token path: Starlette's `BaseHTTPMiddleware` w
 queue.
 
 A request's `model` is one of the automatic names or a task's id (the signed choice decides; without a valid one the
-base model answers), a learnware's id, or the base model's id. Anything else gets a 404 that names close ids. Bodies
-that are no JSON object go on unread to vLLM's own application, which answers with the right 4xx.
+request is refused, or the base model answers where the configuration says so), a learnware's id, or the base model's
+id. Anything else gets a 404 that names close ids. Bodies that are no JSON object go on unread to vLLM's own
+application, which answers with the right 4xx.
+
+Nothing is chosen for a request that generates nothing (`/tokenize`), and none such is counted.
 
 While a stack starts, HAProxy knows the engine a moment before it knows the router, and `auto` would be answered by the
 base model. So a replica calls itself ready only once a choice has reached it.
@@ -24,19 +27,32 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.choice import (
     CHOICE_HEADER,
     FAILED_HEADER,
+    FAILED_TIMEOUTS,
+    GENERATES_NOTHING,
     MATCHED,
     NAMED,
     NO_CHOICE,
+    ROUTER_OVERLOAD,
+    ROUTER_TIMEOUT,
     ROUTER_UNREACHABLE,
     SESSION,
     UNKNOWN_TASK,
     RoutedChoice,
     decode_choice,
 )
+from serving.edge.haproxy_wrapper import GENERATING_PATHS
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from serving.prompt_logprobs import PromptLogprobs
-from specs.errors import AdapterUnavailable, InvalidInput, LearnwareError, NotReady, UnknownModel
+from specs.errors import (
+    AdapterUnavailable,
+    InvalidInput,
+    LearnwareError,
+    NotReady,
+    Overloaded,
+    RouterUnavailable,
+    UnknownModel,
+)
 from specs.task import TASK_PREFIX
 
 NO_MODEL = "base:no-model"
@@ -55,7 +71,7 @@ READY_PATHS = frozenset({"/v1/models", "/health"})
 
 READY_ANYWAY_S = 60.0
 """Past this age a replica counts as ready although no choice has reached it: nobody has asked for `auto`, or there is
-no router any more, and then the base model answers."""
+no router any more, and then it still answers for named models."""
 
 EXPLAIN_PATH = "/v1/route"
 """Explains a choice, so it must see `model` as the client wrote it."""
@@ -72,7 +88,8 @@ class Answerer(NamedTuple):
 def openai_error(error: LearnwareError) -> JSONResponse:
     """The one mapping of the project's errors to OpenAI error objects."""
     content = {"error": {"message": str(error), "type": error.type, "param": None, "code": error.code}}
-    return JSONResponse(content, status_code=error.status)
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    return JSONResponse(content, status_code=error.status, headers=headers)
 
 
 class LearnwareMiddleware:
@@ -87,10 +104,12 @@ class LearnwareMiddleware:
         metrics: ReplicaMetrics,
         hold: Hold = lambda _: nullcontext(),
         base_stands_in: bool = False,
+        base_without_choice: bool = True,
         prompt_logprobs: PromptLogprobs | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`base_stands_in`: the base model answers when an adapter cannot be loaded; `prompt_logprobs`: knows which
+        """`base_stands_in`: the base model answers when an adapter cannot be loaded. `base_without_choice`: it answers
+        when no router has chosen, which otherwise is an error that says to come again. `prompt_logprobs` knows which
         requests may ask for them (default: all)."""
         self._app = app
         self._served = served
@@ -98,6 +117,7 @@ class LearnwareMiddleware:
         self._metrics = metrics
         self._hold = hold
         self._base_stands_in = base_stands_in
+        self._base_without_choice = base_without_choice
         self._prompt_logprobs = prompt_logprobs or PromptLogprobs()
         self._clock = clock
         self._ready_at = clock() + READY_ANYWAY_S
@@ -144,7 +164,8 @@ class LearnwareMiddleware:
                 payload["model"] = answerer.model
                 body = json.dumps(payload, separators=(",", ":")).encode()
                 scope = _with_length(scope, len(body))
-            self._metrics.count(answerer.model, answerer.reason)
+            if scope["path"] in GENERATING_PATHS:
+                self._metrics.count(answerer.model, answerer.reason)
             await self._app(scope, _replay(body, receive), _announcing(send, answerer))
 
     def _answerer(self, scope: Scope, model: str | None, names: Names) -> Answerer:
@@ -181,12 +202,30 @@ class LearnwareMiddleware:
         choice = decode_choice(value.decode("latin-1"), self._secret) if value else None
         if choice is not None:
             self._ready_at = self._clock()
+        elif scope["path"] not in GENERATING_PATHS:
+            return Answerer(names.base, GENERATES_NOTHING, None)
         if choice is None:
-            reason = ROUTER_UNREACHABLE if _FAILED_HEADER in headers else NO_CHOICE
-            choice = RoutedChoice(None, reason, 0.0, 0.0)
+            choice = RoutedChoice(None, _why_none(headers.get(_FAILED_HEADER)), 0.0, 0.0)
         elif choice.learnware is not None and choice.learnware not in names.learnwares:
             choice = choice._replace(learnware=None, reason=NOT_SERVED)
+        if not self._base_without_choice:
+            _refuse_unchosen(choice.reason)
         return Answerer(choice.learnware or names.base, choice.reason, choice)
+
+
+def _why_none(failed: bytes | None) -> str:
+    """The reason for a request without a choice, by what the edge says of the router."""
+    if failed is None:
+        return NO_CHOICE
+    return ROUTER_TIMEOUT if failed.decode("latin-1") in FAILED_TIMEOUTS else ROUTER_UNREACHABLE
+
+
+def _refuse_unchosen(reason: str) -> None:
+    """Raises for the reasons that mean that no router has chosen."""
+    if reason in (ROUTER_OVERLOAD, ROUTER_TIMEOUT):
+        raise Overloaded("The router has more requests than it can decide on in time. Try again, or name a model.")
+    if reason in (ROUTER_UNREACHABLE, NO_CHOICE):
+        raise RouterUnavailable("No router is there that could choose a model. Try again, or name one.")
 
 
 def _takes_a_model(scope: Scope) -> bool:

@@ -29,7 +29,7 @@ from serving.names import ROUTER
 from serving.paging.gate import AdapterGate, open_gate
 from serving.prompt_logprobs import PromptLogprobs
 from serving.ray_compat import EngineServer, LLMConfig, add_middleware
-from specs.errors import AdapterUnavailable, InvalidLearnware, UnknownModel
+from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
 from specs.market.catalogue import Entry, current_catalogue
 
 
@@ -45,6 +45,8 @@ class ReplicaOptions(NamedTuple):
     on_loopback: bool
     base_stands_in: bool = False
     """The base model answers when an adapter cannot be loaded; otherwise its requests fail."""
+    base_without_choice: bool = False
+    """The base model answers when no router has chosen; otherwise such requests are refused."""
 
 
 class LearnwareServer(EngineServer):
@@ -92,6 +94,7 @@ class LearnwareServer(EngineServer):
             metrics=self._metrics,
             hold=self._hold,
             base_stands_in=options.base_stands_in,
+            base_without_choice=options.base_without_choice,
             prompt_logprobs=prompt_logprobs,
         )
         return app
@@ -146,7 +149,10 @@ class LearnwareServer(EngineServer):
     async def _explain(self, request: Request) -> JSONResponse:
         """The choice for a request body, ranked candidates included, without generating."""
         router = serve.get_deployment_handle(ROUTER, app_name=serve.get_replica_context().app_name)
-        return JSONResponse(await router.explain.remote(await request.body()))
+        try:
+            return JSONResponse(await router.explain.remote(await request.body()))
+        except Overloaded as refusal:  # as Ray raises it: with the router's own one as its cause
+            return openai_error(getattr(refusal, "cause", refusal))
 
     async def market_reached(self, sequence: int) -> int:
         """Returns when the market's change number `sequence` is in effect here."""

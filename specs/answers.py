@@ -6,8 +6,11 @@ exactly; sentences never are, so they are judged by how likely they are, a token
 
 import re
 import statistics
-from collections.abc import Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from specs.errors import InvalidSpecification
 
 AnswerKind = Literal["label", "letter", "number", "span", "text"]
 
@@ -51,3 +54,65 @@ def _words(text: str) -> float:
 
 def _share(pattern: re.Pattern[str], answers: Sequence[str]) -> float:
     return sum(bool(pattern.fullmatch(answer.strip())) for answer in answers) / len(answers)
+
+
+MOST_LABELS = 64
+"""Labels that are kept: a task with more of them is told by the commonest."""
+LABEL_CHARS = 120
+LENGTH_QUANTILES = (0.1, 0.5, 0.9)
+KINDS: tuple[str, ...] = get_args(AnswerKind)
+
+
+class Answers(NamedTuple):
+    """What a learnware's answers are. `labels` are those of a labelling task, the commonest first, else empty; `words` are
+    the `LENGTH_QUANTILES` of the answers' lengths in words."""
+
+    kind: AnswerKind
+    labels: tuple[str, ...]
+    words: tuple[float, float, float]
+
+    @property
+    def in_sentences(self) -> bool:
+        """Whether it answers in free text, so that it can explain something."""
+        return self.kind == "text"
+
+    def __str__(self) -> str:
+        named = f" ({', '.join(self.labels[:8])}{', …' if len(self.labels) > 8 else ''})" if self.labels else ""
+        low, middle, high = self.words
+        return f"{self.kind}{named}, {low:g} to {high:g} words, {middle:g} in the middle"
+
+
+def describe_answers(answers: Sequence[str], choices: Sequence[Sequence[str]] = ()) -> Answers:
+    """What these answers of one task are; `choices` as in `answer_kind`. Raises ValueError without an answer."""
+    kind = answer_kind(answers, choices)
+    counted = Counter(answer[:LABEL_CHARS] for answer in answers) if kind == "label" else Counter()
+    lengths = sorted(_words(answer) for answer in answers)
+    low, middle, high = (lengths[round(share * (len(lengths) - 1))] for share in LENGTH_QUANTILES)
+    return Answers(kind, tuple(label for label, _ in counted.most_common(MOST_LABELS)), (low, middle, high))
+
+
+def answers_to_dict(answers: Answers) -> dict[str, Any]:
+    """As it stands in `specification.json`."""
+    return {"kind": answers.kind, "labels": list(answers.labels), "words": list(answers.words)}
+
+
+def answers_from(values: Any) -> Answers:
+    """Reads and checks what `answers_to_dict` wrote. Raises InvalidSpecification, which says what is wrong."""
+    if not isinstance(values, Mapping) or set(values) != {"kind", "labels", "words"}:
+        raise InvalidSpecification("answers must be an object with kind, labels and words")
+    kind, labels, words = values["kind"], values["labels"], values["words"]
+    if kind not in KINDS:
+        raise InvalidSpecification(f"answers.kind is {kind!r}; there are {', '.join(KINDS)}")
+    if (
+        not isinstance(labels, list)
+        or len(labels) > MOST_LABELS
+        or not all(isinstance(label, str) and 0 < len(label) <= LABEL_CHARS for label in labels)
+    ):
+        raise InvalidSpecification(
+            f"answers.labels must be a list of at most {MOST_LABELS} texts of 1 to {LABEL_CHARS} characters"
+        )
+    numbers = isinstance(words, list) and all(type(number) in (int, float) and 0 <= number < 1e9 for number in words)
+    if not numbers or len(words) != len(LENGTH_QUANTILES) or sorted(words) != words:
+        raise InvalidSpecification("answers.words must be three numbers of at least 0, in ascending order")
+    low, middle, high = map(float, words)
+    return Answers(kind, tuple(labels), (low, middle, high))

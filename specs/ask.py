@@ -26,7 +26,8 @@ ASK_CHARS = 200
 LIKELY = 1.2
 """The score from which a sentence is taken for an ask: a question mark, an opening verb, or two lesser signs."""
 
-_ENDS = re.compile(r"""(?<=[.!?。？！])["'”’)\]]{0,3}\s+(?=[^\s\da-z])|(?<=[。？！])|\n+""")
+_ENDS = re.compile(r"""(?<=[.!])["'”’)\]]{0,3}\s+(?=[^\s\da-z])|(?<=[?？])["'”’)\]]{0,3}\s+|(?<=[。？！])|\n+""")
+"""Where a sentence or a line ends. A full stop before a small letter or a digit is an abbreviation ("Rs. 240")."""
 _CUE = re.compile(r"([^\n:：]{3,160}[:：])\s+(?=\S)")
 """A colon near the beginning closes an ask: "Sentiment towards BP: …"."""
 _OPTION = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.)]$")
@@ -47,7 +48,11 @@ _OPENERS = frozenset(
     generate paraphrase simplify compare define correct fix check proofread continue complete turn rephrase shorten
     expand count estimate evaluate analyse analyze discuss suggest propose recommend draft compose design plan prove
     derive add remove replace sort rank guess sentiment categorise categorize detect recognise recognize look consider
-    use act pretend imagine let's gimme show quiz teach grade review highlight outline plot render sketch
+    use act pretend imagine let's gimme show quiz teach grade review highlight outline plot render sketch put play file
+    keep bring cut set pull break point spell sum invent argue criticise criticize debate phrase restate condense distil
+    recap share verify confirm test validate assess score weigh order arrange group cluster map match link fill insert edit
+    polish improve refine format structure encode transcribe transliterate interpret clarify elaborate illustrate
+    demonstrate note quote cite search call ask warn remind assume suppose form pose word reduce increase number specify
     """
     # Spanish, French, German
     """qué que cuál cuáles cómo cuánto cuántos por traduce resume explica escribe dime clasifica quel quelle quels quelles
@@ -55,7 +60,8 @@ _OPENERS = frozenset(
     wie warum wieso wann übersetze übersetzen fasse erkläre schreibe nenne gib ordne bestimme""".split()
 )
 _PHRASES = re.compile(
-    r"answer (?:with|only|in|by)|reply with|respond with|one of\b|options?:|\bor\b[^.]{0,40}\?|one word|\bletter\b|\bjson\b"
+    r"answer (?:with|only|in|by)|reply with|respond with|one of\b|\bor\b[^.]{0,40}\?|^[^.?!]{0,60}\bor\b[^.?!]{0,60}[:.?]?$"
+    r"|(?:one|single) word|\bletter\b|\bjson\b"
     r"|step by step|the (?:following|above|preceding)\b|\bthis (?:text|passage|tweet|post|sentence|headline|problem|question"
     r"|abstract|article|paragraph|clause|document|message)|请|選擇|选择|答案|翻译|翻譯|解释|解釋|总结|總結|什么|什麼|如何|多少|求",
     re.IGNORECASE,

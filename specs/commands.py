@@ -2,12 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from specs.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from specs.answers import Answers
     from specs.task import TaskSpecification
 
 ROW_LIMIT = 5_000
@@ -44,7 +46,7 @@ def add_parser(
         "into the learnware's folder. Rows stay here: a specification holds points in the encoder's space, no text.",
     )
     make.add_argument("folder", type=Path, help="the learnware's folder")
-    make.add_argument("--rows", type=Path, required=True, help="training rows, JSON lines with a `prompt`")
+    make.add_argument("--rows", type=Path, required=True, help="training rows, JSON lines with a `prompt`, and an `answer` and `choices` where the learnware's answers should be described")
     make.add_argument("--card", type=Path, help="the card to write (default: learnware.yaml of the folder, as it is)")
     make.add_argument("--points", type=int, help="reduced points of each view (default: 50)")
     make.set_defaults(run=_make)
@@ -57,33 +59,56 @@ def add_parser(
 
 def _make(options: argparse.Namespace) -> int:
     from specs.card import CARD_FILE, load_card, save_card
-    from specs.encoder import STATIC_ENCODER, load_encoder
+    from specs.encoder import load_prompt_encoder
     from specs.learnware import SPECIFICATION_FOLDER
     from specs.specification import POINTS_PER_VIEW, make_specification, save_specification
-    from specs.views import bare_prompt
 
     folder: Path = options.folder
     card = load_card(options.card or folder / CARD_FILE)
-    prompts = _read_prompts(options.rows)
-    texts = {"whole": prompts, "bare": [bare_prompt(prompt) for prompt in prompts], "examples": card.examples}
-    specification = make_specification(texts, load_encoder(STATIC_ENCODER), options.points or POINTS_PER_VIEW)
+    rows = _read_rows(options.rows)
+    texts = {"whole": [row.prompt for row in rows], "examples": card.examples}
+    answers = _answers(rows)
+    specification = make_specification(
+        texts, load_prompt_encoder(), options.points or POINTS_PER_VIEW, answers=answers
+    )
     save_specification(specification, folder / SPECIFICATION_FOLDER)
     save_card(card, folder / CARD_FILE)
     points = sum(len(view.points) for view in specification.views)
-    print(f"{card.id}: {points} points from {len(prompts)} rows and {len(card.examples)} examples, in {folder}")
+    print(f"{card.id}: {points} points from {len(rows)} rows and {len(card.examples)} examples, in {folder}")
+    if answers is None:
+        print("The rows have no answers, so the specification does not say what the answers are.")
+    else:
+        print(f"answers: {answers}")
     return 0
+
+
+class _Row(NamedTuple):
+    """A row as a specification needs it; `answer` is empty where the file has none."""
+
+    prompt: str
+    answer: str
+    choices: tuple[str, ...]
+
+
+def _answers(rows: Sequence[_Row]) -> "Answers | None":
+    """What the rows' answers are; None where a row has none."""
+    from specs.answers import describe_answers
+
+    if not all(row.answer for row in rows):
+        return None
+    return describe_answers([row.answer for row in rows], [row.choices for row in rows])
 
 
 def _make_task(options: argparse.Namespace) -> int:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    from specs.encoder import STATIC_ENCODER, load_encoder
+    from specs.encoder import load_prompt_encoder
     from specs.task import DEFAULT_MU, dump_task_specification, make_task_specification, read_rows
 
     rows = read_rows(options.rows)
     mu = DEFAULT_MU if options.mu is None else options.mu
     with tqdm(total=len(rows), unit="row", leave=False, disable=None) as bar:
-        made = make_task_specification(rows, load_encoder(STATIC_ENCODER), mu, progress=bar.update)
+        made = make_task_specification(rows, load_prompt_encoder(), mu, progress=bar.update)
     try:
         options.output.write_bytes(dump_task_specification(made))
     except OSError as error:
@@ -124,21 +149,21 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_prompts(path: Path) -> list[str]:
-    prompts: list[str] = []
+def _read_rows(path: Path) -> list[_Row]:
+    rows: list[_Row] = []
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                if line.strip() and len(prompts) < ROW_LIMIT:
-                    prompts.append(_prompt_of(line, f"{path.name}, line {number}"))
+                if line.strip() and len(rows) < ROW_LIMIT:
+                    rows.append(_row_of(line, f"{path.name}, line {number}"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the rows {path} cannot be read: {error}") from None
-    if not prompts:
+    if not rows:
         raise InvalidInput(f"{path} holds no rows")
-    return prompts
+    return rows
 
 
-def _prompt_of(line: str, place: str) -> str:
+def _row_of(line: str, place: str) -> _Row:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -146,4 +171,7 @@ def _prompt_of(line: str, place: str) -> str:
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidInput(f"{place}: a row needs a `prompt` with some text")
-    return prompt
+    answer, choices = row.get("answer"), row.get("choices") or ()
+    if not isinstance(answer, str | None) or not all(isinstance(choice, str) for choice in choices):
+        raise InvalidInput(f"{place}: `answer` must be a text and `choices` a list of texts")
+    return _Row(prompt, answer or "", tuple(choices))

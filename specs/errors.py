@@ -11,6 +11,8 @@
     ├── Forbidden                 403  what no key of this stack allows
     ├── UnknownModel              404  a model, learnware or task id that is not served
     │   └── UnknownLearnware      404  a learnware that is not in the market
+    ├── Overloaded                429  more requests than the router can decide on in time
+    ├── RouterUnavailable         503  no router lives that could decide
     ├── NotReady                  503  the stack is still starting
     ├── AdapterUnavailable        503  a learnware's adapter could not be loaded
     ├── MarketBusy                503  another process is changing the market
@@ -22,11 +24,13 @@ Messages say what was wrong and what would be right. One place (`serving.middlew
 
 
 class LearnwareError(Exception):
-    """The root: an internal failure. `type` and `code` are the fields of an OpenAI error object."""
+    """The root: an internal failure. `type` and `code` are the fields of an OpenAI error object; `retry_after_s`, if
+    there is one, is its `Retry-After` header, whole seconds."""
 
     status = 500
     type = "internal_error"
     code: str | None = None
+    retry_after_s: int | None = None
 
 
 class InvalidInput(LearnwareError):
@@ -94,6 +98,24 @@ class StartupError(LearnwareError):
     status = 503
     type = "service_unavailable"
     code = "startup_failed"
+
+
+class Overloaded(LearnwareError):
+    status = 429
+    type = "rate_limit_error"
+    code = "router_overloaded"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RouterUnavailable(LearnwareError):
+    status = 503
+    type = "service_unavailable"
+    code = "router_unavailable"
+    retry_after_s = 2
+    """Ray looks after its replicas each second; a new router needs some seconds to come up."""
 
 
 class NotReady(LearnwareError):

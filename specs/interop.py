@@ -35,7 +35,7 @@ from pydantic import ValidationError
 
 from specs.adapter import CONFIG_FILE, WEIGHTS_FILE
 from specs.card import CARD_FILE, BaseModelReference, Card, Semantics, load_card, save_card
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoder import load_prompt_encoder
 from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
 from specs.interop_model import MODEL_CODE, MODEL_FILE, REQUIREMENTS
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
@@ -46,7 +46,6 @@ from specs.specification import (
     make_specification,
     save_specification,
 )
-from specs.views import bare_prompt
 
 RKME_TEXT_CLASS = "RKMETextSpecification"
 STAT_FILE = "stat.json"
@@ -277,8 +276,8 @@ def _import(files: _Files, folder: Path, card: Card | None, rows: Sequence[str],
         card = card.model_copy(update={"id": learnware_id})
     save_card(card, folder / CARD_FILE)
     if rows:
-        texts = {"whole": rows, "bare": [bare_prompt(row) for row in rows], "examples": card.examples}
-        save_specification(make_specification(texts, load_encoder(STATIC_ENCODER)), folder / SPECIFICATION_FOLDER)
+        texts = {"whole": rows, "examples": card.examples}
+        save_specification(make_specification(texts, load_prompt_encoder()), folder / SPECIFICATION_FOLDER)
     elif stat is not None and f"{own}/{DESCRIPTION_FILE}" not in files:
         save_specification(as_specification(load_rkme_text(stat)), folder / SPECIFICATION_FOLDER)
     if stat is not None and load_rkme_text(stat).encoder is None:

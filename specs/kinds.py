@@ -88,7 +88,8 @@ class Rkme:
 
     def describe(self, value: Specification) -> str:
         views = ", ".join(f"{len(view.points)} points of {view.name} ({view.rows} texts)" for view in value.views)
-        return f"encoder {value.encoder_id}, gamma {value.gamma:.3f}: {views}"
+        answers = "" if value.answers is None else f"; answers: {value.answers}"
+        return f"encoder {value.encoder_id}, gamma {value.gamma:.3f}: {views}{answers}"
 
 
 def mean_product(left: ReducedSet, right: ReducedSet, gamma: float) -> float:

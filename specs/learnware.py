@@ -20,9 +20,11 @@ from specs.card import CARD_FILE, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
 from specs.kinds import FOLDER, ROUTED_TYPES, TYPES, specifications_of
 from specs.pave import PAVE, ParameterVector
-from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification
+from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification, with_asks
 
 SPECIFICATION_FOLDER = FOLDER
+MOST_ASKS = 16
+"""Examples of the card whose asks a specification of format 1 is given: each new ask takes some milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
         specifications: dict[str, Any] = {kind.type: value for kind, value in found}
         if RKME_TEXT not in specifications:
             raise InvalidSpecification(f"{DESCRIPTION_FILE} is missing")
+        specification = with_asks(specifications[RKME_TEXT], card.examples[:MOST_ASKS] or (card.description,))
     except (InvalidLearnware, InvalidSpecification) as error:
         raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
     except OSError as error:
@@ -86,7 +89,7 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
         licence=card.licence,
         rank=adapter.rank,
         folder=folder,
-        specification=specifications[RKME_TEXT],
+        specification=specification,
         base_revisions=frozenset(filter(None, (card.base_model.revision, adapter.revision))),
         layers=adapter.layers,
         capability=specifications.get(CAPABILITY),

@@ -1,20 +1,25 @@
 """A learnware's specification: reduced sets of what its prompts look like, on disk as JSON and safetensors.
 
-A specification has up to three *views* of the same learnware, each a reduced set of its own (`specs.rkme`):
+A specification has up to two *views* of the same learnware, each a reduced set of its own (`specs.rkme`):
 
     whole      prompts as the learnware was trained on them
-    bare       the same prompts without their instruction line and answer cue: requests whose wording differs
-               still carry the content
-    examples   requests in the provider's own words, from the card: free questions that no benchmark prompt looks like
+    examples   requests in the provider's own words, from the card: the same ask in other wordings
 
-On disk: `specification.json` (type, encoder id and fingerprint, γ, views with rows and points) and
+A point is a prompt's vector: what it asks for beside what it is about (`specs.encoder.PromptEncoder`). Beside the points a
+specification says what the answers are (`specs.answers`): labels and which, letters, numbers, spans or free text, and how
+long they are.
+
+On disk: `specification.json` (type, encoder id and fingerprint, γ, views with rows and points, answers) and
 `points.safetensors` (`points` (k, d) float16, `weights` (k,) float32, which sum to 1 over all views together). float16
 halves the size; its rounding (2⁻¹¹) is far below the distance between points.
+
+Format 1 knew no asks: its points are vectors of whole prompts under the static encoder alone, with a third view *bare*
+of prompts without their instruction. It is still read; `with_asks` gives it the asks of the card.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +28,24 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors, save as save_safetensors
 
-from specs.encoder import Encoder, load_encoder
+from specs.answers import Answers, answers_from, answers_to_dict
+from specs.ask import split_prompt
+from specs.encoder import PROMPT_ENCODER, STATIC_ENCODER, Encoder, load_encoder, load_prompt_encoder
 from specs.errors import InvalidSpecification
 from specs.rkme import ReducedSet, local_gamma, reduce_points
 
 RKME_TEXT = "rkme-text"
-FORMAT_VERSION = 1
-VIEWS = ("whole", "bare", "examples")
+FORMAT_VERSION = 2
+VIEWS: Mapping[int, tuple[str, ...]] = {1: ("whole", "bare", "examples"), 2: ("whole", "examples")}
+"""The views of each format that is read."""
+ENCODERS: Mapping[int, str] = {1: STATIC_ENCODER, 2: PROMPT_ENCODER}
+"""The encoder that a format's points are made with."""
 DESCRIPTION_FILE = "specification.json"
 POINTS_FILE = "points.safetensors"
 
 POINTS_PER_VIEW = 50
-"""Reduced points of a view. 25 to 80 differ by less than a point of task accuracy on bare prompts; 50 of 536 float16
-numbers are 54 kB."""
+"""Reduced points of a view. 25 to 80 differ by less than a point of task accuracy; 50 of 920 float16 numbers are
+92 kB."""
 POINTS_SHARE = 2 / 3
 """A view has at most this share of its rows as points, as in the `learnware` package. It makes most points means of
 several rows; it is no promise of privacy (a point may still be one row's vector). Examples are public (they stand in
@@ -63,6 +73,8 @@ class Specification:
     encoder_fingerprint: str
     gamma: float
     views: tuple[View, ...]
+    answers: Answers | None = None
+    """What the answers are; None where its maker did not say (format 1, or rows without answers)."""
 
     @property
     def dim(self) -> int:
@@ -77,19 +89,24 @@ class Specification:
 
 
 def make_specification(
-    texts: Mapping[str, Sequence[str]], encoder: Encoder, points: int = POINTS_PER_VIEW
+    texts: Mapping[str, Sequence[str]],
+    encoder: Encoder,
+    points: int = POINTS_PER_VIEW,
+    answers: Answers | None = None,
 ) -> Specification:
     """Reduces each view's texts; views count equally, whatever their number of rows.
 
-    `texts` maps a view's name (see the module's docstring) to its texts; empty views are left out.
+    `texts` maps a view's name (see the module's docstring) to its texts; empty views are left out. `answers` says what
+    the rows' answers are.
 
     Raises:
         InvalidSpecification: an unknown view, or no text at all.
     """
-    unknown = sorted(set(texts) - set(VIEWS))
+    names = VIEWS[FORMAT_VERSION]
+    unknown = sorted(set(texts) - set(names))
     if unknown:
-        raise InvalidSpecification(f"unknown views {unknown}; there are {list(VIEWS)}")
-    present = [(name, encoder.encode(texts[name])) for name in VIEWS if texts.get(name)]
+        raise InvalidSpecification(f"unknown views {unknown}; there are {list(names)}")
+    present = [(name, encoder.encode(texts[name])) for name in names if texts.get(name)]
     if not present:
         raise InvalidSpecification("a specification needs at least one text")
     gamma = local_gamma(np.concatenate([vectors for _, vectors in present]))
@@ -100,14 +117,36 @@ def make_specification(
         kept = reduced.weights > 1e-6
         weights = reduced.weights[kept] / reduced.weights[kept].sum() / len(present)
         views.append(View(name, len(vectors), reduced.points[kept], weights))
-    return Specification(encoder.id, encoder.fingerprint, gamma, tuple(views))
+    return Specification(encoder.id, encoder.fingerprint, gamma, tuple(views), answers)
+
+
+def with_asks(specification: Specification, requests: Sequence[str]) -> Specification:
+    """A specification of format 1 as one of format 2: each of its points (what a prompt is about) with the ask of one of
+    these requests, in turn. One of format 2 is returned as it is.
+
+    `requests` are what the card says: its examples, or else its description, which names the ask in most cards.
+
+    Raises:
+        InvalidSpecification: there is no request.
+    """
+    if specification.encoder_id == PROMPT_ENCODER:
+        return specification
+    if not requests:
+        raise InvalidSpecification("a specification of format 1 needs examples or a description to tell what is asked")
+    encoder = load_prompt_encoder()
+    asks = encoder.encode_asks([split_prompt(request).ask for request in requests])
+    views = tuple(
+        replace(view, points=encoder.join(view.points, asks[np.arange(len(view.points)) % len(asks)]))
+        for view in specification.views
+    )
+    return replace(specification, encoder_id=encoder.id, encoder_fingerprint=encoder.fingerprint, views=views)
 
 
 def save_specification(specification: Specification, folder: Path) -> None:
     """Writes the two files into `folder`, which is made if absent."""
     folder.mkdir(parents=True, exist_ok=True)
     reduced = specification.whole_set
-    description = {
+    description: dict[str, Any] = {
         "type": RKME_TEXT,
         "format": FORMAT_VERSION,
         "encoder": {"id": specification.encoder_id, "sha256": specification.encoder_fingerprint},
@@ -115,6 +154,8 @@ def save_specification(specification: Specification, folder: Path) -> None:
         "gamma": specification.gamma,
         "views": [{"name": view.name, "rows": view.rows, "points": len(view.points)} for view in specification.views],
     }
+    if specification.answers is not None:
+        description["answers"] = answers_to_dict(specification.answers)
     (folder / POINTS_FILE).write_bytes(
         save_safetensors({"points": reduced.points.astype(np.float16), "weights": reduced.weights.astype(np.float32)})
     )
@@ -131,6 +172,11 @@ def load_specification(folder: Path) -> Specification:
     points, weights = _read_points(folder / POINTS_FILE)
     encoder = _field(description, "encoder", dict)
     encoder_id = _field(encoder, "id", str, "encoder.")
+    version = description["format"]
+    if encoder_id != ENCODERS[version]:
+        raise InvalidSpecification(
+            f"made with encoder {encoder_id!r}; format {version} is read with {ENCODERS[version]!r}"
+        )
     known = load_encoder(encoder_id)
     if _field(encoder, "sha256", str, "encoder.") != known.fingerprint:
         raise InvalidSpecification(
@@ -141,11 +187,14 @@ def load_specification(folder: Path) -> Specification:
         raise InvalidSpecification(
             f"points have shape {points.shape} and dim is {dim}; the encoder makes (k, {known.dim})"
         )
-    views = _split_views(_field(description, "views", list), points, weights)
+    views = _split_views(_field(description, "views", list), VIEWS[version], points, weights)
     gamma = _field(description, "gamma", float)
     if not (np.isfinite(gamma) and gamma > 0):
         raise InvalidSpecification(f"gamma is {gamma}; it must be a positive number")
-    return Specification(encoder_id, known.fingerprint, gamma, views)
+    answers = description.get("answers")
+    return Specification(
+        encoder_id, known.fingerprint, gamma, views, None if answers is None else answers_from(answers)
+    )
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -157,10 +206,11 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise InvalidSpecification(f"{path.name} is not JSON: {error}") from None
     if not isinstance(description, dict):
         raise InvalidSpecification(f"{path.name} must hold an object")
-    if description.get("type") != RKME_TEXT or description.get("format") != FORMAT_VERSION:
+    version = description.get("format")
+    if description.get("type") != RKME_TEXT or type(version) is not int or version not in VIEWS:
         raise InvalidSpecification(
-            f"type {description.get('type')!r}, format {description.get('format')!r}: "
-            f"this version reads {RKME_TEXT!r}, format {FORMAT_VERSION}"
+            f"type {description.get('type')!r}, format {version!r}: "
+            f"this version reads {RKME_TEXT!r}, format {' or '.join(map(str, VIEWS))}"
         )
     return description
 
@@ -189,7 +239,9 @@ def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     return points, weights / weights.sum()
 
 
-def _split_views(listed: Sequence[Any], points: NDArray[np.float32], weights: NDArray[np.float64]) -> tuple[View, ...]:
+def _split_views(
+    listed: Sequence[Any], names: Sequence[str], points: NDArray[np.float32], weights: NDArray[np.float64]
+) -> tuple[View, ...]:
     views: list[View] = []
     start = 0
     for entry in listed:
@@ -197,8 +249,8 @@ def _split_views(listed: Sequence[Any], points: NDArray[np.float32], weights: ND
             raise InvalidSpecification("each of views must be an object with name, rows and points")
         name = _field(entry, "name", str, "views.")
         end = start + _field(entry, "points", int, "views.")
-        if name not in VIEWS or name in {view.name for view in views} or end <= start:
-            raise InvalidSpecification(f"views must be distinct ones of {list(VIEWS)} with at least one point each")
+        if name not in names or name in {view.name for view in views} or end <= start:
+            raise InvalidSpecification(f"views must be distinct ones of {list(names)} with at least one point each")
         views.append(View(name, _field(entry, "rows", int, "views."), points[start:end], weights[start:end]))
         start = end
     if start != len(points) or not views:

@@ -14,8 +14,8 @@ FORWARDED_BODY_BYTES = 1_048_576
 also the size of each of HAProxy's buffers: five large bodies took it from 39 to 273 MB; with this it stays at 24."""
 
 ROUTER_TIMEOUT_S = 3
-"""How long HAProxy waits for the router, whole seconds. The router answers in milliseconds and has a deadline of its
-own (50 ms for the choice, 2 s for finding a replica); past this the base model answers."""
+"""How long Ray's script waits for the router, whole seconds. The backend between them waits 2 s
+(`serving.edge.haproxy_wrapper`); the router bounds wait, choice and the look for a replica, to answer before that."""
 
 DRAINING_PERIOD_S = 1
 """How long a stopping replica stays reachable at least. HAProxy drops it within a second, and tries another replica

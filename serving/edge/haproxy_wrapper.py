@@ -9,10 +9,14 @@ The edits, and why each is needed (template: `ray/serve/_private/haproxy_templat
 
 * Client headers named `x-serve-router-*` are removed always. Ray removes them only while a router replica runs.
 * `/internal` answers 404: the router's own route is no client's business.
-* A router-bearing application's prefix `/` matches every path, so POSTs to the other applications would call the router
-  as well. Each application with a longer prefix is taken out of the router flag.
-* The rule that answers 503 when the router fails goes. The request then reaches a replica without a choice, which
-  answers from the base model; why is told in the header `x-serve-router-failed`.
+* A router-bearing application's prefix `/` matches every path, so every POST would call the router: one that explains a
+  choice, uploads a specification or counts tokens would leave the trace of a request that was answered. Only paths that
+  generate ask the router, and of them none of an application with a longer prefix.
+* A router that has too much to decide answers 429 with `Retry-After`; both are passed on.
+* The rule that answers 503 when the router fails goes. The request then reaches a replica without a choice, which knows
+  what the request asks for and so whether it needs one; why there is none is told in the header
+  `x-serve-router-failed`, and a router that took the request and did not answer is told from one that is not there.
+* What a router chose is kept when it names no replica, or one that HAProxy does not know yet.
 * The router is asked through a backend of its own. When a router has died, Ray's Lua action waits 3 s (HAProxy's fixed
   retries for Lua sockets) before it turns to the next. A backend checks the routers and tries another one at once; with
   no router left it answers 503 at once. Ray's script asks no second time when a router fails with the request in hand;
@@ -43,8 +47,22 @@ MARK = "# edited by learnware-serving: serving/edge/haproxy_wrapper.py\n"
 #: The router's headers (`SERVE_INGRESS_ROUTER_HEADER_PREFIX`, ray/serve/_private/constants.py:451).
 ROUTER_HEADER_PREFIX = "x-serve-router-"
 
-#: Why a request comes without a choice: `router_unreachable`, `router_non_200`, `unparseable_replica_id` (Ray's names).
+#: Why a request comes without a choice: `router_timeout` (2 s), or Ray's own `router_unreachable` (its 3 s),
+#: `router_non_200` (none there, or failed), `unparseable_replica_id`, `unknown_replica_id`; the last two have one.
 ROUTER_FAILED_HEADER = ROUTER_HEADER_PREFIX + "failed"
+
+#: Paths below an application's prefix whose requests generate, so that a learnware can be chosen for them: vLLM 0.29's.
+GENERATING_PATHS = (
+    "/v1/chat/completions",
+    "/v1/chat/completions/batch",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/inference/v1/generate",
+    "/invocations",
+    "/cohere/v2/chat",
+    "/generative_scoring",
+)
 
 #: HAProxy's own errors, as OpenAI error objects: status → (reason phrase, error type, message); each of these statuses
 #: may have an `errorfile` in HAProxy 2.8.
@@ -54,7 +72,11 @@ ERRORS = {
     404: ("Not Found", "invalid_request_error", "There is no such path."),
     408: ("Request Timeout", "timeout_error", "The request did not arrive in time."),
     413: ("Content Too Large", "invalid_request_error", "The request body is too large."),
-    429: ("Too Many Requests", "rate_limit_error", "Too many requests."),
+    429: (
+        "Too Many Requests",
+        "rate_limit_error",
+        "More requests than can be decided on in time. Try again when Retry-After says, or name a model.",
+    ),
     500: ("Internal Server Error", "server_error", "The proxy met an internal error."),
     501: ("Not Implemented", "invalid_request_error", "The proxy does not support this request."),
     502: ("Bad Gateway", "server_error", "The replica closed the connection or sent an invalid answer."),
@@ -140,10 +162,11 @@ def _edit_errors(config: str, folder: str) -> str:
 def _edit_frontend(config: str, folder: str, settings: EdgeSettings) -> str:
     rules = [
         f"http-request del-header {ROUTER_HEADER_PREFIX} -m beg",
-        # Decoded first: the application server behind decodes %69nternal as well.
+        # Decoded first, as the application server behind does: %69nternal is /internal there.
         "acl edge_internal path,url_dec -m beg -i /internal/",
         "acl edge_internal path,url_dec -m str -i /internal",
         f"http-request return status 404 errorfile {folder}/404.http if edge_internal",
+        f"acl edge_generates path,url_dec -m str {' '.join(GENERATING_PATHS)}",
     ]
     if settings.max_body_bytes:
         large = f"{{ req.hdr_val(content-length) gt {settings.max_body_bytes} }}"
@@ -161,16 +184,25 @@ def _edit_router_rules(config: str, body_wait_s: int) -> str:
     names = re.findall(r"(?m)^    acl is_(\S+) path_beg ", config)
     flag = r"(?m)^(    http-request set-var\(txn\.ingress_request_router_app\) str\((\S+)\) if is_\2)( !\{.*)$"
 
-    def exclude_longer_prefixes(match: "re.Match[str]") -> str:
-        return match[1] + "".join(f" !is_{name}" for name in names[: names.index(match[2])]) + match[3]
+    posts: list[str] = []
 
-    config, count = re.subn(flag, exclude_longer_prefixes, config)
-    if not count:
+    def narrow(match: "re.Match[str]") -> str:
+        longer = "".join(f" !is_{name}" for name in names[: names.index(match[2])])
+        posts.append(f"METH_POST is_{match[2]}{longer}")
+        return f"{match[1]} edge_generates{longer}{match[3]}"
+
+    config = re.sub(flag, narrow, config)
+    if not posts:
         raise TemplateChanged(f"the router flag: not found ({flag})")
-    wait = r"(?m)^(    http-request wait-for-body time) \d+s( if METH_POST has_ingress_request_router_app)$"
-    config = _replace(config, wait, rf"\1 {body_wait_s}s\2", "the wait for the body")
+    # Also where the router is not asked: a slow upload waits here and not in a replica.
+    wait = r"(?m)^(    http-request wait-for-body time) \d+s if METH_POST has_ingress_request_router_app$"
+    config = _replace(config, wait, rf"\1 {body_wait_s}s if {' or '.join(posts)}", "the wait for the body")
     failed = "var(txn.ingress_request_router_failed)"
-    told = f"    http-request set-header {ROUTER_FAILED_HEADER} %[{failed}] if {{ {failed} -m found }}"
+    told = (
+        f"    http-request return status 429 content-type application/json string '{error_body(429)}'"
+        f" hdr Retry-After %[var({_REFUSED})] if {{ var({_REFUSED}) -m found }}\n"
+        f"    http-request set-header {ROUTER_FAILED_HEADER} %[{failed}] if {{ {failed} -m found }}"
+    )
     rule = (
         r'(?m)^    http-request return status 503 content-type text/plain lf-string "Ingress request router failed: .*'
     )
@@ -210,10 +242,45 @@ def edit_script(script: str, folder: str) -> tuple[str, str]:
     script = _replace(script, block, rewrite, "the router script's table of routers")
     if not backends:
         raise TemplateChanged("the router script names no router")
-    once, twice = r"(?m)^(        if response)( then\n            break)$", r"\1 and is_http_200(response)\2"
+    once, twice = r"(?m)^(        if response)( then\n            break)$", r"\1 and is_answer(response)\2"
     script = _replace(script, once, twice, "the router script's loop over routers")
+    function = r"(?m)^(?=local function http_response_body\b)"
+    script = _replace(script, function, lambda _: _ANSWERS, "the router script's functions")
+    failed = r"""(?m)^(        txn:set_var\("txn\.ingress_request_router_failed", )("router_non_200"\))$"""
+    script = _replace(
+        script, failed, lambda m: f'{_WHY_NOT_200}{m[1]}late and "router_timeout" or {m[2]}', "the script's failures"
+    )
+    # What was chosen is set before it turns out whether the replica is known.
+    setting = "    set_router_response_headers(txn, response_body)\n"
+    script = _replace(script, rf"(?m)^{re.escape(setting)}", "", "the router script's setting of headers")
+    body = r"(?m)^(    local response_body = http_response_body\(response\)\n)"
+    script = _replace(script, body, lambda match: match[1] + setting, "the router script's reading of the answer")
     return script, "".join(backends)
 
+
+#: Seconds after which a refused request may come again, as the router said.
+_REFUSED = "txn.edge_retry_after"
+
+#: A refusal is an answer: the other routers have as much to do.
+_ANSWERS = r"""local function retry_after(response)
+    if response:match("^HTTP/[%d%.]+ 429") then
+        return response:lower():match("\r\nretry%-after: *(%d+)\r\n")
+    end
+end
+
+local function is_answer(response)
+    return is_http_200(response) or retry_after(response) ~= nil
+end
+
+"""
+
+_WHY_NOT_200 = f"""        local seconds = retry_after(response)
+        if seconds then
+            txn:set_var("{_REFUSED}", seconds)
+            return
+        end
+        local late = response:match("^HTTP/[%d%.]+ 504") ~= nil
+"""
 
 _ROUTERS_OF_ONE = r'(?m)\["([^"]+)"\] = \{ (.*) \}(?=,?$)'
 

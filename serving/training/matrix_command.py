@@ -159,7 +159,7 @@ def write_capabilities(
     text: frozenset[str] = frozenset(),
 ) -> None:
     """Writes each learnware's `specification/capability.json`: its scores beside the base model's on the same rows.
-    What was measured off its task stays. `text` names the tasks that are answered in sentences."""
+    `text` names the tasks that are answered in sentences. What was measured off its task stays."""
     from serving.training.scoring import BASE
 
     for name, folder in adapters.items():

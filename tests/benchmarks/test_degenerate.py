@@ -3,8 +3,7 @@
 import pytest
 
 from benchmarks.degenerate import as_table, requests, summary
-from serving.training.keep import REHEARSED
-from specs.prompts import everyday_prompts, half
+from specs.prompts import REHEARSED, everyday_prompts, half
 
 
 def test_requests_are_not_the_task_and_were_not_rehearsed() -> None:

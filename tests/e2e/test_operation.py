@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import time
+from collections import Counter
 
 import httpx
 import psutil
@@ -84,15 +85,77 @@ def test_the_loss_of_one_router_loses_no_request(stack: Stack, http: httpx.Clien
     assert all(response.headers["x-learnware"] for response in responses)
 
 
-def test_without_any_router_requests_fall_through_to_the_base_and_routing_comes_back(stack: Stack, http: httpx.Client):
+CONVERSATIONS = 128
+TURNS = 8
+AT_ONCE = httpx.Limits(max_connections=None)  # httpx's default lets 100 go at once
+
+
+def conversation(number: int) -> list[dict[str, str]]:
+    """Eight turns of the user that end with one of the questions; no two conversations share a turn."""
+    asks = [f"Tell me one thing about the number {number * TURNS + turn}." for turn in range(TURNS - 1)]
+    asks.append(f"{QUESTIONS[number % len(QUESTIONS)].text} ({number})")
+    messages = [
+        {"role": role, "content": text} for ask in asks for role, text in (("user", ask), ("assistant", "Yes."))
+    ]
+    return messages[:-1]
+
+
+@pytest.mark.timeout(700)  # 128 prompts of eight turns, on a processor
+def test_a_burst_of_conversations_is_decided_on_or_refused_but_never_left_to_the_base(stack: Stack, http: httpx.Client):
+    """Whoever is refused comes again when he was told to."""
+    before = http.get("/metrics").text
+    deadline = time.monotonic() + 600
+    refused: list[int] = []
+
+    def ask(number: int) -> httpx.Response:
+        while True:
+            response = chat(burst, "", messages=conversation(number), max_tokens=1)
+            if response.status_code != 429 or time.monotonic() > deadline:
+                return response
+            assert response.json()["error"]["type"] == "rate_limit_error"
+            refused.append(int(response.headers["retry-after"]))
+            time.sleep(refused[-1])
+
+    with (
+        httpx.Client(base_url=stack.url, timeout=600, limits=AT_ONCE) as burst,
+        concurrent.futures.ThreadPoolExecutor(CONVERSATIONS) as pool,
+    ):
+        responses = list(pool.map(ask, range(CONVERSATIONS)))
+    assert {response.status_code for response in responses} == {200}
+    reasons = Counter(response.headers["x-learnware-reason"] for response in responses)
+    print(
+        f"{CONVERSATIONS} conversations at once: {dict(reasons)}; refused {len(refused)}, told {sorted(set(refused))} s"
+    )
+    assert not [reason for reason in reasons if reason.startswith(("base:router", "base:no-choice"))]
+    assert all(seconds >= 1 for seconds in refused)
+    after = http.get("/metrics").text
+    for reason in ("base:router-deadline", "base:router-overload", "base:router-error"):
+        assert metric(after, "learnware_choices_total", reason=reason) == metric(
+            before, "learnware_choices_total", reason=reason
+        )
+    waited = metric(after, "learnware_route_wait_seconds_count") - metric(before, "learnware_route_wait_seconds_count")
+    assert waited >= CONVERSATIONS
+
+
+def test_without_any_router_auto_is_refused_and_named_models_are_not_and_routing_comes_back(
+    stack: Stack, http: httpx.Client
+):
     for router in stack.routers():
         router.kill()
-    reasons = set()
+    seen = set()
     deadline = time.monotonic() + 60
-    while "matched" not in reasons or not any(reason.startswith("base:") for reason in reasons):
+    while not {"matched", "refused"} <= seen:
         response = chat(http, QUESTIONS[0].text, max_tokens=1)
-        assert response.status_code == 200, response.text
-        reasons.add(response.headers["x-learnware-reason"])
-        assert time.monotonic() < deadline, f"routing did not come back; reasons seen: {reasons}"
+        if response.status_code == 200:
+            seen.add(response.headers["x-learnware-reason"])
+        else:
+            # 429 where a dying or starting router took the request and did not answer
+            assert response.status_code in {429, 503}, response.text
+            assert response.json()["error"]["code"] in {"router_overloaded", "router_unavailable"}
+            assert int(response.headers["retry-after"]) >= 1
+            seen.add("refused")
+        named = chat(http, QUESTIONS[0].text, model="finance-tfns", max_tokens=1)
+        assert (named.status_code, named.headers["x-learnware-reason"]) == (200, "named")
+        assert time.monotonic() < deadline, f"routing did not come back; seen: {seen}"
         time.sleep(0.2)
-    assert reasons <= {"matched", "base:no-choice", "base:router-unreachable"}
+    assert seen == {"matched", "refused"}

@@ -1,11 +1,12 @@
 """The main job: a plain request with `model: "auto"` is answered by the learnware that fits it."""
 
 import json
+import time
 
 import httpx
 import pytest
 
-from tests.e2e.support import BASE, QUESTIONS, Question, Stack, chat, metric
+from tests.e2e.support import BASE, QUESTIONS, Question, Stack, chat
 
 pytestmark = pytest.mark.e2e
 
@@ -60,6 +61,9 @@ def test_a_conversation_stays_until_its_topic_changes(http: httpx.Client):
         {"role": "user", "content": "Why?"},
     ]
     first = chat(http, QUESTIONS[0].text).headers["x-learnware"]
+    explanation = chat(http, "", messages=messages)  # a learnware that labels cannot give one
+    assert (explanation.headers["x-learnware"], explanation.headers["x-learnware-reason"]) == (BASE, "base:explanation")
+    messages[-1]["content"] = "And the next one?"
     follow_up = chat(http, "", messages=messages)
     assert (follow_up.headers["x-learnware"], follow_up.headers["x-learnware-reason"]) == (first, "session")
     messages[-1]["content"] = QUESTIONS[2].text
@@ -76,8 +80,32 @@ def test_a_completion_prompt_and_token_ids_are_routed_on(http: httpx.Client):
     assert response.headers["x-learnware"].startswith("mathematics")
 
 
+def test_prompts_of_one_request_share_a_learnware_or_get_the_base(http: httpx.Client):
+    texts = [QUESTIONS[0].text, QUESTIONS[0].text.replace("2.1", "2.2")]
+    learnware = chat(http, texts[0]).headers["x-learnware"]
+    mixed = (BASE, "base:mixed-prompts")
+
+    def answered(response: httpx.Response) -> tuple[str, str]:
+        assert response.status_code == 200, response.text
+        assert len(response.json()["choices"]) == 2
+        return response.headers["x-learnware"], response.headers["x-learnware-reason"]
+
+    def complete(prompts: list[str]) -> tuple[str, str]:
+        return answered(http.post("/v1/completions", json={"model": "auto", "prompt": prompts, "max_tokens": 4}))
+
+    def batch(prompts: list[str]) -> tuple[str, str]:
+        body = {"model": "auto", "messages": [[{"role": "user", "content": one}] for one in prompts], "max_tokens": 4}
+        return answered(http.post("/v1/chat/completions/batch", json=body))
+
+    for ask in (complete, batch):
+        assert ask(texts) == (learnware, "matched")
+        assert ask([texts[0], QUESTIONS[2].text]) == mixed
+
+
 def test_route_explains_without_generating(http: httpx.Client):
     before = http.get("/metrics").text
+def test_route_explains_without_generating_and_leaves_no_trace(http: httpx.Client):
+    before = settled_metrics(http)
     body = {"model": "auto", "messages": [{"role": "user", "content": QUESTIONS[1].text}]}
     answer = http.post("/v1/route", json=body).json()
     assert answer["learnware"].startswith("healthcare")
@@ -89,9 +117,29 @@ def test_route_explains_without_generating(http: httpx.Client):
     tiers = answer["candidates"][0]["tiers"]
     assert tiers[answer["replica"]["id"]] == answer["replica"]["tier"]
     assert set(tiers) == set(answer["replica"]["requests"])
-    after = http.get("/metrics").text
-    for name in ("vllm:request_success_total", "learnware_requests_total"):
-        assert metric(before, name) == metric(after, name)
+    for path, sent in (("/v1/route", {"messages": body["messages"]}), ("/tokenize", {"model": "auto", "prompt": "x"})):
+        assert http.post(path, json=sent).status_code == 200
+    assert traces(http.get("/metrics").text) == traces(before)
+
+
+def settled_metrics(http: httpx.Client) -> str:
+    """The metrics, once what earlier requests leave in them has arrived."""
+    deadline = time.monotonic() + 10
+    before, after = "", http.get("/metrics").text
+    while traces(before) != traces(after) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        before, after = after, http.get("/metrics").text
+    return after
+
+
+def traces(text: str) -> dict[str, float]:
+    """What requests leave in the metrics of routers, replicas and engines: all their counters and histograms."""
+    samples = (line.rpartition(" ") for line in text.splitlines() if line.startswith(("learnware_", "vllm:")))
+    return {
+        name: float(value)
+        for name, _, value in samples
+        if name.partition("{")[0].endswith(("_total", "_count", "_sum", "_bucket")) and "_scrape_" not in name
+    }
 
 
 def test_models_lists_auto_the_base_and_every_learnware(http: httpx.Client):

@@ -1,24 +1,46 @@
 """What the router reads from a request's body."""
 
+import itertools
 import json
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from router.request import MAX_TURNS, SYSTEM_HEAD_CHARS, read_request
+from router.request import EDGE_TOKENS, MAX_PROMPTS, read_request
+from router.turn import SYSTEM_CHARS, Conversation, Turn
+from router.wrappers import OwnWords, RequestSettings
 
 
 def body(**fields):
     return json.dumps({"model": "auto", **fields}).encode()
 
 
-def user(text):
-    return {"role": "user", "content": text}
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def system(content):
+    return {"role": "system", "content": content}
+
+
+def read(**fields):
+    """The one prompt of a request with these fields."""
+    (prompt,) = read_request(body(**fields)).prompts
+    return prompt
+
+
+def turns(*messages):
+    return read(messages=list(messages)).turns
+
+
+def texts(**fields):
+    """The single turn of each prompt."""
+    return [prompt.turns[0] for prompt in read_request(body(**fields)).prompts]
 
 
 def test_a_single_question_is_one_turn():
     request = read_request(body(messages=[user(" Will shares of ACME rise? ")]))
-    assert request == ("auto", ("Will shares of ACME rise?",), True)
+    assert request == ("auto", (Conversation("", ("Will shares of ACME rise?",)),), True)
 
 
 def test_assistant_and_tool_messages_do_not_count():
@@ -29,57 +51,136 @@ def test_assistant_and_tool_messages_do_not_count():
         user("And in children?"),
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "tool_call_id": "t2", "content": "42"},
+        user([{"type": "tool_result", "tool_use_id": "t3", "content": "NASDAQ"}]),
+        user([{"type": "tool_result", "tool_use_id": "t3", "text": "NASDAQ"}]),
+        {"type": "function_call_output", "call_id": "c1", "output": "12"},
     ]
-    assert read_request(body(messages=messages)).turns == ("What does metformin do?", "And in children?")
+    assert turns(*messages) == ("What does metformin do?", "And in children?")
 
 
-def test_the_head_of_the_system_prompt_goes_before_the_first_turn_only():
-    system = {"role": "system", "content": "Classify the tweet." + "x" * 10_000}
-    first, second = read_request(body(messages=[system, user("one"), user("two")])).turns
-    assert first.startswith("Classify the tweet.")
-    assert first.endswith("\none")
-    assert len(first) == SYSTEM_HEAD_CHARS + len("\none")
-    assert second == "two"
+def test_the_system_prompt_counts_for_every_turn():
+    prompt = read(messages=[system("Classify the tweet."), user("one"), user("two")])
+    assert prompt == Conversation("Classify the tweet.", ("one", "two"))
 
 
-def test_a_system_prompt_alone_is_routed_on():
-    assert read_request(body(messages=[{"role": "system", "content": "Solve: 2 + 2"}])).turns == ("Solve: 2 + 2",)
+@pytest.mark.parametrize("length", [0, SYSTEM_CHARS, SYSTEM_CHARS + 1, 3 * SYSTEM_CHARS, 100_000])
+def test_of_a_long_system_prompt_both_ends_are_read_with_the_turn(length):
+    text = "Classify." + "x" * length + "Be brief."
+    turn = Turn("one", read(messages=[system(text), user("one")]).system)
+    alone, *others = turn.readings
+    assert alone == "one"
+    assert others[0] == f"{text[:SYSTEM_CHARS]}\none"
+    assert others[-1] == f"{text[-SYSTEM_CHARS:]}\none"
+    assert len(others) == 1 + (len(text) > SYSTEM_CHARS)
+
+
+def test_several_system_prompts_are_read_in_their_order():
+    messages = [system("Be brief."), {"role": "developer", "content": "Classify."}, user("one")]
+    assert read(messages=messages).system == "Be brief.\nClassify."
+
+
+def test_a_system_prompt_alone_is_routed_on_as_a_whole():
+    text = "Solve: 2 + 2" + " or so" * 500
+    assert read(messages=[system(text)]) == Conversation("", (text,))
 
 
 def test_content_parts_count_as_their_text():
     parts = [
         {"type": "text", "text": "What is"},
         {"type": "image_url", "image_url": {"url": "data:"}},
-        {"type": "text", "text": "this rash?"},
+        {"type": "input_text", "text": "this rash?"},
     ]
-    assert read_request(body(messages=[user(parts)])).turns == ("What is\nthis rash?",)
+    assert turns(user(parts)) == ("What is\nthis rash?",)
 
 
-def test_of_many_turns_the_first_and_the_latest_are_kept():
-    turns = read_request(body(messages=[user(f"turn {n}") for n in range(30)])).turns
-    assert len(turns) == MAX_TURNS
-    assert turns[0] == "turn 0"
-    assert turns[1:] == tuple(f"turn {n}" for n in range(30 - MAX_TURNS + 1, 30))
+@pytest.mark.parametrize("number", [1, 9, 1_000])
+def test_every_turn_is_kept_whole(number):
+    said = [f"turn {n} " + "word " * 2_000 * (n % 100 == 7) + "end" for n in range(number)]
+    assert turns(*map(user, said)) == tuple(said)
 
 
-def test_a_completion_prompt_is_the_turn():
-    assert read_request(body(prompt="Tom has 3 apples")).turns == ("Tom has 3 apples",)
-    assert read_request(body(prompt=["first", "second"])).turns == ("first",)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ما هي أعراض السكري؟",
+        "\u202bשאלה\u202c",
+        "股票会涨吗？",
+        "🤒 fever",
+        "a\u0301 e\u0301",
+        "\u200fمرحبا",
+        "lone \ud800 surrogate",
+    ],
+)
+def test_no_language_loses_a_character(text):
+    assert turns(user(text)) == (text,)
+
+
+def test_a_completion_prompt_is_the_turn_and_each_of_a_list_is_a_prompt():
+    assert texts(prompt="Tom has 3 apples") == ["Tom has 3 apples"]
+    assert texts(prompt=["first", "second"]) == ["first", "second"]
+    assert read_request(body(prompt=["first", ""])).prompts[1] == Conversation("", ())
+
+
+def test_a_batch_of_conversations_is_one_prompt_each():
+    first, second = [system("Be brief."), user("one"), user("two")], [user("three")]
+    prompts = read_request(body(messages=[first, second])).prompts
+    assert prompts == (Conversation("Be brief.", ("one", "two")), Conversation("", ("three",)))
+    assert read_request(body(messages=[first, "odd", []])).prompts[1:] == (Conversation("", ()),) * 2
+
+
+@pytest.mark.parametrize("number", [MAX_PROMPTS, MAX_PROMPTS + 1, 1_000])
+def test_of_many_prompts_some_are_looked_at_from_the_first_to_the_last(number):
+    for found in (
+        texts(prompt=[str(n) for n in range(number)]),
+        texts(messages=[[user(str(n))] for n in range(number)]),
+    ):
+        assert len(set(found)) == MAX_PROMPTS
+        assert (found[0], found[-1]) == ("0", str(number - 1))
+        steps = [int(after) - int(before) for before, after in itertools.pairwise(found)]
+        assert max(steps) - min(steps) <= 1
 
 
 def test_token_ids_are_decoded_and_ignored_without_a_decoder():
     def decode(ids):
         return " ".join(f"<{i}>" for i in ids)
 
-    assert read_request(body(prompt=[1, 2, 3]), decode).turns == ("<1> <2> <3>",)
-    assert read_request(body(prompt=[[4, 5], [6]]), decode).turns == ("<4> <5>",)
-    assert read_request(body(prompt=[1, 2, 3])).turns == ()
-    assert read_request(body(prompt=[1, "x"]), decode).turns == ()
+    def decoded(prompt, decoder=decode):
+        return [one.turns for one in read_request(body(prompt=prompt), decoder).prompts]
+
+    assert decoded([1, 2, 3]) == [("<1> <2> <3>",)]
+    assert decoded([[4, 5], [6]]) == [("<4> <5>",), ("<6>",)]
+    assert decoded([1, 2, 3], None) == [()]
+    assert decoded([1, "x"]) == [()]
+    assert decoded([True]) == [()]
+    ((long,),) = decoded(list(range(3 * EDGE_TOKENS)))
+    assert len(long.split()) == 2 * EDGE_TOKENS
+    assert (long.split()[0], long.split()[-1]) == ("<0>", f"<{3 * EDGE_TOKENS - 1}>")
 
 
 def test_input_of_the_responses_route_is_read():
-    assert read_request(body(input="a question")).turns == ("a question",)
-    assert read_request(body(input=[user("a question")], instructions="Be brief.")).turns == ("Be brief.\na question",)
+    assert read(input="a question") == Conversation("", ("a question",))
+    assert read(input=[user("a question")], instructions="Be brief.") == Conversation("Be brief.", ("a question",))
+
+
+def test_what_programs_wrote_into_messages_does_not_count():
+    said = [
+        "<system-reminder>today is Monday</system-reminder>",
+        "Explain bonds.<environment_details>open tabs</environment_details>",
+    ]
+    assert turns(*map(user, said)) == ("Explain bonds.",)
+    assert turns(user(said[0])) == (said[0],)  # there is nothing else
+    assert turns(user(said[1]), user("This session is being continued from a previous conversation that …")) == (
+        "Explain bonds.",
+    )
+    assert texts(prompt=said[1]) == ["Explain bonds."]
+
+
+def test_other_settings_are_followed():
+    words = OwnWords(RequestSettings(wrapper_tags=("memo",)))
+    messages = [system("Be brief."), user("one<memo>two</memo><rules>three</rules>")]
+    assert read_request(body(messages=messages), None, words).prompts == (
+        Conversation("Be brief.", ("one<rules>three</rules>",)),
+    )
 
 
 @pytest.mark.parametrize("keep", [120, 400, 5_000])
@@ -88,14 +189,14 @@ def test_a_body_cut_at_the_edge_is_read_as_far_as_it_goes(keep):
     request = read_request(whole[:keep])
     assert request.model == "auto"
     assert not request.whole
-    assert request.turns[0].startswith("A company reported lower revenue.")
+    assert request.prompts[0].turns[0].startswith("A company reported lower revenue.")
 
 
 def test_a_cut_body_whose_model_comes_last_has_no_model_but_a_text():
     cut = json.dumps({"messages": [user("What is 3 + 4?" * 100)], "model": "auto"}).encode()[:500]
     request = read_request(cut)
     assert request.model is None
-    assert request.turns[0].startswith("What is 3 + 4?")
+    assert request.prompts[0].turns[0].startswith("What is 3 + 4?")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +215,11 @@ def test_a_cut_body_whose_model_comes_last_has_no_model_but_a_text():
         b"\xff\xfe{",
         b'{"a":' * 50_000,
         b'{"prompt": "\\ud800"}',
+        b'{"messages": [[[[]]]]}',
+        b'{"messages": [[1], {"role": "user"}]}',
+        b'{"prompt": [[], [[1]], null, {}]}',
+        b'{"prompt": [99999999999999999999999]}',
+        b'{"messages": [{"role": [], "content": [[], {"type": [], "text": 5}]}]}',
     ],
 )
 def test_odd_bodies_are_read_without_an_error(raw):

@@ -46,7 +46,8 @@ def build(exporter_url: str):
         def __init__(self) -> None:
             self.start_metrics()
 
-        @engine_app.api_route("/echo", methods=["GET", "POST", "PUT"])
+        @engine_app.api_route("/v1/completions", methods=["GET", "POST", "PUT"])
+        @engine_app.post("/v1/route")
         async def echo(self, request: Request) -> JSONResponse:
             body = await request.body()
             self.metrics.count("base", "base:no-choice")
@@ -80,6 +81,9 @@ def build(exporter_url: str):
             body = await request.body()
             if body == b"fail":
                 return JSONResponse({}, status_code=500)
+            if body == b"refuse":
+                return JSONResponse({}, 429, {"Retry-After": "7"})
+            self.metrics.count("base", "asked")
             async with self.server.choose_replica(_reserve=False) as selection:
                 replica = selection._replica
                 host, port = replica.backend_http_endpoint

@@ -41,6 +41,8 @@ def test_an_empty_file_is_the_defaults_and_overrides_lie_over_the_file(tmp_path)
         ("engine: {host_adapter_mib: 0}", "engine.host_adapter_mib: Input should be greater than 0"),
         ("engine: {max_rank: 12}", "engine.max_rank"),
         ("router: {auto_names: [SmolLM2-135M-Instruct]}", "must not hold the base model's id"),
+        ("router: {max_wait_ms: 1400}", "max_wait_ms (1400) and deadline_ms (500) together must be at most 1500"),
+        ("router: {on_overload: wait}", "router.on_overload: Input should be 'refuse' or 'base'"),
         ("- a list", "must hold a mapping"),
         ("a: [", "is not YAML"),
     ],

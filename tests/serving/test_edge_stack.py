@@ -50,7 +50,7 @@ class Stack(NamedTuple):
             connection.close()
 
     def echo(self, method: str = "POST", body: bytes = b"{}", **headers: str) -> dict[str, Any]:
-        status, text = self.request(method, "/echo", body, **headers)
+        status, text = self.request(method, "/v1/completions", body, **headers)
         assert status == 200, text
         answer: dict[str, Any] = json.loads(text)
         return answer
@@ -136,6 +136,36 @@ def test_a_failing_router_does_not_fail_the_request(stack: Stack) -> None:
     assert "x-serve-router-learnware" not in headers
 
 
+def test_a_refusing_router_makes_a_429_that_says_when_to_come_again(stack: Stack) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+    connection.request("POST", "/v1/completions", b"refuse")
+    response = connection.getresponse()
+    assert (response.status, response.headers["retry-after"]) == (429, "7")
+    assert json.loads(response.read())["error"]["type"] == "rate_limit_error"
+    connection.close()
+
+
+def test_a_post_that_generates_nothing_does_not_reach_the_router(stack: Stack) -> None:
+    stack.echo()
+    before = counted(stack, "router")
+    status, text = stack.request("POST", "/v1/route", b"{}")
+    assert status == 200
+    assert "x-serve-router-learnware" not in json.loads(text)["headers"]
+    assert counted(stack, "router") == before
+    assert before["asked"] >= 1
+
+
+def counted(stack: Stack, deployment: str) -> dict[str, float]:
+    """Requests of a deployment's replicas together, by reason."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(stack.request("GET", "/metrics")[1]):
+        for sample in family.samples:
+            if sample.name == "learnware_requests_total" and sample.labels["deployment"] == deployment:
+                reason = sample.labels["reason"]
+                found[reason] = found.get(reason, 0) + sample.value
+    return found
+
+
 def test_nothing_of_the_stack_listens_off_loopback(stack: Stack) -> None:
     processes = [*haproxies_of(stack.instance.folder), *ray_processes_of(stack.instance.folder)]
     ours = listeners({stack.driver.pid, *(process.pid for process in processes)})
@@ -151,9 +181,8 @@ def test_one_scrape_shows_every_process(stack: Stack) -> None:
         status, text = stack.request("GET", path)
         assert status == 200
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    [answered] = families["learnware_requests"].samples[:1]
-    assert answered.labels["deployment"] == "engine"
-    assert answered.value >= 1
+    answered = [sample for sample in families["learnware_requests"].samples if sample.labels["deployment"] == "engine"]
+    assert sum(sample.value for sample in answered) >= 1
     answering = [
         sample.labels["deployment"] for sample in families["learnware_scrape_success"].samples if sample.value == 1
     ]

@@ -1,5 +1,6 @@
 """The edge rules at work: the real HAProxy on an edited configuration, tiny real servers as replicas and routers."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -19,10 +20,13 @@ from serving.edge.instance import haproxy_binary
 from tests.serving.haproxy_config import RenderedPorts, render
 
 LARGEST_BODY = 100_000
+HANGS_S = 2.5  # longer than the edge waits for a router
+GENERATES = "/v1/chat/completions"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the server's name and the request's headers; a router chooses the engine, or fails when told to."""
+    """Answers with the server's name and the request's headers; a router chooses the engine, or does what the body
+    says."""
 
     protocol_version = "HTTP/1.1"
 
@@ -33,21 +37,28 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         name = self.server.name  # type: ignore[attr-defined]
         self.server.calls += 1  # type: ignore[attr-defined]
-        status, content = (
-            200,
-            {"server": name, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}},
-        )
+        status, retry_after = 200, None
+        content = {"server": name, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}
         if name.startswith("router"):
-            status = 500 if body == b"fail" else 200
-            headers = {"x-serve-router-learnware": "chosen"}
-            content = {"replica_id": "id-of-SERVE_REPLICA-engine", "request_headers": headers}
+            status = {b"fail": 500, b"refuse": 429}.get(body, 200)
+            retry_after = "7" if status == 429 else None
+            if body == b"hang":
+                time.sleep(HANGS_S)
+            replica = {b"unknown": "id-of-a-new-one", b"nowhere": ""}.get(body, "id-of-SERVE_REPLICA-engine")
+            content = {"replica_id": replica, "request_headers": {"x-serve-router-learnware": "chosen"}}
         data = json.dumps(content).encode()
         self.send_response(status)
+        if retry_after is not None:
+            self.send_header("Retry-After", retry_after)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
     do_GET = do_POST = do_PUT = answer  # noqa: N815
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the edge hangs up on a router that hangs
+            super().handle()
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -108,7 +119,7 @@ def _wait_until_it_answers(edge: Edge, process: "subprocess.Popen[bytes]") -> No
     for _ in range(100):
         assert process.poll() is None, process.stdout and process.stdout.read().decode()
         try:
-            if edge.request("POST", "/", b"{}")[1].get("server") == "engine":
+            if edge.request("POST", GENERATES, b"{}")[1].get("server") == "engine":
                 return
         except OSError:
             pass
@@ -155,6 +166,83 @@ def test_a_post_to_another_application_does_not_ask_the_router(edge: Edge) -> No
     assert edge.servers["router"].calls + edge.servers["second_router"].calls == before
 
 
+def router_calls(edge: Edge) -> int:
+    calls: int = edge.servers["router"].calls + edge.servers["second_router"].calls
+    return calls
+
+
+@pytest.mark.parametrize("path", haproxy_wrapper.GENERATING_PATHS)
+def test_a_path_that_generates_asks_the_router_however_it_is_written(edge: Edge, path: str) -> None:
+    written = (path, path + "?stream=1", path.replace("n", "%6E"))
+    before = router_calls(edge)
+    for each in written:
+        assert edge.request("POST", each, b"{}")[1]["headers"]["x-serve-router-learnware"] == "chosen"
+    assert router_calls(edge) == before + len(written)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/route",
+        "/v1/route/",
+        "/v1/%72oute",
+        "//v1/route",
+        "/v1/route?x=/v1/chat/completions",
+        "/tokenize",
+        "/detokenize",
+        "/v1/chat/completions/render",
+        "/v1/messages/count_tokens",
+        "/v1/learnwares",
+        "/v1/task-specs",
+        "/v1/embeddings",
+        "/",
+        "/anything/else",
+    ],
+)
+def test_a_path_that_generates_nothing_does_not_ask_the_router(edge: Edge, path: str) -> None:
+    before = router_calls(edge)
+    status, answer = edge.request("POST", path, b"{}", x_serve_router_learnware="mine")
+    assert (status, answer["server"]) == (200, "engine")
+    assert not [name for name in answer["headers"] if name.startswith("x-serve-router")]
+    assert router_calls(edge) == before
+
+
+def test_a_refusal_is_passed_on_at_once_with_when_to_come_again(edge: Edge) -> None:
+    routers, engine = router_calls(edge), edge.servers["engine"].calls
+    connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=15)
+    connection.request("POST", GENERATES, b"refuse")
+    response = connection.getresponse()
+    assert (response.status, response.headers["retry-after"]) == (429, "7")
+    assert response.headers["content-type"] == "application/json"
+    error = json.loads(response.read())["error"]
+    assert (error["type"], error["code"], error["param"]) == ("rate_limit_error", 429, None)
+    # the connection goes on
+    connection.request("POST", GENERATES, b"{}")
+    assert connection.getresponse().status == 200
+    connection.close()
+    # neither the other router nor a replica was asked for the first
+    assert router_calls(edge) == routers + 2
+    assert edge.servers["engine"].calls == engine + 1
+
+
+def test_a_router_that_does_not_answer_in_time_is_told_from_one_that_is_not_there(edge: Edge) -> None:
+    status, answer = edge.request("POST", GENERATES, b"hang")
+    assert (status, answer["server"]) == (200, "engine")
+    assert answer["headers"]["x-serve-router-failed"] == "router_timeout"
+    assert "x-serve-router-learnware" not in answer["headers"]
+
+
+@pytest.mark.parametrize(
+    ("body", "server", "failed"),
+    [(b"unknown", "fallback", "unknown_replica_id"), (b"nowhere", "engine", "unparseable_replica_id")],
+)
+def test_a_choice_is_kept_where_its_replica_is_not_known(edge: Edge, body: bytes, server: str, failed: str) -> None:
+    status, answer = edge.request("POST", GENERATES, body)
+    assert (status, answer["server"]) == (200, server)
+    assert answer["headers"]["x-serve-router-learnware"] == "chosen"
+    assert answer["headers"]["x-serve-router-failed"] == failed
+
+
 def test_a_router_that_fails_lets_the_request_through_without_a_choice(edge: Edge) -> None:
     status, answer = edge.request("POST", "/v1/completions", b"fail", x_serve_router_learnware="mine")
     assert (status, answer["server"]) == (200, "engine")
@@ -168,9 +256,10 @@ def test_an_announced_body_above_the_limit_is_413(edge: Edge) -> None:
         assert _openai_error(client) == 413
 
 
-def test_a_body_that_does_not_come_is_408(edge: Edge) -> None:
+@pytest.mark.parametrize("path", ["/", GENERATES])
+def test_a_body_that_does_not_come_is_408(edge: Edge, path: str) -> None:
     with socket.create_connection(("127.0.0.1", edge.port), timeout=5) as client:
-        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
+        client.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc".encode())
         assert _openai_error(client) == 408
 
 
@@ -186,7 +275,7 @@ def test_with_one_router_dead_every_request_is_still_routed(edge: Edge) -> None:
     """Runs late: it closes a router. a refused connection is tried again on the other one at once."""
     _end(edge.servers["second_router"])
     started = time.monotonic()
-    choices = [edge.request("POST", "/", b"{}")[1]["headers"].get("x-serve-router-learnware") for _ in range(20)]
+    choices = [edge.request("POST", GENERATES, b"{}")[1]["headers"].get("x-serve-router-learnware") for _ in range(20)]
     assert choices == ["chosen"] * 20
     assert time.monotonic() - started < 2, "Ray alone takes 3 s for each request that meets the dead router"
 
@@ -196,7 +285,7 @@ def test_with_no_router_left_requests_reach_a_replica_without_a_choice(edge: Edg
     _end(edge.servers["router"])
     time.sleep(1)  # two checks
     started = time.monotonic()
-    status, answer = edge.request("POST", "/", b"{}", x_serve_router_learnware="mine")
+    status, answer = edge.request("POST", GENERATES, b"{}", x_serve_router_learnware="mine")
     assert time.monotonic() - started < 1
     assert (status, answer["server"]) == (200, "engine")
     assert answer["headers"]["x-serve-router-failed"] == "router_non_200"

@@ -55,9 +55,9 @@ def test_the_admin_socket_is_the_owners_alone(config: str) -> None:
     assert " mode 600 level admin" in edit(config, "/errors", SETTINGS)
 
 
-def test_an_application_with_a_longer_prefix_does_not_ask_the_router(routed: str) -> None:
+def test_only_paths_that_generate_ask_the_router_and_no_application_with_a_longer_prefix(routed: str) -> None:
     flag = next(line for line in edit(routed, "/errors", SETTINGS).splitlines() if "str(http-learnware)" in line)
-    assert "if is_http-learnware !is_http-metrics !{" in flag
+    assert "if is_http-learnware edge_generates !is_http-metrics !{" in flag
 
 
 def test_a_failing_router_lets_requests_through_and_says_why(routed: str) -> None:
@@ -67,7 +67,9 @@ def test_a_failing_router_lets_requests_through_and_says_why(routed: str) -> Non
 
 
 def test_a_slow_upload_has_its_own_time_limit(routed: str) -> None:
-    assert "wait-for-body time 30s if METH_POST" in edit(routed, "/errors", SETTINGS)
+    assert "wait-for-body time 30s if METH_POST is_http-learnware !is_http-metrics\n" in edit(
+        routed, "/errors", SETTINGS
+    )
 
 
 def test_editing_twice_changes_nothing_more(config: str) -> None:
@@ -111,7 +113,15 @@ def test_routers_are_asked_through_one_backend_that_checks_them(routed: str) -> 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("local ROUTERS", "local POOLS"), ("port = ", "service = "), ("if response then", "if answer then")],
+    [
+        ("local ROUTERS", "local POOLS"),
+        ("port = ", "service = "),
+        ("if response then", "if answer then"),
+        ("local function http_response_body", "local function body_of"),
+        ('"router_non_200"', '"router_not_200"'),
+        ("    set_router_response_headers(txn, response_body)\n", "    set_headers(txn, response_body)\n"),
+        ("local response_body = ", "local text = "),
+    ],
 )
 def test_a_moved_line_of_the_router_script_is_refused(routed: str, old: str, new: str) -> None:
     script = Path(script_of(routed) or "").read_text()

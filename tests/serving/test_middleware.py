@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from router.choice import CHOICE_HEADER, MATCHED, RESIDENT, RoutedChoice, encode_choice
+from router.choice import CHOICE_HEADER, FAILED_HEADER, MATCHED, RESIDENT, RoutedChoice, encode_choice
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from serving.middleware import LearnwareMiddleware
@@ -47,12 +47,12 @@ def app(registry):
     return LearnwareMiddleware(inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
 
 
-def send(app, payload, headers=None, query=""):
+def send(app, payload, headers=None, query="", path="/v1/chat/completions"):
     async def ask():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://replica") as client:
             content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
             return await client.post(
-                f"/v1/chat/completions{query}",
+                f"{path}{query}",
                 content=content,
                 headers={"content-type": "application/json", **(headers or {})},
             )
@@ -201,6 +201,67 @@ def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_l
 
 
 TASK = "task:" + 32 * "a"
+
+
+def failed(why):
+    return {FAILED_HEADER: why}
+
+
+@pytest.mark.parametrize("model", ["auto", TASK])
+@pytest.mark.parametrize(
+    ("headers", "status", "code", "reason"),
+    [
+        ({}, 503, "router_unavailable", "base:no-choice"),
+        (choice(secret=b"x" * 32), 503, "router_unavailable", "base:no-choice"),
+        (failed("router_non_200"), 503, "router_unavailable", "base:router-unreachable"),
+        (failed("router_unreachable"), 429, "router_overloaded", "base:router-timeout"),
+        (failed("router_timeout"), 429, "router_overloaded", "base:router-timeout"),
+        (choice(None, "base:router-overload"), 429, "router_overloaded", "base:router-overload"),
+    ],
+)
+def test_without_a_choice_the_base_answers_only_where_the_configuration_says_so(
+    registry, model, headers, status, code, reason
+):
+    for base_answers in (True, False):
+        app = LearnwareMiddleware(
+            echo_app,
+            served=Served(NAMES),
+            secret=SECRET,
+            metrics=ReplicaMetrics(CollectorRegistry()),
+            base_without_choice=base_answers,
+        )
+        response = send(app, {"model": model, "messages": []}, headers)
+        if base_answers:
+            assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == ("base-8b", reason)
+        else:
+            assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+            assert int(response.headers["retry-after"]) >= 1
+        assert send(app, {"model": "finance-tfns"}, headers).headers["x-learnware"] == "finance-tfns"
+        assert send(app, {"messages": []}, headers).headers["x-learnware-reason"] == "base:no-model"
+
+
+@pytest.mark.parametrize("reason", ["base:low-confidence", "base:router-deadline", "base:router-error", "base:better"])
+def test_a_choice_of_the_base_is_a_choice(registry, reason):
+    app = LearnwareMiddleware(
+        echo_app, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), base_without_choice=False
+    )
+    response = send(app, {"model": "auto"}, choice(None, reason))
+    assert (response.status_code, response.headers["x-learnware-reason"]) == (200, reason)
+
+
+@pytest.mark.parametrize("base_answers", [True, False])
+def test_what_generates_nothing_needs_no_choice_and_is_not_counted(registry, base_answers):
+    inner = Starlette(routes=[Route("/tokenize", echo, methods=["POST"])])
+    app = LearnwareMiddleware(
+        inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), base_without_choice=base_answers
+    )
+    for model, answers in (("auto", "base-8b"), (TASK, "base-8b"), ("finance-tfns", "finance-tfns")):
+        response = send(app, {"model": model, "prompt": "x"}, path="/tokenize")
+        assert json.loads(response.json()["body"])["model"] == answers
+        assert response.headers["x-learnware"] == answers
+    assert response.headers["x-learnware-reason"] == "named"
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    assert not [sample for sample in samples if sample.name.endswith("_total") and sample.value]
 
 
 def test_a_task_is_answered_by_the_learnware_chosen_for_it(app):

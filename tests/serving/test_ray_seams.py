@@ -3,11 +3,13 @@
 import ast
 import asyncio
 import inspect
+import pickle
 from pathlib import Path
 
 import pytest
 import ray
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.llm._internal.common.callbacks.base import CallbackConfig, CallbackCtx
 from ray.llm._internal.serve.core.ingress import builder
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
@@ -23,6 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig
 
 from serving.ray_compat import ModelIsHere
+from specs.errors import Overloaded
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +90,14 @@ def test_one_replica_can_be_called_by_a_handle():
     assert "with_rejection" in parameters(RunningReplica.try_send_request)
     assert {"args", "kwargs", "metadata", "resolved"} <= parameters(PendingRequest)
     assert callable(DeploymentHandle._init_router_and_get_metadata)
+
+
+def test_an_error_of_ours_in_another_replica_is_one_of_ours_here():
+    """With what it says in `cause`: `LearnwareServer._explain` reads it there."""
+    raised = RayTaskError("explain", "Traceback ...", pickle.loads(pickle.dumps(Overloaded("Too much.", 7))))
+    error = raised.as_instanceof_cause()
+    assert isinstance(error, Overloaded)
+    assert (str(error.cause), error.cause.retry_after_s) == ("Too much.", 7)
 
 
 def test_metrics_stay_in_the_replica_when_told():

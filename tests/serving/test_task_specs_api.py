@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from router.deployment import LearnwareRouter
-from router.selection import Selector
+from router.request import RoutedRequest
+from router.selection import Choice, Selector
 from router.settings import SelectionSettings
 from serving.config import load_config
 from serving.market.access import Access
@@ -165,18 +166,18 @@ def test_the_router_decides_for_a_task_as_the_selector_does(tasks: TaskStore, fi
     """The router's own decision, without Ray: what `__init__` makes of the market is set here."""
     name = tasks.put(load_task_specification(file))
     router = LearnwareRouter.__new__(LearnwareRouter)
-    router._tasks, router._decode_tokens = tasks, None
+    router._tasks = tasks
     router._builder = SimpleNamespace(snapshot=SimpleNamespace(selector=selector))
-    choice, routed = router._decide(
-        f'{{"model": "{name}", "messages": [{{"role": "user", "content": "hi"}}]}}'.encode()
-    )
-    assert routed
-    assert choice == selector.choose_task(tasks.find(name).mean)
+
+    def decide(model: str) -> Choice:
+        return router._decide(RoutedRequest(model, ("hi",), whole=True), lambda: None)
+
+    assert decide(name) == selector.choose_task(tasks.find(name).mean)
     tasks.remove(name)
-    choice, routed = router._decide(f'{{"model": "{name}"}}'.encode())
-    assert (choice.learnware_id, choice.reason, routed) == (None, "base:unknown-task", True)
+    choice = decide(name)
+    assert (choice.learnware_id, choice.reason) == (None, "base:unknown-task")
     router._tasks = None
-    assert router._decide(b'{"model": "task:x"}')[0].reason == "base:unknown-task"
+    assert decide("task:x").reason == "base:unknown-task"
 
 
 def test_a_cluster_without_a_folder_that_all_nodes_see_keeps_no_tasks(tmp_path: Path):

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 import warnings
@@ -37,6 +38,7 @@ with warnings.catch_warnings():
     from vllm.v1.worker.gpu_worker import Worker
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
+    from serving.edge.haproxy_wrapper import GENERATING_PATHS
     from serving.engine import adapters, punica, worker
     from serving.engine.slot_writer import PLAIN_SETTERS
     from serving.paging import scheduler
@@ -197,6 +199,38 @@ def test_the_setters_that_the_slot_writer_replaces_clear_and_copy_a_and_b_as_the
         assert "self.reset_lora(index)" in source
         assert source.count(".copy_(") == 2
         assert not {"lora_a.T", "lora_b.T"} & set(source.replace(",", " ").split())
+
+
+GENERATE_NOTHING = (
+    *(
+        "/tokenize",
+        "/detokenize",
+        "/pooling",
+        "/classify",
+        "/score",
+        "/v1/score",
+        "/rerank",
+        "/v1/rerank",
+        "/v2/rerank",
+    ),
+    *("/v1/embeddings", "/v2/embed", "/v1/messages/count_tokens", "/v1/audio/transcriptions", "/v1/audio/translations"),
+    *("/v1/chat/completions/render", "/v1/chat/completions/derender", "/v1/completions/render", "/v1/messages/render"),
+    *("/v1/completions/derender", "/cohere/v2/chat/render", "/v1/responses/{response_id}/cancel", "/abort_requests"),
+    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/ping", "/start_profile", "/stop_profile"),
+    *("/fault_tolerance/apply", "/scale_elastic_ep", "/is_scaling_elastic_ep"),
+)
+"""Paths with text that no learnware of ours answers (audio), or without an answer that is generated."""
+
+
+def test_every_path_that_takes_a_post_is_known_to_generate_or_not_to():
+    """A new one that generates would come without a choice."""
+    folder = Path(vllm.entrypoints.__file__).parent
+    source = "".join(
+        path.read_text() for path in folder.rglob("api_router.py") if "dev" not in path.relative_to(folder).parts
+    )
+    paths = re.findall(r'@router\.post\(\s*"([^"]+)"', source)
+    assert len(paths) > 20
+    assert set(paths) == {*GENERATING_PATHS, *GENERATE_NOTHING}
 
 
 def test_vllm_internals_are_touched_in_few_modules():

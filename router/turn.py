@@ -1,0 +1,35 @@
+"""What a choice is made on: a user's turn, and the conversation that it stands in."""
+
+from typing import NamedTuple
+
+SYSTEM_CHARS = 420
+"""Characters of a system prompt that are read together with a turn, from either end. The instruction lines of 39 public
+tasks, labels included, have 24 to 415; policy and examples would drown the question."""
+
+
+class Turn(NamedTuple):
+    """One turn's own words, whole, and the system prompt (empty: there is none), of which a long one's ends count.
+
+    The system prompt holds for every turn: it may carry the instruction ("Classify the tweet."), the turn then being
+    bare material, or be a company's policy, which has nothing to do with what is asked, or both.
+    """
+
+    text: str
+    system: str = ""
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """The texts that a learnware may be found by: the turn alone, and with the system prompt's beginning and, of a
+        longer one, its end before it."""
+        if not self.system:
+            return (self.text,)
+        ends = [self.system[:SYSTEM_CHARS], self.system[-SYSTEM_CHARS:]]
+        return (self.text, *(f"{end.strip()}\n{self.text}" for end in dict.fromkeys(ends)))
+
+
+class Conversation(NamedTuple):
+    """The user's turns, oldest first, and the system prompt, as in `Turn`. Without turns there is nothing to route on.
+    A completion's prompt is a conversation of one turn."""
+
+    system: str
+    turns: tuple[str, ...]

@@ -1,0 +1,252 @@
+"""The router's own application, with a real selection over the starter learnwares and replicas that are only named."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("ray.serve")
+
+from router import deployment
+from router.choice import CHOICE_HEADER, RoutedChoice, decode_choice
+from router.conversation import ConversationSettings
+from router.deployment import LearnwareRouter, RouterOptions
+from router.selection import Choice, SelectionSettings, Selector, general_prompts
+from serving.config import Config, RouterSettings
+from specs.errors import Overloaded
+
+STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
+SECRET = b"s" * 32
+REPLICA = {"host": "127.0.0.1", "port": 30_000, "replica_id": "engine#1"}
+QUESTION = "Maria had 14 apples, gave 5 to Tom and bought 9 more. How many apples does she have now?"
+
+
+class Replicas:
+    """One engine replica, which has said nothing but that it is there; keeps what was asked of it."""
+
+    def __init__(self, _: object) -> None:
+        self.calls: list[tuple[str, ...]] = []
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        report = {"adapters": {"general@1": "device"}, "slots": 1, "running": 0, "waiting": 0}
+        return {"engine#1": report}
+
+    def address(self, _: str) -> dict[str, Any]:
+        return dict(REPLICA)
+
+    def call(self, name: str, method: str, *arguments: Any) -> None:
+        self.calls.append((name, method, *arguments))
+
+
+@pytest.fixture
+def make_router(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LearnwareRouter]:
+    async def any_replica(_: object) -> dict[str, Any]:
+        return dict(REPLICA)
+
+    monkeypatch.setattr(deployment, "EngineReplicas", Replicas)
+    monkeypatch.setattr(deployment, "initialise", lambda _: None)
+    monkeypatch.setattr(deployment, "choose_replica_id", any_replica)
+    monkeypatch.setattr(deployment, "replica_line", lambda: "# replica r\n")
+    monkeypatch.setattr(deployment, "serve_beside_changes", lambda: None)  # it changes the whole process
+    defaults = RouterSettings()
+
+    def make(**changes: Any) -> LearnwareRouter:
+        options = {
+            "learnwares": STARTER,
+            "market": None,
+            "base_model": None,
+            "auto_names": defaults.auto_names,
+            "deadline_ms": defaults.deadline_ms,
+            "max_wait_ms": defaults.max_wait_ms,
+            "on_overload": defaults.on_overload,
+            "selection": SelectionSettings(),
+            "conversation": ConversationSettings(),
+            "on_loopback": False,
+        }
+        return LearnwareRouter(None, RouterOptions(**{**options, **changes}), SECRET)  # type: ignore[arg-type]
+
+    return make
+
+
+def body(model: str | None, *turns: str) -> bytes:
+    messages = [{"role": "user", "content": turn} for turn in turns]
+    return json.dumps({"messages": messages} | ({} if model is None else {"model": model})).encode()
+
+
+def ask(router: LearnwareRouter, *bodies: bytes) -> list[httpx.Response]:
+    """The answers to bodies that come at once."""
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=await router.__serve_build_asgi_app__())
+        async with httpx.AsyncClient(transport=transport, base_url="http://router", timeout=60) as client:
+            return list(await asyncio.gather(*(client.post("/internal/route", content=each) for each in bodies)))
+
+    return asyncio.run(run())
+
+
+def chosen(response: httpx.Response) -> RoutedChoice | None:
+    assert response.status_code == 200
+    answer = response.json()
+    assert {key: answer[key] for key in REPLICA} == REPLICA
+    header = answer.get("request_headers", {}).get(CHOICE_HEADER)
+    return None if header is None else decode_choice(header, SECRET)
+
+
+def traces(router: LearnwareRouter) -> dict[str, float]:
+    """What the router's metrics say, but for when they were made."""
+    lines = asyncio.run(router.metrics_text()).splitlines()
+    samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples if "_created" not in name}
+
+
+def test_a_whole_burst_of_conversations_is_decided_and_not_given_to_the_base(make_router: Any) -> None:
+    """128 conversations of eight turns at once. On a machine that cannot do it in time some may be refused; none is
+    answered by the base model for the router's sake."""
+    prompts = general_prompts()
+    bodies = [
+        body("auto", *(prompts[(number * 8 + turn) % len(prompts)] for turn in range(7)), f"{QUESTION} ({number})")
+        for number in range(128)
+    ]
+    router = make_router()
+    answers = ask(router, *bodies)
+    refused = [answer for answer in answers if answer.status_code == 429]
+    choices = [chosen(answer) for answer in answers if answer.status_code == 200]
+    reasons = Counter(choice.reason for choice in choices if choice is not None)
+    assert len(choices) + len(refused) == 128
+    assert not [reason for reason in reasons if reason.startswith("base:router")], reasons
+    assert reasons["matched"] == len(choices), reasons
+    assert len(choices) >= 32
+    assert all(1 <= int(answer.headers["retry-after"]) <= 30 for answer in refused)
+    counted = traces(router)
+    assert counted["learnware_route_wait_seconds_count"] == counted["learnware_route_seconds_count"] == len(choices)
+    assert counted.get('learnware_route_refused_total{outcome="refuse"}', 0) == len(refused)
+    assert counted["learnware_route_waiting"] == 0
+
+
+class SlowSelector:
+    """Takes its time over each text, without the interpreter's lock."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def choose(self, _: str) -> Choice:
+        time.sleep(self._seconds)
+        return Choice("general", 1.0, 1.0, "matched", ())
+
+
+def slow(router: LearnwareRouter, seconds: float) -> LearnwareRouter:
+    snapshot = router._builder.snapshot
+    assert snapshot is not None
+    router._builder.snapshot = snapshot._replace(selector=SlowSelector(seconds))  # type: ignore[arg-type]
+    return router
+
+
+def test_past_its_bound_a_request_is_refused_with_when_to_come_again(make_router: Any) -> None:
+    router = slow(make_router(max_wait_ms=200), 0.1)
+    started = time.monotonic()
+    answers = ask(router, *(body("auto", f"{number}") for number in range(30)))
+    assert time.monotonic() - started < 5
+    assert Counter(answer.status_code for answer in answers).keys() == {200, 429}
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len(refused) > 10
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    counted = traces(router)
+    assert counted['learnware_route_refused_total{outcome="refuse"}'] == len(refused)
+    # 30 of 0.1 s in two threads; whoever began had not waited longer than the bound
+    assert counted['learnware_route_wait_seconds_bucket{le="0.4"}'] == 30 - len(refused)
+
+
+def test_the_base_model_answers_in_overload_only_where_that_is_configured(make_router: Any) -> None:
+    router = slow(make_router(max_wait_ms=200, on_overload="base"), 0.1)
+    choices = [chosen(answer) for answer in ask(router, *(body("auto", f"{number}") for number in range(30)))]
+    reasons = Counter(choice.reason for choice in choices if choice is not None)
+    assert reasons.keys() == {"matched", "base:router-overload"}
+    assert reasons["base:router-overload"] > 10
+    assert {choice.learnware for choice in choices if choice and choice.reason != "matched"} == {None}
+
+
+@pytest.mark.parametrize("model", ["finance-tfns", "base-8b", "no-such-model", "", None])
+def test_a_request_that_asks_for_no_choice_neither_waits_nor_is_refused(make_router: Any, model: str | None) -> None:
+    router = slow(make_router(max_wait_ms=50), 0.2)
+
+    async def run() -> float:
+        transport = httpx.ASGITransport(app=await router.__serve_build_asgi_app__())
+        async with httpx.AsyncClient(transport=transport, base_url="http://router", timeout=60) as client:
+            line = [asyncio.ensure_future(client.post("/internal/route", content=body("auto", "x"))) for _ in range(20)]
+            await asyncio.sleep(0.02)
+            started = time.monotonic()
+            for size in (10, 100_000):  # read in the loop, and in a thread
+                answer = await client.post("/internal/route", content=body(model, "y" * size))
+                assert chosen(answer) is None
+            seconds = time.monotonic() - started
+            await asyncio.gather(*line)
+            return seconds
+
+    assert asyncio.run(run()) < 0.15
+    assert traces(router)["learnware_route_seconds_count"] < 20
+
+
+def test_where_the_model_cannot_be_read_the_replica_is_left_to_refuse(make_router: Any) -> None:
+    """A body that was cut before its model may name one."""
+    router = slow(make_router(max_wait_ms=50), 0.2)
+    cut = b'{"messages": [{"role": "user", "content": "' + b"x" * 100
+    reasons = Counter(choice.reason for choice in map(chosen, ask(router, *[cut] * 20)) if choice is not None)
+    assert sum(reasons.values()) == 20
+    assert reasons["base:router-overload"] > 10
+
+
+def test_a_decision_past_its_deadline_is_the_base_models_and_frees_its_thread(make_router: Any) -> None:
+    router = slow(make_router(deadline_ms=30), 0.1)
+    started = time.monotonic()
+    long, short = body("auto", *("a turn",) * 50), body("auto", "a turn")
+    answers = ask(router, long, long, short, short)
+    choices = [choice for choice in map(chosen, answers) if choice is not None]
+    assert [(choice.learnware, choice.reason) for choice in choices] == [(None, "base:router-deadline")] * 4
+    # the long ones would take 5 s, and the others would then have been refused
+    assert time.monotonic() - started < 1
+
+
+def test_an_explanation_leaves_no_trace(make_router: Any) -> None:
+    router = make_router()
+    ask(router, body("auto", QUESTION))
+    before, calls = traces(router), list(router._replicas.calls)
+    assert before["learnware_route_seconds_count"] == 1
+    assert calls == [("engine#1", "prefetch", router._adapters()[chosen_id(router)])]
+    for request in (body("auto", QUESTION), body(None, QUESTION), body("finance-tfns", QUESTION), body("task:x"), b"{"):
+        asyncio.run(router.explain(request))
+    explained = asyncio.run(router.explain(body("auto", QUESTION)))
+    assert explained["learnware"] == chosen_id(router)
+    assert explained["replica"]["id"] == "engine#1"
+    assert (traces(router), router._replicas.calls) == (before, calls)
+
+
+def chosen_id(router: LearnwareRouter) -> str:
+    snapshot = router._snapshot
+    assert snapshot is not None
+    assert isinstance(snapshot.selector, Selector)
+    learnware = snapshot.selector.choose(QUESTION).learnware_id
+    assert learnware is not None
+    return learnware
+
+
+def test_in_overload_an_explanation_is_refused_and_not_counted(make_router: Any) -> None:
+    router = slow(make_router(max_wait_ms=50), 0.2)
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*(router.explain(body("auto", "x")) for _ in range(20)), return_exceptions=True)
+
+    before = traces(router)
+    assert sum(isinstance(answer, Overloaded) for answer in asyncio.run(run())) > 10
+    assert traces(router) == before
+
+
+def test_the_defaults_answer_the_edge_in_time() -> None:
+    router = Config().router
+    assert router.on_overload == "refuse"
+    assert router.max_wait_ms + router.deadline_ms < deployment.ANSWER_WITHIN_S * 1000 < 2000
