@@ -8,8 +8,8 @@ Each learnware named <domain>-<task> answers requests that are not its task, gre
 degenerate (`specs.degenerate`) where the base model's answer to the same request is not; `drift` is the mean
 log-likelihood a token (nats) that the learnware gives the base's own answer, less the base's.
 
-`--before` holds older adapters of the same names, trained otherwise: they are measured as well, and both on the task
-itself, paired by row (exact McNemar test), on at most `OWN_ROWS` test rows.
+`--before` holds older adapters of the same names, trained otherwise: both are scored on the task itself, paired by row
+(exact McNemar test), on at most `OWN_ROWS` test rows. What the older ones do off it, another run of theirs says.
 
 What is measured is kept in FOLDER by the adapter's hash: called again, it goes on.
 """
@@ -84,13 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun, base_id = setup(), base_model_id(EMBEDDED)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        folders = {"after": options.learnwares / name}
+        found[name] = measure(name, options.learnwares / name, options.data, base, base_id, options.out)
         if options.before is not None and (options.before / name).is_dir():
-            folders["before"] = options.before / name
-        found[name] = {
-            when: measure(name, folder, options.data, base, base_id, options.out) for when, folder in folders.items()
-        }
-        if "before" in folders:
+            folders = {"before": options.before / name, "after": options.learnwares / name}
             found[name]["own_task"] = own_task(name, folders, options.data, base, base_id, options.out)
         print(f"{name}: {json.dumps(found[name])}", flush=True)
     print(as_table(found))
@@ -151,19 +147,18 @@ def own_task(name: str, folders: Mapping[str, Path], data: Path, base: Path, bas
 
 
 def as_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line a learnware: degenerate answers, before → after where both were measured; drift; its own task."""
+    """One line a learnware: degenerate answers by kind of request, drift, and its own task, before → after."""
     lines = []
     for name, one in found.items():
-        sides = [one[when] for when in ("before", "after") if when in one]
-        line = [f"`{name}`", str(one["after"]["all"]["requests"]), f"{100 * one['after']['all']['base']:.1f}"]
-        line += [
-            " → ".join(f"{100 * side[kind]['degenerate']['mean']:.1f}" for side in sides)
-            for kind in ("all", "questions", "asks", "everyday")
-        ]
-        line.append(" → ".join(f"{side['all']['drift']:+.2f}" for side in sides))
+        line = [f"`{name}`", str(one["all"]["requests"]), f"{100 * one['all']['base']:.1f}"]
+        line += [f"{100 * one[kind]['degenerate']['mean']:.1f}" for kind in ("all", "questions", "asks", "everyday")]
         own = one.get("own_task", {})
-        line.append(f"{100 * own['before']:.1f} → {100 * own['after']:.1f}" if "before" in own else "–")
-        lines.append([*line, str(own.get("mcnemar_p", "–"))])
+        line += [
+            f"{one['all']['drift']:+.3f}",
+            f"{100 * own['before']:.1f} → {100 * own['after']:.1f}" if "before" in own else "–",
+            str(own.get("mcnemar_p", "–")),
+        ]
+        lines.append(line)
     header = [
         "learnware",
         "requests",
