@@ -4,8 +4,8 @@ own lists."""
 import pytest
 
 from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, FollowUps, follow_up_phrases
-from router.selection import general_prompts
 from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.prompts import everyday_prompts
 
 EXPLANATIONS = """\
 why's that?
@@ -283,7 +283,7 @@ def told(follow_ups, turns, kind):
 
 def test_the_turns_are_none_of_the_phrases():
     phrases = follow_up_phrases()
-    known = {phrase.lower() for group in (*phrases.values(), general_prompts()) for phrase in group}
+    known = {phrase.lower() for group in (*phrases.values(), everyday_prompts()) for phrase in group}
     assert not known & {turn.lower() for turn in (*EXPLANATIONS, *CONTINUATIONS, *TOPICS)}
 
 
