@@ -17,9 +17,10 @@ from router import deployment
 from router.choice import CHOICE_HEADER, RoutedChoice, decode_choice
 from router.conversation import ConversationSettings
 from router.deployment import LearnwareRouter, RouterOptions
-from router.selection import Choice, SelectionSettings, Selector, general_prompts
+from router.selection import Choice, SelectionSettings, Selector
 from serving.config import Config, RouterSettings
 from specs.errors import Overloaded
+from specs.prompts import everyday_prompts
 
 STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
 SECRET = b"s" * 32
@@ -108,7 +109,7 @@ def traces(router: LearnwareRouter) -> dict[str, float]:
 def test_a_whole_burst_of_conversations_is_decided_and_not_given_to_the_base(make_router: Any) -> None:
     """128 conversations of eight turns at once. On a machine that cannot do it in time some may be refused; none is
     answered by the base model for the router's sake."""
-    prompts = general_prompts()
+    prompts = everyday_prompts()
     bodies = [
         body("auto", *(prompts[(number * 8 + turn) % len(prompts)] for turn in range(7)), f"{QUESTION} ({number})")
         for number in range(128)

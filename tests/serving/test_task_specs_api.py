@@ -16,7 +16,7 @@ from serving.config import load_config
 from serving.market.access import Access
 from serving.task_specs import builder
 from serving.task_specs.application import TaskSpecsAPI
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoder import load_prompt_encoder
 from specs.errors import InvalidConfig, NotReady
 from specs.learnware import load_learnwares
 from specs.task import (
@@ -35,7 +35,7 @@ ROWS = [
     for things in ("pens", "apples", "marbles")
     for have, lost, more in ((14, 5, 9), (30, 12, 4), (8, 3, 12))
 ]
-encoder = load_encoder(STATIC_ENCODER)
+encoder = load_prompt_encoder()
 selector = Selector(load_learnwares(STARTER), encoder, SelectionSettings())
 
 
