@@ -27,7 +27,8 @@ from specs.prompts import everyday_prompts
 STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
 SECRET = b"s" * 32
 REPLICA = {"host": "127.0.0.1", "port": 30_000, "replica_id": "engine#1"}
-QUESTION = "Maria had 14 apples, gave 5 to Tom and bought 9 more. How many apples does she have now?"
+ASK = "Is the sentiment of this financial news positive, neutral or negative?"
+QUESTION = f"{ASK}\nOperating profit rose to EUR 13.1 mn from EUR 8.7 mn."
 
 
 class Replicas:
@@ -262,14 +263,12 @@ def test_an_explanation_holds_what_the_rule_compared(make_router: Any) -> None:
 
 def test_an_explanation_names_what_is_asked_of_the_turn_that_decides(make_router: Any) -> None:
     router = make_router()
-    material = "Maria had 14 apples. Tom had 5 apples fewer than Maria. Ann had 9 apples more than Tom."
-    ask = "How many apples do they have together?"
-    first = explained(router, f"{material} {ask}")
-    assert first["ask"] == [ask]
-    held = explained(router, f"{material} {ask}", "and how many has Ann?")
-    if held["reason"] == "session":
-        assert held["ask"] == [ask]
-    poem = explained(router, f"{material} {ask}", EVERYDAY)
+    assert explained(router, QUESTION)["ask"] == [ASK]
+    assert explained(router, "Net sales fell to EUR 2.1 mn from EUR 3.4 mn.", system=ASK)["ask"][0] == ASK
+    held = explained(router, EVERYDAY, QUESTION, "And the next one?")
+    assert (held["reason"], held["ask"]) == ("session", [ASK])
+    assert held["explanation"].startswith("An earlier turn asked for what finance-")
+    poem = explained(router, QUESTION, EVERYDAY)
     assert (poem["learnware"], poem["ask"]) == (None, [EVERYDAY])
     for nothing in (body("auto"), body("task:x", QUESTION), body("finance-tfns", QUESTION), b"{"):
         assert asyncio.run(router.explain(nothing))["ask"] == []
