@@ -299,13 +299,12 @@ class LearnwareRouter:
         """
         started = time.perf_counter()
         request = await self._read(body)
-        choice, ask = self._named(request), ()
+        choice, ask = self._named(request), tuple[str, ...]()
         if self._asks(request) or request.model is None:
             try:
                 (choice, ask), _ = await self._decisions.decide(lambda check: self._decide_and_read(request, check))
             except DeadlinePassed:
                 choice = _base(ROUTER_DEADLINE)
-        bound = _bound(request, self._options.selection)
         choice, explained = self._joint.explain(choice, self._adapters())
         return {
             "model": request.model,
@@ -313,7 +312,7 @@ class LearnwareRouter:
             "reason": choice.reason,
             "score": round(choice.score, DIGITS),
             "confidence": round(choice.confidence, DIGITS),
-            **describe(choice, bound, ask),
+            **describe(choice, ask),
             **explained,
             "prompts": len(request.prompts),
             "turns": sum(len(prompt.turns) for prompt in request.prompts),
@@ -327,11 +326,6 @@ class LearnwareRouter:
 
 def _for_task(request: RoutedRequest) -> bool:
     return request.model is not None and request.model.startswith(TASK_PREFIX)
-
-
-def _bound(request: RoutedRequest, settings: SelectionSettings) -> float:
-    """The least match with which a learnware answers."""
-    return settings.min_task_match if _for_task(request) else settings.min_match
 
 
 def _base(reason: str) -> Choice:

@@ -54,18 +54,19 @@ _SENTENCES = {
 _STAND_IN = " {name} stands in for the best one: it is nearly as good, and its adapter is nearer to the device."
 
 
-def figures(choice: Choice, bound: float) -> dict[str, Any]:
+def figures(choice: Choice) -> dict[str, Any]:
     """What the rule compared, for JSON: the likeliest tasks (parts of the base model's home as `base:…`), the base
-    model's expected quality, the best candidate's `match` and the bound it was held against."""
+    model's expected quality, the best candidate's `match` and `min_match`, which it was held against (None where no
+    learnware was looked for)."""
     return {
         "tasks": [{"task": name, "probability": round(p, DIGITS)} for name, p in choice.probabilities],
         "base": {"expected": round(choice.base, DIGITS)},
         "match": round(choice.score, DIGITS),
-        "min_match": bound,
+        "min_match": choice.bound if choice.candidates else None,
     }
 
 
-def in_words(choice: Choice, bound: float) -> str:
+def in_words(choice: Choice) -> str:
     """The reason as a sentence, with the figures that decided."""
     reason = choice.reason.removesuffix(RESIDENT)
     by_id = {one.learnware_id: one for one in choice.candidates}
@@ -76,12 +77,12 @@ def in_words(choice: Choice, bound: float) -> str:
     return sentence.format(
         name=name,
         match=f"{choice.score:.2f}",
-        bound=f"{bound:g}",
+        bound=f"{choice.bound:g}",
         expected=f"{shown.expected if shown else 0.0:.3f}",
         base=f"{choice.base:.3f}",
     )
 
 
-def describe(choice: Choice, bound: float, ask: Sequence[str]) -> dict[str, Any]:
+def describe(choice: Choice, ask: Sequence[str]) -> dict[str, Any]:
     """All of it, as `POST /v1/route` shows it beside the candidates. `ask`: the sentences taken for what is asked."""
-    return {"explanation": in_words(choice, bound), "ask": list(ask), **figures(choice, bound)}
+    return {"explanation": in_words(choice), "ask": list(ask), **figures(choice)}

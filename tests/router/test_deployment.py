@@ -281,11 +281,11 @@ def test_every_reason_of_a_router_has_its_sentence(make_router: Any) -> None:
     for reason in reasons - others - edge:  # the edge's own reasons: no router gave them
         for learnware in (None, "a"):
             made = Choice(learnware, 0.5, 0.5, reason, (Candidate("a", 0.5, 1.0, 0.6),) if learnware else ())
-            sentence = in_words(made, 0.4)
+            sentence = in_words(made)
             assert sentence.endswith(".")
             assert "{" not in sentence
     stand_in = Choice("b", 0.5, 0.5, "matched:resident", (Candidate("a", 0.6), Candidate("b", 0.5)))
-    assert "b stands in" in in_words(stand_in, 0.4)
+    assert "b stands in" in in_words(stand_in)
 
 
 def chosen_id(router: LearnwareRouter) -> str:
