@@ -137,6 +137,11 @@ def _describe_task(specification: "TaskSpecification", path: Path) -> None:
         f"noise {specification.noise:.4g} in each of {len(specification.mean)} coordinates, mu {specification.mu:.3g}: "
         f"no test for one row's membership has an AUC above {largest_auc(specification.mu):.2f}"
     )
+    if specification.blurred:
+        print(
+            f"so much noise may hide what the task is; the base model then answers. {specification.clear_rows:,} rows "
+            "would be enough at this mu."
+        )
 
 
 def _show(options: argparse.Namespace) -> int:

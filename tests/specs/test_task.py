@@ -51,6 +51,15 @@ def test_the_noise_has_the_size_that_its_privacy_asks_for() -> None:
     assert make_task_specification(ROWS, encoder, 0.5).mu == pytest.approx(0.5)
 
 
+def test_how_many_rows_would_be_enough_is_told_by_the_privacy() -> None:
+    few = make_task_specification(ROWS, encoder, 0.5)
+    assert few.blurred
+    assert few.clear_rows == 200
+    enough = make_task_specification(5 * ROWS, encoder, 0.5)
+    assert (enough.clear_rows, enough.blurred) == (200, False)
+    assert not make_task_specification(ROWS, encoder, mu=None).blurred
+
+
 def test_no_row_moves_the_mean_by_more_than_the_noise_is_made_for() -> None:
     """Also with an encoder whose vectors are longer than it says."""
 
