@@ -188,13 +188,14 @@ def by_key(outcomes: Sequence[Outcome], group: str, holds: Callable[[Outcome], b
 
 
 def time_choices(choose: Callable[[str], object], texts: Sequence[str]) -> dict[str, float]:
-    """Milliseconds of one choice by the clock: the median and the 99th percentile."""
-    taken = []
-    for text in texts:
-        started = time.perf_counter()
+    """Milliseconds of one choice, the median and the 99th percentile: by the clock, and of processor time."""
+    taken = np.empty((len(texts), 2))
+    for row, text in enumerate(texts):
+        started, busy = time.perf_counter(), time.thread_time()
         choose(text)
-        taken.append((time.perf_counter() - started) * 1000)
-    return {"p50": float(np.quantile(taken, 0.5)), "p99": float(np.quantile(taken, 0.99))}
+        taken[row] = time.perf_counter() - started, time.thread_time() - busy
+    (p50, cpu_p50), (p99, cpu_p99) = np.quantile(taken * 1000, [0.5, 0.99], axis=0)
+    return {"p50": float(p50), "p99": float(p99), "cpu_p50": float(cpu_p50), "cpu_p99": float(cpu_p99)}
 
 
 def worst(tables: Mapping[str, Share]) -> list[tuple[str, Share]]:
