@@ -8,7 +8,7 @@ after a restart. Each turn is chosen for alone, and then:
   `switch_margin`: a follow-up ("and in 2019?") is near many learnwares, and a shared wording must not make a
   conversation flap. From the base model, and from a learnware that only labels to one that answers in sentences, any
   match moves it;
-- a turn that matches none leaves for the base model when its confidence is below `leave_confidence`, or the base model
+- a turn that matches none leaves for the base model when its confidence is below `leave_match`, or the base model
   is expected to answer it better, and it is neither short (`leave_chars`) nor a follow-up (`router.follow_ups`);
 - a follow-up keeps what holds. If it asks for words ("why?") and what holds only labels, the base model answers this
   turn, and the next item ("and this one: …") goes to the learnware again. In doubt it asks for words: a label for a
@@ -63,8 +63,11 @@ class ConversationSettings(BaseModel):
         0.05, ge=0, le=1, description="By how much another learnware must score better on the turn."
     )
     leave_chars: int = Field(16, ge=0, description="Characters from which a turn may have a topic of its own.")
-    leave_confidence: float = Field(
-        0.2, ge=0, le=1, description="Below this confidence such a turn goes to the base model."
+    leave_match: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Such a turn goes to the base model if its best match with a learnware is less probable than this.",
     )
 
 
@@ -120,9 +123,7 @@ class Conversations:
             held, answer = self._next(held, turn, own)
         return answer
 
-    def _since_one_spoke(
-        self, conversation: Conversation, check: Callable[[], None]
-    ) -> list[tuple[Turn, _Own]]:
+    def _since_one_spoke(self, conversation: Conversation, check: Callable[[], None]) -> list[tuple[Turn, _Own]]:
         """The turns that decide, newest first: back to one that speaks for itself, or to the first."""
         system, texts = conversation
         found: list[tuple[Turn, _Own]] = []
@@ -229,7 +230,7 @@ class Conversations:
 
     def _leaves(self, turn: Turn, own: _Own) -> bool:
         """Whether a turn that matches no learnware has a topic of its own, should it be no follow-up."""
-        unlike = own.choice.confidence < self._settings.leave_confidence or own.choice.reason == BASE_BETTER
+        unlike = own.choice.score < self._settings.leave_match or own.choice.reason == BASE_BETTER
         return len(turn.text) >= self._settings.leave_chars and unlike
 
 
@@ -239,7 +240,7 @@ def by_readings(choose_text: Callable[[str], Choice]) -> ChooseTurn:
 
     def choose(turn: Turn) -> Choice:
         choices = map(choose_text, turn.readings)
-        return max(choices, key=lambda choice: (choice.learnware_id is not None, choice.confidence))
+        return max(choices, key=lambda choice: (choice.learnware_id is not None, choice.score))
 
     return choose
 

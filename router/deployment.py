@@ -275,7 +275,7 @@ class LearnwareRouter:
         if task is None:
             return _base(UNKNOWN_TASK)
         snapshot = self._snapshot
-        return _base(NO_LEARNWARE) if snapshot is None else snapshot.selector.choose_task(task.mean)
+        return _base(NO_LEARNWARE) if snapshot is None else snapshot.selector.choose_task(task.mean, task.noise)
 
     async def explain(self, body: bytes) -> dict[str, Any]:
         """The choice for a request body, with ranked candidates, as `POST /v1/route` shows it. Generates nothing and

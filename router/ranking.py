@@ -1,22 +1,27 @@
-"""Which learnware answers best what looks like this: nearness says to which tasks a request may belong, measured
-capabilities say who is good at them.
+"""Who is expected to answer best: the one rule of the choice.
 
-With p(t | x) the probability that request x is of task t, and q(i, t) learnware i's quality on t, the learnware with
-the largest
+With p(t | x) the probability that request x is of task t (`router.task_model`), the base model's home among the
+tasks, and q(i, t) what learnware i is worth on t, the one with the largest
 
     Σ_t p(t | x) q(i, t)
 
-is chosen. A task is what learnwares' cards name; where it lies is told by the specifications of the learnwares that
-name it alone. p falls with the squared distance d² to a task's nearest such specification (`specs.index`) like
-Student's kernel, (1 + d² / 2 r)^-r: what lies at home belongs there, and what is far from all tasks belongs a little
-to many of them, where an exponential would give all to the nearest.
+answers; the base model is a candidate like the others. Qualities are told against the base model's, in probability:
 
-Where a learnware was measured (`specs.capability`), its quality is its gain over the base model there, shrunk towards
-none: a few probe rows say little. Gains are in the gold answer's probability among those to choose from, and in its
-log-likelihood: on a few rows that tells equals apart with less noise, and where any answer may be given (a number), it
-is all that does. On other tasks it counts as a little less than the base model does, on its own ones as the average
-learnware does on its own: what a provider made it for is worth something even when nobody has looked. The base model's
-gain is 0; where nobody's is larger, it answers.
+- *measured on a task* (`specs.capability`): its gain over the base model there, shrunk towards none, since a few
+  probe rows
+  say little. Gains are in the gold answer's probability among those to choose from, and in its log-likelihood: on a few
+  rows that tells equals apart with less noise, and where any answer may be given, it is all that does;
+- *on its own tasks, unmeasured*: what the average learnware gains on its own; what a provider made it for is worth
+  something even when nobody has looked;
+- *on the base model's home*: minus what it was measured to lose there (`specs.off_task`), by the kind of request:
+  everyday
+  work, free questions of its domain, other asks on its material. Where nobody has looked it is taken to lose most of
+  it, as learnwares that label do;
+- *on others' tasks, unmeasured*: as on everyday work, but neither gain nor loss where the answers are the same (the
+  same labels; letters in the same domain): who tells the sentiment of headlines tells that of tweets about as well.
+
+A table of all tasks and all learnwares would take 800 MB at 10,000 of each, so only measured tasks have a row; the rest
+is told by a learnware's own tasks and its usual losses.
 """
 
 import copy
@@ -26,135 +31,200 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specs.capability import ProbeScore
+from router.task_model import Probabilities, class_of, own_tasks
+from specs.capability import ProbeScore, harm
+from specs.home import OTHER_ASKS, QUESTIONS
 from specs.index import Closeness
 from specs.learnware import Learnware
+from specs.off_task import Kind
 
-REQUEST_TAIL = 20.0
-"""How fast the probabilities of tasks fall for a single request; r above. Larger is better for prompts without their
-instruction. This, the next one and `LIKELIHOOD_WEIGHT` were chosen on probe rows alone: one half of them ranked and the
-other half judged, and tasks left out in turn."""
-TASK_TAIL = 2.0
-"""The same for a whole task, given by a mean, which scatters less than requests do. Smaller is better for tasks that
-nobody has measured, until tasks that were measured are no longer told apart."""
 LIKELIHOOD_WEIGHT = 0.2
-"""What one nat of a task's mean log-likelihood counts, in probability."""
+"""What one nat of a task's mean log-likelihood counts, in probability. Chosen on probe rows alone: one half of them
+ranked and the other half judged, and tasks left out in turn."""
 SHRINKAGE_ROWS = 4.0
 """A gain over the base model counts as if that many more rows had shown none."""
-ELSEWHERE = 0.02
-"""What a learnware is taken to lose against the base model on tasks that are not its own, where nobody has looked."""
-NEGLIGIBLE = 1e-6
-"""Tasks that are less probable change no expectation that is shown."""
+USUAL_GAIN = 0.25
+"""What a learnware gains on its own tasks where nobody was measured: the mean of the starters' accuracies less the base
+model's is 0.3."""
 PRIOR_AT_LEAST_BASE = (8.0, 1.0)
-"""Rows answered at least as well as the base model, and rows answered worse, that are added to what was counted."""
-
-
-class Expected(NamedTuple):
-    """For one request: expected quality of every learnware (n,), and p(t | x) by task (t,)."""
-
-    quality: NDArray[np.float64]
-    tasks: NDArray[np.float64]
+"""Rows answered at least as well as the base model, and rows answered worse, that are added to what was counted on a
+learnware's own tasks."""
+NO_KIND = 0
+BASE_UNMEASURED = 0.5
+"""The base model's quality on a task that nobody measured; only differences decide, so it is for show."""
 
 
 class Best(NamedTuple):
-    """The learnwares that are expected to answer best, the first one first, what is expected of each, and the first
-    one's probability to answer at least as well as the base model; what is expected of the base model."""
+    """The learnwares that are expected to answer best, the first one first: their numbers, expected qualities, and
+    `matches`, the probabilities that the request asks for what they answer better than the base model. Of the first
+    one the probability to answer at least as well as the base model; of the base model what is expected of it."""
 
     owners: NDArray[np.int64]
     qualities: NDArray[np.float64]
+    matches: NDArray[np.float64]
     at_least_base: float
     base: float
 
 
-class Ranking:
-    """An immutable table of learnwares × tasks. Learnwares are numbered in the order in which they are given;
-    those that `changed` adds take the next numbers."""
+class _Rows(NamedTuple):
+    """Gains, and probabilities to be at least as good as the base model: (measured classes, learnwares) each."""
 
-    def __init__(self, learnwares: Sequence[Learnware]) -> None:
-        self.tasks: tuple[str, ...] = ()
-        self._base = np.zeros(0)
-        self._gains, self._at_least_base = np.zeros((0, 0)), np.zeros((0, 0))  # tasks × learnwares
-        self._home = np.zeros(0, np.int64)
+    gains: NDArray[np.float64]
+    at_least_base: NDArray[np.float64]
+
+
+class Ranking:
+    """Immutable. Learnwares are numbered in the order in which they are given, those that `changed` adds take the next
+    numbers; classes as in the `TaskModel` of the same learnwares."""
+
+    def __init__(self, learnwares: Sequence[Learnware], classes: Sequence[str], home: Sequence[str]) -> None:
+        """`classes` and `home` name the tasks and the parts of the home, in the order of their probabilities."""
+        self._home = tuple(home)
+        self._learnwares: tuple[Learnware, ...] = ()
         self._alive = np.zeros(0, bool)
         at_home = [
             gain(one.capability.probes[task])
             for one in learnwares
-            for task in (_own_tasks(one) if one.capability is not None else ())
-            if one.capability is not None and task in one.capability.probes
+            if one.capability is not None
+            for task in own_tasks(one)
+            if task in one.capability.probes
         ]
-        self._usual = float(np.mean(at_home)) if at_home else 0.0
-        self.any_measured = False
-        self._append(learnwares, ())
+        self._usual = float(np.mean(at_home)) if at_home else USUAL_GAIN
+        self._append(learnwares, (), classes)
 
-    def changed(self, added: Sequence[Learnware], removed: Sequence[int]) -> "Ranking":
-        """This table without the learnwares of some numbers and with others. What the average learnware gains at home
-        stays as it was."""
+    def changed(self, added: Sequence[Learnware], removed: Sequence[int], classes: Sequence[str]) -> "Ranking":
+        """This ranking without the learnwares of some numbers and with others. What the average learnware gains on
+        its own tasks stays as it was."""
         other = copy.copy(self)
-        other._append(added, removed)  # noqa: SLF001 (an object of this very class)
+        other._append(added, removed, classes)  # noqa: SLF001 (an object of this very class)
         return other
 
-    def expect(self, nearest: Closeness, tail: float) -> Expected:
-        """What is expected of every learnware for a request (`tail` is `REQUEST_TAIL`) or a task (`TASK_TAIL`) with
-        these nearest specifications; -∞ of those that were removed."""
-        logits = np.full(len(self.tasks), -np.inf)
-        homes = self._home[nearest.owners]
-        far = np.maximum(-nearest.values[homes >= 0], 0.0)
-        np.maximum.at(logits, homes[homes >= 0], -tail * np.log1p(far / tail))
-        if not np.isfinite(logits).any():
-            logits[:] = 0.0  # only learnwares of several tasks are near: nothing tells the tasks apart
-        weights = np.exp(logits - logits.max())
-        tasks = weights / weights.sum()
-        likely = np.flatnonzero(tasks > NEGLIGIBLE)
-        quality = float(self._base @ tasks) + tasks[likely] @ self._gains[likely]
+    def expect(self, probabilities: Probabilities) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Expected quality of every learnware (n,), -∞ of those that were removed; `matches` (n,) as in `Best`; and the
+        expected quality of the base model."""
+        tasks, home = probabilities
+        base = float(self._base @ tasks + home.sum())
+        unmeasured = tasks[self._unmeasured].sum()
+        measured = tasks[self._measured]
+        quality = base + measured @ self._rows.gains - unmeasured * self._off - home @ self._losses
+        akin = np.bincount(self._kind_of_class, weights=tasks * self._is_unmeasured, minlength=self._kinds)
+        akin[NO_KIND] = 0.0
+        quality += self._off * akin[self._kind_of_learnware]
+        matches = measured @ (self._rows.gains > 0)
+        own = tasks[self._own_class]
+        given = np.where(self._kind_of_learnware == NO_KIND, self._off, 0.0)  # what `akin` has not given back already
+        np.add.at(quality, self._own_learnware, own * (self._usual + given[self._own_learnware]))
+        np.add.at(matches, self._own_learnware, own if self._usual > 0 else 0.0)
         quality[~self._alive] = -np.inf
-        return Expected(quality, tasks)
+        return quality, matches, base
 
-    def best(self, nearest: Closeness, top: int, tail: float = REQUEST_TAIL) -> Best:
+    def best(self, probabilities: Probabilities, nearest: Closeness, top: int) -> Best:
         """The `top` learnwares; among equals the nearer one comes first."""
-        expected = self.expect(nearest, tail)
-        closeness = np.full(len(expected.quality), -np.inf)
+        quality, matches, base = self.expect(probabilities)
+        closeness = np.full(len(quality), -np.inf)
         closeness[nearest.owners] = nearest.values
         shown = min(max(top, 1), int(self._alive.sum()))
-        bound = np.partition(expected.quality, -shown)[-shown]
-        among = np.flatnonzero(expected.quality >= bound)  # more than `shown` where equals stand at the bound
-        order = among[np.lexsort((-closeness[among], -expected.quality[among]))][:shown]
-        base = float(self._base @ expected.tasks)
-        return Best(order, expected.quality[order], self.at_least_base(int(order[0]), expected.tasks), base)
+        bound = np.partition(quality, -shown)[-shown]
+        among = np.flatnonzero(quality >= bound)  # more than `shown` where equals stand at the bound
+        order = among[np.lexsort((-closeness[among], -quality[among]))][:shown]
+        return Best(order, quality[order], matches[order], self.at_least_base(int(order[0]), probabilities), base)
 
-    def at_least_base(self, learnware: int, tasks: NDArray[np.float64]) -> float:
+    def at_least_base(self, learnware: int, probabilities: Probabilities) -> float:
         """Probability that a learnware answers at least as well as the base model."""
-        return float(self._at_least_base[:, learnware] @ tasks)
-
-    def _append(self, learnwares: Sequence[Learnware], removed: Sequence[int]) -> None:
-        """Puts learnwares behind those that are there, in new arrays: copies of this table share the old ones."""
-        own = [_own_tasks(one) for one in learnwares]
-        named = {task for tasks in own for task in tasks}
-        measured = {task for one in learnwares if one.capability is not None for task in one.capability.probes}
-        self.tasks += tuple(sorted((named | measured) - set(self.tasks)))
-        numbers = {task: number for number, task in enumerate(self.tasks)}
-        before = self._gains.shape
+        tasks, home = probabilities
         better, worse = PRIOR_AT_LEAST_BASE
-        gains = np.full((len(numbers), before[1] + len(learnwares)), -ELSEWHERE)
-        at_least_base = np.full(gains.shape, better / (better + worse))
-        base = np.zeros(len(numbers))
-        gains[: before[0], : before[1]], at_least_base[: before[0], : before[1]] = self._gains, self._at_least_base
-        base[: before[0]] = self._base
-        for i, (one, tasks) in enumerate(zip(learnwares, own, strict=True), before[1]):
-            gains[[numbers[task] for task in tasks], i] = self._usual
-            for task, probe in one.capability.probes.items() if one.capability is not None else ():
-                t = numbers[task]
-                gains[t, i], base[t] = gain(probe), probe.base_probability
-                at_least_base[t, i] = (probe.at_least_base * probe.rows + better) / (probe.rows + better + worse)
-        home = [numbers[tasks[0]] if len(tasks) == 1 else -1 for tasks in own]
-        self._home = np.concatenate([self._home, np.array(home, np.int64)])
+        own = tasks[self._own_class[self._own_learnware == learnware]].sum()
+        kind = self._kind_of_learnware[learnware]
+        akin = tasks[self._is_unmeasured & (self._kind_of_class == kind)].sum() if kind != NO_KIND else own
+        off = tasks[self._unmeasured].sum() - akin
+        known = float(tasks[self._measured] @ self._rows.at_least_base[:, learnware])
+        kept = 1 - self._losses[:, learnware]
+        return float(known + akin * better / (better + worse) + off * (1 - self._off[learnware]) + home @ kept)
+
+    def _append(self, learnwares: Sequence[Learnware], removed: Sequence[int], classes: Sequence[str]) -> None:
+        """Puts learnwares behind those that are there, in new arrays: copies of this ranking share the old ones."""
         self._alive = np.concatenate([self._alive, np.ones(len(learnwares), bool)])
         self._alive[list(removed)] = False
-        self._gains, self._at_least_base, self._base = gains, at_least_base, base
-        self.any_measured |= bool(measured)
+        self._learnwares += tuple(learnwares)
+        tasks_of = [frozenset(name.split("+")) for name in classes]
+        probed = {task for one in self._learnwares if one.capability is not None for task in one.capability.probes}
+        is_measured = np.array([bool(tasks & probed) for tasks in tasks_of], bool)
+        self._measured, self._unmeasured = np.flatnonzero(is_measured), np.flatnonzero(~is_measured)
+        self._is_unmeasured = ~is_measured
+        self._number_kinds(classes)
+        self._off = np.array([harm(one.capability, Kind.EVERYDAY) for one in self._learnwares])
+        self._losses = np.array([[_loss(one, part) for one in self._learnwares] for part in self._home]).reshape(
+            len(self._home), len(self._learnwares)
+        )
+        self._rows, self._base = self._measured_rows([tasks_of[number] for number in self._measured], len(classes))
+        naming: dict[str, list[int]] = {}
+        for number, tasks in enumerate(tasks_of):
+            for task in tasks:
+                naming.setdefault(task, []).append(number)
+        pairs = {
+            (number, i)
+            for i, one in enumerate(self._learnwares)
+            for task in own_tasks(one)
+            for number in naming.get(task, ())
+            if not is_measured[number]
+        }
+        ordered = sorted(pairs)
+        self._own_class = np.array([number for number, _ in ordered], np.int64)
+        self._own_learnware = np.array([i for _, i in ordered], np.int64)
+
+    def _number_kinds(self, classes: Sequence[str]) -> None:
+        """Numbers what learnwares answer with; a class has the kind of its first learnware."""
+        numbers: dict[object, int] = {None: NO_KIND}
+        kinds = [numbers.setdefault(_answered_with(one), len(numbers)) for one in self._learnwares]
+        of_class: dict[str, int] = {}
+        for one, kind in zip(self._learnwares, kinds, strict=True):
+            of_class.setdefault(class_of(one), kind)
+        self._kinds = len(numbers)
+        self._kind_of_learnware = np.array(kinds, np.int64)
+        self._kind_of_class = np.array([of_class[name] for name in classes], np.int64)
+
+    def _measured_rows(self, measured: Sequence[frozenset[str]], classes: int) -> tuple[_Rows, NDArray[np.float64]]:
+        """The rows of measured classes, and the base model's quality on every class."""
+        better, worse = PRIOR_AT_LEAST_BASE
+        base = np.full(classes, BASE_UNMEASURED)
+        gains = np.empty((len(measured), len(self._learnwares)))
+        at_least = np.empty(gains.shape)
+        for row, tasks in enumerate(measured):
+            bases = []
+            for i, one in enumerate(self._learnwares):
+                probes = (
+                    []
+                    if one.capability is None
+                    else [one.capability.probes[task] for task in tasks if task in one.capability.probes]
+                )
+                if probes:
+                    gains[row, i] = np.mean([gain(probe) for probe in probes])
+                    at_least[row, i] = np.mean(
+                        [(p.at_least_base * p.rows + better) / (p.rows + better + worse) for p in probes]
+                    )
+                    bases += [probe.base_probability for probe in probes]
+                elif tasks & set(own_tasks(one)):
+                    gains[row, i], at_least[row, i] = self._usual, better / (better + worse)
+                else:
+                    gains[row, i], at_least[row, i] = -self._off[i], 1 - self._off[i]
+            base[self._measured[row]] = float(np.mean(bases))
+        return _Rows(gains, at_least), base
 
 
-def _own_tasks(learnware: Learnware) -> list[str]:
-    return [f"{learnware.domain}-{task}" for task in learnware.tasks]
+def _answered_with(learnware: Learnware) -> object:
+    """What a learnware answers with, the same for those whose answers are of one kind; None where it tells nothing."""
+    answers = learnware.specification.answers
+    if answers is None or answers.kind not in ("label", "letter"):
+        return None
+    return frozenset(answers.labels) if answers.kind == "label" else ("letter", learnware.domain)
+
+
+def _loss(learnware: Learnware, part: str) -> float:
+    """What a learnware loses on a part of the home."""
+    if part == OTHER_ASKS:
+        return harm(learnware.capability, Kind.MATERIAL)
+    of_its_domain = part == learnware.domain + QUESTIONS
+    return harm(learnware.capability, Kind.DOMAIN if of_its_domain else Kind.EVERYDAY)
 
 
 def gain(probe: ProbeScore) -> float:

@@ -1,11 +1,11 @@
 """One request's text → one learnware, or the base model: Filter → Score → Pick.
 
-    Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
-    Score    closeness of the text to each specification (`specs.index`), in a metric fitted to all (`specs.metric`);
-             where learnwares were measured, how well each is expected to answer what is this close (`router.ranking`)
-    Pick     the best, if the closest is closer than everyday prompts are (confidence), else the base model
-
-Confidence compares how near the nearest learnware and everyday prompts are (`router.everyday`).
+Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
+Score    p(task | request), the base model's home among the tasks (`router.task_model`), and what is expected of every
+         learnware for it (`router.ranking`); nearness of the specifications (`specs.index`, in a metric fitted to all
+         of them, `specs.metric`) tells equals apart
+Pick     the largest expected quality, the base model being a candidate like the others; and a learnware only if the
+         request probably asks for what it answers
 """
 
 import copy
@@ -16,53 +16,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
-from router.everyday import EverydayScale
-from router.ranking import REQUEST_TAIL, TASK_TAIL, Ranking
+from router.ranking import Ranking
 from router.settings import SelectionSettings
+from router.task_model import Probabilities, TaskModel
 from specs.encoder import Encoder
 from specs.errors import InvalidSpecification
+from specs.home import EVERYDAY, Home, load_home
 from specs.index import Closeness, SpecificationIndex
 from specs.learnware import Learnware
 from specs.metric import Metric, fit_metric, rows_of
-from specs.prompts import everyday_prompts
 from specs.rkme import ReducedSet
 from specs.stack import PointStack, joined
 
 NEAREST = 48
-"""Learnwares whose closeness says to which tasks a request may belong, where some were measured; beyond them nothing
-that matters is near."""
-_EXPONENT_LIMIT = 500.0
+"""Learnwares whose nearness tells the tasks of one group apart, and equals; beyond them nothing that matters is
+near."""
 _NONE_PASSES = "no learnware passes the filter (selection.languages, selection.domains)"
 
 
 class Candidate(NamedTuple):
-    """A learnware and its score in [0, 1]: the confidence, less the further it is behind the best.
-
-    `quality` in [0, 1] is what may be expected of its answer relative to the best candidate's (1). Specifications say
-    whose prompts a request belongs to, not how well a learnware answers; so it is 1 less the difference of the two
-    probabilities that it belongs to one or the other, p being in proportion to the kernel mean exp(γ f):
-    (p_best - p) / (p_best + p) = tanh(γ/2 · (f_best - f)). 0 where nobody may stand in for the best.
-
-    Where learnwares were measured, `quality` is 1 less the difference of what is expected of them (`router.ranking`).
-    """
+    """A learnware; `score` in [0, 1] is the probability that the request asks for what it answers better than the
+    base model. `quality` in [0, 1] is what may be expected of its answer relative to the best candidate's (1): 1 less
+    the difference of the two expected qualities. 0 where nobody may stand in for the best. `expected` is the expected
+    quality itself."""
 
     learnware_id: str
     score: float
     quality: float = 0.0
+    expected: float = 0.0
 
 
 class Choice(NamedTuple):
     """`learnware_id` None is the base model. `score` is the best candidate's, also when the base model was picked.
-
-    `confidence` is the probability that the request is of the learnwares' kind; where the chosen one was measured,
-    times the probability that it then answers at least as well as the base model.
-    """
+    `confidence` is the probability that the chosen one answers at least as well as the base model; for the base model
+    itself that of the best learnware. `base` is the base model's expected quality."""
 
     learnware_id: str | None
     score: float
     confidence: float
     reason: str
     candidates: tuple[Candidate, ...]
+    base: float = 0.0
+    probabilities: tuple[tuple[str, float], ...] = ()
+    """The likeliest tasks, parts of the base model's home among them (with `base:` before their name)."""
 
 
 class Selector:
@@ -72,20 +68,30 @@ class Selector:
     Learnwares are numbered in the order in which they come; the numbers of those that are removed stay unused.
     """
 
-    def __init__(self, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings) -> None:
-        """Raises InvalidSpecification when no learnware passes the filter, or one is of another encoder."""
+    def __init__(
+        self,
+        learnwares: Sequence[Learnware],
+        encoder: Encoder,
+        settings: SelectionSettings,
+        before: "Selector | None" = None,
+    ) -> None:
+        """`before`, a selector of other learnwares, only makes it faster.
+
+        Raises:
+            InvalidSpecification: no learnware passes the filter, or one is of another encoder.
+        """
         self._encoder = encoder
         self._settings = settings
         self._learnwares = self._admitted(learnwares)
         if not self._learnwares:
             raise InvalidSpecification(_NONE_PASSES)
-        everyday = encoder.encode(everyday_prompts())
-        self.metric = _fit(self._learnwares, everyday, settings)
+        home = load_home()
+        self.metric = _fit(self._learnwares, home, settings)
         self._numbers = {learnware.id: number for number, learnware in enumerate(self._learnwares)}
         self.index = SpecificationIndex([_projected(one, self.metric) for one in self._learnwares], settings.gamma)
-        self._ranking = _ranking(self._learnwares)
+        self._tasks: TaskModel = TaskModel(self._learnwares, home, None if before is None else before._tasks)  # noqa: SLF001
+        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home)
         self._view_means = _view_means(self._learnwares, self.metric)
-        self._everyday = EverydayScale(self.metric.apply(everyday), self.index, settings.gamma)
 
     def changed(self, added: Sequence[Learnware], removed: Collection[str]) -> "Selector":
         """The selector for these learnwares without those of the ids `removed` and with those `added`, in time in
@@ -125,20 +131,25 @@ class Selector:
 
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5) -> Choice:
         """As `choose`, for a vector of `embed`."""
-        x = self.metric.apply(vector)
-        nearest = self.index.search(x, top if self._ranking is None else max(top, NEAREST))
-        return self._pick(nearest, self._everyday.margin(x, float(nearest.values[0])), MATCHED, top)
+        nearest = self.index.search(self.metric.apply(vector), max(top, NEAREST))
+        return self._pick(nearest, self._tasks.probabilities(vector, nearest), MATCHED, top)
 
-    def answers_in_sentences(self, learnware_id: str) -> bool:  # noqa: ARG002
-        """Whether the learnware answers in sentences, and not with a label, a letter or a number."""
-        return False
+    def answers_in_sentences(self, learnware_id: str) -> bool:
+        """Whether a learnware's specification says that it answers in free text, so that it can explain something."""
+        number = self._numbers.get(learnware_id)
+        answers = None if number is None else self._learnwares[number].specification.answers
+        return answers is not None and answers.in_sentences
 
-    def choose_task(self, mean: NDArray[np.float32], top: int = 5) -> Choice:
-        """The learnware for a whole task, given by the mean of its rows' vectors (dim,), noise included.
+    def probabilities(self, vector: NDArray[np.float32]) -> Probabilities:
+        """p of every task and part of the home for a vector of `embed`."""
+        return self._tasks.probabilities(vector, self.index.search(self.metric.apply(vector), NEAREST))
 
-        Closeness is the distance to the nearest of a learnware's views' means. That bears noise which is far larger
-        than one row's share of the mean, and chooses no worse than all rows together do (`python -m
-        benchmarks.privacy`). Confidence is that of a request at this place.
+    def choose_task(self, mean: NDArray[np.float32], noise: float = 0.0, top: int = 5) -> Choice:
+        """The learnware for a whole task, given by the mean of its rows' vectors (dim,), which bears noise of this
+        standard deviation in every coordinate.
+
+        Log-odds are linear, so those of the mean are the rows' mean log-odds; what the noise may add to them makes the
+        probabilities less sharp. Nearness is the distance to the nearest of a learnware's views' means.
         """
         x = self.metric.apply(mean)
         means = self._view_means
@@ -146,40 +157,46 @@ class Selector:
         closeness = -np.minimum.reduceat(squares, means.starts[:-1]) / 2
         numbers = np.fromiter(self._numbers.values(), np.int64)
         order = numbers[np.argsort(-closeness[numbers], kind="stable")[: max(top, NEAREST)]]
-        margin = self._everyday.margin(x, float(self.index.search(x, 1).values[0]))
-        return self._pick(Closeness(order, closeness[order]), margin, TASK, top)
+        nearest = Closeness(order, closeness[order])
+        return self._pick(nearest, self._tasks.probabilities(mean, nearest, noise**2), TASK, top)
 
-    def _pick(self, nearest: Closeness, margin: float, reason: str, top: int) -> Choice:
-        """The choice among the nearest learnwares, or among all where they were measured."""
-        confidence, refusal = self._confidence(margin), LOW_CONFIDENCE
-        if self._ranking is not None:
-            best = self._ranking.best(nearest, top, TASK_TAIL if reason == TASK else REQUEST_TAIL)
-            owners = best.owners
-            scores = qualities = np.maximum(1 - (best.qualities[0] - best.qualities), 0.0)
-            if confidence >= self._settings.min_confidence and best.qualities[0] < best.base:
-                refusal = BASE_BETTER
-            confidence *= best.at_least_base
-        else:
-            owners, behind = nearest.owners[:top], nearest.values[0] - nearest.values[:top]
-            qualities = 1 - np.tanh(self._settings.gamma / 2 * behind)
-            scores = np.exp(-behind / self._settings.score_scale)
+    def _pick(self, nearest: Closeness, probabilities: Probabilities, reason: str, top: int) -> Choice:
+        """The choice of the rule in this module's docstring."""
+        best = self._ranking.best(probabilities, nearest, top)
+        qualities = np.maximum(1 - (best.qualities[0] - best.qualities), 0.0)
         candidates = tuple(
-            # a task keeps its learnware: nobody stands in
-            Candidate(self._learnwares[owner].id, confidence * float(score), 0.0 if reason == TASK else float(quality))
-            for owner, score, quality in zip(owners, scores, qualities, strict=True)
+            Candidate(
+                self._learnwares[owner].id,
+                float(match),
+                0.0 if reason == TASK else float(quality),  # a task keeps its learnware: nobody stands in
+                float(expected),
+            )
+            for owner, match, quality, expected in zip(
+                best.owners, best.matches, qualities, best.qualities, strict=True
+            )
         )
-        if confidence < self._settings.min_confidence or refusal == BASE_BETTER:
-            return Choice(None, candidates[0].score, confidence, refusal, candidates)
-        return Choice(candidates[0].learnware_id, candidates[0].score, confidence, reason, candidates)
+        bound = self._settings.min_task_match if reason == TASK else self._settings.min_match
+        refused = BASE_BETTER if best.qualities[0] <= best.base else None
+        if best.matches[0] < bound:
+            refused = LOW_CONFIDENCE
+        chosen = candidates[0].learnware_id if refused is None else None
+        return Choice(
+            chosen,
+            candidates[0].score,
+            best.at_least_base,
+            refused or reason,
+            candidates,
+            best.base,
+            self._likeliest(probabilities, top),
+        )
 
-    def standard_margin(self, vector: NDArray[np.float32]) -> float:
-        """The margin on the scale of everyday prompts (0 their median, 1 their 95th percentile), for calibration."""
-        x = self.metric.apply(vector)
-        return self._everyday.margin(x, float(self.index.search(x, 1).values[0]))
-
-    def _confidence(self, margin: float) -> float:
-        exponent = (margin - self._settings.border) / self._settings.softness
-        return float(1 / (1 + np.exp(-np.clip(exponent, -_EXPONENT_LIMIT, _EXPONENT_LIMIT))))
+    def _likeliest(self, probabilities: Probabilities, top: int) -> tuple[tuple[str, float], ...]:
+        tasks = probabilities.tasks
+        count = min(top, len(tasks))
+        best = np.argpartition(-tasks, count - 1)[:count]
+        named = [(self._tasks.classes[number], float(tasks[number])) for number in best]
+        named += [(f"base:{name}", float(p)) for name, p in zip(self._tasks.home, probabilities.home, strict=True)]
+        return tuple(sorted(named, key=lambda pair: -pair[1])[:top])
 
     def _change(self, added: Sequence[Learnware], removed: Collection[str]) -> None:
         admitted = self._admitted(added)
@@ -187,21 +204,16 @@ class Selector:
         if len(self._numbers) == len(gone) and not admitted:
             raise InvalidSpecification(_NONE_PASSES)
         first = len(self._learnwares)
-        numbers = list(range(first, first + len(admitted)))
         self._numbers = dict(self._numbers)
         for number in gone:
             del self._numbers[self._learnwares[number].id]
         self._numbers |= {learnware.id: number for number, learnware in enumerate(admitted, first)}
         self._learnwares += admitted
         self.index = self.index.changed([_projected(one, self.metric) for one in admitted], gone)
-        if self._ranking is not None:
-            self._ranking = self._ranking.changed(admitted, gone)
-        elif any(map(_measured, admitted)):
-            dead = set(range(len(self._learnwares))) - set(self._numbers.values())
-            self._ranking = Ranking(self._learnwares).changed([], sorted(dead))
+        self._tasks = self._tasks.changed(admitted, self._learnwares)
+        self._ranking = self._ranking.changed(admitted, gone, self._tasks.classes)
         if admitted:
             self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
-        self._everyday = self._everyday.changed(self.index, numbers, gone)
 
     def _admitted(self, learnwares: Sequence[Learnware]) -> tuple[Learnware, ...]:
         """Those that pass the filter. Raises InvalidSpecification when one of them is of another encoder."""
@@ -221,26 +233,16 @@ def _passes(learnware: Learnware, settings: SelectionSettings) -> bool:
     return speaks and (not domains or learnware.domain in domains)
 
 
-def _fit(learnwares: Sequence[Learnware], everyday: NDArray[np.float32], settings: SelectionSettings) -> Metric:
+def _fit(learnwares: Sequence[Learnware], home: Home, settings: SelectionSettings) -> Metric:
     classes = [
         [ReducedSet(view.points, view.weights) for view in learnware.specification.views] for learnware in learnwares
     ]
-    background = ReducedSet(everyday, np.full(len(everyday), 1 / len(everyday)))
-    return fit_metric(classes, background, settings.shrinkage, settings.rank)
+    return fit_metric(classes, home.sets[EVERYDAY], settings.shrinkage, settings.rank)
 
 
 def _projected(learnware: Learnware, metric: Metric) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     reduced = learnware.specification.whole_set
     return metric.apply(reduced.points), reduced.weights
-
-
-def _ranking(learnwares: Sequence[Learnware]) -> Ranking | None:
-    """None where nobody was measured: then nearness alone decides, and a table of all tasks would only take room."""
-    return Ranking(learnwares) if any(map(_measured, learnwares)) else None
-
-
-def _measured(learnware: Learnware) -> bool:
-    return learnware.capability is not None and bool(learnware.capability.probes)
 
 
 def _view_means(learnwares: Sequence[Learnware], metric: Metric) -> PointStack:

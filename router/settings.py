@@ -9,20 +9,19 @@ class SelectionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_confidence: float = Field(
-        0.5,
+    min_match: float = Field(
+        0.4,
         ge=0,
         le=1,
-        description="Below this confidence the base model answers. 0.5 is where the calibration puts the border.",
+        description="A learnware answers only if the request asks for what it answers better than the base model with "
+        "at least this probability. Larger sends more requests to the base model.",
     )
-    border: float = Field(
-        1.75,
-        description="Where confidence is 0.5, on the scale of everyday prompts: 0 is their median margin, 1 their "
-        "95th percentile. Larger sends more requests to the base model. At 1.75, 97.3 % of general_chat's train rows "
-        "go there, 98.4 % of other multiple choice, and none of the learnwares' own.",
-    )
-    softness: float = Field(
-        0.25, gt=0, description="How far from the border, on the same scale, confidence reaches 0.73 or 0.27."
+    min_task_match: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="The same for a whole task: who describes one asks for something that a learnware may answer more "
+        "often than requests do.",
     )
     gamma: float = Field(
         0.5,
@@ -42,12 +41,6 @@ class SelectionSettings(BaseModel):
         ge=1,
         description="Directions kept. Twelve learnwares with three views have 36; beyond 64 the product over all "
         "points grows without gain.",
-    )
-    score_scale: float = Field(
-        10.0,
-        gt=0,
-        description="Difference of closeness at which a candidate's score falls to 1/e of the best one's, in half "
-        "squared distances.",
     )
     resident_margin: float = Field(
         0.05,

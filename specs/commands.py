@@ -46,7 +46,13 @@ def add_parser(
         "into the learnware's folder. Rows stay here: a specification holds points in the encoder's space, no text.",
     )
     make.add_argument("folder", type=Path, help="the learnware's folder")
-    make.add_argument("--rows", type=Path, required=True, help="training rows, JSON lines with a `prompt`, and an `answer` and `choices` where the learnware's answers should be described")
+    make.add_argument(
+        "--rows",
+        type=Path,
+        required=True,
+        help="training rows, JSON lines with a `prompt`; `answer` and `choices`, where they have them, tell what "
+        "the answers are",
+    )
     make.add_argument("--card", type=Path, help="the card to write (default: learnware.yaml of the folder, as it is)")
     make.add_argument("--points", type=int, help="reduced points of each view (default: 50)")
     make.set_defaults(run=_make)
@@ -59,6 +65,7 @@ def add_parser(
 
 def _make(options: argparse.Namespace) -> int:
     from specs.card import CARD_FILE, load_card, save_card
+    from specs.compositions import asked_and_declined
     from specs.encoder import load_prompt_encoder
     from specs.learnware import SPECIFICATION_FOLDER
     from specs.specification import POINTS_PER_VIEW, make_specification, save_specification
@@ -66,10 +73,15 @@ def _make(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     card = load_card(options.card or folder / CARD_FILE)
     rows = _read_rows(options.rows)
-    texts = {"whole": [row.prompt for row in rows], "examples": card.examples}
+    prompts = [row.prompt for row in rows]
     answers = _answers(rows)
+    asked, declined = asked_and_declined(prompts, card.examples, answers)
     specification = make_specification(
-        texts, load_prompt_encoder(), options.points or POINTS_PER_VIEW, answers=answers
+        {"whole": prompts, "examples": card.examples, "asked": asked},
+        load_prompt_encoder(),
+        options.points or POINTS_PER_VIEW,
+        answers,
+        declined,
     )
     save_specification(specification, folder / SPECIFICATION_FOLDER)
     save_card(card, folder / CARD_FILE)

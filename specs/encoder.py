@@ -13,9 +13,9 @@ holds the comparison with the other candidates. The package's data files are rea
 would configure the process's root logger, and its `load` looks for a network.
 
 A prompt's vector joins two of these halves: what the prompt is about (its material under the encoder above) and what it
-asks for (`specs.ask`, under the transformer of `specs.ask_encoder`). Since squared distances add up, a Gaussian kernel on
-joined vectors is the product of one kernel on materials and one on asks, and a joint mean embedding is still a reduced
-set of points.
+asks for (`specs.ask`, under the transformer of `specs.ask_encoder`). Since squared distances add up, a Gaussian
+kernel on joined vectors is the product of one kernel on materials and one on asks, and a joint mean embedding is
+still a reduced set of points.
 """
 
 import hashlib
@@ -147,7 +147,7 @@ class PromptEncoder:
 
     def parts(self, vectors: Matrix) -> tuple[Matrix, Matrix]:
         """The materials and the asks that `join` made these vectors from."""
-        return vectors[:, : -ASK_DIM] / _HALF, vectors[:, -ASK_DIM:] / _HALF
+        return vectors[:, :-ASK_DIM] / _HALF, vectors[:, -ASK_DIM:] / _HALF
 
 
 _HALF = np.float32(2**-0.5)

@@ -35,7 +35,7 @@ from pydantic import ValidationError
 
 from specs.adapter import CONFIG_FILE, WEIGHTS_FILE
 from specs.card import CARD_FILE, BaseModelReference, Card, Semantics, load_card, save_card
-from specs.encoder import load_prompt_encoder
+from specs.encoder import load_encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
 from specs.interop_model import MODEL_CODE, MODEL_FILE, REQUIREMENTS
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware

@@ -1,16 +1,20 @@
 """A learnware's specification: reduced sets of what its prompts look like, on disk as JSON and safetensors.
 
-A specification has up to two *views* of the same learnware, each a reduced set of its own (`specs.rkme`):
+A specification has up to three *views* of the same learnware, each a reduced set of its own (`specs.rkme`):
 
     whole      prompts as the learnware was trained on them
     examples   requests in the provider's own words, from the card: the same ask in other wordings
+    asked      the asks of these examples put to the rows' material (`specs.compositions`)
 
-A point is a prompt's vector: what it asks for beside what it is about (`specs.encoder.PromptEncoder`). Beside the points a
-specification says what the answers are (`specs.answers`): labels and which, letters, numbers, spans or free text, and how
-long they are.
+and, beside them, points of requests on the same material that ask for something else, and so are *declined*.
+
+A point is a prompt's vector: what it asks for beside what it is about (`specs.encoder.PromptEncoder`). Beside the
+points a specification says what the answers are (`specs.answers`): labels and which, letters, numbers, spans or free
+text, and how long they are.
 
 On disk: `specification.json` (type, encoder id and fingerprint, γ, views with rows and points, answers) and
-`points.safetensors` (`points` (k, d) float16, `weights` (k,) float32, which sum to 1 over all views together). float16
+`points.safetensors` (`points` (k, d) float16, `weights` (k,) float32, which sum to 1 over all views together, and where
+there are some `declined` (k, d) float16). float16
 halves the size; its rounding (2⁻¹¹) is far below the distance between points.
 
 Format 1 knew no asks: its points are vectors of whole prompts under the static encoder alone, with a third view *bare*
@@ -36,7 +40,7 @@ from specs.rkme import ReducedSet, local_gamma, reduce_points
 
 RKME_TEXT = "rkme-text"
 FORMAT_VERSION = 2
-VIEWS: Mapping[int, tuple[str, ...]] = {1: ("whole", "bare", "examples"), 2: ("whole", "examples")}
+VIEWS: Mapping[int, tuple[str, ...]] = {1: ("whole", "bare", "examples"), 2: ("whole", "examples", "asked")}
 """The views of each format that is read."""
 ENCODERS: Mapping[int, str] = {1: STATIC_ENCODER, 2: PROMPT_ENCODER}
 """The encoder that a format's points are made with."""
@@ -75,6 +79,8 @@ class Specification:
     views: tuple[View, ...]
     answers: Answers | None = None
     """What the answers are; None where its maker did not say (format 1, or rows without answers)."""
+    declined: NDArray[np.float32] | None = None
+    """Points (k, d) of requests on its material that it does not answer."""
 
     @property
     def dim(self) -> int:
@@ -93,11 +99,12 @@ def make_specification(
     encoder: Encoder,
     points: int = POINTS_PER_VIEW,
     answers: Answers | None = None,
+    declined: Sequence[str] = (),
 ) -> Specification:
     """Reduces each view's texts; views count equally, whatever their number of rows.
 
     `texts` maps a view's name (see the module's docstring) to its texts; empty views are left out. `answers` says what
-    the rows' answers are.
+    the rows' answers are, `declined` holds requests that ask for something else.
 
     Raises:
         InvalidSpecification: an unknown view, or no text at all.
@@ -117,12 +124,16 @@ def make_specification(
         kept = reduced.weights > 1e-6
         weights = reduced.weights[kept] / reduced.weights[kept].sum() / len(present)
         views.append(View(name, len(vectors), reduced.points[kept], weights))
-    return Specification(encoder.id, encoder.fingerprint, gamma, tuple(views), answers)
+    others = None
+    if declined:
+        vectors = encoder.encode(declined)
+        others = reduce_points(vectors, max(1, min(points, int(POINTS_SHARE * len(vectors)))), gamma).points
+    return Specification(encoder.id, encoder.fingerprint, gamma, tuple(views), answers, others)
 
 
 def with_asks(specification: Specification, requests: Sequence[str]) -> Specification:
-    """A specification of format 1 as one of format 2: each of its points (what a prompt is about) with the ask of one of
-    these requests, in turn. One of format 2 is returned as it is.
+    """A specification of format 1 as one of format 2: each of its points (what a prompt is about) with the ask of one
+    of these requests, in turn. One of format 2 is returned as it is.
 
     `requests` are what the card says: its examples, or else its description, which names the ask in most cards.
 
@@ -148,7 +159,7 @@ def save_specification(specification: Specification, folder: Path) -> None:
     reduced = specification.whole_set
     description: dict[str, Any] = {
         "type": RKME_TEXT,
-        "format": FORMAT_VERSION,
+        "format": next(version for version, encoder in ENCODERS.items() if encoder == specification.encoder_id),
         "encoder": {"id": specification.encoder_id, "sha256": specification.encoder_fingerprint},
         "dim": specification.dim,
         "gamma": specification.gamma,
@@ -156,9 +167,13 @@ def save_specification(specification: Specification, folder: Path) -> None:
     }
     if specification.answers is not None:
         description["answers"] = answers_to_dict(specification.answers)
-    (folder / POINTS_FILE).write_bytes(
-        save_safetensors({"points": reduced.points.astype(np.float16), "weights": reduced.weights.astype(np.float32)})
-    )
+    tensors: dict[str, NDArray[Any]] = {
+        "points": reduced.points.astype(np.float16),
+        "weights": reduced.weights.astype(np.float32),
+    }
+    if specification.declined is not None:
+        tensors["declined"] = specification.declined.astype(np.float16)
+    (folder / POINTS_FILE).write_bytes(save_safetensors(tensors))
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
 
@@ -169,7 +184,7 @@ def load_specification(folder: Path) -> Specification:
         InvalidSpecification: what is wrong with it, and what would be right.
     """
     description = _read_description(folder / DESCRIPTION_FILE)
-    points, weights = _read_points(folder / POINTS_FILE)
+    points, weights, declined = _read_points(folder / POINTS_FILE)
     encoder = _field(description, "encoder", dict)
     encoder_id = _field(encoder, "id", str, "encoder.")
     version = description["format"]
@@ -193,7 +208,7 @@ def load_specification(folder: Path) -> Specification:
         raise InvalidSpecification(f"gamma is {gamma}; it must be a positive number")
     answers = description.get("answers")
     return Specification(
-        encoder_id, known.fingerprint, gamma, views, None if answers is None else answers_from(answers)
+        encoder_id, known.fingerprint, gamma, views, None if answers is None else answers_from(answers), declined
     )
 
 
@@ -215,7 +230,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32] | None]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InvalidSpecification(f"{path.name} is larger than {MAX_BYTES >> 20} MiB")
@@ -224,8 +239,18 @@ def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         raise InvalidSpecification(f"{path.name} is missing") from None
     except (SafetensorError, KeyError, ValueError) as error:
         raise InvalidSpecification(f"{path.name} is not a whole safetensors file: {error}") from None
-    if set(tensors) != {"points", "weights"}:
+    if set(tensors) - {"declined"} != {"points", "weights"}:
         raise InvalidSpecification(f"{path.name} holds {sorted(tensors)}; it must hold points and weights")
+    declined = tensors.get("declined")
+    if declined is not None and (
+        declined.shape[1:] != tensors["points"].shape[1:]
+        or not 1 <= len(declined) <= MAX_POINTS
+        or not np.isfinite(declined.astype(np.float32)).all()
+    ):
+        raise InvalidSpecification(
+            f"{path.name}: declined must hold 1 to {MAX_POINTS} finite points of the same length as points, "
+            f"not {declined.shape}"
+        )
     points, weights = tensors["points"].astype(np.float32), tensors["weights"].astype(np.float64)
     if not (np.isfinite(points).all() and np.isfinite(weights).all()):
         raise InvalidSpecification(f"{path.name} has NaN or infinite values")
@@ -236,7 +261,7 @@ def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         )
     if weights.min() < 0 or abs(float(weights.sum()) - 1) > 1e-3:
         raise InvalidSpecification(f"weights must be at least 0 and sum to 1, not {weights.sum():.4f}")
-    return points, weights / weights.sum()
+    return points, weights / weights.sum(), None if declined is None else declined.astype(np.float32)
 
 
 def _split_views(

@@ -102,8 +102,6 @@ def test_prompts_of_one_request_share_a_learnware_or_get_the_base(http: httpx.Cl
         assert ask([texts[0], QUESTIONS[2].text]) == mixed
 
 
-def test_route_explains_without_generating(http: httpx.Client):
-    before = http.get("/metrics").text
 def test_route_explains_without_generating_and_leaves_no_trace(http: httpx.Client):
     before = settled_metrics(http)
     body = {"model": "auto", "messages": [{"role": "user", "content": QUESTIONS[1].text}]}

@@ -1,0 +1,126 @@
+"""The base model's home: the prompts of `specs.prompts` as reduced sets, so that a start need not embed thousands of
+them.
+
+    everyday              chat, writing, code, general knowledge
+    <domain> questions    free questions of a domain, and asks about its material that no shipped learnware answers
+    other asks            vectors of asks alone, which can be put to any material (`other_asks_on`)
+
+`python -m specs.home` makes `specs/prompts/home.safetensors` anew, after the prompts or the encoder have changed. The
+file names the encoder and the prompts that it was made from, and a test holds that these are the present ones.
+"""
+
+import hashlib
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specs import single_file
+from specs.ask import split_prompt
+from specs.encoder import PromptEncoder, load_prompt_encoder
+from specs.errors import StartupError
+from specs.prompts import domain_questions, everyday_prompts, other_asks
+from specs.rkme import ReducedSet, local_gamma, reduce_points
+
+Matrix = NDArray[np.float32]
+
+EVERYDAY = "everyday"
+QUESTIONS = " questions"
+"""After a domain's name."""
+OTHER_ASKS = "other asks"
+FILE = "home.safetensors"
+
+EVERYDAY_POINTS = 360
+QUESTION_POINTS = 130
+"""Points of a set; with all prompts the choice is no better, and the fit takes twice as long."""
+LEFT_OF_OWN_ASK = 0.5
+"""Weight of a learnware's own ask beside another one. With 0 more than twice as many requests with another ask went to
+learnwares that label; with 0.8 more rewordings of their own asks were missed."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Reduced sets by name, and the vectors of other asks (n, `ASK_DIM`)."""
+
+    sets: Mapping[str, ReducedSet]
+    asks: Matrix
+
+
+def make_home(
+    encoder: PromptEncoder,
+    everyday: Sequence[str],
+    questions: Mapping[str, Sequence[str]],
+    asks: Sequence[str],
+) -> Home:
+    """The home of these prompts. Takes some 20 s for the project's own."""
+    sets = {EVERYDAY: _reduced(encoder.encode(everyday), EVERYDAY_POINTS)}
+    for domain, prompts in questions.items():
+        sets[domain + QUESTIONS] = _reduced(encoder.encode(prompts), QUESTION_POINTS)
+    return Home(sets, encoder.encode_asks([split_prompt(ask).ask for ask in asks]))
+
+
+def _reduced(vectors: Matrix, points: int) -> ReducedSet:
+    return reduce_points(vectors, min(points, len(vectors)), local_gamma(vectors))
+
+
+@lru_cache(maxsize=1)
+def load_home() -> Home:
+    """The shipped home.
+
+    Raises:
+        StartupError: it was made with another encoder.
+    """
+    content = importlib.resources.files("specs.prompts").joinpath(FILE).read_bytes()
+    tensors, description = single_file.parse(content)
+    encoder = load_prompt_encoder()
+    if description["encoder"] != encoder.fingerprint:
+        raise StartupError(f"{FILE} was made with another encoder: make it anew with `python -m specs.home`")
+    sets = {}
+    for name in description["sets"]:
+        weights = tensors[f"{name}.weights"].astype(np.float64)
+        sets[name] = ReducedSet(tensors[f"{name}.points"].astype(np.float32), weights / weights.sum())
+    return Home(sets, tensors["asks"].astype(np.float32))
+
+
+def prompts_hash() -> str:
+    """SHA-256 of the project's own prompts: what a home was made from."""
+    digest = hashlib.sha256()
+    for prompt in (*everyday_prompts(), *sum(domain_questions().values(), ()), *other_asks()):
+        digest.update(prompt.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def write_home(path: Path) -> None:
+    """Makes the home of the project's own prompts and writes it."""
+    encoder = load_prompt_encoder()
+    home = make_home(encoder, everyday_prompts(), domain_questions(), other_asks())
+    tensors: dict[str, NDArray[np.float16] | NDArray[np.float32]] = {"asks": home.asks.astype(np.float16)}
+    for name, reduced in home.sets.items():
+        tensors[f"{name}.points"] = reduced.points.astype(np.float16)
+        tensors[f"{name}.weights"] = reduced.weights.astype(np.float32)
+    description = {"encoder": encoder.fingerprint, "prompts": prompts_hash(), "sets": list(home.sets)}
+    path.write_bytes(single_file.dump(tensors, description))
+
+
+def other_asks_on(materials: Matrix, own_asks: Matrix, asks: Matrix, count: int) -> Matrix:
+    """`count` vectors of other asks put to a learnware's materials (n, ·), with what is left of its own asks (n,
+    `ASK_DIM`): a prompt may still hold its own question beside the other ask.
+
+    Every second one is without it. Which materials and asks meet is fixed, so the same input gives the same output.
+    """
+    encoder = load_prompt_encoder()
+    generator = np.random.default_rng(0)
+    rows = generator.permutation(max(count, len(materials)))[:count] % len(materials)
+    chosen = asks[np.arange(count) % len(asks)]
+    left = np.where(np.arange(count) // len(asks) % 2 == 1, LEFT_OF_OWN_ASK, 0.0).astype(np.float32)[:, None]
+    mixed = chosen + left * own_asks[rows]
+    mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-9)
+    return encoder.join(materials[rows], mixed)
+
+
+if __name__ == "__main__":
+    write_home(Path(__file__).parent / "prompts" / FILE)
