@@ -25,7 +25,7 @@ from specs.prompts import everyday_prompts
 STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
 SECRET = b"s" * 32
 REPLICA = {"host": "127.0.0.1", "port": 30_000, "replica_id": "engine#1"}
-QUESTION = "Maria had 14 apples, gave 5 to Tom and bought 9 more. How many apples does she have now?"
+QUESTION = "What is asthma and what causes it?"
 
 
 class Replicas:
@@ -139,6 +139,9 @@ class SlowSelector:
     def choose(self, _: str) -> Choice:
         time.sleep(self._seconds)
         return Choice("general", 1.0, 1.0, "matched", ())
+
+    def answers_in_sentences(self, _: str) -> bool:
+        return True
 
 
 def slow(router: LearnwareRouter, seconds: float) -> LearnwareRouter:
