@@ -44,7 +44,11 @@ def test_an_instruction_before_and_a_question_after_are_both_asked() -> None:
 @pytest.mark.parametrize(
     ("prompt", "ask", "material"),
     [
-        ("Summarize the following: the cat sleeps on the sofa", ("Summarize the following:",), "the cat sleeps on the sofa"),
+        (
+            "Summarize the following: the cat sleeps on the sofa",
+            ("Summarize the following:",),
+            "the cat sleeps on the sofa",
+        ),
         ("Sentiment towards BP: shares fell by 4 % today", ("Sentiment towards BP:",), None),
         ("in French: the cat sleeps on the sofa", ("in French:",), None),
         ("How many apples cost Rs. 240 in all?", ("How many apples cost Rs. 240 in all?",), None),
