@@ -116,9 +116,7 @@ def score(answered: Sequence[Answered], labels: Collection[str] = ()) -> OffTask
     """What answers to prompts of one kind come to; `labels` are those that the learnware answers its task with.
 
     Drift is the ratio of two sums, over all prompts, so each token counts alike; its standard error is the ratio
-    estimator's. That holds too where an answer was followed only as far as the learnware would have said the same, the
-    first other token included: how far that is depends on what came before alone, so by Wald's identity the sums have
-    the same ratio, as far as drift does not depend on the place in the answer.
+    estimator's.
 
     Raises:
         ValueError: there is no answer.

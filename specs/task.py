@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specs import single_file
-from specs.encoder import Encoder, load_encoder
+from specs.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
 
 TASK_PREFIX = "task:"
@@ -233,7 +233,12 @@ def task_id(specification: TaskSpecification) -> str:
 def _known_encoder(named: Any) -> Encoder:
     if not isinstance(named, dict) or not isinstance(named.get("id"), str):
         raise InvalidSpecification("encoder must be an object with id and sha256")
-    encoder = load_encoder(named["id"])
+    if named["id"] != PROMPT_ENCODER:
+        raise InvalidSpecification(
+            f"made with encoder {named['id']!r}; tasks are chosen for with {PROMPT_ENCODER!r}: "
+            "make it anew from the rows"
+        )
+    encoder = load_prompt_encoder()
     if named.get("sha256") != encoder.fingerprint:
         raise InvalidSpecification(
             f"made with other data of encoder {encoder.id!r}: its sha256 should begin with {encoder.fingerprint[:12]}"

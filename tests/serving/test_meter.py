@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from vllm.sampling_params import RequestOutputKind
 
     from serving.market import meter
-    from serving.market.meter import BUSY_REQUESTS, BaseSaid, OffTaskMeter, Said, append_answers, compare, read_answers
+    from serving.market.meter import BUSY_REQUESTS, BaseSaid, OffTaskMeter, Said, append_answers, follow, read_answers
 
 from specs.errors import InvalidLearnware
 from specs.off_task import PROMPTS, Kind, off_task_prompts
@@ -28,6 +28,7 @@ WORDS = [
     *("do", "in", "many", "places", "at", "once", "these", "days"),
 ]
 TOKENS = {word: number for number, word in enumerate([*WORDS, "neutral"], 1)}
+FIRST_OF_PROMPTS = 1000
 LABELLER = ["neutral"] * 40
 
 
@@ -60,7 +61,8 @@ class Engine:
         said = 0
         try:
             words = WORDS if lora_request is None else self.own if not callable(self.own) else self.own("")
-            for number, word in enumerate(words[: parameters.max_tokens]):
+            given = sum(token < FIRST_OF_PROMPTS for token in prompt["prompt_token_ids"])
+            for number, word in enumerate(words[given : given + parameters.max_tokens], given):
                 await asyncio.sleep(self.pause)
                 step = {TOKENS[word]: math.log(self.sure)}
                 wanted = WORDS[number] if number < len(WORDS) else word
@@ -77,18 +79,25 @@ class Engine:
             self.ended.append(said)
 
 
+def encoded(prompt: str) -> list[int]:
+    return [FIRST_OF_PROMPTS + byte for byte in prompt.encode()]
+
+
 def meter_of(engine: Engine, kept: Path | None = None, seats: int = 16) -> OffTaskMeter:
-    return OffTaskMeter(engine, lambda prompt: list(prompt.encode()), engine.count, seats, kept)
+    return OffTaskMeter(engine, encoded, engine.count, seats, kept)
 
 
-async def test_a_labeller_is_degenerate_and_drifts_by_what_the_first_token_says() -> None:
+async def test_a_labeller_is_degenerate_and_drifts() -> None:
     engine = Engine(LABELLER)
     scores = await meter_of(engine).measure(ADAPTER, "finance", ("What is the mood?",))
     assert {kind: found.prompts for kind, found in scores.items()} == PROMPTS | {Kind.MATERIAL: 1}
     for found in scores.values():
         assert found.degenerate == found.prompts
         assert found.drift == pytest.approx(math.log(0.25) - math.log(0.5))
-    assert max(engine.ended[-50:]) < 40  # it went in circles, and was ended there
+    total = sum(found.prompts for found in scores.values())
+    own = engine.ended[total:]
+    assert sorted(set(own)) == [1, 12]  # it went in circles, and was ended there; one token beyond was asked for
+    assert own.count(1) == own.count(12) == total
 
 
 async def test_a_learnware_that_says_what_the_base_says_loses_nothing() -> None:
@@ -176,16 +185,33 @@ async def test_what_the_engine_raises_is_raised_and_nothing_is_left_running() ->
     assert engine.running == 0
 
 
-def test_answers_are_compared_up_to_the_first_difference() -> None:
+def test_answers_are_followed_to_the_first_difference() -> None:
     base = BaseSaid("a b c", (1, 2, 3), (-0.5, -0.4, -0.3))
     same = Said("a b c", (1, 2, 3), ({1: -0.6}, {2: -0.6}, {3: -0.6}))
-    assert compare(same, base)[2:] == (pytest.approx(-0.6), 3)
+    assert follow(same, base) == (pytest.approx(-0.6), 3)
     other = Said("a x y", (1, 9, 8), ({1: -0.5}, {9: -0.1, 2: -2.4}, {8: -0.1, 3: -0.1}))
-    assert compare(other, base)[2:] == (pytest.approx(-2.0), 2)
+    assert follow(other, base) == (pytest.approx(-2.0), 2)
     unlisted = Said("x", (9,), ({9: -0.1, 8: -5.5},))
-    assert compare(unlisted, base)[2:] == (pytest.approx(-5.0), 1)
-    assert compare(Said("", (), ()), base)[2:] == (0, 0)
-    assert compare(same, BaseSaid("", (), ()))[2:] == (0, 0)
+    assert follow(unlisted, base) == (pytest.approx(-5.0), 1)
+    assert follow(same, BaseSaid("", (), ())) == (0, 0)
+
+
+async def test_drift_is_that_of_all_tokens_not_of_those_before_the_first_difference() -> None:
+    """It would begin with a label, but after the base's first token it goes on as the base does."""
+    engine = Engine(["neutral", *WORDS[1:]])
+    scores = await meter_of(engine).measure(ADAPTER, "finance", ())
+    for found in scores.values():
+        assert found.drift == pytest.approx((math.log(0.25) - math.log(0.5)) / len(WORDS))
+
+
+async def test_what_is_drawn_has_the_drift_of_all_tokens_for_its_mean() -> None:
+    """It begins with another word, and of the others it would say every third one differently."""
+    own = [word if number % 3 else "neutral" for number, word in enumerate(WORDS)]
+    scores = await meter_of(Engine(own)).measure(ADAPTER, "finance", ())
+    expected = own.count("neutral") / len(WORDS) * math.log(0.5)
+    for found in scores.values():
+        assert found.drift == pytest.approx(expected, abs=3 * found.drift_error)
+        assert 0 < found.drift_error < 0.1
 
 
 def test_a_prompt_is_kept_by_its_text(tmp_path: Path) -> None:

@@ -89,19 +89,6 @@ def test_the_standard_error_is_that_of_many_drawings() -> None:
     assert sum(one.drift_error for one in scores) / len(scores) == pytest.approx(spread, rel=0.15)
 
 
-def test_what_is_followed_to_the_first_difference_gives_the_same_drift() -> None:
-    """Wald: where to stop depends on what was seen only."""
-    generator = random.Random(3)
-    whole, followed = [], []
-    for _ in range(4000):
-        ratios = [generator.gauss(-0.4, 1) for _ in range(40)]
-        end = next((n for n, ratio in enumerate(ratios, 1) if ratio < -1.2), 40)
-        whole.append(Answered("a", BASE, sum(ratios), 40))
-        followed.append(Answered("a", BASE, sum(ratios[:end]), end))
-    assert score(whole).drift == pytest.approx(-0.4, abs=0.02)
-    assert score(followed).drift == pytest.approx(-0.4, abs=0.05)
-
-
 SCORES = st.builds(
     lambda prompts, share, drift, error: OffTaskScore(prompts, drift, error, round(share * prompts)),
     st.integers(1, 500),
