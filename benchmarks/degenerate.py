@@ -4,13 +4,12 @@
 
 Each learnware named <domain>-<task> answers requests that are not its task, greedily, `MAX_TOKENS` tokens at most:
 `questions` (free questions that want sentences, of all domains), `asks` (other asks on rows of its own test split) and
-`everyday` (the half of the project's everyday prompts that training does not rehearse). An answer is degenerate when it
-is empty, goes round in a circle, or is nothing but one of the task's labels or letters. Counted are those that are
-degenerate where the base model's answer to the same request is not; `drift` is the mean log-likelihood a token (nats)
-that the learnware gives the base's own answer, less the base's.
+`everyday` (the half of the project's everyday prompts that training does not rehearse). Counted are answers that are
+degenerate (`specs.degenerate`) where the base model's answer to the same request is not; `drift` is the mean
+log-likelihood a token (nats) that the learnware gives the base's own answer, less the base's.
 
-`--before` holds older adapters of the same names, trained otherwise: they are measured as well, and both on the task
-itself, paired by row (exact McNemar test), on at most `OWN_ROWS` test rows.
+`--before` holds older adapters of the same names, trained otherwise: both are scored on the task itself, paired by row
+(exact McNemar test), on at most `OWN_ROWS` test rows. What the older ones do off it, another run of theirs says.
 
 What is measured is kept in FOLDER by the adapter's hash: called again, it goes on.
 """
@@ -18,7 +17,6 @@ What is measured is kept in FOLDER by the adapter's hash: called again, it goes 
 import argparse
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,23 +25,15 @@ from benchmarks.questions_sets import material_of, read_harm_prompts, read_other
 from benchmarks.report import add_json_option, setup, table, write_json
 from benchmarks.tasks import add_data_option, task_of
 from serving.paths import cache_folder
-from serving.training.generation import (
-    LOOP_TOKENS,
-    MAX_TOKENS,
-    GreedyAnswer,
-    base_answers,
-    is_looping,
-    verified_answers,
-    weights_fingerprint,
-)
-from serving.training.keep import REHEARSED
+from serving.training.generation import MAX_TOKENS, base_answers, verified_answers, weights_fingerprint
 from serving.training.matrix_command import sampled
 from serving.training.rows import encode_prompt, read_rows, rows_kind
 from serving.training.scoring import BASE, MAX_LENGTH, Scorer
 from serving.training.statistics import Estimate, compare, estimate
 from specs.adapter import adapter_hash
+from specs.degenerate import is_degenerate, is_degenerate_beside
 from specs.errors import InvalidInput
-from specs.prompts import everyday_prompts, half
+from specs.prompts import MEASURED, everyday_prompts, half
 
 EVERYDAY = 80
 ROWS_AN_ASK = 2
@@ -68,29 +58,8 @@ def requests(starter: str, prompts: Sequence[str]) -> list[Request]:
     asked = [
         Request("asks", ask.around(material_of(starter, rows[number % len(rows)]))) for number, ask in enumerate(asks)
     ]
-    everyday = generator.sample(half(everyday_prompts(), 1 - REHEARSED), EVERYDAY)
+    everyday = generator.sample(half(everyday_prompts(), MEASURED), EVERYDAY)
     return [*questions, *asked, *(Request("everyday", prompt) for prompt in everyday)]
-
-
-def is_degenerate(answer: GreedyAnswer, text: str, labels: frozenset[str]) -> bool:
-    """Whether an answer says nothing: empty, going round, or a bare label (`labels`: as `plain` gives them)."""
-    if not plain(text) or plain(text) in labels:
-        return True
-    tokens = answer.tokens
-    return any(is_looping(tokens[:end]) for end in range(LOOP_TOKENS, len(tokens) + 1)) or _is_said_again(text, labels)
-
-
-def _is_said_again(text: str, labels: frozenset[str]) -> bool:
-    """A label and nothing else, several times ("neutralneutralneutral")."""
-    words = plain(text).replace(" ", "")
-    return any(
-        len(words) > len(label) and not words.replace(label.replace(" ", ""), "") for label in labels if len(label) > 1
-    )
-
-
-def plain(text: str) -> str:
-    """Words alone, in lower case: "Neutral." and "neutral" are one label."""
-    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,13 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun, base_id = setup(), base_model_id(EMBEDDED)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        folders = {"after": options.learnwares / name}
+        found[name] = measure(name, options.learnwares / name, options.data, base, base_id, options.out)
         if options.before is not None and (options.before / name).is_dir():
-            folders["before"] = options.before / name
-        found[name] = {
-            when: measure(name, folder, options.data, base, base_id, options.out) for when, folder in folders.items()
-        }
-        if "before" in folders:
+            folders = {"before": options.before / name, "after": options.learnwares / name}
             found[name]["own_task"] = own_task(name, folders, options.data, base, base_id, options.out)
         print(f"{name}: {json.dumps(found[name])}", flush=True)
     print(as_table(found))
@@ -132,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(name: str, folder: Path, data: Path, base: Path, base_id: str, out: Path) -> dict[str, Any]:
     """The figures of one learnware, by kind of request and over all."""
     task = read_rows(data / f"{task_of(name)}.test.jsonl")
-    labels = frozenset(plain(answer) for row in task for answer in row.candidates())
+    labels = {answer for row in task for answer in row.candidates()}
     asked = requests(name, [row.prompt for row in task])
     cell = out / f"{adapter_hash(folder)[:16]}.json"
     if cell.exists() and len(kept := json.loads(cell.read_text(encoding="utf-8"))["answers"]) == len(asked):
@@ -146,15 +111,17 @@ def measure(name: str, folder: Path, data: Path, base: Path, base_id: str, out: 
     with scorer.using(name):
         drafts = [answer.tokens for answer in own]
         verified = verified_answers(scorer.model, scorer.tokenizer, prompts, drafts, MAX_TOKENS, stop_loops=True)
-    answers = [
-        {
-            "text": said.answer.text(scorer.tokenizer),
-            "degenerate": is_degenerate(said.answer, said.answer.text(scorer.tokenizer), labels),
-            "base": is_degenerate(first, first.text(scorer.tokenizer), labels),
-            "drift": (said.draft_log_likelihood - first.log_likelihood) / max(1, len(first.tokens)),
-        }
-        for said, first in zip(verified, own, strict=True)
-    ]
+    answers = []
+    for said, first in zip(verified, own, strict=True):
+        text, before = said.answer.text(scorer.tokenizer), first.text(scorer.tokenizer)
+        answers.append(
+            {
+                "text": text,
+                "degenerate": is_degenerate_beside(text, before, labels),
+                "base": is_degenerate(before),
+                "drift": (said.draft_log_likelihood - first.log_likelihood) / max(1, len(first.tokens)),
+            }
+        )
     cell.parent.mkdir(parents=True, exist_ok=True)
     cell.write_text(json.dumps({"learnware": name, "answers": answers}, ensure_ascii=False), encoding="utf-8")
     return summary(asked, answers)
@@ -180,19 +147,18 @@ def own_task(name: str, folders: Mapping[str, Path], data: Path, base: Path, bas
 
 
 def as_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line a learnware: degenerate answers, before → after where both were measured; drift; its own task."""
+    """One line a learnware: degenerate answers by kind of request, drift, and its own task, before → after."""
     lines = []
     for name, one in found.items():
-        sides = [one[when] for when in ("before", "after") if when in one]
-        line = [f"`{name}`", str(one["after"]["all"]["requests"]), f"{100 * one['after']['all']['base']:.1f}"]
-        line += [
-            " → ".join(f"{100 * side[kind]['degenerate']['mean']:.1f}" for side in sides)
-            for kind in ("all", "questions", "asks", "everyday")
-        ]
-        line.append(" → ".join(f"{side['all']['drift']:+.2f}" for side in sides))
+        line = [f"`{name}`", str(one["all"]["requests"]), f"{100 * one['all']['base']:.1f}"]
+        line += [f"{100 * one[kind]['degenerate']['mean']:.1f}" for kind in ("all", "questions", "asks", "everyday")]
         own = one.get("own_task", {})
-        line.append(f"{100 * own['before']:.1f} → {100 * own['after']:.1f}" if "before" in own else "–")
-        lines.append([*line, str(own.get("mcnemar_p", "–"))])
+        line += [
+            f"{one['all']['drift']:+.3f}",
+            f"{100 * own['before']:.1f} → {100 * own['after']:.1f}" if "before" in own else "–",
+            str(own.get("mcnemar_p", "–")),
+        ]
+        lines.append(line)
     header = [
         "learnware",
         "requests",
@@ -217,7 +183,7 @@ def summary(asked: Sequence[Request], answers: Sequence[dict[str, Any]]) -> dict
         kind: {
             "requests": len(some),
             "base": round(sum(one["base"] for one in some) / len(some), 4),
-            "degenerate": rounded(estimate([one["degenerate"] and not one["base"] for one in some])),
+            "degenerate": rounded(estimate([one["degenerate"] for one in some])),
             "drift": round(sum(one["drift"] for one in some) / len(some), 4),
         }
         for kind, some in kinds.items()

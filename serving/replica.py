@@ -159,7 +159,14 @@ class LearnwareServer(EngineServer):
         return await self._follower.reached(sequence)
 
     async def probe(
-        self, learnware_id: str, version: int, sha256: str, folder: str, domain: str, examples: Sequence[str]
+        self,
+        learnware_id: str,
+        version: int,
+        sha256: str,
+        folder: str,
+        domain: str,
+        examples: Sequence[str],
+        labels: Sequence[str],
     ) -> Trial:
         """Loads a learnware that is not served yet, tries it and measures it off its task. It leaves the engine again:
         it comes back under the name of what is then served, its capability included."""
@@ -174,7 +181,7 @@ class LearnwareServer(EngineServer):
                 refusal = await probe(self._models.engine_client, request, examples)
                 if refusal is not None:
                     return Trial(refusal)
-                return Trial(None, await self._meter.measure(request, domain, examples))
+                return Trial(None, await self._meter.measure(request, domain, examples, labels))
         except (AdapterUnavailable, InvalidLearnware) as error:
             return Trial(str(error))
         finally:

@@ -36,7 +36,8 @@ _FIELD = re.compile(r"\W{0,3}[\w ]{0,20}[:：]$")
 _COURTESY = re.compile(
     r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}"
     r"|please,? help(?: me)?(?: (?:out|with (?:this|that|it)))?|help me(?: please)?"
-    r"|(?:hi|hello|hey|dear|good (?:morning|evening|afternoon))\b.{0,20}|(?:kind |best )?regards.{0,20}|cheers)\W{0,3}$",
+    r"|(?:hi|hello|hey|dear|good (?:morning|evening|afternoon))\b.{0,20}"
+    r"|(?:kind |best )?regards.{0,20}|cheers)\W{0,3}$",
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[^\W\d_]+(?:'\w+)?")

@@ -227,9 +227,15 @@ async def _probe_on_engine(staged: Staged) -> Trial:
     try:
         handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, app_name=APPLICATION)
         entry = staged.entry
-        card = staged.card
+        answers = staged.learnware.specification.answers
         asked = handle.probe.remote(
-            entry.id, entry.version, entry.sha256, str(entry.folder), card.domain, card.examples
+            entry.id,
+            entry.version,
+            entry.sha256,
+            str(entry.folder),
+            staged.card.domain,
+            staged.card.examples,
+            () if answers is None else answers.labels,
         )
         trial: Trial = await asyncio.wait_for(_result(asked), PROBE_TIMEOUT_S)
     except TimeoutError:

@@ -9,24 +9,28 @@ device; and so that running requests are not harmed:
   `lm_head` in the batch they raise inside the engine (`serving.engine.punica`), and everybody's requests with them. Nor
   are those of chosen tokens (`logprob_token_ids`): vLLM 0.29 then gives everybody in the batch only theirs. Instead the
   greedy answer comes with the likeliest tokens of each step. While it agrees with the base model's answer they say how
-  likely the base's next token is, the first one that differs included, and there it ends (`specs.off_task.score` says
-  why that is enough). A token that is not among the likeliest counts as the last of them: in the learnware's favour.
+  likely the base's next token is, the first one that differs included. Of those beyond one is drawn by the prompt's
+  hash, and asked for alone, after the base's tokens before it; it stands for all of them, so drift has the same
+  expectation as where it is measured without an engine, and a larger error. A token that is not among the likeliest
+  counts as the last of them: in the learnware's favour.
 - It takes `LIMIT_S` at most: what has not been asked by then is not, and the intervals are the wider.
 
 The base model's answers are made once, and kept in a file for the next start.
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
@@ -54,6 +58,8 @@ BUSY_REQUESTS = 2
 LOOK_S = 0.05
 """How often those that wait look whether the others are gone."""
 LOWEST_PRIORITY = 1 << 20
+
+Result = TypeVar("Result")
 
 
 class Said(NamedTuple):
@@ -106,11 +112,13 @@ class OffTaskMeter:
         async with self._one:
             await self._ask_base([prompt for _, prompt in in_turn])
             known = [(kind, prompt) for kind, prompt in in_turn if prompt in self._base]
-            answers = await self._ask_all([prompt for _, prompt in known], request, LIMIT_S)
+            answers = await self._all(
+                [prompt for _, prompt in known], partial(self._compared, request=request), LIMIT_S
+            )
         answered: dict[Kind, list[Answered]] = {}
         for kind, prompt in known:
             if prompt in answers:
-                answered.setdefault(kind, []).append(compare(answers[prompt], self._base[prompt]))
+                answered.setdefault(kind, []).append(answers[prompt])
         if len(answers) < len(in_turn):
             logger.info("off its task a learnware was asked %d of %d prompts", len(answers), len(in_turn))
         return {kind: score(some, labels) for kind, some in answered.items()}
@@ -126,16 +134,18 @@ class OffTaskMeter:
                 said.tokens,
                 tuple(step[token] for step, token in zip(said.likeliest, said.tokens, strict=True)),
             )
-            for prompt, said in (await self._ask_all(missing, None, BASE_LIMIT_S)).items()
+            for prompt, said in (await self._all(missing, self._said_by_base, BASE_LIMIT_S)).items()
         }
         self._base |= fresh
         if fresh and self._kept is not None:
             await asyncio.to_thread(append_answers, self._kept, fresh)
 
-    async def _ask_all(self, prompts: Iterable[str], request: Any, limit_s: float) -> dict[str, Said]:
-        """The answers that came in time, in the order of `prompts`."""
+    async def _all(
+        self, prompts: Iterable[str], ask: Callable[[str], Awaitable[Result]], limit_s: float
+    ) -> dict[str, Result]:
+        """What `ask` gives for each prompt, as far as it came in time, in the order of `prompts`."""
         waiting = deque(prompts)
-        answers: dict[str, Said] = {}
+        answers: dict[str, Result] = {}
 
         async def work(number: int) -> None:
             while waiting:
@@ -144,7 +154,7 @@ class OffTaskMeter:
                     continue
                 prompt = waiting.popleft()
                 async with self._counted():
-                    answers[prompt] = await self._ask(prompt, request)
+                    answers[prompt] = await ask(prompt)
 
         workers = [asyncio.create_task(work(number)) for number in range(min(self._workers, len(waiting)))]
         if not workers:
@@ -167,16 +177,34 @@ class OffTaskMeter:
         finally:
             self._running -= 1
 
-    async def _ask(self, prompt: str, request: Any) -> Said:
-        """One greedy answer; one that goes round in a circle ends there."""
+    async def _said_by_base(self, prompt: str) -> Said:
+        return await self._ask(self._encode(prompt), None)
+
+    async def _compared(self, prompt: str, request: Any) -> Answered:
+        """The learnware's answer beside the base's."""
+        encoded, base = self._encode(prompt), self._base[prompt]
+        own = await self._ask(encoded, request)
+        ratio, followed = follow(own, base)
+        if rest := len(base.tokens) - followed:
+            drawn = followed + int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]) % rest
+            said = await self._ask([*encoded, *base.tokens[:drawn]], request, max_tokens=1)
+            ratio += rest * (_likelihood(said.likeliest[0], base.tokens[drawn]) - base.log_probs[drawn])
+        return Answered(own.text, base.text, ratio, len(base.tokens))
+
+    async def _ask(self, prompt: Sequence[int], request: Any, max_tokens: int = MAX_TOKENS) -> Said:
+        """One greedy answer; a learnware's that goes round in a circle ends there.
+
+        Raises:
+            InvalidLearnware: its probabilities are not finite numbers.
+        """
         parameters = SamplingParams(
-            temperature=0.0, max_tokens=MAX_TOKENS, logprobs=LOGPROBS, output_kind=RequestOutputKind.DELTA
+            temperature=0.0, max_tokens=max_tokens, logprobs=LOGPROBS, output_kind=RequestOutputKind.DELTA
         )
         text: list[str] = []
         tokens: list[int] = []
         likeliest: list[dict[int, float]] = []
         outputs = self._engine.generate(
-            {"prompt_token_ids": list(self._encode(prompt))},
+            {"prompt_token_ids": list(prompt)},
             parameters,
             request_id=f"off-task-{uuid.uuid4()}",
             lora_request=request,
@@ -194,7 +222,8 @@ class OffTaskMeter:
                     break
         finally:
             await outputs.aclose()
-        if len(likeliest) != len(tokens) or not all(map(math.isfinite, _said(tokens, likeliest))):
+        values = [value for step in likeliest for value in step.values()]
+        if not tokens or len(likeliest) != len(tokens) or not all(map(math.isfinite, values)):
             raise InvalidLearnware("off its task, on the engine, its answers are not finite numbers")
         return Said("".join(text), tuple(tokens), tuple(likeliest))
 
@@ -213,15 +242,21 @@ def off_task_meter(engine: Any, gate: AdapterGate) -> OffTaskMeter:
     )
 
 
-def compare(own: Said, base: BaseSaid) -> Answered:
-    """The base's answer followed as far as the learnware says the same, and one token further."""
+def follow(own: Said, base: BaseSaid) -> tuple[float, int]:
+    """How much less likely (nats) the learnware finds the base's tokens, as far as it says the same and one token
+    further, and how many those are."""
     ratio, followed = 0.0, 0
     for token, log_prob, said, step in zip(base.tokens, base.log_probs, own.tokens, own.likeliest, strict=False):
-        ratio += step.get(token, min(step.values())) - log_prob
+        ratio += _likelihood(step, token) - log_prob
         followed += 1
         if said != token:
             break
-    return Answered(own.text, base.text, ratio, followed)
+    return ratio, followed
+
+
+def _likelihood(likeliest: Mapping[int, float], token: int) -> float:
+    """A token's log-probability; that of the least likely one of those listed, where it is not listed."""
+    return likeliest.get(token, min(likeliest.values()))
 
 
 def read_answers(path: Path) -> dict[str, BaseSaid]:
@@ -249,10 +284,6 @@ def append_answers(path: Path, answers: Mapping[str, BaseSaid]) -> None:
             file.write(("\n" + "\n".join(lines) + "\n").encode())  # after half a line of a writer that was killed
     except OSError as error:
         logger.warning("the base model's answers cannot be kept in %s: %s", path, error)
-
-
-def _said(tokens: Sequence[int], likeliest: Sequence[Mapping[int, float]]) -> list[float]:
-    return [step.get(token, math.nan) for token, step in zip(tokens, likeliest, strict=False)]
 
 
 def _in_turn(prompts: Mapping[Kind, Sequence[str]]) -> list[tuple[Kind, str]]:

@@ -9,8 +9,8 @@ MAX_TOKENS = 40
 """Of an answer off the task, as where it is measured without an engine."""
 PROTOCOL = (
     f"greedy answers of at most {MAX_TOKENS} tokens on the engine, one user turn; drift: log p(base's answer) under "
-    "the adapter, less under the base, a token, up to the first one that the adapter would not say; degenerate: where "
-    "the base's is not; engine v1"
+    "the adapter, less under the base, a token, those beyond the first that differs by one of them drawn; degenerate: "
+    "where the base's is not; engine v1"
 )
 
 

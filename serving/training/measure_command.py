@@ -13,6 +13,7 @@ from specs.capability import capability_of, describe_off_task, save_capability
 from specs.errors import InvalidInput
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.off_task import PROMPTS, Kind, off_task_prompts
+from specs.specification import DESCRIPTION_FILE, load_specification
 
 
 def add_parser(subparsers: Any) -> None:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         with Progress(card.id, "prompt") as bar:
             _answer_first(meter, prompts, bar, total)
             started = time.monotonic()
-            scores = meter.measure(folder, prompts, progress=partial(_show, bar, total, "measured"))
+            scores = meter.measure(folder, prompts, labels_of(folder), partial(_show, bar, total, "measured"))
             seconds = time.monotonic() - started
         place = folder / SPECIFICATION_FOLDER
         before = capability_of(place, base_id, adapter_hash(folder))
@@ -76,6 +77,15 @@ def run(args: argparse.Namespace) -> int:
         for line in describe_off_task(measured):
             print(f"  {line}")
     return 0
+
+
+def labels_of(folder: Path) -> tuple[str, ...]:
+    """The labels that a learnware answers its own task with, as far as its specification says so."""
+    place = folder / SPECIFICATION_FOLDER
+    if not (place / DESCRIPTION_FILE).exists():
+        return ()
+    answers = load_specification(place).answers
+    return () if answers is None else answers.labels
 
 
 def _answer_first(meter: Any, prompts: Mapping[Kind, tuple[str, ...]], bar: Progress, total: int) -> None:

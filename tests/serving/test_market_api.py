@@ -10,8 +10,12 @@ import pytest
 from serving.config import load_config
 from serving.market.access import ADMIN_KEY_VARIABLE, Access, configured_access
 from serving.market.application import MarketAPI
+from serving.market.trial import PROTOCOL, Trial
+from specs.adapter import adapter_hash
+from specs.capability import Capability, ProbeScore, load_capability, save_capability
 from specs.market.journal import State
 from specs.market.store import Market, Staged
+from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore
 from tests.specs.learnware_folder import write_learnware
 from tests.specs.market.support import edit_card, pack, requirements, variant
 
@@ -31,14 +35,15 @@ class Replicas:
 
     def __init__(self) -> None:
         self.refusal: str | None = None
+        self.elsewhere = {Kind.EVERYDAY: OffTaskScore(48, -1.5, 0.1, 33)}
         self.follows = True
         self.tried: list[str] = []
         self.sequences: list[int] = []
 
-    async def probe(self, staged: Staged) -> str | None:
+    async def probe(self, staged: Staged) -> Trial:
         assert (staged.folder / "adapter_model.safetensors").is_file()
         self.tried.append(staged.entry.internal_name)
-        return self.refusal
+        return Trial(self.refusal, {} if self.refusal else self.elsewhere)
 
     async def follow(self, sequence: int) -> bool:
         self.sequences.append(sequence)
@@ -107,6 +112,57 @@ async def test_a_learnware_comes_is_tried_replaced_and_goes(
     assert states == ["replaced", "removed"]
     assert replicas.sequences == [1, 2, 3]
     assert market.check_integrity() == []
+
+
+async def test_what_intake_measures_is_kept_and_shown_whatever_the_learnware_says_of_itself(
+    client: httpx.AsyncClient, market: Market, replicas: Replicas, whole: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(whole, tmp_path / "boaster"))
+    probes = {"colours-objects": ProbeScore(16, 0.75, 0.7, -0.4, 0.9, 0.25, 0.3, -2.5)}
+    flattering = {kind: OffTaskScore(1000, 0.0, 0.0, 0) for kind in Kind}
+    own = Capability("tiny-base", adapter_hash(folder), "own", probes, flattering, "own")
+    save_capability(own, folder / "specification")
+    content = pack(folder, tmp_path / "boaster.zip").read_bytes()
+    created = await client.post("/v1/learnwares", content=content, headers=ZIP | ADMIN)
+    assert created.status_code == 201
+    (record,) = market.records()
+    kept = market.folder(record)
+    assert kept is not None
+    found = load_capability(kept / "specification")
+    assert found is not None
+    assert (found.probes, found.protocol) == (probes, "own")
+    assert (found.elsewhere, found.elsewhere_protocol) == (replicas.elsewhere, PROTOCOL)
+    shown = (await client.get("/v1/learnwares/colours-objects")).json()["off_task"]
+    assert shown["measured"]["everyday"]["degenerate"] == 33
+    assert shown["measured"]["domain"] is None
+    assert shown["loss"]["everyday"] > 0.6
+    assert shown["loss"]["domain"] == pytest.approx(UNMEASURED_LOSS)
+    assert "auto will rarely choose it" in shown["note"]
+    assert market.check_integrity() == []
+
+
+async def test_where_the_engine_could_not_measure_it_nothing_is_believed(
+    client: httpx.AsyncClient, market: Market, replicas: Replicas, whole: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(whole, tmp_path / "boaster"))
+    flattering = {kind: OffTaskScore(1000, 0.0, 0.0, 0) for kind in Kind}
+    own = Capability("tiny-base", adapter_hash(folder), elsewhere=flattering, elsewhere_protocol="own")
+    save_capability(own, folder / "specification")
+    replicas.elsewhere = {}
+    content = pack(folder, tmp_path / "boaster.zip").read_bytes()
+    assert (await client.post("/v1/learnwares", content=content, headers=ZIP | ADMIN)).status_code == 201
+    shown = (await client.get("/v1/learnwares/colours-objects")).json()["off_task"]
+    assert set(shown["measured"].values()) == {None}
+    assert "not measured, so the worst is assumed: everyday, domain, material" in shown["note"]
+
+
+async def test_the_engine_knows_what_is_served_by_the_content_that_was_measured(
+    client: httpx.AsyncClient, market: Market, replicas: Replicas, zipped: bytes
+):
+    await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
+    (record,) = market.records()
+    assert record.sha256 is not None
+    assert replicas.tried != [f"colours-objects@{record.sha256[:12]}"]
 
 
 async def test_what_the_engine_refuses_is_quarantined_and_never_served(

@@ -16,6 +16,7 @@ from router.choice import CHOICE_HEADER, FAILED_HEADER, MATCHED, RESIDENT, Route
 from serving.market.served import Names, Served
 from serving.metrics.collectors import ReplicaMetrics
 from serving.middleware import LearnwareMiddleware
+from serving.prompt_logprobs import PromptLogprobs
 from specs.errors import AdapterUnavailable
 
 SECRET = b"s" * 32
@@ -364,3 +365,26 @@ def test_after_a_load_failure_the_base_model_answers_where_the_configuration_say
     assert json.loads(response.json()["body"]) == {"model": "base-8b", "messages": []}
     assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == ("base-8b", "base:not-loaded")
     assert registry.get_sample_value("learnware_fallbacks_total", {"reason": "base:not-loaded"}) == 1
+
+
+@pytest.mark.parametrize("model", ["base-8b", "finance-tfns", "auto"])
+def test_prompt_logprobs_are_refused_whoever_is_asked_while_an_adapter_of_lm_head_is_there(registry, model):
+    guard = PromptLogprobs()
+    inner = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST"])])
+    served = Served(NAMES)
+    app = LearnwareMiddleware(
+        inner, served=served, secret=SECRET, metrics=ReplicaMetrics(registry), prompt_logprobs=guard
+    )
+    asking = {"model": model, "prompt_logprobs": 1}
+    assert send(app, asking, choice()).status_code == 200
+    asyncio.run(guard.exclude("healthcare-pubmedqa@1"))
+    response = send(app, asking, choice())
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert "adapts lm_head" in error["message"]
+    assert "healthcare-pubmedqa" in error["message"]
+    assert send(app, {"model": model, "logprobs": True}, choice()).status_code == 200
+    asyncio.run(asyncio.wait_for(served.unused("finance-tfns@1"), 1))
+    guard.include("healthcare-pubmedqa@1")
+    assert send(app, asking, choice()).status_code == 200

@@ -7,7 +7,9 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # vLLM and torch warn while they are imported; not about us
@@ -21,7 +23,8 @@ with warnings.catch_warnings():
     from serving.market.residents import Residents
 
 from serving.market.served import Names, Served
-from specs.errors import InvalidLearnware
+from serving.prompt_logprobs import PromptLogprobs
+from specs.errors import InvalidInput, InvalidLearnware
 from specs.market.catalogue import Catalogue, Entry
 from tests.specs.learnware_folder import write_learnware
 
@@ -177,3 +180,53 @@ def test_vllm_asks_for_the_name_and_the_adapter_where_we_stand():
     assert "lora_name" in inspect.getsource(LoRARequest.__hash__)
     loading = inspect.getsource(OpenAIServingModels.load_lora_adapter)
     assert loading.rindex("await ") < loading.index("self.lora_requests[lora_name] = lora_request")
+
+
+@pytest.fixture(scope="module")
+def output_layer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same learnware, adapting `lm_head` as well."""
+    changed = Path(shutil.copytree(folder, tmp_path_factory.mktemp("lm-head") / "colours-objects"))
+    tensors = load_file(changed / "adapter_model.safetensors")
+    prefix = "base_model.model.lm_head.lora_"
+    more = {f"{prefix}A.weight": np.ones((4, 8), np.float32), f"{prefix}B.weight": np.ones((32, 4), np.float32)}
+    save_file(tensors | more, changed / "adapter_model.safetensors")
+    return changed
+
+
+async def test_while_an_adapter_of_lm_head_is_loaded_prompt_logprobs_are_refused(folder: Path, output_layer: Path):
+    models = Models()
+    served, guard = Served(Names("base", frozenset({"auto"}), {})), PromptLogprobs()
+    residents = Residents(models, served, guard)
+
+    def refused() -> bool:
+        try:
+            with guard.admit("/v1/completions", {"prompt_logprobs": 1}):
+                return False
+        except InvalidInput:
+            return True
+
+    plain, changed = entry(folder, "a", "1"), entry(output_layer, "b", "2")
+    await residents.apply(Catalogue(1, (plain,)))
+    assert not refused()
+    await residents.load(changed)  # on trial, not served yet
+    assert refused()
+    await residents.unload(changed.internal_name)
+    assert not refused()
+    await residents.apply(Catalogue(2, (plain, changed)))
+    assert refused()
+    with served.use(changed.internal_name):
+        await residents.apply(Catalogue(3, (plain,)))
+        await settle()
+        assert refused()  # a request still uses it
+    await settle()
+    assert not refused()
+
+
+async def test_an_adapter_of_lm_head_that_the_engine_refuses_refuses_nobody(output_layer: Path, tmp_path: Path):
+    bad = Path(shutil.copytree(output_layer, tmp_path / "refused"))
+    guard = PromptLogprobs()
+    residents = Residents(Models(), Served(Names("base", frozenset({"auto"}), {})), guard)
+    with pytest.raises(InvalidLearnware):
+        await residents.load(entry(bad, "b", "2"))
+    with guard.admit("/v1/completions", {"prompt_logprobs": 1}):
+        pass
