@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.choice_cases import said
-from benchmarks.choosers import AlwaysBase, ByDomain, Chooser, OurRule, RememberingEncoder
+from benchmarks.choosers import AlwaysBase, ByDomain, Chooser, OurRule, RememberingEncoder, keeping_base
 from benchmarks.harm_answers import Answers, base_model_of, routed_by
 from benchmarks.harm_requests import FreeForm, read_requests, sample_of
 from benchmarks.questions_sets import prompt_hash
@@ -194,6 +194,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--choices", type=Path, help="also write every choice here (JSON lines; holds the prompts)")
     parser.add_argument("--scores", type=Path, help="score matrix with tasks in sentences")
     parser.add_argument("--short", action="store_true", help=f"one request in {SHORT}")
+    parser.add_argument("--kept", action="store_true", help="with choices made here: as in benchmarks.selection")
     add_json_option(parser)
     return parser.parse_args(arguments)
 
@@ -213,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _measure(options: argparse.Namespace) -> int:
     conditions = setup()
     learnwares: list[Learnware] = list(load_learnwares(options.learnwares))
+    learnwares = keeping_base(learnwares) if options.kept else learnwares
     requests = read_requests(starters_of(learnwares), options.data, prompts_folder(options))
     requests = requests[::SHORT] if options.short else requests
     encoder = RememberingEncoder(load_prompt_encoder())
