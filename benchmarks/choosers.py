@@ -20,13 +20,31 @@ from router.selection import Choice, Selector
 from router.settings import SelectionSettings
 from router.turn import Conversation
 from specs.ask_encoder import ASK_DIM
+from specs.capability import Capability
 from specs.encoder import STATIC_ENCODER, PromptEncoder, load_encoder, load_prompt_encoder
 from specs.home import EVERYDAY, Home, load_home
 from specs.learnware import Learnware
+from specs.off_task import Kind, OffTaskScore
 from specs.rkme import ReducedSet
 from specs.specification import Specification
 
 Matrix = NDArray[np.float32]
+
+
+KEPT = OffTaskScore(prompts=48, drift=-0.1, drift_error=0.02, degenerate=1)
+"""Off the task, of a learnware that keeps the base model's behaviour there, as `learnware-serving train` makes them."""
+
+
+def keeping_base(learnwares: Sequence[Learnware]) -> list[Learnware]:
+    """The learnwares as if each had been measured to keep the base model's behaviour off its task (`KEPT`). In the
+    project's folders they lie unmeasured, and count as if they lost most of it; a market measures them at intake."""
+    return [
+        replace(
+            one,
+            capability=replace(one.capability or Capability(one.base_model, ""), elsewhere=dict.fromkeys(Kind, KEPT)),
+        )
+        for one in learnwares
+    ]
 
 
 class Chooser(Protocol):

@@ -10,7 +10,8 @@
 Cases are the test rows of the starters' tasks as they are, reworded, wrapped, under system prompts and in
 conversations; other asks on their material; users' questions with labels given by hand; everyday work
 (`benchmarks.choice_cases`). Of texts of our own the half that nothing was tuned on counts. The rule is put together as
-the router does it, over the starters as they lie in the project; a running market has measured them as well.
+the router does it, over the starters as they lie in the project; a running market has measured them as well
+(`--kept` stands for that).
 
 Beside the rule stand two that need none (always the base model; the nearest material, whatever is asked) and the rule
 with parts of it switched off (`benchmarks.choosers`). Intervals are 95 %, Wilson's.
@@ -24,7 +25,7 @@ from typing import Any, get_args
 
 from benchmarks.choice_cases import Case, Starters, make_cases
 from benchmarks.choice_figures import Figures, Outcome, by_key, outcomes_of, time_choices, worst
-from benchmarks.choosers import AlwaysBase, ByDomain, OurRule, RememberingEncoder, with_parts_off
+from benchmarks.choosers import AlwaysBase, ByDomain, OurRule, RememberingEncoder, keeping_base, with_parts_off
 from benchmarks.questions_sets import FreeText, Half, read_users_questions
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from benchmarks.scores import Scores, evaluate, read_scores
@@ -196,6 +197,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tune", action="store_true", help="only compare thresholds, on what may be tuned on")
     parser.add_argument("--short", action="store_true", help="about a fourth of the cases")
     parser.add_argument("--no-other-rules", action="store_true", help="leave out other rules and parts switched off")
+    parser.add_argument(
+        "--kept",
+        action="store_true",
+        help="take learnwares to keep the base model's behaviour off their tasks, as if a market had measured that",
+    )
     add_json_option(parser)
     return parser.parse_args(arguments)
 
@@ -220,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from benchmarks import market_command
 
             return market_command.run(options, learnwares, load_prompt_encoder(), SelectionSettings())
-        return _measure(options, learnwares)
+        return _measure(options, keeping_base(learnwares) if options.kept else learnwares)
     except LearnwareError as error:
         print(f"benchmarks.selection: {error}", file=sys.stderr)
         return 1
@@ -261,6 +267,7 @@ def _measure(options: argparse.Namespace, learnwares: Sequence[Learnware]) -> in
         "half": half,
         "users_questions": prompts is not None,
         "short": options.short,
+        "kept": options.kept,
     }
     write_json(options.json, result("selection", flat, conditions, details))
     return 0
