@@ -73,6 +73,12 @@ def test_courtesy_asks_for_nothing(courtesy: str) -> None:
     assert split_prompt(f"Hello there,\n{MATERIAL}\ntl;dr\n{courtesy}").ask[-1] == "tl;dr"
 
 
+@pytest.mark.parametrize("end", [" Thanks!", "\nThank you!", " Please help me with this.", "\nAnswer:", "\n\nAntwort:"])
+def test_courtesy_and_cues_after_a_question_are_not_what_it_is_about(end: str) -> None:
+    question = "What is asthma and what causes it?"
+    assert split_prompt(question + end) == split_prompt(question) == ((question,), question)
+
+
 def test_the_name_of_a_field_asks_for_nothing() -> None:
     found = split_prompt(f"What is the sentiment of the text?\nText:\n{MATERIAL}\nAnswer:")
     assert found.ask == ("What is the sentiment of the text?",)
