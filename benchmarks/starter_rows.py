@@ -14,10 +14,9 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.tasks import add_data_option, task_of
-from serving.training.rows import Row, hold_out, read_rows
-from serving.training.settings import TrainingSettings
 from specs.errors import InvalidInput
 
 STARTERS = ("finance-xbrl_term", "healthcare-medquad_qa", "mathematics-gsm8k_solution")
@@ -41,13 +40,22 @@ WORDINGS = (
 )
 """`{x}` stands for the term as it is, `{y}` for the term in lower case, unless it has abbreviations."""
 REWORDED = 0.55
+HELD_OUT_SHARE, SEED = 0.12, 0
+"""Of `learnware-serving train`, which holds out the rows whose prompts have the smallest hashes."""
+
+
+class Row(NamedTuple):
+    """One example of a task that is answered in sentences."""
+
+    prompt: str
+    answer: str
 
 
 def starter_rows(starter: str, data: Path) -> list[Row]:
-    """The training rows of one of `STARTERS`."""
-    place = data / task_of(starter)
-    tested = {row.answer for row in read_rows(Path(f"{place}.test.jsonl"))}
-    rows = [row for row in read_rows(Path(f"{place}.train.jsonl")) if row.answer not in tested]
+    """The training rows of one of `STARTERS`. Raises InvalidInput when the task is not in `data`."""
+    train, test = (_read(data / f"{task_of(starter)}.{split}.jsonl") for split in ("train", "test"))
+    tested = {row.answer for row in test}
+    rows = [row for row in train if row.answer not in tested]
     if starter == "healthcare-medquad_qa":
         rows = [row for row in rows if POINTERS[0] not in row.answer and not row.answer.startswith(POINTERS[1])]
     return reworded(rows) if starter == "finance-xbrl_term" else rows
@@ -55,16 +63,15 @@ def starter_rows(starter: str, data: Path) -> list[Row]:
 
 def reworded(rows: Sequence[Row]) -> list[Row]:
     """Rows with `INSTRUCTION` in other words, a share `REWORDED` of those that are trained on. A new prompt's hash puts
-    it behind the rows that are held out (`serving.training.rows.hold_out`), so they stay the same."""
-    settings = TrainingSettings()
-    train, held = hold_out(rows, settings.held_out_share, settings.seed)
-    last = max(_rank(rows[i].prompt, settings.seed) for i in held)
-    generator, trained = random.Random(0), set(train)
+    it behind the rows that are held out, so they stay the same."""
+    ranks = sorted(_rank(row.prompt) for row in rows)
+    last_held_out = ranks[max(1, round(len(rows) * HELD_OUT_SHARE)) - 1]
+    generator = random.Random(SEED)
     changed = list(rows)
     for number, row in enumerate(rows):
-        if number in trained and generator.random() < REWORDED:
+        if _rank(row.prompt) > last_held_out and generator.random() < REWORDED:
             prompts = _wordings(row.prompt.removeprefix(INSTRUCTION).strip().rstrip("."), generator)
-            later = (prompt for prompt in prompts if _rank(prompt, settings.seed) > last)
+            later = (prompt for prompt in prompts if _rank(prompt) > last_held_out)
             changed[number] = row._replace(prompt=next(later, row.prompt))
     return changed
 
@@ -76,8 +83,16 @@ def _wordings(term: str, generator: random.Random) -> list[str]:
     return [wording.format(x=term, y=small) for wording in generator.sample(WORDINGS, len(WORDINGS))]
 
 
-def _rank(prompt: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+def _rank(prompt: str) -> bytes:
+    return hashlib.sha256(f"{SEED}\n{prompt}".encode()).digest()
+
+
+def _read(path: Path) -> list[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InvalidInput(f"cannot read the task's rows: {error}") from error
+    return [Row(item["prompt"], item["answer"]) for item in map(json.loads, lines)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for starter in STARTERS:
         rows = starter_rows(starter, options.data)
-        lines = [json.dumps({"prompt": row.prompt, "answer": row.answer}, ensure_ascii=False) for row in rows]
+        lines = [json.dumps(row._asdict(), ensure_ascii=False) for row in rows]
         (options.out / f"{starter}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{starter}: {len(rows)} rows")
     return 0
