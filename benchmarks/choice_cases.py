@@ -227,12 +227,12 @@ def _neutral(pool: Sequence[Case], half: Half) -> Iterator[Case]:
 def _instructed(rows: Mapping[str, Sequence[str]], half: Half) -> Iterator[Case]:
     """The instruction in the system prompt, bare material as the user's turn."""
     for one in sets.read_system_prompts().with_ask:
-        if one.half != half or one.starter not in rows:
+        starter = one.starter
+        if one.half != half or starter is None or starter not in rows:
             continue
-        for row in rows[one.starter][:SYSTEM_ROWS]:
-            text = sets.material_of(one.starter, row).text
-            found = said(text, system=one.text)
-            yield Case("system_instruction", found, one.starter, domain_of(one.starter), one.starter)
+        for row in rows[starter][:SYSTEM_ROWS]:
+            found = said(sets.material_of(starter, row).text, system=one.text)
+            yield Case("system_instruction", found, starter, domain_of(starter), starter)
 
 
 def _changed(pool: Sequence[Case]) -> Iterator[Case]:

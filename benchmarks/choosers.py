@@ -152,7 +152,7 @@ def _materials(vectors: Matrix) -> Matrix:
 
 
 def _units(vectors: Matrix) -> Matrix:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
 
 
 def with_parts_off(

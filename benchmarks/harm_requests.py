@@ -13,7 +13,7 @@ from benchmarks.tasks import CHAT, read_prompts, read_questions, task_of
 
 FINANCE_SAMPLE = 300
 """Of the 1,500 unlabelled questions of private investors."""
-ROWS = 150
+ROWS = 200
 """Test rows of each task in sentences."""
 ROWS_A_WORDING = 6
 SEED = 11

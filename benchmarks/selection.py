@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 from benchmarks.choice_cases import Case, Starters, make_cases
 from benchmarks.choice_figures import Figures, Outcome, by_key, outcomes_of, time_choices, worst
-from benchmarks.choosers import AlwaysBase, ByDomain, OurRule, RememberingEncoder, keeping_base, with_parts_off
+from benchmarks.choosers import AlwaysBase, ByDomain, Chooser, OurRule, RememberingEncoder, keeping_base, with_parts_off
 from benchmarks.questions_sets import FreeText, Half, read_users_questions
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from benchmarks.scores import Scores, evaluate, read_scores
@@ -132,7 +132,7 @@ def other_rules(
 ) -> dict[str, Figures]:
     """The rules that need none, and ours with parts off."""
     starters = starters_of(learnwares)
-    rules = [AlwaysBase(), ByDomain(learnwares, encoder)]
+    rules: list[Chooser] = [AlwaysBase(), ByDomain(learnwares, encoder)]
     found = {one.name: Figures(outcomes_of(cases, one), starters) for one in rules}
     for changed in with_parts_off(learnwares, encoder, SelectionSettings(), rule.follow_ups):
         found[changed.name] = Figures(outcomes_of(cases, changed), starters)
