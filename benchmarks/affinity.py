@@ -41,9 +41,10 @@ from benchmarks.tasks import add_data_option, read_prompts, task_of
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
 from router.selection import Selector
 from router.settings import SelectionSettings
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.capability import Capability, ProbeScore
+from specs.encoder import load_prompt_encoder
 from specs.learnware import Learnware, load_learnwares
-from specs.specification import Specification, View
+from specs.specification import View
 
 REPLICAS, SLOTS = 2, 8
 CELLS = {"": Cell(16, SLOTS, 1.0, 1.0, 100), "_n100": Cell(100, SLOTS, 1.0, 1.0, 100)}
@@ -53,6 +54,8 @@ ROWS, STATES = 60, 20
 """Rows of each task, and states of the replicas for each row."""
 OTHERS, POINTS_KEPT = 4, 0.6
 """Further learnwares of each task, and the share of the starter's points that each has."""
+GAINS, PROBE_ROWS = (0.2, 0.4), 30
+"""What learnwares of one task gain over the base model on it, in probability, and from how many rows that is known."""
 
 
 # -- loads
@@ -152,15 +155,16 @@ def measure_score(learnwares: Path, data: Path) -> tuple[dict[str, float], dict[
     """Whether the own task's learnware answers, with the margin and without."""
     starters = load_learnwares(learnwares)
     generator = np.random.default_rng(0)
-    market = [*starters, *(another(one, number, generator) for one in starters for number in range(OTHERS))]
+    others = (another(one, number, generator) for one in starters for number in range(OTHERS))
+    market = [measured(one, generator) for one in (*starters, *others)]
     settings = SelectionSettings()
-    encoder = load_encoder(STATIC_ENCODER)
+    encoder = load_prompt_encoder()
     selector = Selector(market, encoder, settings)
     everyone = [one.id for one in market]
     placement = Placement(settings.resident_margin, PlacementSettings())
     right_best, right_placed, given_up, other = [], [], [], []
     for learnware in starters:
-        vectors = encoder.encode(read_prompts(data, task_of(learnware.id), "test", ROWS).bare)
+        vectors = encoder.encode(read_prompts(data, task_of(learnware.id), "test", ROWS).whole)
         for vector in vectors:
             candidates = selector.choose_embedded(vector).candidates
             choices = [Option(one.learnware_id, one.learnware_id, one.quality) for one in candidates]
@@ -185,8 +189,16 @@ def another(starter: Learnware, number: int, generator: np.random.Generator) -> 
     points, weights = original.whole_set
     kept = generator.choice(len(points), int(POINTS_KEPT * len(points)), replace=False)
     view = View("whole", len(kept), points[kept].astype(np.float16), weights[kept] / weights[kept].sum())
-    part = Specification(original.encoder_id, original.encoder_fingerprint, original.gamma, (view,))
+    part = replace(original, views=(view,), declined=None)
     return replace(starter, id=f"{starter.id}.{number}", specification=part)
+
+
+def measured(learnware: Learnware, generator: np.random.Generator) -> Learnware:
+    """The learnware with a made-up score on its own task: learnwares of one task differ in what they are worth."""
+    gain = float(generator.uniform(*GAINS))
+    score = ProbeScore(PROBE_ROWS, 0.5 + gain, 0.5 + gain, -0.5, 0.9, 0.5, 0.5, -0.5)
+    probes = {f"{learnware.domain}-{task}": score for task in learnware.tasks}
+    return replace(learnware, capability=Capability(learnware.base_model, "", "made up", probes))
 
 
 def random_states(learnwares: Sequence[str], generator: np.random.Generator) -> dict[str, ReplicaState]:

@@ -25,12 +25,10 @@ from benchmarks.rule_inputs import RuleInputs
 from benchmarks.scores import BASE, TaskScores
 from benchmarks.selection_rules import Offer, TaskRows, fit_rules
 from benchmarks.tasks import DOMAINS, read_prompts, task_of
-from router.ranking import REQUEST_TAIL, TASK_TAIL, Ranking
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.capability import Capability, ProbeScore
 from specs.encoder import Encoder
-from specs.index import Closeness
 from specs.learnware import Learnware
 
 TASK_ROWS = 200
@@ -137,41 +135,19 @@ def encode_tasks(market: Market, data: Path, encoder: Encoder) -> dict[str, Text
 
 
 class Chooser:
-    """A selector over some learnwares, with and without capabilities."""
+    """The router's choice among some learnwares, as it is, a base model's choice being named `BASE`."""
 
     def __init__(self, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings) -> None:
-        self.ids = [one.id for one in learnwares]
         self.selector = Selector(learnwares, encoder, settings)
-        self.ranking = Ranking(learnwares)
-        means = [
-            [view.weights @ view.points / view.weights.sum() for view in one.specification.views] for one in learnwares
-        ]
-        self._means = self.selector.metric.apply(np.stack([mean for views in means for mean in views]))
-        self._starts = np.cumsum([0, *map(len, means)])[:-1]
-
-    def nearest(self, vector: Vectors) -> Closeness:
-        return self.selector.index.search(self.selector.metric.apply(vector), len(self.ids))
-
-    def nearest_to_task(self, mean: Vectors) -> Closeness:
-        squares = ((self._means - self.selector.metric.apply(mean)) ** 2).sum(1, dtype=np.float64)
-        closeness = -np.minimum.reduceat(squares, self._starts) / 2
-        order = np.argsort(-closeness, kind="stable")
-        return Closeness(order, closeness[order])
 
     def best(self, vector: Vectors) -> tuple[str, float]:
-        """The choice for a request by expected quality, as the router's: a learnware, or the base model where that is
-        expected to answer best; and the probability to answer at least as well as the base model."""
-        return self._best(self.nearest(vector), REQUEST_TAIL)
+        """The choice for a request; and its probability to answer at least as well as the base model."""
+        choice = self.selector.choose_embedded(vector, 1)
+        return (BASE, 1.0) if choice.learnware_id is None else (choice.learnware_id, choice.confidence)
 
     def best_for_task(self, mean: Vectors) -> str:
         """The same for a task, by the mean of its rows."""
-        return self._best(self.nearest_to_task(mean), TASK_TAIL)[0]
-
-    def _best(self, nearest: Closeness, tail: float) -> tuple[str, float]:
-        best = self.ranking.best(nearest, 1, tail)
-        if best.base > best.qualities[0]:
-            return BASE, 1.0
-        return self.ids[int(best.owners[0])], best.at_least_base
+        return self.selector.choose_task(mean, top=1).learnware_id or BASE
 
 
 class Columns(NamedTuple):

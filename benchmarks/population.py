@@ -29,12 +29,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.tasks import STARTER_LEARNWARES, add_data_option, task_of
+from specs.answers import describe_answers
 from specs.card import CARD_FILE, BaseModelReference, Card, load_card, save_card
-from specs.encoder import STATIC_ENCODER, Encoder, load_encoder
+from specs.compositions import asked_and_declined
+from specs.encoder import Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, LearnwareError
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.specification import POINTS_PER_VIEW, make_specification, save_specification
-from specs.views import bare_prompt
 
 LAYER = re.compile(r"layers\.(\d+)\.")
 
@@ -167,9 +168,13 @@ def write_learnware(folder: Path, name: str, tasks: Sequence[str], rows: Rows, e
         author="benchmarks.population",
         training=note,
     )
-    prompts = [row["prompt"] for task in tasks for row in rows.of(task)]
-    texts = {"whole": prompts, "bare": [bare_prompt(prompt) for prompt in prompts]}
-    save_specification(make_specification(texts, encoder, POINTS_PER_VIEW), folder / SPECIFICATION_FOLDER)
+    of_tasks = [row for task in tasks for row in rows.of(task)]
+    prompts = [row["prompt"] for row in of_tasks]
+    answers = describe_answers([row["answer"] for row in of_tasks], [row.get("choices") or () for row in of_tasks])
+    asked, declined = asked_and_declined(prompts, card.examples, answers)
+    texts = {"whole": prompts, "asked": asked}
+    specification = make_specification(texts, encoder, POINTS_PER_VIEW, answers, declined)
+    save_specification(specification, folder / SPECIFICATION_FOLDER)
     save_card(card, folder / CARD_FILE)  # last: a folder with a card is complete
 
 
@@ -314,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("benchmarks.population needs the task data: --data FOLDER, or LEARNWARE_DATA", file=sys.stderr)
         return 2
     try:
-        names = build(options, Rows(options.data), load_encoder(STATIC_ENCODER))
+        names = build(options, Rows(options.data), load_prompt_encoder())
     except LearnwareError as error:
         print(f"benchmarks.population: {error}", file=sys.stderr)
         return 1

@@ -30,7 +30,7 @@ from benchmarks.report import add_json_option, result, setup, table, write_json
 from benchmarks.tasks import CHAT, DOMAINS, OTHER_CHOICES, add_data_option, read_prompts, task_of
 from router.selection import Selector
 from router.settings import SelectionSettings
-from specs.encoder import STATIC_ENCODER, Encoder, load_encoder
+from specs.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import LearnwareError
 from specs.learnware import Learnware, load_learnwares
 from specs.rkme import local_gamma, reduce_points
@@ -152,7 +152,6 @@ class TaskRows(NamedTuple):
     """A task's vectors."""
 
     train: Matrix
-    train_bare: Matrix
     test: Matrix
     test_bare: Matrix
 
@@ -161,7 +160,7 @@ def read_tasks(data: Path, encoder: Encoder, names: Sequence[str]) -> dict[str, 
     found = {}
     for name in names:
         train, test = read_prompts(data, name, "train"), read_prompts(data, name, "test")
-        found[name] = TaskRows(*(encoder.encode(rows) for rows in (*train, *test)))
+        found[name] = TaskRows(*(encoder.encode(rows) for rows in (train.whole, *test)))
     return found
 
 
@@ -221,11 +220,11 @@ def all_learnwares(tasks: Mapping[str, TaskRows], like: Learnware) -> list[Learn
     """One for each task, specified from its train rows; of a learnware's fields only the specification counts here."""
     made = []
     for name, rows in tasks.items():
-        numbers = [str(number) for number in range(2 * len(rows.train))]
-        texts = {"whole": numbers[: len(rows.train)], "bare": numbers[len(rows.train) :]}
-        specification = make_specification(texts, Vectors(np.concatenate([rows.train, rows.train_bare])))
-        named = replace(specification, encoder_id=STATIC_ENCODER)
-        made.append(replace(like, id=name.replace("/", "-", 1), specification=named))
+        numbers = [str(number) for number in range(len(rows.train))]
+        specification = make_specification({"whole": numbers}, Vectors(rows.train))
+        named = replace(specification, encoder_id=PROMPT_ENCODER)
+        domain, task = name.split("/", 1)
+        made.append(replace(like, id=f"{domain}-{task}", domain=domain, tasks=(task,), specification=named))
     return made
 
 
@@ -241,7 +240,8 @@ def accuracy(
         for _ in range(recipe.draws):
             sample = rows[generator.permutation(len(rows))[:size]]
             released = recipe.make(sample, generator)
-            choice = selector.choose_task((released.weights @ released.points).astype(np.float32))
+            average = (released.weights @ released.points).astype(np.float32)
+            choice = selector.choose_task(average, released.mean_noise)
             hits.append((choice.learnware_id == name, choice.candidates[0].learnware_id == name))
         shares = np.mean(hits, axis=0)
         chosen.append(float(shares[0]))
@@ -255,7 +255,7 @@ def to_base(recipe: Recipe, size: int, selector: Selector, rows: Matrix) -> floa
     answers = []
     for _ in range(recipe.draws):
         released = recipe.make(rows[generator.permutation(len(rows))[:size]], generator)
-        choice = selector.choose_task((released.weights @ released.points).astype(np.float32))
+        choice = selector.choose_task((released.weights @ released.points).astype(np.float32), released.mean_noise)
         answers.append(choice.learnware_id is None)
     return float(np.mean(answers))
 
@@ -304,7 +304,7 @@ def report(attacked: Mapping[int, Mapping[str, Any]], costs: Mapping[int, Mappin
         tasks = max(found["tasks"] for found in by_recipe.values())
         print(f"\nn = {size}, {tasks} tasks\n")
         header = ["recipe", "best attack's AUC (95 %)", "which", "nearest", "density", "mean", "shadow", "worst task"]
-        print(table([*header, "choice of 12, %", "of all, %"], rows))
+        print(table([*header, "choice of starters, %", "of all, %"], rows))
 
 
 def _accuracies(found: Mapping[str, Any] | None) -> list[str]:
@@ -326,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     conditions = setup()
     try:
-        encoder = load_encoder(STATIC_ENCODER)
+        encoder = load_prompt_encoder()
         starters = load_learnwares(options.learnwares)
         names = in_domain_tasks(options.data)
         own = read_tasks(options.data, encoder, names)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.routing [--counts 12 100 1000 10000] [--short] [--json FILE]
 
-One thread. Text in, choice out: what a router replica does between reading a request and answering the edge. More
+One thread. Text in, choice out: what a router replica does between reading a request and answering the edge; with asks
+that were seen before, as most are, and beside that (`route_new_ask_…`) with asks that go through the transformer. More
 than the starter learnwares are made from them by resampling: a part of one's reduced points, each moved towards a
 random point of another, so that all are distinct and lie as densely as real neighbours. Recall@1 compares the
 index's nearest learnware with the exact one, for real texts and for vectors near the points of the resampled
@@ -29,11 +30,12 @@ from benchmarks.tasks import DOMAINS, add_data_option, read_prompts, read_questi
 from router.selection import Selector
 from router.settings import SelectionSettings
 from router.snapshot import ALWAYS_REBUILT
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.ask_encoder import load_ask_encoder
+from specs.encoder import STATIC_ENCODER, PromptEncoder, load_encoder, load_prompt_encoder
 from specs.errors import InvalidInput, LearnwareError
 from specs.index import SpecificationIndex
 from specs.learnware import Learnware, load_learnwares
-from specs.specification import Specification, View
+from specs.specification import View
 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 COUNTS = (12, 100, 1000, 10_000)
@@ -46,7 +48,7 @@ RECALL_NOISE = 0.3
 """Length of the random step from a unit-norm reduced point to a probe near it: about the distance between a prompt
 and its nearest reduced point."""
 ROUNDS, PROBES, ADDED = 2000, 2000, 40
-SHORT_ROUNDS, SHORT_PROBES, SHORT_ADDED = 500, 400, 10
+SHORT_ROUNDS, SHORT_PROBES, SHORT_ADDED, SHORT_NEW_ASKS = 500, 400, 10, 80
 CHANGED_SHARE = 0.02
 """Of the learnwares, both removed and added, before recall is measured again."""
 
@@ -69,7 +71,7 @@ def resample(starters: Sequence[Learnware], count: int, seed: int = 0) -> list[L
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
         view = View("whole", len(kept), moved.astype(np.float16), weights[kept] / weights[kept].sum())
         original = starters[parent].specification
-        specification = Specification(original.encoder_id, original.encoder_fingerprint, original.gamma, (view,))
+        specification = replace(original, views=(view,), declined=None)
         made.append(replace(starters[parent], id=f"resampled-{number}", specification=specification))
     return made
 
@@ -85,7 +87,8 @@ def request_texts(learnwares: Sequence[Learnware], options: argparse.Namespace) 
 
 def time_choices(selector: Selector, texts: Sequence[str], rounds: int) -> NDArray[np.float64]:
     """Milliseconds of each of `rounds` choices, over the texts in a fixed random order: (rounds, 2), by the clock
-    and of processor time. The second leaves out what other processes on the machine took."""
+    and of processor time. The second leaves out what other processes on the machine took. The texts' asks are known
+    when they were encoded before."""
     order = np.random.default_rng(0).permutation(rounds) % len(texts)
     for number in order[:50]:
         selector.choose(texts[number])
@@ -95,6 +98,21 @@ def time_choices(selector: Selector, texts: Sequence[str], rounds: int) -> NDArr
         selector.choose(texts[number])
         taken[turn] = time.perf_counter() - started, time.thread_time() - busy
     return taken * 1000
+
+
+def time_new_asks(selector: Selector, texts: Sequence[str]) -> dict[str, float]:
+    """Milliseconds of one choice for a text whose ask was never seen, p50 and p99 by the clock
+    and of processor time. The texts must differ."""
+    encoder = PromptEncoder(load_encoder(STATIC_ENCODER), load_ask_encoder())  # remembers nothing yet
+    encoder.encode(["The first one is slower: the runtime sets itself up."])
+
+    taken = np.empty((len(texts), 2))
+    for row, text in enumerate(texts):
+        started, busy = time.perf_counter(), time.thread_time()
+        selector.choose_embedded(encoder.encode([text])[0])
+        taken[row] = time.perf_counter() - started, time.thread_time() - busy
+    (p50, busy_p50), (p99, busy_p99) = np.quantile(taken * 1000, [0.5, 0.99], axis=0)
+    return {"p50": float(p50), "p99": float(p99), "cpu_p50": float(busy_p50), "cpu_p99": float(busy_p99)}
 
 
 def recall(index: SpecificationIndex, probes: Matrix) -> float:
@@ -131,7 +149,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[list[st
     """Figures by name, and the rows of the table."""
     rounds, probes = (SHORT_ROUNDS, SHORT_PROBES) if options.short else (ROUNDS, PROBES)
     starters = load_learnwares(options.learnwares)
-    encoder = load_encoder(STATIC_ENCODER)
+    encoder = load_prompt_encoder()
     texts = request_texts(starters, options)
     encoded = encoder.encode(texts)
     figures: dict[str, float] = {}
@@ -145,6 +163,11 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[list[st
         vectors = probe_vectors(learnwares, encoded, probes)
         found = recall(selector.index, selector.metric.apply(vectors))
         (p50, busy_p50), (p99, busy_p99) = np.quantile(taken, [0.5, 0.99], axis=0)
+        if count == min(options.counts):  # whatever the market: only the encoder's part is longer
+            questions = [text for some in read_questions_of([*DOMAINS, "general"]).values() for text in some]
+            new = time_new_asks(selector, questions[:SHORT_NEW_ASKS] if options.short else questions)
+            figures |= {f"route_new_ask_{name}_ms": value for name, value in new.items()}
+            print("\n".join(f"new ask, {name}: {value:.2f} ms" for name, value in new.items()), flush=True)
         figures |= {
             f"route_p50_ms_n{count}": float(p50),
             f"route_p99_ms_n{count}": float(p99),

@@ -1,224 +1,160 @@
-"""How well requests find their learnware: every test row of the starter learnwares' tasks, whole and bare.
+"""Whether requests get what they ask for: the right learnware, or the base model where none answers them.
 
-    python -m benchmarks.selection --data DATA                   figures (see `figures` below)
-    python -m benchmarks.selection --data DATA --scores FILE     and the scores of base, routed, best single, oracle
-    python -m benchmarks.selection --data DATA --tune            margins on train rows, from which the border comes
-    python -m benchmarks.selection --data DATA --encoders        encoders against each other in the same pipeline
+    python -m benchmarks.selection --data DATA [--prompts FOLDER]    figures (`benchmarks.choice_figures` names them)
+    python -m benchmarks.selection --data DATA --scores FILE         and the scores of base, routed, best single, oracle
+    python -m benchmarks.selection --data DATA --tune                thresholds, on train rows and texts to tune on
     python -m benchmarks.selection --data DATA --learnwares FOLDER --matrix FILE --probes FILE
-                                                                 a market of many learnwares (`market_selection`);
-                                                                 --plots FOLDER draws, --verify measures 1 % again
+                                                                     a market of many learnwares (`market_selection`);
+                                                                     --plots FOLDER draws, --verify measures 1 % again
 
-Bare prompts lose their instruction line and the answer cue, so that only the content speaks. Selectors see train
-rows only. Intervals are 95 %, by bootstrap over rows.
+Cases are the test rows of the starters' tasks as they are, reworded, wrapped, under system prompts and in
+conversations; other asks on their material; users' questions with labels given by hand; everyday work
+(`benchmarks.choice_cases`). Of texts of our own the half that nothing was tuned on counts. The rule is put together as
+the router does it, over the starters as they lie in the project; a running market has measured them as well
+(`--kept` stands for that).
 
-`questions_*` are free-form questions of our own: share that is matched to its domain, and share whose nearest
-learnware is of its domain. Those named `_later` were written when everything else was fixed; the others were looked
-at while examples and everyday prompts were written.
+Beside the rule stand two that need none (always the base model; the nearest material, whatever is asked) and the rule
+with parts of it switched off (`benchmarks.choosers`). Intervals are 95 %, Wilson's.
 """
 
 import argparse
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
+from benchmarks.choice_cases import Case, Starters, make_cases
+from benchmarks.choice_figures import Figures, Outcome, by_key, outcomes_of, time_choices, worst
+from benchmarks.choosers import AlwaysBase, ByDomain, OurRule, RememberingEncoder, keeping_base, with_parts_off
+from benchmarks.questions_sets import FreeText, Half, read_users_questions
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from benchmarks.scores import Scores, evaluate, read_scores
-from benchmarks.tasks import (
-    CHAT,
-    DOMAINS,
-    OTHER_CHOICES,
-    REPOSITORY,
-    add_data_option,
-    read_prompts,
-    read_questions,
-    task_of,
-)
-from router.choice import LOW_CONFIDENCE, MATCHED
-from router.selection import Selector
+from benchmarks.shares import lines_of, percent
+from benchmarks.tasks import add_data_option, read_questions_of
 from router.settings import SelectionSettings
-from specs.encoder import STATIC_ENCODER, Encoder, load_encoder
+from specs.ask_encoder import load_ask_encoder
+from specs.encoder import STATIC_ENCODER, PromptEncoder, load_encoder, load_prompt_encoder
 from specs.errors import InvalidInput, LearnwareError
 from specs.learnware import Learnware, load_learnwares
 
-BOOTSTRAP = 1000
-NEIGHBOURS = 10
-SHORT_ROWS = 60
-VIEWS = ("whole", "bare")
-
-Matrix = NDArray[np.float32]
-
-
-class Routed(NamedTuple):
-    """What became of some prompts: nearest learnware, choice (None: base) and standard margin of each."""
-
-    nearest: list[str]
-    chosen: list[str | None]
-    margins: NDArray[np.float64]
-
-    @property
-    def to_base(self) -> NDArray[np.float64]:
-        return np.array([choice is None for choice in self.chosen], float)
-
-
-class Outcome(NamedTuple):
-    """Figures by name, intervals of them, and tables for the report."""
-
-    figures: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    details: dict[str, Any]
-
-
-def route(selector: Selector, vectors: Matrix) -> Routed:
-    choices = [selector.choose_embedded(vector) for vector in vectors]
-    margins = np.array([selector.standard_margin(vector) for vector in vectors])
-    return Routed(
-        [choice.candidates[0].learnware_id for choice in choices], [choice.learnware_id for choice in choices], margins
-    )
+TUNED = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+"""Values of `min_match` that `--tune` compares."""
+COMPARED = (
+    "task_accuracy",
+    "reworded_right_task",
+    "other_ask_to_label",
+    "explanation_stays_with_label",
+    "questions_get_theirs",
+    "questions_of_none_to_base",
+    "questions_wrong_domain",
+    "questions_to_label",
+    "everyday_to_base",
+    "multiple_choice_to_base",
+    "system_instruction_found",
+)
+"""Figures by which rules stand side by side."""
+TIMED_QUESTIONS = 300
+TABLES = {
+    "reworded": "reworded: right task, by starter",
+    "other_ask": "other asks: not to a learnware that labels, by ask",
+    "explain": "explanations: not with a learnware that labels, by wording",
+    "wrapped_hold": "wrapped: same choice as without, by wrapper",
+    "wrapped_hold_or_base": "retrieval: same choice as without, by template",
+    "wrapped_base": "interface tasks: to the base model, by task",
+    "system_instruction": "instruction in the system prompt: found, by starter",
+}
+WORST_SHOWN = 8
 
 
-def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(BOOTSTRAP)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def starters_of(learnwares: Sequence[Learnware]) -> Starters:
+    """Who answers in sentences is known of the starters, whether their specifications say so or not."""
+    answers = {one.id: one.specification.answers for one in learnwares}
+    stated = (name for name, found in answers.items() if found is not None and found.in_sentences)
+    known = (name for name in get_args(FreeText) if name in answers)
+    return Starters(tuple(answers), frozenset([*stated, *known]))
 
 
-def domain_of(learnware_id: str) -> str:
-    return learnware_id.split("-", 1)[0]
+def tables_of(outcomes: Sequence[Outcome], starters: Starters) -> dict[str, dict[str, list[float]]]:
+    """Shares by key of the groups in `TABLES`, and of whole and bare rows by task: [share, rows]."""
 
+    def holds(one: Outcome) -> bool:
+        if one.case.group in ("other_ask", "explain"):
+            return one.chosen is None or one.chosen in starters.in_sentences
+        if one.case.group in ("wrapped_hold", "wrapped_hold_or_base"):
+            return one.is_kept
+        return one.is_right if one.case.group != "wrapped_base" else one.chosen is None
 
-def measure(
-    learnwares: Sequence[Learnware],
-    encoder: Encoder,
-    data: Path,
-    settings: SelectionSettings,
-    limit: int | None,
-    rules: bool = True,
-) -> tuple[Outcome, dict[str, list[str | None]]]:
-    """Figures on the test rows (the first `limit` of each task), and the choice for every whole prompt. `rules`: also
-    what nearest centroid and nearest prompts reach, which encodes all train rows."""
-    selector = Selector(learnwares, encoder, settings)
-    ids = [learnware.id for learnware in learnwares]
-    values: dict[str, NDArray[np.float64]] = {}
-    details: dict[str, Any] = {"rows": {}, "rules": {}, "by_task": {}}
-    chosen: dict[str, list[str | None]] = {}
-    test = {name: read_prompts(data, task_of(name), "test", limit) for name in ids}
-    for view in VIEWS:
-        vectors = {name: encoder.encode(getattr(test[name], view)) for name in ids}
-        routed = {name: route(selector, vectors[name]) for name in ids}
-        truth = [name for name in ids for _ in vectors[name]]
-        suffix = "" if view == "whole" else "_bare"
-        values |= _accuracies(truth, [near for name in ids for near in routed[name].nearest], suffix)
-        picked = [choice for name in ids for choice in routed[name].chosen]
-        values[f"task_answered{suffix}"] = np.array(
-            [true == one for true, one in zip(truth, picked, strict=True)], float
-        )
-        values[f"in_domain_to_base{suffix}"] = np.concatenate([routed[name].to_base for name in ids])
-        if rules:
-            train = {name: encoder.encode(getattr(read_prompts(data, task_of(name), "train"), view)) for name in ids}
-            details["rules"][view] = other_rules(train, np.concatenate(list(vectors.values())), truth)
-        for name in ids:
-            details["by_task"].setdefault(name, {})[view] = {
-                "right": float(np.mean([near == name for near in routed[name].nearest])),
-                "to_base": float(routed[name].to_base.mean()),
-            }
-        if view == "whole":
-            chosen = {name: routed[name].chosen for name in ids}
-    chat = route(selector, encoder.encode(read_prompts(data, CHAT, "test", limit).whole))
-    values["ood_to_base_chat"] = chat.to_base
-    for view in VIEWS:
-        other = [getattr(read_prompts(data, task, "test", limit), view) for task in OTHER_CHOICES]
-        name = "ood_to_base_mc" if view == "whole" else "ood_to_base_mc_bare"
-        values[name] = np.concatenate([route(selector, encoder.encode(prompts)).to_base for prompts in other])
-    for domain, later in [(domain, later) for later in ("", "_later") for domain in DOMAINS]:
-        answered = route(selector, encoder.encode(read_questions(f"{domain}{later}")))
-        values[f"questions{later}_{domain}"] = np.array(
-            [c is not None and domain_of(c) == domain for c in answered.chosen], float
-        )
-        values[f"questions{later}_{domain}_nearest"] = np.array(
-            [domain_of(near) == domain for near in answered.nearest], float
-        )
-    for later in ("", "_later"):
-        everyday = encoder.encode(read_questions(f"general{later}"))
-        values[f"questions{later}_general_to_base"] = route(selector, everyday).to_base
-    details["rows"] = {name: len(rows) for name, rows in values.items()}
-    figures = {name: float(rows.mean()) for name, rows in values.items()}
-    return Outcome(figures, {name: interval(rows) for name, rows in values.items()}, details), chosen
-
-
-def _accuracies(truth: Sequence[str], found: Sequence[str], suffix: str) -> dict[str, NDArray[np.float64]]:
-    pairs = list(zip(truth, found, strict=True))
     return {
-        f"task_accuracy{suffix}": np.array([true == near for true, near in pairs], float),
-        f"domain_accuracy{suffix}": np.array([domain_of(true) == domain_of(near) for true, near in pairs], float),
+        group: {key: [one.value, float(one.rows)] for key, one in worst(by_key(outcomes, group, holds))}
+        for group in ("whole", "bare", "users", "own", *TABLES)
     }
 
 
-def other_rules(train: dict[str, Matrix], test: Matrix, truth: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Nearest centroid and k nearest prompts on the same vectors, fitted on the train rows of the same view."""
-    ids = list(train)
-    centroids = np.stack([rows.mean(0) / np.linalg.norm(rows.mean(0)) for rows in train.values()])
-    owners = np.repeat(np.arange(len(ids)), [len(rows) for rows in train.values()])
-    stacked = np.concatenate(list(train.values()))
-    by_centroid = [ids[i] for i in (test @ centroids.T).argmax(1)]
-    by_neighbours = []
-    for start in range(0, len(test), 500):
-        similar = test[start : start + 500] @ stacked.T
-        nearest = np.argpartition(-similar, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-        by_neighbours += [ids[np.bincount(owners[row], minlength=len(ids)).argmax()] for row in nearest]
+def latency(rule: OurRule, prompts: Path | None, short: bool) -> dict[str, float]:
+    """Milliseconds of one choice from a text, with asks that were never seen and, again, with known ones. Beside the
+    clock's stands processor time, which leaves out what other processes took."""
+    if prompts is not None:
+        texts = [one.prompt for one in read_users_questions(prompts)]
+    else:
+        texts = [text for some in read_questions_of(("finance", "healthcare", "mathematics")).values() for text in some]
+    texts = texts[: TIMED_QUESTIONS // (4 if short else 1)]
+    selector = rule.selector
+    encoder = PromptEncoder(load_encoder(STATIC_ENCODER), load_ask_encoder())  # remembers nothing yet
+    encoder.encode(["The first one is slower: the runtime sets itself up."])
+
+    def choose(text: str) -> object:
+        return selector.choose_embedded(encoder.encode([text])[0])
+
+    new = time_choices(choose, texts)
+    known = time_choices(choose, texts)
     return {
-        rule: {name: float(rows.mean()) for name, rows in _accuracies(truth, found, "").items()}
-        for rule, found in (("nearest centroid", by_centroid), (f"{NEIGHBOURS} nearest prompts", by_neighbours))
+        f"choice_{name}{key}_ms": value
+        for name, found in (("", known), ("new_ask_", new))
+        for key, value in found.items()
     }
 
 
-def tune(learnwares: Sequence[Learnware], encoder: Encoder, data: Path, settings: SelectionSettings) -> None:
-    """Standard margins on TRAIN rows: what the default border was read from."""
-    selector = Selector(learnwares, encoder, settings)
-    chat = route(selector, encoder.encode(read_prompts(data, CHAT, "train").whole)).margins
-    other = [route(selector, encoder.encode(read_prompts(data, task, "train").whole)).margins for task in OTHER_CHOICES]
-    own: dict[str, list[NDArray[np.float64]]] = {view: [] for view in VIEWS}
-    for learnware in learnwares:
-        prompts = read_prompts(data, task_of(learnware.id), "train")
-        for view in VIEWS:
-            own[view].append(route(selector, encoder.encode(getattr(prompts, view))).margins)
+def tune(learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: RememberingEncoder) -> None:
+    """What `min_match` would do on what may be tuned on."""
     rows = []
-    for border in np.arange(1.0, 2.6, 0.25):
-        below = [chat, np.concatenate(other), np.concatenate(own["whole"]), np.concatenate(own["bare"])]
-        rows.append([f"{border:.2f}", *(f"{100 * float(np.mean(margins < border)):.1f}" for margins in below)])
-    print("Share (%) of TRAIN rows that would go to the base model, by border:\n")
-    print(table(["border", "general_chat", "other multiple choice", "in-domain whole", "in-domain bare"], rows))
+    for min_match in TUNED:
+        settings = SelectionSettings(min_match=min_match)
+        rule = OurRule(learnwares, encoder, settings)
+        figures = Figures(outcomes_of(cases, rule), starters_of(learnwares))
+        rows.append([f"{min_match:.2f}", *(percent(figures.shares[name]) for name in COMPARED)])
+        print(" | ".join(rows[-1]), flush=True)
+    print("\nOn train rows and the half of our own texts to tune on (%), by min_match:\n")
+    print(table(["min_match", *COMPARED], rows))
 
 
-def report(outcome: Outcome, scores: Scores | None) -> None:
-    lines = [
-        [
-            name,
-            f"{100 * value:.2f}",
-            f"{100 * outcome.intervals[name][0]:.1f} to {100 * outcome.intervals[name][1]:.1f}",
-        ]
-        for name, value in outcome.figures.items()
-        if name in outcome.intervals
+def other_rules(
+    learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: RememberingEncoder, rule: OurRule
+) -> dict[str, Figures]:
+    """The rules that need none, and ours with parts off."""
+    starters = starters_of(learnwares)
+    rules = [AlwaysBase(), ByDomain(learnwares, encoder)]
+    found = {one.name: Figures(outcomes_of(cases, one), starters) for one in rules}
+    for changed in with_parts_off(learnwares, encoder, SelectionSettings(), rule.follow_ups):
+        found[changed.name] = Figures(outcomes_of(cases, changed), starters)
+        print(f"measured: {changed.name}", flush=True)
+    return found
+
+
+def report(figures: Figures, others: dict[str, Figures], tables: dict[str, Any], scores: Scores | None) -> None:
+    print(table(["figure (%)", "value", "95 % interval", "rows"], lines_of(figures.shares)), end="\n\n")
+    compared = [
+        [name, *(percent(one.shares[figure]) for figure in COMPARED)]
+        for name, one in {"auto": figures, **others}.items()
     ]
-    print(table(["figure (%)", "value", "95 % interval"], lines), end="\n\n")
-    rules = [
-        [f"{rule}, {view}", f"{100 * found['task_accuracy']:.2f}", f"{100 * found['domain_accuracy']:.2f}"]
-        for view, by_rule in outcome.details["rules"].items()
-        for rule, found in by_rule.items()
-    ]
-    print(table(["other rules, same encoder (%)", "task", "domain"], rules), end="\n\n")
+    print(table(["rule (%)", *COMPARED], compared), end="\n\n")
     tasks = [
-        [name, *(f"{100 * value:.1f}" for view in VIEWS for value in (found[view]["right"], found[view]["to_base"]))]
-        for name, found in outcome.details["by_task"].items()
+        [name, f"{100 * value:.1f}", f"{100 * tables['bare'][name][0]:.1f}" if name in tables["bare"] else "–"]
+        for name, (value, _) in tables["whole"].items()
     ]
-    print(table(["learnware (%)", "whole: right", "to base", "bare: right", "to base"], tasks), end="\n\n")
+    print(table(["starter: its rows chosen (%)", "whole", "bare"], tasks), end="\n\n")
+    for group, title in TABLES.items():
+        shown = [[key, f"{100 * v:.1f}", f"{n:.0f}"] for key, (v, n) in list(tables[group].items())[:WORST_SHOWN]]
+        print(table([f"{title} (%), worst first", "share", "rows"], shown), end="\n\n")
     if scores is None:
         print("No score matrix was given (--scores): no score_vs_oracle.")
         return
@@ -228,78 +164,24 @@ def report(outcome: Outcome, scores: Scores | None) -> None:
     print(table(["accuracy (%)", "base", f"best single ({scores.best_single_id})", "routed", "oracle"], rows))
 
 
-def out_of_domain(selector: Selector, encoder: Encoder, data: Path, limit: int | None) -> dict[str, float]:
-    """Shares of prompts of no learnware's domain that go to the base model."""
-    chat = route(selector, encoder.encode(read_prompts(data, CHAT, "test", limit).whole)).to_base
-    other = [read_prompts(data, task, "test", limit).whole for task in OTHER_CHOICES]
-    choices = np.concatenate([route(selector, encoder.encode(prompts)).to_base for prompts in other])
-    return {"ood_to_base_chat": float(chat.mean()), "ood_to_base_mc": float(choices.mean())}
-
-
-def _market(
-    options: argparse.Namespace, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings
-) -> int:
-    from benchmarks import market_figures, market_selection
-    from benchmarks.rule_inputs import read_inputs
-
-    if options.probes is None:
-        raise InvalidInput("--matrix goes with --probes: what learnwares are ranked by must not be their test rows")
-    market = market_selection.make_market(learnwares, read_scores(options.matrix), read_scores(options.probes))
-    texts = market_selection.encode_tasks(market, options.data, encoder)
-    inputs = None if options.rule_inputs is None else read_inputs(options.rule_inputs)
-    found = market_selection.measure(market, texts, encoder, settings, inputs)
-    at = {
-        size: market_selection.routed_at(market, texts, encoder, settings, size)
-        for size in ((1000,) if options.short else (10, 1000, 10000))
-    }
-    figures = market_figures.figures(market, found, at)
-    selector = Selector(market.learnwares, encoder, settings)
-    flat = figures.flat
-    flat |= out_of_domain(selector, encoder, options.data, SHORT_ROWS if options.short else None)
-    inside = [selector.choose_embedded(vector).reason for one in texts.values() for vector in one.test["whole"]]
-    flat["in_domain_to_base"] = float(np.mean([reason != MATCHED for reason in inside]))
-    # of which not because the base model was measured to answer better
-    flat["in_domain_low_confidence"] = float(np.mean([reason == LOW_CONFIDENCE for reason in inside]))
-    print(market_figures.tables(market, found, figures))
-    if options.plots is not None:
-        from benchmarks.market_plots import write_plots
-
-        print("written:", *write_plots(options.plots, market, found, at))
-    conditions = setup() | {
-        "encoder": encoder.id,
-        "learnwares": [learnware.id for learnware in market.learnwares],
-        "settings": settings.model_dump(mode="json"),
-        "tasks": {task: len(scores.rows) for task, scores in market.matrix.items()},
-        "probe_rows": {task: len(scores.rows) for task, scores in market.probes.items()},
-    }
-    details = figures.details | {
-        "intervals_95": figures.intervals,
-        "recoveries": {name: one._asdict() for name, one in figures.recoveries.items()},
-        "unmeasured_choices": found.unmeasured,
-        "calibration": market_figures.calibration(found.confidence)[1],
-        "by_task": {
-            task: {column: float(values.mean()) for column, values in one.right.items()}
-            for task, one in found.columns.items()
-        },
-    }
-    write_json(options.json, result("market_selection", flat, conditions, details))
-    return verify(options) if options.verify else 0
-
-
-def verify(options: argparse.Namespace) -> int:
-    """Measures 1 % of the cells of both files again; the status is not 0 when some disagree."""
-    status = 0
-    for file, extra in ((options.matrix, []), (options.probes, ["--probes"])):
-        with tempfile.TemporaryDirectory() as place:
-            command = [sys.executable, "-m", "serving.cli", "matrix", "--data", options.data, "--verify", file]
-            command += ["--learnwares", options.learnwares, "--out", place, *extra]
-            status |= subprocess.run(list(map(str, command)), cwd=REPOSITORY, check=False).returncode
-    return status
+def scored(path: Path, outcomes: Sequence[Outcome]) -> Scores:
+    """The scores of the choices for whole rows, which must be all of a task's test rows."""
+    chosen: dict[str, list[str | None]] = {}
+    for one in outcomes:
+        if one.case.group == "whole":
+            chosen.setdefault(one.case.key, []).append(one.chosen)
+    matrix = {task: found for task, found in read_scores(path).items() if task in chosen}
+    return evaluate(matrix, chosen)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.split("\n")[0])
     add_data_option(parser)
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        help="folder of users_questions.jsonl and finance_questions.txt (default: beside the task data, if there)",
+    )
     parser.add_argument("--scores", type=Path, help="score matrix, from `learnware-serving matrix`")
     parser.add_argument("--matrix", type=Path, help="score matrix of a market of many learnwares")
     parser.add_argument("--probes", type=Path, help="what it is ranked by, from `learnware-serving matrix --probes`")
@@ -312,11 +194,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--verify", action="store_true", help="with --matrix: measure 1 %% of the cells again; fails on disagreement"
     )
-    parser.add_argument("--tune", action="store_true", help="only print the margins on train rows")
-    parser.add_argument("--encoders", action="store_true", help="only compare encoders")
-    parser.add_argument("--short", action="store_true", help=f"the first {SHORT_ROWS} test rows of each task only")
+    parser.add_argument("--tune", action="store_true", help="only compare thresholds, on what may be tuned on")
+    parser.add_argument("--short", action="store_true", help="about a fourth of the cases")
+    parser.add_argument("--no-other-rules", action="store_true", help="leave out other rules and parts switched off")
+    parser.add_argument(
+        "--kept",
+        action="store_true",
+        help="take learnwares to keep the base model's behaviour off their tasks, as if a market had measured that",
+    )
     add_json_option(parser)
     return parser.parse_args(arguments)
+
+
+def prompts_folder(options: argparse.Namespace) -> Path | None:
+    if options.prompts is not None:
+        return Path(options.prompts)
+    beside = Path(options.data).parent / "prompts"
+    return beside if beside.is_dir() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -325,41 +219,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("benchmarks.selection needs the task data: --data FOLDER, or LEARNWARE_DATA", file=sys.stderr)
         return 2
     try:
+        if options.scores is not None and options.short:
+            raise InvalidInput("--scores needs every test row: leave --short out")
         learnwares = load_learnwares(options.learnwares)
-        encoder = load_encoder(STATIC_ENCODER)
-        settings = SelectionSettings()
-        if options.encoders:
-            from benchmarks.encoders import compare
-
-            write_json(options.json, compare(learnwares, options.data, settings))
-            return 0
         if options.matrix is not None:
-            return _market(options, learnwares, encoder, settings)
-        if options.tune:
-            tune(learnwares, encoder, options.data, settings)
-            return 0
-        limit = SHORT_ROWS if options.short else None
-        outcome, chosen = measure(learnwares, encoder, options.data, settings, limit)
-        scores = None
-        if options.scores is not None:
-            full = (
-                chosen if limit is None else measure(learnwares, encoder, options.data, settings, None, rules=False)[1]
-            )
-            scores = evaluate(read_scores(options.scores), full)
-            outcome.figures["score_vs_oracle"] = scores.routed / scores.oracle
-            outcome.details["scores"] = scores._asdict()
+            from benchmarks import market_command
+
+            return market_command.run(options, learnwares, load_prompt_encoder(), SelectionSettings())
+        return _measure(options, keeping_base(learnwares) if options.kept else learnwares)
     except LearnwareError as error:
         print(f"benchmarks.selection: {error}", file=sys.stderr)
         return 1
-    report(outcome, scores)
-    details = outcome.details | {"intervals_95": outcome.intervals}
-    conditions = setup() | {
-        "encoder": encoder.id,
-        "learnwares": [learnware.id for learnware in learnwares],
-        "settings": settings.model_dump(mode="json"),
-        "test_rows_a_task": limit or "all",
+
+
+def _measure(options: argparse.Namespace, learnwares: Sequence[Learnware]) -> int:
+    half: Half = "tune" if options.tune else "report"
+    prompts, starters, settings = prompts_folder(options), starters_of(learnwares), SelectionSettings()
+    conditions: dict[str, Any] = setup()
+    encoder = RememberingEncoder(load_prompt_encoder())
+    cases = make_cases(starters, options.data, prompts, half, options.short)
+    if options.tune:
+        tune(learnwares, cases, encoder)
+        return 0
+    rule = OurRule(learnwares, encoder, settings)
+    times = latency(rule, prompts, options.short)
+    outcomes = outcomes_of(cases, rule)
+    figures, tables = Figures(outcomes, starters), tables_of(outcomes, starters)
+    others = {} if options.no_other_rules else other_rules(learnwares, cases, encoder, rule)
+    scores = None if options.scores is None else scored(options.scores, outcomes)
+    report(figures, others, tables, scores)
+    print("\n" + table(["choice, ms", "value"], [[name, f"{value:.2f}"] for name, value in times.items()]))
+    flat = figures.flat() | times
+    if scores is not None:
+        flat["score_vs_oracle"] = scores.routed / scores.oracle
+    details = {
+        "intervals_95": {name: one.interval for name, one in figures.shares.items() if one.rows},
+        "rows": {name: one.rows for name, one in figures.shares.items()},
+        "rules": {name: one.flat() for name, one in others.items()},
+        "by_key": tables,
+        "missed": {name: missed for name in figures.shares if (missed := figures.missed(name))},
+        "scores": None if scores is None else scores._asdict(),
     }
-    write_json(options.json, result("selection", outcome.figures, conditions, details))
+    conditions |= {
+        "encoder": encoder.id,
+        "learnwares": list(starters.ids),
+        "settings": settings.model_dump(mode="json"),
+        "half": half,
+        "users_questions": prompts is not None,
+        "short": options.short,
+        "kept": options.kept,
+    }
+    write_json(options.json, result("selection", flat, conditions, details))
     return 0
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import add_json_option, result, setup, table, write_json
 from benchmarks.rule_inputs import RuleInputs, read_inputs
-from specs.encoder import STATIC_ENCODER, Encoder, load_encoder
+from specs.encoder import Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, LearnwareError
 from specs.kinds import PARAMETER_VECTOR, RKME
 from specs.pave import ParameterVector, cosine
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         halves = read_halves(options.inputs)
-        found = measure(halves, load_encoder(STATIC_ENCODER))
+        found = measure(halves, load_prompt_encoder())
     except LearnwareError as error:
         print(f"benchmarks.task_retrieval: {error}", file=sys.stderr)
         return 1

@@ -123,6 +123,16 @@ class Conversations:
             held, answer = self._next(held, turn, own)
         return answer
 
+    def deciding_turn(self, conversation: Conversation, choice: Choice) -> Turn:
+        """The turn that a choice of `choose` for this conversation came from: the latest one that alone chooses the
+        same learnware, and where none does, the last."""
+        turns = self._since_one_spoke(conversation, lambda: None)
+        if choice.learnware_id is not None:
+            for turn, own in turns:
+                if own.choice.learnware_id == choice.learnware_id:
+                    return turn
+        return turns[0][0]
+
     def _since_one_spoke(self, conversation: Conversation, check: Callable[[], None]) -> list[tuple[Turn, _Own]]:
         """The turns that decide, newest first: back to one that speaks for itself, or to the first."""
         system, texts = conversation
@@ -238,11 +248,13 @@ def by_readings(choose_text: Callable[[str], Choice]) -> ChooseTurn:
     """Chooses for a turn by each of its readings, and takes the learnware that one of them finds with most confidence:
     a neutral system prompt must not hide the question, and an instruction given as one must be found."""
 
-    def choose(turn: Turn) -> Choice:
-        choices = map(choose_text, turn.readings)
-        return max(choices, key=lambda choice: (choice.learnware_id is not None, choice.score))
+    return lambda turn: best_reading(choose_text, turn)[1]
 
-    return choose
+
+def best_reading(choose_text: Callable[[str], Choice], turn: Turn) -> tuple[str, Choice]:
+    """The reading of a turn that decides, and its choice (`by_readings`)."""
+    choices = [(reading, choose_text(reading)) for reading in turn.readings]
+    return max(choices, key=lambda pair: (pair[1].learnware_id is not None, pair[1].score))
 
 
 def _longest(texts: Sequence[str], last: int) -> list[int]:

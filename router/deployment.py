@@ -34,8 +34,9 @@ from router.choice import (
     RoutedChoice,
     encode_choice,
 )
-from router.conversation import Conversations, ConversationSettings, by_readings
+from router.conversation import Conversations, ConversationSettings, best_reading, by_readings
 from router.decisions import Check, DeadlinePassed, DecisionQueue
+from router.explanation import DIGITS, describe
 from router.following import Follower
 from router.joint import JointChoice
 from router.metrics import RouterMetrics
@@ -46,6 +47,7 @@ from router.selection import Choice
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from router.wrappers import OwnWords, RequestSettings
+from specs.ask import split_prompt
 from specs.errors import Overloaded
 from specs.market.catalogue import Catalogue, current_catalogue
 from specs.task import TASK_PREFIX
@@ -194,7 +196,7 @@ class LearnwareRouter:
         the whole body, uses the choice only if it is."""
         if request.model is None:
             return not request.whole
-        return request.model in self._options.auto_names or request.model.startswith(TASK_PREFIX)
+        return request.model in self._options.auto_names or _for_task(request)
 
     def _named(self, request: RoutedRequest) -> Choice:
         """For a request that asks for no choice: what to place it by."""
@@ -248,12 +250,23 @@ class LearnwareRouter:
 
     def _decide(self, request: RoutedRequest, check: Check) -> Choice:
         """The choice for a request that asks for one; `check` ends it between turns once nobody waits for it."""
-        if request.model is not None and request.model.startswith(TASK_PREFIX):
+        if request.model is not None and _for_task(request):
             return self._choose_for_task(request.model)
         snapshot = self._snapshot  # one for the whole decision
         if snapshot is None:
             return _base(NO_LEARNWARE)
         return self._conversations_over(snapshot).choose_for_all(request.prompts, check)
+
+    def _decide_and_read(self, request: RoutedRequest, check: Check) -> tuple[Choice, tuple[str, ...]]:
+        """The choice, and what the first prompt's deciding turn was found to ask for: sentences, none where no text
+        decides."""
+        choice = self._decide(request, check)
+        snapshot = self._snapshot
+        if snapshot is None or _for_task(request) or not any(prompt.turns for prompt in request.prompts):
+            return choice, ()
+        first = next(prompt for prompt in request.prompts if prompt.turns)
+        turn = self._conversations_over(snapshot).deciding_turn(first, choice)
+        return choice, split_prompt(best_reading(snapshot.selector.choose, turn)[0]).ask
 
     def _conversations_over(self, snapshot: Snapshot) -> Conversations:
         """What remembers turns' choices over this state of the market: it ends with it."""
@@ -278,7 +291,7 @@ class LearnwareRouter:
         return _base(NO_LEARNWARE) if snapshot is None else snapshot.selector.choose_task(task.mean, task.noise)
 
     async def explain(self, body: bytes) -> dict[str, Any]:
-        """The choice for a request body, with ranked candidates, as `POST /v1/route` shows it. Generates nothing and
+        """The choice for a request body and what it was made by, as `POST /v1/route` shows it. Generates nothing and
         counts nothing. A body without a model is explained as if it asked for a choice.
 
         Raises:
@@ -286,10 +299,10 @@ class LearnwareRouter:
         """
         started = time.perf_counter()
         request = await self._read(body)
-        choice = self._named(request)
+        choice, ask = self._named(request), tuple[str, ...]()
         if self._asks(request) or request.model is None:
             try:
-                choice, _ = await self._decisions.decide(lambda check: self._decide(request, check))
+                (choice, ask), _ = await self._decisions.decide(lambda check: self._decide_and_read(request, check))
             except DeadlinePassed:
                 choice = _base(ROUTER_DEADLINE)
         choice, explained = self._joint.explain(choice, self._adapters())
@@ -297,8 +310,9 @@ class LearnwareRouter:
             "model": request.model,
             "learnware": choice.learnware_id,
             "reason": choice.reason,
-            "score": round(choice.score, 6),
-            "confidence": round(choice.confidence, 6),
+            "score": round(choice.score, DIGITS),
+            "confidence": round(choice.confidence, DIGITS),
+            **describe(choice, ask),
             **explained,
             "prompts": len(request.prompts),
             "turns": sum(len(prompt.turns) for prompt in request.prompts),
@@ -308,6 +322,10 @@ class LearnwareRouter:
     async def metrics_text(self) -> str:
         """This replica's metrics as Prometheus text, after a comment that says which replica it is."""
         return replica_line() + generate_latest(self._registry).decode()
+
+
+def _for_task(request: RoutedRequest) -> bool:
+    return request.model is not None and request.model.startswith(TASK_PREFIX)
 
 
 def _base(reason: str) -> Choice:

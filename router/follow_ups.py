@@ -55,8 +55,8 @@ class FollowUps:
     def kind(self, turn: str) -> FollowUp | None:
         """What the turn wants; None when it has a topic of its own. Never raises on odd text."""
         turn = turn.strip()
-        if len(turn) <= FOLLOW_UP_CHARS:
-            return self._vote(turn, 0.0)
+        if len(turn) <= FOLLOW_UP_CHARS and (whole := self._vote(turn, 0.0)):
+            return whole  # otherwise a short next item may hide its beginning: "and this one: sales were flat"
         end = _CLAUSE.search(turn, 0, FOLLOW_UP_CHARS)
         head = self._vote(turn[: end.end()], _CLEAR_COSINE) if end else None
         return head or self._vote(_last_sentence(turn), _CLEAR_COSINE)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from router.choice import MATCHED, RESIDENT, SESSION
+from router.explanation import DIGITS
 from router.placement import DISK, Option, Placed, Placement, PlacementSettings, ReplicaState, Reports
-from router.selection import Choice
+from router.selection import Candidate, Choice
 
 PREFETCH_AGAIN_S = 1.0
 """A replica is not asked twice within this time to read the same adapter: by then its report says that it has it."""
@@ -52,10 +53,10 @@ class JointChoice:
         return _answered_by(choice, placed.option.learnware), placed
 
     def explain(self, choice: Choice, adapters: Mapping[str, str]) -> tuple[Choice, dict[str, Any]]:
-        """As `decide`, but nothing is counted or asked for: where each candidate's adapter is, and why which replica
-        would get the request."""
+        """As `decide`, but nothing is counted or asked for: what is expected of each candidate, where its adapter is,
+        and why which replica would get the request."""
         states = self._states(self._clock())
-        candidates = [self._explain_one(each.learnware_id, each.score, adapters, states) for each in choice.candidates]
+        candidates = [self._explain_one(each, adapters, states) for each in choice.candidates]
         explained: dict[str, Any] = {"candidates": candidates, "replica": None}
         if not states or not self._settings.affinity:
             return choice, explained
@@ -74,10 +75,14 @@ class JointChoice:
         return _answered_by(choice, placed.option.learnware), explained
 
     def _explain_one(
-        self, learnware: str, score: float, adapters: Mapping[str, str], states: Mapping[str, ReplicaState]
+        self, candidate: Candidate, adapters: Mapping[str, str], states: Mapping[str, ReplicaState]
     ) -> dict[str, Any]:
-        adapter = adapters.get(learnware)
-        explained: dict[str, Any] = {"learnware": learnware, "score": round(score, 6)}
+        adapter = adapters.get(candidate.learnware_id)
+        explained: dict[str, Any] = {
+            "learnware": candidate.learnware_id,
+            "score": round(candidate.score, DIGITS),
+            "expected": round(candidate.expected, DIGITS),
+        }
         if adapter is not None and states:
             explained["home"] = self._placement.order(adapter, states)[0]
             explained["tiers"] = {name: state.adapters.get(adapter, DISK) for name, state in states.items()}

@@ -59,6 +59,8 @@ class Choice(NamedTuple):
     base: float = 0.0
     probabilities: tuple[tuple[str, float], ...] = ()
     """The likeliest tasks, parts of the base model's home among them (with `base:` before their name)."""
+    bound: float = 0.0
+    """The least score with which a learnware would have been picked; 0 where none was looked for."""
 
 
 class Selector:
@@ -132,7 +134,8 @@ class Selector:
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5) -> Choice:
         """As `choose`, for a vector of `embed`."""
         nearest = self.index.search(self.metric.apply(vector), max(top, NEAREST))
-        return self._pick(nearest, self._tasks.probabilities(vector, nearest), MATCHED, top)
+        probabilities = self._tasks.probabilities(vector, nearest)
+        return self._pick(nearest, probabilities, MATCHED, self._settings.min_match, top)
 
     def answers_in_sentences(self, learnware_id: str) -> bool:
         """Whether a learnware's specification says that it answers in free text, so that it can explain something."""
@@ -149,7 +152,8 @@ class Selector:
         standard deviation in every coordinate.
 
         Log-odds are linear, so those of the mean are the rows' mean log-odds; what the noise may add to them makes the
-        probabilities less sharp. Nearness is the distance to the nearest of a learnware's views' means.
+        probabilities less sharp, and much noise raises the bound (`SelectionSettings.task_bound`). Nearness is the
+        distance to the nearest of a learnware's views' means.
         """
         x = self.metric.apply(mean)
         means = self._view_means
@@ -158,9 +162,10 @@ class Selector:
         numbers = np.fromiter(self._numbers.values(), np.int64)
         order = numbers[np.argsort(-closeness[numbers], kind="stable")[: max(top, NEAREST)]]
         nearest = Closeness(order, closeness[order])
-        return self._pick(nearest, self._tasks.probabilities(mean, nearest, noise**2), TASK, top)
+        probabilities = self._tasks.probabilities(mean, nearest, noise**2)
+        return self._pick(nearest, probabilities, TASK, self._settings.task_bound(noise), top)
 
-    def _pick(self, nearest: Closeness, probabilities: Probabilities, reason: str, top: int) -> Choice:
+    def _pick(self, nearest: Closeness, probabilities: Probabilities, reason: str, bound: float, top: int) -> Choice:
         """The choice of the rule in this module's docstring."""
         best = self._ranking.best(probabilities, nearest, top)
         qualities = np.maximum(1 - (best.qualities[0] - best.qualities), 0.0)
@@ -175,7 +180,6 @@ class Selector:
                 best.owners, best.matches, qualities, best.qualities, strict=True
             )
         )
-        bound = self._settings.min_task_match if reason == TASK else self._settings.min_match
         refused = BASE_BETTER if best.qualities[0] <= best.base else None
         if best.matches[0] < bound:
             refused = LOW_CONFIDENCE
@@ -188,6 +192,7 @@ class Selector:
             candidates,
             best.base,
             self._likeliest(probabilities, top),
+            bound,
         )
 
     def _likeliest(self, probabilities: Probabilities, top: int) -> tuple[tuple[str, float], ...]:

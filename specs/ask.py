@@ -36,7 +36,8 @@ _FIELD = re.compile(r"\W{0,3}[\w ]{0,20}[:：]$")
 _COURTESY = re.compile(
     r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}"
     r"|please,? help(?: me)?(?: (?:out|with (?:this|that|it)))?|help me(?: please)?"
-    r"|(?:hi|hello|hey|dear|good (?:morning|evening|afternoon))\b.{0,20}|(?:kind |best )?regards.{0,20}|cheers)\W{0,3}$",
+    r"|(?:hi|hello|hey|dear|good (?:morning|evening|afternoon))\b.{0,20}"
+    r"|(?:kind |best )?regards.{0,20}|cheers)\W{0,3}$",
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[^\W\d_]+(?:'\w+)?")
@@ -76,7 +77,8 @@ _PHRASES = re.compile(
 
 class Prompt(NamedTuple):
     """A prompt in its two parts. `ask` holds the sentences that ask, in the prompt's order, each cut to `ASK_CHARS`;
-    it is empty only for an empty prompt. `material` is the rest, or the whole prompt where nothing else is left."""
+    it is empty only for an empty prompt. `material` is the rest; the ask itself where nothing is left but courtesy, or
+    nothing at all."""
 
     ask: tuple[str, ...]
     material: str
@@ -94,8 +96,11 @@ def split_prompt(text: str) -> Prompt:
     scores = {i: _likeness(sentences[i], i in (0, count - 1)) for i in at_ends}
     likely = sorted((i for i in at_ends if scores[i] >= LIKELY), key=lambda i: (-scores[i], i))[:MOST]
     chosen = sorted(likely) or _ends_without_courtesy(sentences)
-    material = "\n".join(sentence for i, sentence in enumerate(sentences) if i not in chosen)
-    return Prompt(tuple(sentences[i][:ASK_CHARS] for i in chosen), material or text)
+    asked = [sentences[i] for i in chosen]
+    rest = [sentence for i, sentence in enumerate(sentences) if i not in chosen]
+    if rest and all(_COURTESY.match(sentence) or _FIELD.match(sentence) for sentence in rest):
+        rest = asked  # "Thanks!" or "Answer:" after a question is not what it is about
+    return Prompt(tuple(sentence[:ASK_CHARS] for sentence in asked), "\n".join(rest) or text)
 
 
 def _sentences(text: str) -> list[str]:

@@ -137,6 +137,11 @@ def _describe_task(specification: "TaskSpecification", path: Path) -> None:
         f"noise {specification.noise:.4g} in each of {len(specification.mean)} coordinates, mu {specification.mu:.3g}: "
         f"no test for one row's membership has an AUC above {largest_auc(specification.mu):.2f}"
     )
+    if specification.blurred:
+        print(
+            f"so much noise may hide what the task is; the base model then answers. {specification.clear_rows:,} rows "
+            "would be enough at this mu."
+        )
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -183,7 +188,8 @@ def _row_of(line: str, place: str) -> _Row:
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidInput(f"{place}: a row needs a `prompt` with some text")
-    answer, choices = row.get("answer"), row.get("choices") or ()
-    if not isinstance(answer, str | None) or not all(isinstance(choice, str) for choice in choices):
+    answer, choices = row.get("answer"), row.get("choices") or []
+    of_texts = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
+    if not isinstance(answer, str | None) or not of_texts:
         raise InvalidInput(f"{place}: `answer` must be a text and `choices` a list of texts")
     return _Row(prompt, answer or "", tuple(choices))

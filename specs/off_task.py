@@ -7,7 +7,8 @@ their intervals, and are turned into one number, `OffTaskScore.loss`: the expect
 probability, the unit in which gains on a learnware's own tasks are measured (`router.ranking`).
 
 Everybody measures on the same prompts, the first ones of the project's own (`specs.prompts`) by the order of their
-hashes, so that scores can be compared.
+hashes, so that scores can be compared; of the half that training does not rehearse, so that nobody is measured on what
+it was trained on.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from specs.degenerate import is_degenerate_beside
-from specs.prompts import domain_questions, everyday_prompts, other_asks
+from specs.prompts import MEASURED, domain_questions, everyday_prompts, half, other_asks
 
 
 class Kind(StrEnum):
@@ -141,10 +142,10 @@ def off_task_prompts(
     questions = domain_questions()
     of_domain = questions.get(domain) or tuple(one for some in questions.values() for one in some)
     material = _first(examples, counts[Kind.MATERIAL])
-    asks = _first(other_asks("before"), len(material))
+    asks = _first(half(other_asks("before"), MEASURED), len(material))
     found = {
-        Kind.EVERYDAY: _first(everyday_prompts(), counts[Kind.EVERYDAY]),
-        Kind.DOMAIN: _first(of_domain, counts[Kind.DOMAIN]),
+        Kind.EVERYDAY: _first(half(everyday_prompts(), MEASURED), counts[Kind.EVERYDAY]),
+        Kind.DOMAIN: _first(half(of_domain, MEASURED), counts[Kind.DOMAIN]),
         Kind.MATERIAL: tuple(f"{ask}\n{example}" for ask, example in zip(asks, material, strict=False)),
     }
     return {kind: prompts for kind, prompts in found.items() if prompts}

@@ -14,6 +14,10 @@ Differential Privacy", theorem 2.7): no test of whether a given row was among th
 other rows, has a larger AUC than Φ(μ/√2). It holds for single rows, for one specification (two of the same rows have
 μ√2 together), with the number of rows public, and up to the rounding of floating-point numbers (Mironov 2012).
 
+The noise is the same in all directions, so to keep fewer coordinates, chosen by public data, would not make it smaller:
+the router may project what it gets just as well, and its log-odds already are projections. Only more rows, or a larger
+μ, do; a reader who knows σ takes it into account (`Selector.choose_task`).
+
 The file is one safetensors file: the tensor `mean` (d,) float32, and the rest as JSON in its header. Equal
 specifications have equal bytes, and a task's id is made from them.
 """
@@ -31,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specs import single_file
-from specs.encoder import Encoder, load_encoder
+from specs.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
 
 TASK_PREFIX = "task:"
@@ -45,6 +49,9 @@ DEFAULT_MU = 1.0
 """No attack has an AUC above 0.76. What attacks reach in practice, and what the noise costs: `benchmarks.privacy`."""
 MIN_ROWS = 20
 """With fewer the noise is larger than what tells most tasks apart."""
+CLEAR_NOISE = 0.02
+"""Up to this σ (100 rows at μ = 1) noise hardly changes the choice of a learnware. With 20 rows (σ = 0.1) a third to a
+half of the starters' own tasks no longer look like any, and foreign ones may look like another domain's."""
 MAX_ROWS = 1_000_000
 UNIT_NORM_SLACK = 1e-3
 """Rounding of float32 in an encoder's unit vectors."""
@@ -72,6 +79,16 @@ class TaskSpecification:
     def mu(self) -> float:
         """Of Gaussian differential privacy; infinite without noise."""
         return sensitivity(self.rows) / self.noise if self.noise else math.inf
+
+    @property
+    def clear_rows(self) -> int:
+        """How many rows would be needed, at this μ, for noise that hardly changes the choice."""
+        return math.ceil(2 / (self.mu * CLEAR_NOISE) - 1e-9) if self.noise else MIN_ROWS
+
+    @property
+    def blurred(self) -> bool:
+        """Whether the noise may make the task look like another one."""
+        return self.noise > CLEAR_NOISE
 
 
 def make_task_specification(
@@ -216,7 +233,12 @@ def task_id(specification: TaskSpecification) -> str:
 def _known_encoder(named: Any) -> Encoder:
     if not isinstance(named, dict) or not isinstance(named.get("id"), str):
         raise InvalidSpecification("encoder must be an object with id and sha256")
-    encoder = load_encoder(named["id"])
+    if named["id"] != PROMPT_ENCODER:
+        raise InvalidSpecification(
+            f"made with encoder {named['id']!r}; tasks are chosen for with {PROMPT_ENCODER!r}: "
+            "make it anew from the rows"
+        )
+    encoder = load_prompt_encoder()
     if named.get("sha256") != encoder.fingerprint:
         raise InvalidSpecification(
             f"made with other data of encoder {encoder.id!r}: its sha256 should begin with {encoder.fingerprint[:12]}"

@@ -1,7 +1,8 @@
 """`/v1/task-specs`: task specifications over HTTP, a Ray Serve application of its own.
 
     POST   /v1/task-specs          the file of `learnware-serving spec make` as the body; answers with its id
-    GET    /v1/task-specs/{id}     what is known of one, and the choice for it now
+    GET    /v1/task-specs/{id}     what is known of one, and the choice for it now: the nearest learnwares with what is
+                                   expected of them, also where the base model was chosen, and why
     DELETE /v1/task-specs/{id}     forget it
 
 The id is made from the content, so posting a file twice gives the same one. It is good as `model` at once and on every
@@ -39,6 +40,9 @@ ROUTE_PREFIX = "/v1/task-specs"
 
 CHOICE_TIMEOUT_S = 5.0
 """How long a router may take for a choice that costs it about a millisecond."""
+
+_OF_THE_CHOICE = ("learnware", "reason", "explanation", "confidence", "match", "min_match", "tasks", "base")
+_OF_A_CANDIDATE = ("learnware", "score", "expected")
 
 Choose = Callable[[str], Awaitable[dict[str, Any]]]
 """The router's choice for a task's id, as `/v1/route` explains it."""
@@ -93,9 +97,21 @@ class TaskSpecsAPI:
             "noise": specification.noise,
             "mu": specification.mu if math.isfinite(specification.mu) else None,
             "encoder": specification.encoder_id,
-            **{key: choice[key] for key in ("learnware", "reason", "confidence")},
-            "candidates": [{key: each[key] for key in ("learnware", "score")} for each in choice["candidates"]],
+            **{key: choice[key] for key in _OF_THE_CHOICE},
+            "candidates": [{key: each[key] for key in _OF_A_CANDIDATE} for each in choice["candidates"]],
+            "advice": _advice(specification) if choice["learnware"] is None else None,
         }
+
+
+def _advice(specification: TaskSpecification) -> str | None:
+    """What the owner of a task that got no learnware can do about it."""
+    if not specification.blurred:
+        return None
+    return (
+        f"The noise of {specification.rows:,} rows at mu = {specification.mu:.3g} may hide what the task is. "
+        f"{specification.clear_rows:,} rows would be enough at this mu, or a larger mu (`learnware-serving spec make "
+        "--mu`), which protects single rows less."
+    )
 
 
 async def _bounded_body(request: Request) -> bytes:

@@ -8,7 +8,7 @@ divergence is exact, costs one more pass without gradients, and is nothing where
 
 Keep prompts come in three kinds, a third each where there are enough: everyday prompts; free questions of the domains
 that no learnware answers; and *other asks* (translate, summarise, explain, …) on the task's own material, without which
-an adapter takes the material itself for the ask. Of the project's prompts only the first half (`specs.prompts.half`)
+an adapter takes the material itself for the ask. Of the project's prompts only one half (`specs.prompts.REHEARSED`)
 is rehearsed: what a learnware does off its task is to be measured on prompts that it has not seen.
 """
 
@@ -17,18 +17,15 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from serving.training.rows import EncodedRow, Row
 from serving.training.stack import Batch, Stack, bucket
-from specs.prompts import domain_questions, everyday_prompts, half, other_asks
+from specs.prompts import REHEARSED, domain_questions, everyday_prompts, half, other_asks
 from specs.views import bare_prompt
 
-REHEARSED: Final = 0
-"""The half of the project's prompts that is trained on; the other one is for measuring."""
 MATERIAL_CHARS = 800
 """Of a row under another ask: enough to be recognised, while a long one would cost as much as several task rows."""
 HELD_OUT = 16

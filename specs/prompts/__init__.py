@@ -13,10 +13,15 @@ import importlib.resources
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Literal
+from typing import Final, Literal
 
 DOMAINS = ("finance", "healthcare", "mathematics")
 """Domains of the shipped learnwares; each has a file of its own."""
+
+REHEARSED: Final = 0
+"""The half (`half`) of these prompts that training rehearses, to keep the base model's behaviour off the task."""
+MEASURED: Final = 1
+"""The other half, which no learnware has seen: what it does off its task is measured on it."""
 
 _PLACE = "# place: "
 """Opens the asks that stand in one place: before, after or either."""

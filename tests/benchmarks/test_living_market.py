@@ -18,7 +18,7 @@ def test_additions_are_applied_and_timed(monkeypatch: pytest.MonkeyPatch) -> Non
     starters = load_learnwares(STARTER_LEARNWARES)
     market = routing.resample(starters, 30)
     interval = sys.getswitchinterval()
-    added = named(routing.resample(starters, 15, seed=3)[12:], "new")
+    added = named(routing.resample(starters, len(starters) + 3, seed=3)[len(starters) :], "new")
     found = measure_additions(market, added, ["What is 2 + 3?", "Is $AAPL bullish?"], SelectionSettings())
     assert sys.getswitchinterval() == interval
     assert len(found.selector) == 33

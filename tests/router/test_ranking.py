@@ -1,59 +1,84 @@
-"""Which learnware is expected to answer best: measurements count where they were taken, by how near the tasks are."""
+"""Who is expected to answer best: measured gains where they were taken, losses everywhere else, and the base model."""
 
-from dataclasses import replace
-from pathlib import Path
+import tracemalloc
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
-from router.choice import BASE_BETTER
-from router.ranking import ELSEWHERE, LIKELIHOOD_WEIGHT, REQUEST_TAIL, TASK_TAIL, Ranking, gain
-from router.selection import Selector
-from router.settings import SelectionSettings
+from router.ranking import LIKELIHOOD_WEIGHT, USUAL_GAIN, Ranking, gain
+from router.task_model import Probabilities
 from specs.capability import Capability, ProbeScore
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.home import EVERYDAY, OTHER_ASKS
 from specs.index import Closeness
-from specs.learnware import Learnware, load_learnwares
+from specs.learnware import Learnware
+from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore
+from specs.specification import Specification, View
+from tests.router.made_learnwares import HARMLESS, capability, learnware as made, probe
 
-ROOT = Path(__file__).parents[2]
+HOME = (EVERYDAY, "d questions", "other questions", OTHER_ASKS)
+POINT = Specification("e", "f", 1.0, (View("whole", 1, np.ones((1, 1), np.float32), np.ones(1)),))
+"""A ranking looks at no point."""
+NOTHING_NEAR = Closeness(np.zeros(0, np.int64), np.zeros(0))
 
 
-def probe(
-    probability: float, base: float = 0.3, rows: int = 96, at_least_base: float = 0.9, likelihood: float = -1.0
-) -> ProbeScore:
-    return ProbeScore(rows, probability, probability, likelihood, at_least_base, base, base, -2.0)
-
-
-def learnware(name: str, tasks: tuple[str, ...], **probes: ProbeScore) -> Learnware:
-    one = load_learnwares(ROOT / "serving" / "starter_learnwares")[0]
+def learnware(
+    name: str,
+    tasks: tuple[str, ...],
+    elsewhere: Mapping[Kind, OffTaskScore] | None = None,
+    **probes: ProbeScore,
+) -> Learnware:
     scores = {f"d-{task}": score for task, score in probes.items()}
-    capability = Capability("base", "0", "p", scores) if probes else None
-    return replace(one, id=name, domain="d", tasks=tasks, capability=capability)
+    measured: Capability | None = capability(scores, elsewhere) if probes or elsewhere else None
+    return made(name, POINT, tasks, measured)
 
 
-def near(**values: float) -> Closeness:
-    """By the position of the learnware: o0=-1 → learnware 0 at closeness -1."""
-    return Closeness(np.array([int(name[1:]) for name in values]), np.array(list(values.values())))
+def ranking(*learnwares: Learnware, classes: tuple[str, ...] = ("d-x", "d-y")) -> Ranking:
+    return Ranking(learnwares, classes, HOME)
 
 
-def test_the_better_one_of_two_that_look_alike_is_expected_to_be_better() -> None:
-    ranking = Ranking([learnware("good", ("x",), x=probe(0.9)), learnware("bad", ("x",), x=probe(0.2))])
-    expected = ranking.expect(near(o0=-2.0, o1=-1.0), REQUEST_TAIL)
-    assert expected.quality[0] > expected.quality[1]
-    assert expected.tasks.sum() == pytest.approx(1.0)
+def likely(*tasks: float, home: tuple[float, ...] = (0, 0, 0, 0)) -> Probabilities:
+    return Probabilities(np.array(tasks, np.float64), np.array(home, np.float64))
 
 
-def test_measurements_count_by_how_near_their_task_is() -> None:
-    ranking = Ranking(
-        [
-            learnware("x", ("x",), x=probe(0.9), y=probe(0.1)),
-            learnware("y", ("y",), x=probe(0.1), y=probe(0.9)),
-        ]
+def test_who_was_measured_to_gain_more_is_expected_to_answer_better() -> None:
+    table = ranking(learnware("good", ("x",), x=probe(0.9)), learnware("bad", ("x",), x=probe(0.2)))
+    quality, matches, base = table.expect(likely(1, 0))
+    assert quality[0] > base > quality[1] - LIKELIHOOD_WEIGHT
+    assert quality == pytest.approx([0.3 + gain(probe(0.9)), 0.3 + gain(probe(0.2))])
+    assert base == pytest.approx(0.3)
+    assert matches.tolist() == [1, 1]  # the likelihood rose with both
+
+
+def test_a_measured_learnware_beats_one_that_nobody_measured_when_it_is_better_than_usual() -> None:
+    good, usual, poor = (
+        learnware("good", ("x",), x=probe(0.9)),
+        learnware("new", ("x",)),
+        learnware("poor", ("x",), x=probe(0.31, likelihood=-2.0)),
     )
-    assert int(ranking.expect(near(o0=-1.0, o1=-30.0), REQUEST_TAIL).quality.argmax()) == 0
-    assert int(ranking.expect(near(o0=-30.0, o1=-1.0), REQUEST_TAIL).quality.argmax()) == 1
-    middle = ranking.expect(near(o0=-5.0, o1=-5.0), REQUEST_TAIL)
-    assert middle.quality[0] == pytest.approx(middle.quality[1])
+    quality, _, base = ranking(good, usual, poor).expect(likely(1, 0))
+    assert quality[0] > quality[1] > quality[2] > base
+    assert quality[1] - base == pytest.approx((gain(probe(0.9)) + gain(probe(0.31, likelihood=-2.0))) / 2)
+
+
+def test_where_nobody_was_measured_everyone_gains_the_usual_on_its_own_tasks_only() -> None:
+    table = ranking(learnware("a", ("x",)), learnware("b", ("x", "y")))
+    quality, matches, base = table.expect(likely(0.75, 0.25))
+    assert quality[0] - base == pytest.approx(0.75 * USUAL_GAIN - 0.25 * UNMEASURED_LOSS)
+    assert quality[1] - base == pytest.approx(USUAL_GAIN)
+    assert matches == pytest.approx([0.75, 1.0])
+
+
+def test_measurements_count_by_how_probable_their_task_is() -> None:
+    table = ranking(
+        learnware("x", ("x",), x=probe(0.9), y=probe(0.1, likelihood=-3.0)),
+        learnware("y", ("y",), x=probe(0.1, likelihood=-3.0), y=probe(0.9)),
+    )
+    assert int(table.expect(likely(0.9, 0.1))[0].argmax()) == 0
+    assert int(table.expect(likely(0.1, 0.9))[0].argmax()) == 1
+    middle, matches, _ = table.expect(likely(0.5, 0.5))
+    assert middle[0] == pytest.approx(middle[1])
+    assert matches == pytest.approx([0.5, 0.5])
 
 
 def test_few_rows_say_little() -> None:
@@ -63,104 +88,124 @@ def test_few_rows_say_little() -> None:
 
 
 def test_likelihood_tells_apart_what_probability_does_not() -> None:
-    likelier = learnware("likelier", ("x",), x=probe(0.3, likelihood=-1.0))
-    ranking = Ranking([learnware("a", ("x",), x=probe(0.3, likelihood=-1.5)), likelier])
-    best = ranking.best(near(o0=-1.0, o1=-1.0), 2)
-    assert list(best.owners) == [1, 0]
-    assert best.qualities[0] - best.qualities[1] == pytest.approx(LIKELIHOOD_WEIGHT * 0.5 * 96 / 100)
-    # the base model's likelihood counts like everybody's: here it is -2
-    assert best.qualities[0] - best.base == pytest.approx(LIKELIHOOD_WEIGHT * 1.0 * 96 / 100)
-
-
-def test_far_from_all_tasks_each_counts_a_little_and_of_a_whole_task_sooner() -> None:
-    ranking = Ranking([learnware(name, (name,), **{name: probe(0.5)}) for name in ("x", "y")])
-    for tail in (REQUEST_TAIL, TASK_TAIL):
-        home = ranking.expect(near(o0=-1.0, o1=-120.0), tail).tasks
-        assert home[0] > 0.99
-    far = near(o0=-300.0, o1=-360.0)
-    of_request, of_task = ranking.expect(far, REQUEST_TAIL).tasks[0], ranking.expect(far, TASK_TAIL).tasks[0]
-    assert 0.5 < of_task < 0.6
-    assert 0.9 < of_request < 0.99
-
-
-def test_who_was_not_measured_counts_as_usual_at_home_and_less_than_the_base_elsewhere() -> None:
-    ranking = Ranking(
-        [
-            learnware("measured", ("x",), x=probe(0.7)),
-            learnware("new", ("x",)),
-            learnware("other", ("y",), y=probe(0.5)),
-        ]
+    table = ranking(
+        learnware("a", ("x",), x=probe(0.3, likelihood=-1.5)), learnware("b", ("x",), x=probe(0.3, likelihood=-1.0))
     )
-    usual = (gain(probe(0.7)) + gain(probe(0.5))) / 2
-    at_home = ranking.expect(near(o0=0.0, o2=-1e9), REQUEST_TAIL).quality
-    elsewhere = ranking.expect(near(o0=-1e9, o2=0.0), REQUEST_TAIL).quality
-    assert at_home[1] == pytest.approx(0.3 + usual)
-    assert elsewhere[1] == pytest.approx(0.3 - ELSEWHERE)
+    best = table.best(likely(1, 0), NOTHING_NEAR, 2)
+    assert best.owners.tolist() == [1, 0]
+    assert best.qualities[0] - best.qualities[1] == pytest.approx(LIKELIHOOD_WEIGHT * 0.5 * 96 / 100)
 
 
-def test_a_market_without_measurements_says_so() -> None:
-    ranking = Ranking([learnware("a", ("x",)), learnware("b", ("y", "z"))])
-    assert not ranking.any_measured
-    assert ranking.tasks == ("d-x", "d-y", "d-z")
-    # only the learnware of two tasks is near: all tasks are as likely
-    assert list(ranking.expect(near(o1=-1.0), REQUEST_TAIL).tasks) == pytest.approx([1 / 3] * 3)
+@pytest.mark.parametrize("part", range(len(HOME)), ids=HOME)
+def test_who_was_not_measured_off_its_task_loses_most_there(part: int) -> None:
+    home = tuple(float(number == part) for number in range(len(HOME)))
+    for one in (learnware("new", ("x",)), learnware("measured at home only", ("x",), x=probe(0.9))):
+        quality, matches, base = ranking(one).expect(likely(0, 0, home=home))
+        assert base == pytest.approx(1.0)
+        assert quality[0] == pytest.approx(1 - UNMEASURED_LOSS) == pytest.approx(0.4)
+        assert matches[0] == 0
+
+
+def test_each_part_of_the_home_costs_what_was_measured_on_its_kind() -> None:
+    scores = {
+        Kind.EVERYDAY: OffTaskScore(4000, 0.0, 0.0, 400),
+        Kind.DOMAIN: OffTaskScore(4000, 0.0, 0.0, 1200),
+        Kind.MATERIAL: OffTaskScore(4000, 0.0, 0.0, 2400),
+    }
+    table = ranking(learnware("a", ("x",), elsewhere=scores, x=probe(0.9)))
+    lost = []
+    for part in range(len(HOME)):
+        quality, _, base = table.expect(likely(0, 0, home=tuple(float(number == part) for number in range(4))))
+        lost.append(base - quality[0])
+    assert lost == pytest.approx([0.1, 0.3, 0.1, 0.6], abs=0.01)  # others' questions are as everyday work to it
+    quality, _, base = table.expect(likely(0, 1))  # so is a task of others
+    assert base - quality[0] == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_learnware_that_keeps_the_base_model_may_answer_where_one_that_does_not_may_not() -> None:
+    """Both gain the same on their task; the request is as probably of the task as not."""
+    table = ranking(
+        learnware("keeps", ("x",), elsewhere=HARMLESS, x=probe(0.5, likelihood=-2.0)),
+        learnware("labels", ("x",), x=probe(0.5, likelihood=-2.0)),
+    )
+    best = table.best(likely(0.5, 0, home=(0.5, 0, 0, 0)), NOTHING_NEAR, 2)
+    assert best.owners.tolist() == [0, 1]
+    assert best.qualities[0] > best.base > best.qualities[1]
+
+
+def test_no_gain_is_expected_where_the_measured_one_is_none_or_negative() -> None:
+    for score in (probe(0.3, likelihood=-2.0), probe(0.1, likelihood=-3.0)):
+        best = ranking(learnware("a", ("x",), elsewhere=HARMLESS, x=score)).best(likely(1, 0), NOTHING_NEAR, 1)
+        assert best.qualities[0] <= best.base
+        assert best.matches[0] == 0
 
 
 def test_the_probability_to_do_as_well_as_the_base_is_what_was_counted() -> None:
-    ranking = Ranking([learnware("a", ("x",), x=probe(0.9, rows=91, at_least_base=1.0))])
-    assert ranking.at_least_base(0, np.array([1.0])) == pytest.approx(0.99)
+    table = ranking(learnware("a", ("x",), elsewhere=HARMLESS, x=probe(0.9, rows=91, at_least_base=1.0)))
+    assert table.at_least_base(0, likely(1, 0)) == pytest.approx(0.99)
+    assert table.at_least_base(0, likely(0, 0, home=(0, 0, 0, 1))) == pytest.approx(1, abs=0.01)
+    unmeasured = ranking(learnware("a", ("x",)))
+    assert unmeasured.at_least_base(0, likely(1, 0)) == pytest.approx(8 / 9)
+    assert unmeasured.at_least_base(0, likely(0, 0.5, home=(0.5, 0, 0, 0))) == pytest.approx(1 - UNMEASURED_LOSS)
 
 
 def test_among_equals_the_nearer_one_comes_first() -> None:
     equal = [learnware(name, ("x",), x=probe(0.8)) for name in ("a", "b", "c")]
-    ranking = Ranking([*equal, learnware("worse", ("x",), x=probe(0.4))])
-    best = ranking.best(near(o0=-3.0, o1=-1.0, o2=-2.0, o3=-0.5), 2)
-    assert list(best.owners) == [1, 2]
+    table = ranking(*equal, learnware("worse", ("x",), x=probe(0.4)))
+    near = Closeness(np.array([3, 1, 2, 0]), np.array([-0.5, -1.0, -2.0, -3.0]))
+    best = table.best(likely(1, 0), near, 2)
+    assert best.owners.tolist() == [1, 2]
     assert best.qualities[0] == best.qualities[1]
+
+
+def test_a_class_of_several_tasks_is_measured_by_any_of_them() -> None:
+    table = ranking(learnware("both", ("y", "x"), x=probe(0.9)), learnware("new", ("y",)), classes=("d-x+d-y", "d-y"))
+    quality, _, base = table.expect(likely(1, 0))
+    assert quality[0] - base == pytest.approx(gain(probe(0.9)))
+    assert quality[1] - base == pytest.approx(gain(probe(0.9)))  # the usual gain of the only one that was measured
+    quality, _, base = table.expect(likely(0, 1))
+    assert quality - base == pytest.approx([gain(probe(0.9))] * 2)
 
 
 def test_a_changed_table_is_that_of_a_new_one() -> None:
     one, two = learnware("a", ("x",), x=probe(0.9), y=probe(0.2)), learnware("b", ("y",), y=probe(0.9))
-    gone, late = learnware("c", ("x",), x=probe(0.5)), learnware("d", ("w",), w=probe(0.6), x=probe(0.4))
-    changed = Ranking([one, gone, two]).changed([late], [1])
-    new = Ranking([one, two, late])
-    assert set(changed.tasks) == set(new.tasks)
-    first, second = near(o0=-4.0, o2=-1.0, o3=-2.0), near(o0=-4.0, o1=-1.0, o2=-2.0)
-    assert changed.expect(first, REQUEST_TAIL).quality[[0, 2, 3]] == pytest.approx(
-        new.expect(second, REQUEST_TAIL).quality
-    )
-    best, expected = changed.best(first, 9), new.best(second, 9)
-    assert [[0, None, 1, 2][number] for number in best.owners] == list(expected.owners)
-    assert best.at_least_base == pytest.approx(expected.at_least_base)
-    assert best.base == pytest.approx(expected.base)
+    gone, late = learnware("c", ("x",), x=probe(0.5)), learnware("d", ("w",), HARMLESS, x=probe(0.4))
+    classes = ("d-x", "d-y", "d-w")
+    changed = Ranking([one, gone, two], classes[:2], HOME).changed([late], [1], classes)
+    new = Ranking([one, two, late], classes, HOME)
+    request = likely(0.3, 0.2, 0.1, home=(0.1, 0.1, 0.1, 0.1))
+    # What the average learnware gains stays as it was, so only those that were measured, or off their tasks, agree.
+    quality, matches, base = changed.expect(request)
+    expected, expected_matches, expected_base = new.expect(request)
+    assert quality[1] == -np.inf
+    assert quality[[0, 2]] == pytest.approx(expected[[0, 1]])
+    assert matches[[0, 2, 3]] == pytest.approx(expected_matches)
+    assert base == pytest.approx(expected_base)
+    best = changed.best(request, NOTHING_NEAR, 9)
+    assert sorted(best.owners) == [0, 2, 3]
 
 
-def test_a_selector_over_measured_learnwares_picks_the_better_twin() -> None:
-    starters = load_learnwares(ROOT / "serving" / "starter_learnwares")
-    tfns = next(one for one in starters if one.id == "finance-tfns")
-    others = [one for one in starters if one.id != "finance-tfns"]
-
-    def twin(name: str, probability: float, at_least_base: float, likelihood: float = -1.0) -> Learnware:
-        score = probe(probability, at_least_base=at_least_base, likelihood=likelihood)
-        return replace(tfns, id=name, capability=Capability(tfns.base_model, "0", "p", {"finance-tfns": score}))
-
-    text = "Is the sentiment of this tweet about the markets bullish or bearish? $MSFT announces $60 billion buyback"
-    for good, bad in (("a", "z"), ("z", "a")):
-        learnwares = [*others, twin(good, 0.9, 0.99), twin(bad, 0.1, 0.5)]
-        choice = Selector(learnwares, load_encoder(STATIC_ENCODER), SelectionSettings()).choose(text, top=20)
-        assert choice.learnware_id == good
-        assert choice.candidates[0].quality == 1.0
-        assert next(one for one in choice.candidates if one.learnware_id == bad).quality < 0.6
-    hopeless = [*others, twin("a", 0.1, 0.0, likelihood=-3.0)]
-    choice = Selector(hopeless, load_encoder(STATIC_ENCODER), SelectionSettings()).choose(text)
-    assert (choice.learnware_id, choice.reason) == (None, BASE_BETTER)
+def test_who_was_removed_is_no_longer_asked_for_and_does_not_count_in_the_old_table() -> None:
+    before = ranking(learnware("a", ("x",), x=probe(0.9)), learnware("b", ("x",), x=probe(0.5)))
+    after = before.changed([], [0], ("d-x", "d-y"))
+    assert before.best(likely(1, 0), NOTHING_NEAR, 5).owners.tolist() == [0, 1]
+    assert after.best(likely(1, 0), NOTHING_NEAR, 5).owners.tolist() == [1]
 
 
-def test_where_a_request_belongs_to_several_tasks_the_base_model_is_measured_like_the_learnwares() -> None:
-    """Each learnware is ahead of the base model in likelihood at home and level with it elsewhere: for a request that
-    may be of both tasks either is better than the base model, which is ahead nowhere."""
-    ahead, level = probe(0.3, likelihood=-1.0), probe(0.3, likelihood=-2.0)
-    ranking = Ranking([learnware("x", ("x",), x=ahead, y=level), learnware("y", ("y",), x=level, y=ahead)])
-    best = ranking.best(near(o0=-50.0, o1=-50.0), 1)
-    assert best.base == pytest.approx(0.3)
-    assert best.qualities[0] > best.base
+def test_many_tasks_and_learnwares_need_no_table_of_both() -> None:
+    """2,000 of each would make 32 MB a table; one task is measured."""
+    count = 2000
+    classes = tuple(f"d-t{number}" for number in range(count))
+    learnwares = [learnware(f"l{number}", (f"t{number}",)) for number in range(count - 1)]
+    learnwares.append(learnware("measured", ("t0",), t0=probe(0.9)))
+    tracemalloc.start()
+    table = Ranking(learnwares, classes, HOME)
+    request = likely(*np.full(count, 1 / count))
+    quality, _, _ = table.expect(request)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6
+    assert len(quality) == count
+    tasks = np.zeros(count)
+    tasks[7] = 1.0
+    assert table.best(Probabilities(tasks, np.zeros(4)), NOTHING_NEAR, 3).owners[0] == 7

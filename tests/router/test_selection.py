@@ -1,5 +1,6 @@
-"""Selection over the shipped specifications: our own questions find their domain, everyday prompts the base model."""
+"""Selection over the shipped specifications: what is asked decides, and not what a prompt is about."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -12,14 +13,18 @@ from pydantic import ValidationError
 
 from router import selection
 from router.choice import LOW_CONFIDENCE, MATCHED, TASK
+from router.conversation import Conversations, ConversationSettings, by_readings
+from router.follow_ups import FollowUps
 from router.selection import Selector
 from router.settings import SelectionSettings
+from router.turn import Conversation
 from specs.capability import Capability, ProbeScore
-from specs.card import load_card
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.card import CARD_FILE, load_card, save_card
+from specs.encoder import STATIC_ENCODER, load_encoder, load_prompt_encoder
 from specs.errors import InvalidSpecification
-from specs.learnware import Learnware, load_learnwares
+from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware, load_learnwares
 from specs.prompts import everyday_prompts
+from tests.specs.learnware_folder import card, write_format_1, write_learnware
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = ROOT / "benchmarks" / "questions"
@@ -27,15 +32,22 @@ QUESTIONS = ROOT / "benchmarks" / "questions"
 MUST_MATCH = {
     "Is the sentiment of this financial news positive, neutral or negative?\n"
     "Operating profit rose to EUR 13.1 mn from EUR 8.7 mn.": "finance",
-    "Tweet: $AAPL beats on earnings and raises guidance, shares jump 6% after hours. "
-    "Bullish, bearish or neutral?": "finance",
-    "A 54-year-old man has crushing chest pain radiating to his left arm and ST elevation. Which drug is "
-    "contraindicated?\nA. Aspirin\nB. Heparin\nC. Ibuprofen\nD. Morphine": "healthcare",
+    "Is the sentiment of this tweet about the markets bullish, bearish or neutral?\n"
+    "$AAPL beats on earnings and raises guidance, shares jump 6% after hours.": "finance",
+    "What does goodwill mean on a balance sheet?": "finance",
     "Abstract: 120 patients were randomised to metformin or placebo; HbA1c fell in both arms (p = 0.41). Does "
     "metformin lower HbA1c in this population? yes, no or maybe": "healthcare",
-    "Jack had 8 pens, lost 3 and then bought 12 more. How many pens has he now? End with the number.": "mathematics",
-    "A train covers 180 km in 2.5 hours. How many kilometres does it cover in 7 hours at that speed?": "mathematics",
+    "What is asthma and what causes it?": "healthcare",
+    "A shop sells 3 apples for 2 euros. How much do 12 apples cost?": "mathematics",
 }
+ROWS = (
+    "Operating profit rose to EUR 13.1 mn from EUR 8.7 mn in the same quarter of last year.",
+    "$AAPL beats on earnings and raises guidance, shares jump 6% after hours.",
+    "A 54-year-old man has crushing chest pain radiating to his left arm and ST elevation in the anterior leads.",
+    "120 patients were randomised to metformin or placebo; HbA1c fell in both arms (p = 0.41).",
+    "Jack had 8 pens, lost 3 of them on the way to school and then bought 12 more in the shop.",
+)
+"""Texts such as learnwares label."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +57,7 @@ def learnwares() -> list[Learnware]:
 
 @pytest.fixture(scope="module")
 def selector(learnwares: list[Learnware]) -> Selector:
-    return Selector(learnwares, load_encoder(STATIC_ENCODER), SelectionSettings())
+    return Selector(learnwares, load_prompt_encoder(), SelectionSettings())
 
 
 def questions(name: str) -> list[str]:
@@ -59,7 +71,7 @@ def test_a_copy_is_expected_to_answer_as_well_and_a_stranger_is_not(
     text = next(iter(MUST_MATCH))
     original = next(learnware for learnware in learnwares if learnware.id == selector.choose(text).learnware_id)
     with_copy = [*learnwares, replace(original, id="copy")]
-    copied = Selector(with_copy, load_encoder(STATIC_ENCODER), SelectionSettings())
+    copied = Selector(with_copy, load_prompt_encoder(), SelectionSettings())
     first, second, *others = copied.choose(text).candidates
     assert {first.learnware_id, second.learnware_id} == {original.id, "copy"}
     assert (first.quality, second.quality) == (1.0, 1.0)
@@ -67,12 +79,80 @@ def test_a_copy_is_expected_to_answer_as_well_and_a_stranger_is_not(
     assert [other.quality for other in others] == sorted((other.quality for other in others), reverse=True)
 
 
+def only_labels(learnwares: list[Learnware], learnware_id: str | None) -> bool:
+    found = [one.specification.answers for one in learnwares if one.id == learnware_id]
+    return any(answers is not None and not answers.in_sentences for answers in found)
+
+
+def test_what_a_learnware_answers_with_is_known_by_its_id(learnwares: list[Learnware], selector: Selector) -> None:
+    assert not selector.answers_in_sentences("finance-tfns")
+    assert selector.answers_in_sentences("finance-xbrl_term")
+    assert not selector.answers_in_sentences("nobody")
+    assert sum(only_labels(learnwares, one.id) for one in learnwares) >= 9
+
+
 @pytest.mark.parametrize(("text", "domain"), MUST_MATCH.items())
-def test_free_form_questions_go_to_their_domain(selector: Selector, text: str, domain: str) -> None:
+def test_who_asks_what_a_learnware_answers_gets_one_of_the_domain(selector: Selector, text: str, domain: str) -> None:
     choice = selector.choose(text)
     assert choice.reason == MATCHED
     assert choice.learnware_id is not None
     assert choice.learnware_id.startswith(domain)
+    assert choice.candidates[0].expected > choice.base
+    assert choice.probabilities[0][0].startswith(domain)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What are the side effects of metformin?",
+        "Should I buy bonds when interest rates fall?",
+        "A shop sells 3 apples for 2 euros. How much do 12 apples cost?",
+        "max dose of tramadol",
+        "Is it safe to take ibuprofen and paracetamol together?",
+        "How do central banks set interest rates?",
+        "Explain the chain rule with an example.",
+    ],
+)
+def test_a_question_never_goes_to_a_learnware_that_only_labels(
+    selector: Selector, learnwares: list[Learnware], text: str
+) -> None:
+    assert not only_labels(learnwares, selector.choose(text).learnware_id)
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("ask", ["Translate this into French: {}", "{}\ntl;dr", "Turn this into a limerick.\n\n{}"])
+def test_another_ask_on_what_learnwares_label_goes_to_the_base_model(selector: Selector, ask: str, row: str) -> None:
+    choice = selector.choose(ask.format(row))
+    assert choice.learnware_id is None
+    assert choice.probabilities[0][0].startswith("base:")
+
+
+@pytest.mark.parametrize("text", ["why?", "Explain that in one sentence.", "and what does it cost?", "thanks!"])
+def test_a_follow_up_alone_asks_for_no_learnware(selector: Selector, text: str) -> None:
+    assert selector.choose(text).learnware_id is None
+
+
+def test_in_a_conversation_what_is_asked_decides_turn_by_turn(selector: Selector, learnwares: list[Learnware]) -> None:
+    follow_ups = FollowUps(load_encoder(STATIC_ENCODER))
+    conversations = Conversations(
+        by_readings(selector.choose),
+        follow_ups.kind,
+        selector.answers_in_sentences,
+        lambda text, system: False,
+        ConversationSettings(),
+    )
+    tweet = next(text for text in MUST_MATCH if "tweet" in text)
+    turns = [tweet]
+    first = conversations.choose(Conversation("", tuple(turns)))
+    assert only_labels(learnwares, first.learnware_id)
+    turns.append("Why? Explain your answer.")
+    assert conversations.choose(Conversation("", tuple(turns))).learnware_id is None
+    turns.append("and this one: $TSLA recalls 40,000 cars, shares slide 5%")
+    assert conversations.choose(Conversation("", tuple(turns))).learnware_id == first.learnware_id
+    turns.append("Write a poem of four lines about autumn leaves in the rain.")
+    assert conversations.choose(Conversation("", tuple(turns))).learnware_id is None
+    turns.append("What is asthma and what causes it?")
+    assert not only_labels(learnwares, conversations.choose(Conversation("", tuple(turns))).learnware_id)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +176,15 @@ def test_everyday_prompts_go_to_the_base_model(selector: Selector, text: str) ->
     assert choice.candidates
 
 
-@pytest.mark.parametrize(("domain", "matched"), [("finance", 0.75), ("healthcare", 0.42), ("mathematics", 0.6)])
-def test_most_of_our_questions_find_their_domain(selector: Selector, domain: str, matched: float) -> None:
-    """Floors a little below what `benchmarks.selection` reports (83, 52 and 69 %), with the nearest learnware almost
-    always of the right domain."""
-    choices = [selector.choose(text) for text in questions(domain)]
-    assert np.mean([choice.candidates[0].learnware_id.startswith(domain) for choice in choices]) >= 0.95
-    right = [choice.learnware_id is not None and choice.learnware_id.startswith(domain) for choice in choices]
-    assert np.mean(right) >= matched
+def test_users_free_questions_hardly_ever_go_to_a_learnware_that_only_labels(
+    selector: Selector, learnwares: list[Learnware]
+) -> None:
+    """Hundreds of questions as users put them, most of which no learnware answers."""
+    lines = (QUESTIONS / "free_questions.jsonl").read_text(encoding="utf-8").splitlines()
+    choices = [selector.choose(json.loads(line)["prompt"]) for line in lines]
+    assert len(choices) > 300
+    labelled = [choice for choice in choices if only_labels(learnwares, choice.learnware_id)]
+    assert len(labelled) <= 0.015 * len(choices)
 
 
 def test_our_everyday_questions_go_to_the_base_model(selector: Selector) -> None:
@@ -121,13 +202,30 @@ def test_no_measured_question_is_an_example_or_an_everyday_prompt(
     assert not known.intersection([*asked, *MUST_MATCH])
 
 
-def test_scores_fall_from_the_confidence_of_the_best(selector: Selector) -> None:
-    choice = selector.choose("What is the sentiment of this tweet? $TSLA shares are up 4% on record deliveries", top=4)
-    scores = [candidate.score for candidate in choice.candidates]
-    assert len(scores) == 4
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] == choice.confidence == choice.score
-    assert all(0 <= score <= 1 for score in scores)
+def test_the_choice_says_what_is_expected_of_whom(selector: Selector) -> None:
+    choice = selector.choose(next(iter(MUST_MATCH)), top=4)
+    expected = [candidate.expected for candidate in choice.candidates]
+    assert len(expected) == 4
+    assert expected == sorted(expected, reverse=True)
+    assert choice.score == choice.candidates[0].score >= SelectionSettings().min_match
+    assert choice.candidates[0].quality == 1.0
+    for candidate in choice.candidates:
+        assert 0 <= candidate.score <= 1
+        assert candidate.quality == pytest.approx(max(0.0, 1 - (expected[0] - candidate.expected)))
+    probabilities = [p for _, p in choice.probabilities]
+    assert len(probabilities) == 4
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) <= 1 + 1e-9
+
+
+def test_a_larger_least_match_sends_more_to_the_base_model(learnwares: list[Learnware], selector: Selector) -> None:
+    text = "What does goodwill mean on a balance sheet?"
+    found = selector.choose(text)
+    assert found.learnware_id is not None
+    strict = Selector(learnwares, load_prompt_encoder(), SelectionSettings(min_match=1.0)).choose(text)
+    assert (strict.learnware_id, strict.reason) == (None, LOW_CONFIDENCE)
+    assert (strict.score, strict.base) == (pytest.approx(found.score), pytest.approx(found.base))
+    assert strict.candidates[0].learnware_id == found.learnware_id
 
 
 @pytest.mark.parametrize("text", ["\ud800", "\x00" * 100, "7" * 1_000_000, "语" * 5000, "A1: 1; " * 300])
@@ -158,42 +256,46 @@ def test_threads_get_the_same_answers(selector: Selector) -> None:
 
 def test_only_learnwares_that_pass_the_filter_are_candidates(learnwares: list[Learnware]) -> None:
     settings = SelectionSettings(domains=("healthcare",), languages=("en",))
-    choice = Selector(learnwares, load_encoder(STATIC_ENCODER), settings).choose(next(iter(MUST_MATCH)), top=50)
+    choice = Selector(learnwares, load_prompt_encoder(), settings).choose(next(iter(MUST_MATCH)), top=50)
     assert {candidate.learnware_id.split("-")[0] for candidate in choice.candidates} == {"healthcare"}
 
 
 def test_a_filter_that_nothing_passes_is_refused(learnwares: list[Learnware]) -> None:
     with pytest.raises(InvalidSpecification, match="no learnware passes the filter"):
-        Selector(learnwares, load_encoder(STATIC_ENCODER), SelectionSettings(domains=("law",)))
+        Selector(learnwares, load_prompt_encoder(), SelectionSettings(domains=("law",)))
 
 
 def test_specifications_of_another_encoder_are_refused(learnwares: list[Learnware]) -> None:
     strange = replace(learnwares[0], specification=replace(learnwares[0].specification, encoder_id="other"))
     with pytest.raises(InvalidSpecification, match="specified with encoder 'other'"):
-        Selector([strange], load_encoder(STATIC_ENCODER), SelectionSettings())
+        Selector([strange], load_prompt_encoder(), SelectionSettings())
 
 
 def test_one_learnware_alone_still_tells_its_texts_from_others(learnwares: list[Learnware]) -> None:
     only = next(learnware for learnware in learnwares if learnware.id == "healthcare-medqa_usmle")
-    selector = Selector([only], load_encoder(STATIC_ENCODER), SelectionSettings())
-    question = "A 60-year-old man has chest pain and shortness of breath. What is the most likely diagnosis?"
+    selector = Selector([only], load_prompt_encoder(), SelectionSettings())
+    question = load_card(only.folder / "learnware.yaml").examples[0]
     assert selector.choose(question).learnware_id == only.id
     assert selector.choose("Write a poem about autumn").learnware_id is None
 
 
-def test_without_a_learnware_the_border_comes_from_the_others(learnwares: list[Learnware]) -> None:
-    """A snapshot is whole by itself: with the finance learnwares gone, finance goes to the base model or elsewhere, and
-    the rest stays."""
+def test_without_a_learnware_its_requests_go_to_the_base_model(learnwares: list[Learnware]) -> None:
+    """A snapshot is whole by itself: with the finance learnwares gone, finance goes to nobody else, and the rest
+    stays."""
     rest = [learnware for learnware in learnwares if learnware.domain != "finance"]
-    selector = Selector(rest, load_encoder(STATIC_ENCODER), SelectionSettings())
+    selector = Selector(rest, load_prompt_encoder(), SelectionSettings())
     for text, domain in MUST_MATCH.items():
         choice = selector.choose(text)
         assert all(not candidate.learnware_id.startswith("finance") for candidate in choice.candidates)
-        if domain == "mathematics":
-            assert choice.candidates[0].learnware_id.startswith("mathematics")
+        if domain == "finance":
+            assert choice.learnware_id is None
+        else:
+            assert choice.candidates[0].learnware_id.startswith(domain)
 
 
-@pytest.mark.parametrize("wrong", [{"min_confidence": 1.5}, {"gamma": 0}, {"boarder": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"min_match": 1.5}, {"min_task_match": -0.1}, {"min_confidence": 0.5}, {"gamma": 0}, {"boarder": 2}]
+)
 def test_settings_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SelectionSettings(**wrong)  # type: ignore[arg-type]
@@ -209,17 +311,18 @@ def test_a_task_is_chosen_for_by_its_mean_alone(selector: Selector, learnwares: 
     for learnware in learnwares:
         view = learnware.specification.views[0]
         mean = (view.weights / view.weights.sum()) @ view.points
-        noisy = (mean + generator.normal(0, 0.01, len(mean))).astype(np.float32)
-        choice = selector.choose_task(noisy)
+        noisy = (mean + generator.normal(0, 0.005, len(mean))).astype(np.float32)
+        choice = selector.choose_task(noisy, 0.005)
         assert (choice.learnware_id, choice.reason) == (learnware.id, TASK)
-        assert choice.candidates[0] == (learnware.id, choice.score, 0.0)
+        assert (choice.candidates[0].learnware_id, choice.candidates[0].score) == (learnware.id, choice.score)
+        assert {candidate.quality for candidate in choice.candidates} == {0.0}  # a task keeps its learnware
         assert len({candidate.learnware_id for candidate in choice.candidates}) == 5
-        scores = [candidate.score for candidate in choice.candidates]
-        assert scores == sorted(scores, reverse=True)
+        expected = [candidate.expected for candidate in choice.candidates]
+        assert expected == sorted(expected, reverse=True)
 
 
 def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector) -> None:
-    everyday = load_encoder(STATIC_ENCODER).encode(everyday_prompts()).mean(0)
+    everyday = load_prompt_encoder().encode(everyday_prompts()[::8]).mean(0)
     choice = selector.choose_task(everyday)
     assert (choice.learnware_id, choice.reason) == (None, LOW_CONFIDENCE)
     assert choice.confidence < 0.5
@@ -230,7 +333,7 @@ def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector
 def test_a_changed_selector_chooses_as_a_new_one_with_the_same_metric(
     learnwares: list[Learnware], measured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, settings = load_encoder(STATIC_ENCODER), SelectionSettings()
+    encoder, settings = load_prompt_encoder(), SelectionSettings()
     if measured:
         score = ProbeScore(96, 0.8, 0.8, -1.0, 0.9, 0.3, 0.3, -2.0)
         learnwares = [
@@ -240,27 +343,29 @@ def test_a_changed_selector_chooses_as_a_new_one_with_the_same_metric(
     first = Selector(learnwares[:9], encoder, settings)
     version_2 = replace(learnwares[4], id=learnwares[0].id)
     changed = first.changed(learnwares[9:], [learnwares[4].id]).changed([version_2], [learnwares[0].id])
-    assert len(changed) == 11
-    assert changed.changes == 6
+    assert len(changed) == len(learnwares) - 1
+    assert changed.changes == len(learnwares) - 9 + 3
     assert changed.check_integrity() == []
     monkeypatch.setattr(selection, "_fit", lambda *_: first.metric)
     kept = [one for one in learnwares if one.id not in {learnwares[0].id, learnwares[4].id}]
     new = Selector([*kept, version_2], encoder, settings)
-    for text in [*MUST_MATCH, *questions("general"), *questions("finance")]:
+    # The tasks of those that are gone stay classes until the next new selector, so probabilities differ a little.
+    same = []
+    for text in [*MUST_MATCH, *questions("general")[:40], *questions("healthcare")[:40]]:
         vector = changed.embed(text)
-        for found, expected in (
-            (changed.choose_embedded(vector), new.choose_embedded(vector)),
-            (changed.choose_task(vector), new.choose_task(vector)),
-        ):
+        found, expected = changed.choose_embedded(vector), new.choose_embedded(vector)
+        assert not {learnwares[0].id, learnwares[4].id} & {one.learnware_id for one in found.candidates} - {
+            version_2.id
+        }
+        same.append(found.learnware_id == expected.learnware_id)
+        if text in MUST_MATCH:
             assert (found.reason, found.learnware_id) == (expected.reason, expected.learnware_id)
-            assert found.confidence == pytest.approx(expected.confidence, abs=1e-4)
-            assert sorted(one.score for one in found.candidates) == pytest.approx(
-                sorted(one.score for one in expected.candidates), abs=1e-4
-            )
+            assert found.score == pytest.approx(expected.score, abs=0.1)
+    assert np.mean(same) >= 0.95
 
 
 def test_a_first_measured_learnware_makes_the_selector_rank(learnwares: list[Learnware]) -> None:
-    encoder, settings = load_encoder(STATIC_ENCODER), SelectionSettings()
+    encoder, settings = load_prompt_encoder(), SelectionSettings()
     tfns = next(one for one in learnwares if one.id == "finance-tfns")
     score = ProbeScore(96, 0.95, 0.95, -1.0, 1.0, 0.3, 0.3, -2.0)
     twin = replace(tfns, id="twin", capability=Capability(tfns.base_model, "0", "p", {"finance-tfns": score}))
@@ -272,8 +377,22 @@ def test_a_first_measured_learnware_makes_the_selector_rank(learnwares: list[Lea
     assert others.changed([twin, poor], []).changed([], ["finance-fiqa_sa"]).choose(text).learnware_id == "twin"
 
 
+def test_a_specification_of_the_first_format_is_chosen_by_the_asks_of_its_card(
+    learnwares: list[Learnware], tmp_path: Path
+) -> None:
+    folder = write_learnware(tmp_path / "old")
+    write_format_1(folder / SPECIFICATION_FOLDER)
+    examples = ("Which colour has my bicycle? It stands in the hall.", "Tell me the colour of the door in room 3.")
+    save_card(card(examples=examples), folder / CARD_FILE)
+    old = load_learnware(folder)
+    selector = Selector([*learnwares, old], load_prompt_encoder(), SelectionSettings())
+    own = "Which colour has object number 71?\nIt stands in room 5.\nAnswer:"
+    assert selector.choose(own).learnware_id == old.id
+    assert selector.choose("Translate this into French.\nObject number 71 stands in room 5.").learnware_id is None
+
+
 def test_a_selector_never_becomes_empty(learnwares: list[Learnware]) -> None:
-    selector = Selector(learnwares[:2], load_encoder(STATIC_ENCODER), SelectionSettings())
+    selector = Selector(learnwares[:2], load_prompt_encoder(), SelectionSettings())
     with pytest.raises(InvalidSpecification, match="no learnware passes the filter"):
         selector.changed([], [one.id for one in learnwares[:2]])
     assert len(selector.changed(learnwares[2:3], [one.id for one in learnwares])) == 1

@@ -10,12 +10,13 @@ import torch
 from serving.cli import main
 from serving.training.adapter import add_adapter, load_base, train_adapter
 from serving.training.generation import greedy_answers
-from serving.training.keep import REHEARSED, Keeper, keep_prompts, mixed_batches
+from serving.training.keep import Keeper, keep_prompts, mixed_batches
 from serving.training.rows import EncodedRow, Row, common_prefix, encode_prompt, read_rows
 from serving.training.settings import TrainingSettings
 from serving.training.stack import Stack
 from specs.errors import InvalidInput
-from specs.prompts import domain_questions, everyday_prompts, half, other_asks
+from specs.off_task import off_task_prompts
+from specs.prompts import MEASURED, REHEARSED, domain_questions, everyday_prompts, half, other_asks
 
 SETTINGS = TrainingSettings(
     first_layer_share=0.5, learning_rate=1e-2, epochs=6, patience=20, max_length=96, keep_rows=24, keep_batch=4
@@ -56,8 +57,8 @@ def test_keep_prompts_are_of_three_kinds_and_none_is_the_tasks_own() -> None:
 def test_half_of_the_projects_prompts_is_left_for_measuring() -> None:
     prompts = keep_prompts(rows_about("weather"), 2000, 3)
     everyday, questions = known_prompts()
-    unseen = set(half([*everyday, *questions], 1 - REHEARSED))
-    asks = half(other_asks(), 1 - REHEARSED)
+    unseen = set(half([*everyday, *questions], MEASURED))
+    asks = half(other_asks(), MEASURED)
     rehearsed_asks = half(other_asks(), REHEARSED)
     assert not unseen & set(prompts)
     for prompt in set(prompts) - everyday - questions:
@@ -196,3 +197,12 @@ def test_the_command_line_turns_keeping_off_and_refuses_no_weight(
     assert len(list((tmp_path / "cache").rglob("*.jsonl"))) == 1
     assert main([*command, "--keep-weight", "0"]) == 1
     assert "--keep-weight" in capsys.readouterr().err
+
+
+def test_nobody_is_measured_on_what_training_rehearses() -> None:
+    rehearsed = set(keep_prompts(rows_about("weather"), 3000, 0))
+    assert len(rehearsed) > 1000
+    for domain in ("finance", "healthcare", "mathematics", "law"):
+        for kind, prompts in off_task_prompts(domain, ["What is the mood of this headline?"]).items():
+            assert prompts
+            assert not rehearsed & set(prompts), kind

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from router.deployment import LearnwareRouter
+from router.explanation import describe
 from router.request import RoutedRequest
 from router.selection import Choice, Selector
 from router.settings import SelectionSettings
@@ -16,9 +18,10 @@ from serving.config import load_config
 from serving.market.access import Access
 from serving.task_specs import builder
 from serving.task_specs.application import TaskSpecsAPI
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoder import load_prompt_encoder
 from specs.errors import InvalidConfig, NotReady
 from specs.learnware import load_learnwares
+from specs.prompts import everyday_prompts
 from specs.task import (
     MAX_BYTES,
     dump_task_specification,
@@ -30,18 +33,21 @@ from specs.task_store import TaskStore
 
 STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
 ROWS = [
-    f"{name} had {have} {things}, gave away {lost} and then bought {more} more. How many {things} has {name} now?"
-    for name in ("Maria", "Jack", "Wei", "Ana")
-    for things in ("pens", "apples", "marbles")
-    for have, lost, more in ((14, 5, 9), (30, 12, 4), (8, 3, 12))
+    "Is the sentiment of this financial news positive, neutral or negative?\n"
+    f"{company} said {figure} {change} to EUR {number / 10} mn in the {quarter} quarter."
+    for company in ("Nokia", "Elisa", "Kone", "Outokumpu", "Finnair")
+    for figure, change in (("net sales", "rose"), ("operating profit", "fell"), ("its order book", "grew"))
+    for number in (131, 24, 870)
+    for quarter in ("first", "second", "third", "fourth")
 ]
-encoder = load_encoder(STATIC_ENCODER)
+"""180 rows: noise that hides nothing."""
+encoder = load_prompt_encoder()
 selector = Selector(load_learnwares(STARTER), encoder, SelectionSettings())
 
 
 @pytest.fixture(scope="module")
 def file() -> bytes:
-    return dump_task_specification(make_task_specification(ROWS, encoder))
+    return dump_task_specification(make_task_specification(ROWS, encoder, generator=np.random.default_rng(0)))
 
 
 @pytest.fixture
@@ -54,12 +60,16 @@ def client_of(tasks: TaskStore, access: Access, routers: bool = True) -> httpx.A
         found = tasks.find(name)
         if not routers or found is None:
             raise NotReady("No router answers at the moment.")
-        choice = selector.choose_task(found.mean)
-        candidates = [{"learnware": each.learnware_id, "score": each.score, "home": "r"} for each in choice.candidates]
+        choice = selector.choose_task(found.mean, found.noise)
+        candidates = [
+            {"learnware": each.learnware_id, "score": each.score, "expected": each.expected, "home": "r"}
+            for each in choice.candidates
+        ]
         return {
             "learnware": choice.learnware_id,
             "reason": choice.reason,
             "confidence": choice.confidence,
+            **describe(choice, ()),
             "candidates": candidates,
             "route_ms": 0.1,
         }
@@ -94,13 +104,22 @@ async def test_a_specification_is_posted_shown_and_removed(client: httpx.AsyncCl
         "encoder",
         "learnware",
         "reason",
+        "explanation",
         "confidence",
+        "match",
+        "min_match",
+        "tasks",
+        "base",
         "candidates",
+        "advice",
     }
     assert answer["id"] == task_id(load_task_specification(file))
-    assert (answer["rows"], answer["mu"], answer["reason"]) == (36, pytest.approx(1.0), "task")
-    assert answer["learnware"].startswith("mathematics-")
-    assert answer["candidates"][0] == {"learnware": answer["learnware"], "score": answer["confidence"]}
+    assert (answer["rows"], answer["mu"], answer["reason"]) == (180, pytest.approx(1.0), "task")
+    assert answer["learnware"].startswith("finance-")
+    assert answer["candidates"][0].keys() == {"learnware", "score", "expected"}
+    assert answer["candidates"][0]["learnware"] == answer["learnware"]
+    assert answer["candidates"][0]["expected"] > answer["base"]["expected"]
+    assert answer["tasks"][0] == {"task": answer["learnware"], "probability": answer["match"]}
     assert (await client.post("/v1/task-specs", content=file)).json() == answer
     path = f"/v1/task-specs/{answer['id']}"
     assert (await client.get(path)).json() == answer
@@ -111,6 +130,23 @@ async def test_a_specification_is_posted_shown_and_removed(client: httpx.AsyncCl
     }
     for method in ("GET", "DELETE"):
         assert "There is no task 'task:" in message(await client.request(method, path), 404)
+
+
+async def test_a_task_for_the_base_model_is_told_why_and_what_is_nearest(client: httpx.AsyncClient):
+    """With few rows also how many would do; with many that is not the reason."""
+    for rows in (24, 400):
+        made = make_task_specification(everyday_prompts()[:rows], encoder, generator=np.random.default_rng(0))
+        answer = (await client.post("/v1/task-specs", content=dump_task_specification(made))).json()
+        assert answer["learnware"] is None
+        assert answer["reason"].startswith("base:")
+        assert answer["explanation"].endswith("so the base model answers.")
+        assert len(answer["candidates"]) == 5
+        assert all(one["expected"] <= answer["base"]["expected"] for one in answer["candidates"])
+        assert answer["min_match"] == (0.5 if rows < 100 else 0.25)
+        assert (answer["advice"] is None) == (rows > 100)
+    made = make_task_specification(everyday_prompts()[:24], encoder, 4.0, np.random.default_rng(0))
+    answer = (await client.post("/v1/task-specs", content=dump_task_specification(made))).json()
+    assert "The noise of 24 rows at mu = 4 may hide what the task is. 25 rows would be enough" in answer["advice"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +200,8 @@ async def test_paths_and_methods_that_are_not_there_are_named(client: httpx.Asyn
 
 def test_the_router_decides_for_a_task_as_the_selector_does(tasks: TaskStore, file: bytes):
     """The router's own decision, without Ray: what `__init__` makes of the market is set here."""
-    name = tasks.put(load_task_specification(file))
+    specification = load_task_specification(file)
+    name = tasks.put(specification)
     router = LearnwareRouter.__new__(LearnwareRouter)
     router._tasks = tasks
     router._builder = SimpleNamespace(snapshot=SimpleNamespace(selector=selector))
@@ -172,7 +209,7 @@ def test_the_router_decides_for_a_task_as_the_selector_does(tasks: TaskStore, fi
     def decide(model: str) -> Choice:
         return router._decide(RoutedRequest(model, ("hi",), whole=True), lambda: None)
 
-    assert decide(name) == selector.choose_task(tasks.find(name).mean)
+    assert decide(name) == selector.choose_task(specification.mean, specification.noise)
     tasks.remove(name)
     choice = decide(name)
     assert (choice.learnware_id, choice.reason) == (None, "base:unknown-task")

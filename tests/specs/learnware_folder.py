@@ -1,6 +1,7 @@
 """A small but whole learnware folder, for tests that then break one thing in it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from specs.card import CARD_FILE, BaseModelReference, Card, save_card
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoder import STATIC_ENCODER, load_encoder, load_prompt_encoder
 from specs.learnware import SPECIFICATION_FOLDER
-from specs.specification import make_specification, save_specification
+from specs.specification import DESCRIPTION_FILE, POINTS_FILE, RKME_TEXT, make_specification, save_specification
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 BASE = "tiny-base"
@@ -46,12 +47,31 @@ def card(learnware_id: str = "colours-objects", **changes: Any) -> Card:
     return Card(**(values | changes))
 
 
+def write_format_1(folder: Path, prompts: Sequence[str] = PROMPTS) -> None:
+    """A specification of the first format in `folder`: one view, its points vectors of whole prompts under the static
+    encoder."""
+    encoder = load_encoder(STATIC_ENCODER)
+    points = encoder.encode(prompts)
+    description = {
+        "type": RKME_TEXT,
+        "format": 1,
+        "encoder": {"id": encoder.id, "sha256": encoder.fingerprint},
+        "dim": encoder.dim,
+        "gamma": 10.0,
+        "views": [{"name": "whole", "rows": len(points), "points": len(points)}],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description))
+    weights = np.full(len(points), 1 / len(points), np.float32)
+    save_file({"points": points.astype(np.float16), "weights": weights}, folder / POINTS_FILE)
+
+
 def write_learnware(folder: Path, learnware_id: str = "colours-objects") -> Path:
     """A valid learnware in `folder`."""
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps(adapter_config()))
     save_file(adapter_tensors(), folder / "adapter_model.safetensors")
     save_card(card(learnware_id), folder / CARD_FILE)
-    specification = make_specification({"whole": PROMPTS}, load_encoder(STATIC_ENCODER), points=10)
+    specification = make_specification({"whole": PROMPTS}, load_prompt_encoder(), points=10)
     save_specification(specification, folder / SPECIFICATION_FOLDER)
     return folder

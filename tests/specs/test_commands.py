@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from specs.answers import Answers
 from specs.card import load_card, save_card
 from specs.commands import add_parser
 from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
@@ -35,12 +36,35 @@ def test_make_learnware_writes_card_and_specification(tmp_path: Path, capsys: py
     assert learnware.id == "made-here"
     assert [(view.name, view.rows) for view in learnware.specification.views] == [
         ("whole", 30),
-        ("bare", 30),
         ("examples", 1),
+        ("asked", 120),
     ]
+    assert learnware.specification.answers == Answers("span", (), (1, 1, 1))
+    assert learnware.specification.declined is not None
     assert load_card(folder / "learnware.yaml").examples == ("What colour is my bicycle?",)
     assert run("show", folder) == 0
     assert "made-here, version 1" in capsys.readouterr().out
+
+
+def test_choices_tell_labels_and_rows_without_answers_tell_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = write_learnware(tmp_path / "made"), tmp_path / "rows.jsonl"
+    given = [
+        {"prompt": prompt, "answer": ("red", "blue")[number % 3 == 0], "choices": ["blue", "red"]}
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in given))
+    assert run("make-learnware", folder, "--rows", rows) == 0
+    answers = load_learnware(folder).specification.answers
+    assert answers is not None
+    assert (answers.kind, answers.labels) == ("label", ("red", "blue"))
+    assert "answers: label (red, blue)" in capsys.readouterr().out
+    rows.write_text(rows.read_text() + json.dumps({"prompt": "Which colour has the door?"}) + "\n")
+    assert run("make-learnware", folder, "--rows", rows) == 0
+    specification = load_learnware(folder).specification
+    assert (specification.answers, specification.declined) == (None, None)
+    assert "does not say what the answers are" in capsys.readouterr().out
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
@@ -78,7 +102,16 @@ def test_a_task_specification_is_refused_with_the_line_or_the_place(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("rows", "reason"), [("", "holds no rows"), ("{", "line 1 is not JSON"), ('{"text": "a"}', "needs a `prompt`")]
+    ("rows", "reason"),
+    [
+        ("", "holds no rows"),
+        ("{", "line 1 is not JSON"),
+        ('{"text": "a"}', "needs a `prompt`"),
+        ('{"prompt": "a", "answer": 1}', "`answer` must be a text"),
+        ('{"prompt": "a", "answer": "b", "choices": [1]}', "`choices` a list of texts"),
+        ('{"prompt": "a", "answer": "b", "choices": "ab"}', "`choices` a list of texts"),
+        ('{"prompt": "a", "answer": "b", "choices": 3}', "`choices` a list of texts"),
+    ],
 )
 def test_unusable_rows_are_refused(tmp_path: Path, rows: str, reason: str) -> None:
     (tmp_path / "rows.jsonl").write_text(rows)

@@ -126,7 +126,7 @@ def test_a_foreign_zip_needs_rows_and_keeps_its_own_specification(exported: Path
     assert not (tmp_path / "no-rows").exists()
     learnware = import_learnware(source, tmp_path / "back", rows=PROMPTS)
     assert (learnware.id, learnware.base_model, learnware.domain) == ("colours-objects", BASE, "general")
-    assert [view.name for view in learnware.specification.views] == ["whole", "bare"]
+    assert [view.name for view in learnware.specification.views] == ["whole"]
     read = load_card(tmp_path / "back" / "learnware.yaml")
     assert (read.name, read.licence, read.author, read.languages) == (
         "Colours of objects",

@@ -36,7 +36,7 @@ def test_rows_specify_it_anew(tmp_path: Path):
     run("import", tmp_path / "out.zip", tmp_path / "back", "--rows", tmp_path / "rows.jsonl", "--id", "other")
     learnware = load_learnware(tmp_path / "back")
     assert learnware.id == "other"
-    assert [(view.name, view.rows) for view in learnware.specification.views] == [("whole", 21), ("bare", 21)]
+    assert [(view.name, view.rows) for view in learnware.specification.views] == [("whole", 21)]
 
 
 def test_what_is_no_learnware_is_not_exported(tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 
 from specs.adapter import adapter_hash
 from specs.capability import Capability, ProbeScore
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoder import load_prompt_encoder
 from specs.errors import InvalidLearnware
 from specs.kinds import FOLDER, MEASURED, PARAMETER_VECTOR, RKME, TYPES, SpecificationType, specifications_of
 from specs.learnware import load_learnware
@@ -22,7 +22,7 @@ from tests.specs.parameter_vectors import SMALL, random_vector
 
 SCORE = ProbeScore(16, 0.75, 0.7, -0.4, 0.9375, 0.25, 0.3, -2.5)
 WORSE = replace(SCORE, probability=0.2)
-ENCODER = load_encoder(STATIC_ENCODER)
+ENCODER = load_prompt_encoder()
 COLOURS = make_specification({"whole": PROMPTS}, ENCODER, points=10)
 SUMS = make_specification({"whole": [f"What is {n} plus {n * 3}?" for n in range(20)]}, ENCODER, points=10)
 CAPABILITY = Capability(BASE, "0" * 64, "protocol", {"finance-tfns": SCORE, "finance-fpb": WORSE})

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from specs.encoder import PROMPT_ENCODER, load_prompt_encoder
 from specs.errors import DuplicateLearnware, InvalidLearnware
 from specs.learnware import load_learnware, load_learnwares
-from tests.specs.learnware_folder import BASE, LAYER, adapter_config, adapter_tensors, write_learnware
+from tests.specs.learnware_folder import BASE, LAYER, adapter_config, adapter_tensors, write_format_1, write_learnware
 
 Break = Callable[[Path], object]
 
@@ -31,6 +32,20 @@ def test_a_whole_folder_loads(folder: Path) -> None:
     learnware = load_learnware(folder)
     assert (learnware.id, learnware.rank, learnware.base_model) == ("colours-objects", 4, BASE)
     assert learnware.specification.whole_set.weights.sum() == pytest.approx(1)
+
+
+def test_a_specification_of_the_first_format_gets_the_asks_of_its_card(folder: Path) -> None:
+    write_format_1(folder / "specification")
+    _card(examples=["Say which colour it has.", "Name the colour of this thing."])(folder)
+    learnware = load_learnware(folder)
+    encoder = load_prompt_encoder()
+    assert learnware.specification.encoder_id == PROMPT_ENCODER
+    _, asks = encoder.parts(learnware.specification.whole_set.points)
+    expected = encoder.encode_asks([("Say which colour it has.",), ("Name the colour of this thing.",)])
+    assert asks[:2] == pytest.approx(expected, abs=1e-5)
+    _card(examples=[])(folder)
+    _, asks = encoder.parts(load_learnware(folder).specification.whole_set.points)
+    assert asks[0] == pytest.approx(encoder.encode_asks([("Says which colour an object has.",)])[0], abs=1e-5)
 
 
 def _config(**changes: object) -> Break:
@@ -126,9 +141,12 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _tensors(lambda tensors: tensors.update(weights=tensors["weights"] * 2), POINTS),
         "sum to 1",
     ),
-    "other encoder": (_description(encoder={"id": "nobody", "sha256": ""}), "no encoder 'nobody'"),
+    "other encoder": (
+        _description(encoder={"id": "nobody", "sha256": ""}),
+        "made with encoder 'nobody'; format 2 is read with",
+    ),
     "other data of the encoder": (
-        _description(encoder={"id": "wordllama-l2-256+surface-v1@0.4.0.post1", "sha256": "0" * 64}),
+        _description(encoder={"id": PROMPT_ENCODER, "sha256": "0" * 64}),
         "made with other data",
     ),
     "other type": (_description(type="pave"), "type 'pave'"),

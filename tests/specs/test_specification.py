@@ -1,21 +1,25 @@
 """Specifications: made from texts, written, read again."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.answers import Answers
+from specs.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_prompt_encoder
 from specs.errors import InvalidSpecification
 from specs.rkme import squared_mmd
-from specs.specification import load_specification, make_specification, save_specification
+from specs.specification import load_specification, make_specification, save_specification, with_asks
 from specs.views import bare_prompt
+from tests.specs.learnware_folder import write_format_1
 
 COLOURS = [
     f"Which colour is the {thing}?" for thing in ("door", "house", "sky", "car", "flower", "sea", "tree", "coat")
 ]
 PRICES = [f"How much is {count} times {price} dollars?" for count in (2, 3, 4) for price in (5, 7, 9)]
-encoder = load_encoder(STATIC_ENCODER)
+encoder = load_prompt_encoder()
 
 
 def test_it_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -31,6 +35,65 @@ def test_it_reads_back_as_it_was_written(tmp_path: Path) -> None:
         "points.safetensors",
         "specification.json",
     ]
+
+
+def test_answers_and_declined_requests_read_back(tmp_path: Path) -> None:
+    answers = Answers("label", ("red", "blue"), (1.0, 1.0, 2.0))
+    save_specification(make_specification({"whole": COLOURS}, encoder, 50, answers, PRICES), tmp_path)
+    read = load_specification(tmp_path)
+    assert read.answers == answers
+    assert read.declined is not None
+    assert read.declined.shape[1] == encoder.dim
+    assert 1 <= len(read.declined) <= 2 / 3 * len(PRICES)
+    assert not np.isin(read.declined, read.whole_set.points).all()
+
+
+@pytest.mark.parametrize(
+    ("declined", "reason"),
+    [
+        (np.zeros((2, 3), np.float16), "of the same length as points"),
+        (np.zeros((0, encoder.dim), np.float16), "1 to 2000 finite points"),
+        (np.full((1, encoder.dim), np.inf, np.float16), "finite points"),
+        (np.zeros(encoder.dim, np.float16), "of the same length as points"),
+    ],
+)
+def test_wrong_declined_points_are_refused(tmp_path: Path, declined: np.ndarray, reason: str) -> None:
+    save_specification(make_specification({"whole": COLOURS}, encoder), tmp_path)
+    points = tmp_path / "points.safetensors"
+    save_file(load_file(points) | {"declined": declined}, points)
+    with pytest.raises(InvalidSpecification, match=reason):
+        load_specification(tmp_path)
+
+
+def test_a_format_is_read_with_its_own_encoder_and_views_only(tmp_path: Path) -> None:
+    save_specification(make_specification({"whole": COLOURS}, encoder), tmp_path)
+    path = tmp_path / "specification.json"
+    description = json.loads(path.read_text())
+    for changes, reason in (
+        ({"format": 1}, "format 1 is read with"),
+        ({"format": 3}, "reads 'rkme-text', format 1 or 2"),
+        ({"format": True}, "reads 'rkme-text'"),
+        ({"views": [description["views"][0] | {"name": "bare"}]}, "distinct ones of"),
+        ({"answers": {"kind": "label"}}, "answers must be an object"),
+    ):
+        path.write_text(json.dumps(description | changes))
+        with pytest.raises(InvalidSpecification, match=reason):
+            load_specification(tmp_path)
+
+
+def test_format_1_takes_the_asks_of_requests_and_keeps_its_points(tmp_path: Path) -> None:
+    write_format_1(tmp_path, COLOURS)
+    old = load_specification(tmp_path)
+    assert (old.encoder_id, old.dim) == (STATIC_ENCODER, 536)
+    made = with_asks(old, ["Which colour is it?", "Translate this into French."])
+    assert (made.encoder_id, made.encoder_fingerprint, made.dim) == (PROMPT_ENCODER, encoder.fingerprint, encoder.dim)
+    materials, asks = encoder.parts(made.whole_set.points)
+    assert materials == pytest.approx(old.whole_set.points, abs=1e-5)
+    expected = encoder.encode_asks([("Which colour is it?",), ("Translate this into French.",)])
+    assert asks == pytest.approx(expected[np.arange(len(asks)) % 2], abs=1e-5)
+    assert with_asks(made, []) is made
+    with pytest.raises(InvalidSpecification, match="needs examples or a description"):
+        with_asks(old, [])
 
 
 def test_views_count_equally_whatever_their_rows() -> None:
