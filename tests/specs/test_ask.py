@@ -49,7 +49,7 @@ def test_an_instruction_before_and_a_question_after_are_both_asked() -> None:
             ("Summarize the following:",),
             "the cat sleeps on the sofa",
         ),
-        ("Sentiment towards BP: shares fell by 4 % today", ("Sentiment towards BP:",), None),
+        ("Sentiment towards BP: shares fell by 4 % today", ("Sentiment towards BP:",), "shares fell by 4 % today"),
         ("in French: the cat sleeps on the sofa", ("in French:",), None),
         ("How many apples cost Rs. 240 in all?", ("How many apples cost Rs. 240 in all?",), None),
         ("hi", ("hi",), None),
