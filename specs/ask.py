@@ -101,9 +101,13 @@ def split_prompt(text: str) -> Prompt:
     chosen = sorted(likely) or _ends_without_courtesy(sentences)
     asked = [sentences[i] for i in chosen]
     rest = [sentence for i, sentence in enumerate(sentences) if i not in chosen]
-    if all(_COURTESY.match(sentence) or _FIELD.match(sentence) or not _WORDS.search(sentence) for sentence in rest):
+    if rest and not any(map(_brings_material, rest)):
         rest = asked  # "Thanks!", "Answer:" or "(9)" after a question is not what it is about
     return Prompt(tuple(sentence[:ASK_CHARS] for sentence in asked), "\n".join(rest) or text)
+
+
+def _brings_material(sentence: str) -> bool:
+    return bool(_WORDS.search(sentence)) and not (_COURTESY.match(sentence) or _FIELD.match(sentence))
 
 
 def _sentences(text: str) -> list[str]:
