@@ -33,6 +33,7 @@ _CUE = re.compile(r"([^\n:：]{3,160}[:：])\s+(?=\S)")
 _OPTION = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.)]$")
 _FIELD = re.compile(r"\W{0,3}[\w ]{0,20}[:：]$")
 """The name of a field ("Answer:", "Passage:") asks for nothing by itself."""
+_ANSWER = re.compile(r"(?:the )?answer\W{0,3}$", re.IGNORECASE)
 _COURTESY = re.compile(
     r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}"
     r"|please,? help(?: me)?(?: (?:out|with (?:this|that|it)))?|help me(?: please)?"
@@ -54,8 +55,10 @@ _ENGLISH = """
     recap share verify confirm test validate assess score weigh order arrange group cluster map match link fill insert
     edit polish improve refine format structure encode transcribe transliterate interpret clarify elaborate illustrate
     demonstrate note quote cite search call ask warn remind assume suppose form pose word reduce increase number specify
+    tldr section subject category label class type topic tone mood polarity operation decision diagnosis
+    translation meaning definition explanation
 """
-"""Question words, auxiliaries, and the verbs with which people begin an instruction."""
+"""Question words, auxiliaries, and the words with which people begin an instruction or a cue ("Section: …")."""
 _OTHER_LANGUAGES = """
     qué que cuál cuáles cómo cuánto cuántos por traduce resume explica escribe dime clasifica quel quelle
     quels quelles comment pourquoi combien traduis traduire résume résumez expliquez explique écris donne donnez was
@@ -77,7 +80,8 @@ _PHRASES = re.compile(
 
 class Prompt(NamedTuple):
     """A prompt in its two parts. `ask` holds the sentences that ask, in the prompt's order, each cut to `ASK_CHARS`;
-    it is empty only for an empty prompt. `material` is the rest, or the whole prompt where nothing else is left."""
+    it is empty only for an empty prompt. `material` is the rest; the ask itself where nothing is left but courtesy, or
+    nothing at all."""
 
     ask: tuple[str, ...]
     material: str
@@ -95,8 +99,15 @@ def split_prompt(text: str) -> Prompt:
     scores = {i: _likeness(sentences[i], i in (0, count - 1)) for i in at_ends}
     likely = sorted((i for i in at_ends if scores[i] >= LIKELY), key=lambda i: (-scores[i], i))[:MOST]
     chosen = sorted(likely) or _ends_without_courtesy(sentences)
-    material = "\n".join(sentence for i, sentence in enumerate(sentences) if i not in chosen)
-    return Prompt(tuple(sentences[i][:ASK_CHARS] for i in chosen), material or text)
+    asked = [sentences[i] for i in chosen]
+    rest = [sentence for i, sentence in enumerate(sentences) if i not in chosen]
+    if rest and not any(map(_brings_material, rest)):
+        rest = asked  # "Thanks!", "Answer:" or "(9)" after a question is not what it is about
+    return Prompt(tuple(sentence[:ASK_CHARS] for sentence in asked), "\n".join(rest) or text)
+
+
+def _brings_material(sentence: str) -> bool:
+    return bool(_WORDS.search(sentence)) and not (_COURTESY.match(sentence) or _FIELD.match(sentence))
 
 
 def _sentences(text: str) -> list[str]:
@@ -124,7 +135,8 @@ def _likeness(sentence: str, at_an_end: bool) -> float:
         return -1.0
     score = 2.0 if sentence.rstrip("\"')”’").endswith(("?", "？", "؟")) else 0.0
     first = _WORDS.search(sentence)
-    if first is not None and first.group().lower() in _OPENERS:
+    opens = first is not None and first.group().lower() in _OPENERS and not _ANSWER.match(sentence)
+    if opens:
         score += 1.2
     if _PHRASES.search(sentence, 0, 300):
         score += 0.8
@@ -132,7 +144,7 @@ def _likeness(sentence: str, at_an_end: bool) -> float:
         score += 0.6
     if len(sentence) > 1.2 * ASK_CHARS:
         score -= 1.5
-    if _FIELD.match(sentence):
+    if _FIELD.match(sentence) and not opens:
         score -= 0.7
     return score
 

@@ -50,8 +50,8 @@ DEFAULT_MU = 1.0
 MIN_ROWS = 20
 """With fewer the noise is larger than what tells most tasks apart."""
 CLEAR_NOISE = 0.02
-"""Up to this σ (100 rows at μ = 1) noise hardly changes the choice of a learnware. With 20 rows (σ = 0.1) a third of
-the starters' own tasks no longer look like any, and foreign ones may look like another domain's."""
+"""Up to this σ (100 rows at μ = 1) noise hardly changes the choice of a learnware. With 20 rows (σ = 0.1) a third to a
+half of the starters' own tasks no longer look like any, and foreign ones may look like another domain's."""
 MAX_ROWS = 1_000_000
 UNIT_NORM_SLACK = 1e-3
 """Rounding of float32 in an encoder's unit vectors."""

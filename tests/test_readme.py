@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from router import choice
+from router.settings import SelectionSettings
+from serving import middleware
 from tests.support import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,6 +85,32 @@ FILES = r"(?<![\w/])((?:deploy|requirements|serving|tests|benchmarks)/[\w./-]*\w
 @pytest.mark.parametrize("path", sorted(set(re.findall(FILES, CODE))))
 def test_a_file_in_a_command_exists(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def section(title: str) -> str:
+    return README.partition(f" {title}\n")[2].partition("\n#")[0]
+
+
+def first_cells(title: str) -> set[str]:
+    """What stands as code in the first column of a section's tables."""
+    rows = re.findall(r"^\| ([^|]*) \|", section(title), flags=re.MULTILINE)
+    return {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_the_reasons_are_those_that_the_code_gives() -> None:
+    values = {value for module in (choice, middleware) for value in vars(module).values() if isinstance(value, str)}
+    reasons = {value for value in values if value.startswith("base:")}
+    assert first_cells("Why this answer") == reasons | {choice.MATCHED, choice.SESSION, choice.TASK, choice.NAMED}
+
+
+def test_the_settings_of_the_choice_have_their_defaults() -> None:
+    settings = SelectionSettings()
+    rows = re.findall(r"^\| `(min_\w+|resident_margin)` \| ([\d.]+) \|", section("Selection"), flags=re.MULTILINE)
+    assert {name: float(default) for name, default in rows} == {
+        name: value
+        for name, value in settings.model_dump().items()
+        if name.startswith("min_") or name == "resident_margin"
+    }
 
 
 def test_python_examples_are_python() -> None:

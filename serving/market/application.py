@@ -55,8 +55,8 @@ logger = logging.getLogger("ray.serve")
 ROUTE_PREFIX = "/v1/learnwares"
 
 PROBE_TIMEOUT_S = 90.0
-"""How long an engine may take for the trial, beside all other requests: six of one token, and the measurement, which
-takes `serving.market.meter.LIMIT_S` at most, the first time `BASE_LIMIT_S` more."""
+"""How long an engine may take for the trial, beside all other requests: six of one token, and the measurement, whose
+limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of `serving.market.meter`."""
 FOLLOW_TIMEOUT_S = 5.0
 """How long a change waits for the replicas before it is answered; they look every quarter of a second."""
 

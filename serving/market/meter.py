@@ -13,7 +13,8 @@ device; and so that running requests are not harmed:
   hash, and asked for alone, after the base's tokens before it; it stands for all of them, so drift has the same
   expectation as where it is measured without an engine, and a larger error. A token that is not among the likeliest
   counts as the last of them: in the learnware's favour.
-- It takes `LIMIT_S` at most: what has not been asked by then is not, and the intervals are the wider.
+- After `LIMIT_S` nothing more is asked, unless fewer than `LEAST` prompts were; what was not asked makes the intervals
+  wider.
 
 The base model's answers are made once, and kept in a file for the next start.
 """
@@ -36,13 +37,12 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from serving.loops import is_looping
-from serving.market.trial import MAX_TOKENS
 from serving.paging.gate import AdapterGate
 from serving.paths import cache_folder
 from serving.training.generation import FOLDER, weights_fingerprint
 from serving.training.rows import encode_prompt
 from specs.errors import InvalidLearnware
-from specs.off_task import PROMPTS, Answered, Kind, OffTaskScore, off_task_prompts, score
+from specs.off_task import MAX_TOKENS, PROMPTS, Answered, Kind, OffTaskScore, off_task_prompts, score
 
 logger = logging.getLogger("ray.serve")
 
@@ -50,8 +50,11 @@ MAX_PROMPT_TOKENS = 512
 LOGPROBS = 20
 """Likeliest tokens of a step: as many as vLLM gives by default."""
 LIMIT_S = 12.0
+LEAST = 24
+"""Prompts that are asked however long it takes, up to `HARD_LIMIT_S`: beside many other requests."""
+HARD_LIMIT_S = 40.0
 BASE_LIMIT_S = 30.0
-"""For the base model's answers, the first time."""
+"""For the base model's answers, the first time; those that are missing are made the next time."""
 IDLE_SEATS = 0.75
 """Share of the seats in the batch: who comes meanwhile finds one free."""
 BUSY_REQUESTS = 2
@@ -113,7 +116,7 @@ class OffTaskMeter:
             await self._ask_base([prompt for _, prompt in in_turn])
             known = [(kind, prompt) for kind, prompt in in_turn if prompt in self._base]
             answers = await self._all(
-                [prompt for _, prompt in known], partial(self._compared, request=request), LIMIT_S
+                [prompt for _, prompt in known], partial(self._compared, request=request), LIMIT_S, HARD_LIMIT_S
             )
         answered: dict[Kind, list[Answered]] = {}
         for kind, prompt in known:
@@ -134,21 +137,23 @@ class OffTaskMeter:
                 said.tokens,
                 tuple(step[token] for step, token in zip(said.likeliest, said.tokens, strict=True)),
             )
-            for prompt, said in (await self._all(missing, self._said_by_base, BASE_LIMIT_S)).items()
+            for prompt, said in (await self._all(missing, self._said_by_base, BASE_LIMIT_S, BASE_LIMIT_S)).items()
         }
         self._base |= fresh
         if fresh and self._kept is not None:
             await asyncio.to_thread(append_answers, self._kept, fresh)
 
     async def _all(
-        self, prompts: Iterable[str], ask: Callable[[str], Awaitable[Result]], limit_s: float
+        self, prompts: Iterable[str], ask: Callable[[str], Awaitable[Result]], limit_s: float, hard_limit_s: float
     ) -> dict[str, Result]:
-        """What `ask` gives for each prompt, as far as it came in time, in the order of `prompts`."""
+        """What `ask` gives for each prompt, as far as it came in time. Prompts are taken in their order, after
+        `limit_s` only until `LEAST` are answered."""
         waiting = deque(prompts)
         answers: dict[str, Result] = {}
+        enough = self._clock() + limit_s
 
         async def work(number: int) -> None:
-            while waiting:
+            while waiting and (self._clock() < enough or len(answers) < LEAST):
                 if number >= BUSY_REQUESTS and self._others() > self._running:
                     await asyncio.sleep(LOOK_S)
                     continue
@@ -160,7 +165,7 @@ class OffTaskMeter:
         if not workers:
             return answers
         try:
-            done, _ = await asyncio.wait(workers, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
+            done, _ = await asyncio.wait(workers, timeout=hard_limit_s, return_when=asyncio.FIRST_EXCEPTION)
             for worker in done:
                 worker.result()  # raises what it raised
         finally:

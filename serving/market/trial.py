@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from specs.off_task import Kind, OffTaskScore
+from specs.off_task import MAX_TOKENS, Kind, OffTaskScore
 
-MAX_TOKENS = 40
-"""Of an answer off the task, as where it is measured without an engine."""
 PROTOCOL = (
     f"greedy answers of at most {MAX_TOKENS} tokens on the engine, one user turn; drift: log p(base's answer) under "
     "the adapter, less under the base, a token, those beyond the first that differs by one of them drawn; degenerate: "

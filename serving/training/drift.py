@@ -12,7 +12,6 @@ from typing import Any
 
 from serving.training.adapter import computing_type, load_base, older_names
 from serving.training.generation import (
-    MAX_TOKENS,
     GreedyAnswer,
     base_answers,
     verified_answers,
@@ -20,7 +19,7 @@ from serving.training.generation import (
 )
 from serving.training.rows import encode_prompt
 from specs.errors import InvalidLearnware
-from specs.off_task import Answered, Kind, OffTaskScore, score
+from specs.off_task import MAX_TOKENS, Answered, Kind, OffTaskScore, score
 
 PROTOCOL = (
     f"greedy answers of at most {MAX_TOKENS} tokens, one user turn; drift: log p(base's answer and its end of "
@@ -44,7 +43,7 @@ class DriftMeter:
     ) -> list[GreedyAnswer]:
         """What the base model says, made once for a base and kept."""
         return base_answers(
-            self.model, self.tokenizer, self._encoded(prompts), self._weights, self._cache, progress=progress
+            self.model, self.tokenizer, self._encoded(prompts), self._weights, self._cache, MAX_TOKENS, progress
         )
 
     def measure(
@@ -78,7 +77,8 @@ class DriftMeter:
                 self.tokenizer,
                 self._encoded(texts),
                 [answer.tokens for answer in base],
-                progress=progress,
+                MAX_TOKENS,
+                progress,
                 stop_loops=True,
             )
         finally:

@@ -108,9 +108,14 @@ def test_route_explains_without_generating_and_leaves_no_trace(http: httpx.Clien
     answer = http.post("/v1/route", json=body).json()
     assert answer["learnware"].startswith("healthcare")
     assert answer["reason"] == "matched"
-    scores = [candidate["score"] for candidate in answer["candidates"]]
-    assert scores == sorted(scores, reverse=True)
-    assert len(scores) > 1
+    expected = [candidate["expected"] for candidate in answer["candidates"]]
+    assert expected == sorted(expected, reverse=True)
+    assert len(expected) > 1
+    assert expected[0] > answer["base"]["expected"]
+    assert answer["match"] == answer["candidates"][0]["score"] >= answer["min_match"]
+    assert answer["tasks"][0]["task"] == answer["learnware"]
+    assert answer["ask"] == [QUESTIONS[1].text.partition("mg/dL. ")[2].partition("\n")[0]]
+    assert answer["learnware"] in answer["explanation"]
     assert answer["candidates"][0]["learnware"] == answer["learnware"]
     tiers = answer["candidates"][0]["tiers"]
     assert tiers[answer["replica"]["id"]] == answer["replica"]["tier"]

@@ -53,6 +53,8 @@ def client(stack: Stack):
 def test_the_learnware_of_the_task_answers_streamed_or_not(client: openai.OpenAI, http: httpx.Client, task: dict):
     assert task["learnware"].startswith("finance-")
     assert task["reason"] == "task"
+    assert task["candidates"][0]["expected"] > task["base"]["expected"]
+    assert (task["learnware"] in task["explanation"], task["advice"]) == (True, None)
     raw = client.chat.completions.with_raw_response.create(model=task["id"], messages=ASK, max_tokens=4)
     assert (raw.headers["x-learnware"], raw.headers["x-learnware-reason"]) == (task["learnware"], "task")
     assert raw.parse().model == task["learnware"]

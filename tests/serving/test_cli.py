@@ -43,7 +43,7 @@ def test_a_good_configuration_is_checked_and_its_learnwares_listed(tmp_path, mar
 
 def test_the_starter_learnwares_are_valid(capsys):
     assert main(["check"]) == 0
-    assert "12 learnwares over SmolLM2-135M-Instruct" in capsys.readouterr().out
+    assert "15 learnwares over SmolLM2-135M-Instruct" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["check", "serve", "environment"])

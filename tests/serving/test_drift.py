@@ -11,14 +11,13 @@ from safetensors.torch import load_file, save_file
 from serving.cli import main
 from serving.training.adapter import load_base, older_names, train_adapter
 from serving.training.drift import DriftMeter
-from serving.training.generation import MAX_TOKENS
 from serving.training.rows import encode_prompt, read_rows
 from serving.training.settings import TrainingSettings
 from specs.adapter import adapter_hash
 from specs.capability import Capability, ProbeScore, load_capability, save_capability
 from specs.card import BaseModelReference, Card, load_card, save_card
 from specs.errors import InvalidLearnware
-from specs.off_task import Kind
+from specs.off_task import MAX_TOKENS, Kind
 
 PROMPTS = {Kind.EVERYDAY: ["Is the colour warm or cold?", "a red house", "the blue car", "old"], Kind.DOMAIN: ["green"]}
 

@@ -11,14 +11,14 @@ from serving.config import STARTER_FOLDER
 
 MEGABYTE_AND_A_HALF = 1_500_000
 TASKS = {
-    "finance": ["australian_credit", "fin_ner_type", "fiqa_sa", "tfns"],
-    "healthcare": ["medqa_usmle", "mmlu_medical_subject", "pubmed_section", "pubmedqa"],
-    "mathematics": ["agieval_gaokao_mathqa", "aqua_rat", "gsm8k_first_operation", "svamp_operation"],
+    "finance": ["australian_credit", "fin_ner_type", "fiqa_sa", "tfns", "xbrl_term"],
+    "healthcare": ["medqa_usmle", "medquad_qa", "mmlu_medical_subject", "pubmed_section", "pubmedqa"],
+    "mathematics": ["agieval_gaokao_mathqa", "aqua_rat", "gsm8k_first_operation", "gsm8k_solution", "svamp_operation"],
 }
 NAMES = [f"{domain}-{task}" for domain, tasks in TASKS.items() for task in tasks]
 
 
-def test_there_are_exactly_the_twelve() -> None:
+def test_there_are_exactly_the_fifteen() -> None:
     assert sorted(path.parent.name for path in STARTER_FOLDER.glob("*/adapter_config.json")) == NAMES
 
 

@@ -44,8 +44,12 @@ def test_an_instruction_before_and_a_question_after_are_both_asked() -> None:
 @pytest.mark.parametrize(
     ("prompt", "ask", "material"),
     [
-        ("Summarize the following: the cat sleeps on the sofa", ("Summarize the following:",), "the cat sleeps on the sofa"),
-        ("Sentiment towards BP: shares fell by 4 % today", ("Sentiment towards BP:",), None),
+        (
+            "Summarize the following: the cat sleeps on the sofa",
+            ("Summarize the following:",),
+            "the cat sleeps on the sofa",
+        ),
+        ("Sentiment towards BP: shares fell by 4 % today", ("Sentiment towards BP:",), "shares fell by 4 % today"),
         ("in French: the cat sleeps on the sofa", ("in French:",), None),
         ("How many apples cost Rs. 240 in all?", ("How many apples cost Rs. 240 in all?",), None),
         ("hi", ("hi",), None),
@@ -67,6 +71,12 @@ def test_options_stay_with_their_letters_and_are_no_ask() -> None:
 def test_courtesy_asks_for_nothing(courtesy: str) -> None:
     assert split_prompt(f"Translate this into French.\n{MATERIAL}\n{courtesy}").ask == ("Translate this into French.",)
     assert split_prompt(f"Hello there,\n{MATERIAL}\ntl;dr\n{courtesy}").ask[-1] == "tl;dr"
+
+
+@pytest.mark.parametrize("end", [" Thanks!", "\nThank you!", " Please help me with this.", "\nAnswer:", "\n\nAntwort:"])
+def test_courtesy_and_cues_after_a_question_are_not_what_it_is_about(end: str) -> None:
+    question = "What is asthma and what causes it?"
+    assert split_prompt(question + end) == split_prompt(question) == ((question,), question)
 
 
 def test_the_name_of_a_field_asks_for_nothing() -> None:

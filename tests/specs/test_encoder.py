@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from specs.encoder import HEAD_CHARS, STATIC_ENCODER, TAIL_CHARS, load_encoder
+from specs.ask_encoder import ASK_DIM
+from specs.encoder import HEAD_CHARS, PROMPT_ENCODER, STATIC_ENCODER, TAIL_CHARS, load_encoder, load_prompt_encoder
 from specs.errors import InvalidSpecification
 
 encoder = load_encoder(STATIC_ENCODER)
+prompts = load_prompt_encoder()
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,6 +48,51 @@ def test_what_stands_in_the_middle_of_a_long_text_is_not_read() -> None:
     head, tail = "h " * (HEAD_CHARS // 2), "t " * (TAIL_CHARS // 2)
     short, long = encoder.encode([head + "x" * 10 + tail, head + "y" * 500_000 + tail])
     assert short @ long > 0.99
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=200))
+def test_any_prompt_becomes_a_finite_unit_vector(text: str) -> None:
+    vector = prompts.encode([text])[0]
+    assert vector.shape == (prompts.dim,) == (encoder.dim + ASK_DIM,)
+    assert np.isfinite(vector).all()
+    # an empty prompt has material of a shape and asks for nothing
+    assert np.linalg.norm(vector) == pytest.approx(1 if text.strip() else 2**-0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["\n\n", "\ud800 lone \udfff", "\x00", "🙂" * 50, "a" * 1_000_000])
+def test_odd_prompts_become_finite_vectors(text: str) -> None:
+    assert np.isfinite(prompts.encode([text])).all()
+
+
+def test_a_prompts_parts_are_its_material_and_its_ask() -> None:
+    row = "Operating profit rose to EUR 13.1 mn."
+    texts = [
+        f"Translate this into French.\n{row}",
+        f"Is this good news?\n{row}",
+        "Is this good news?\nSales fell by 4 %.",
+    ]
+    materials, asks = prompts.parts(prompts.encode(texts))
+    assert materials[0] == pytest.approx(encoder.encode([row])[0], abs=1e-6)
+    assert asks[1] == pytest.approx(prompts.encode_asks([("Is this good news?",)])[0], abs=1e-6)
+    assert materials[0] == pytest.approx(materials[1], abs=1e-6)
+    assert asks[1] == pytest.approx(asks[2], abs=1e-6)
+    assert asks[0] @ asks[1] < 0.5
+    assert prompts.join(materials, asks) == pytest.approx(prompts.encode(texts), abs=1e-6)
+
+
+def test_both_parts_count_alike() -> None:
+    """‖x − y‖² is the mean of the two parts' squared distances."""
+    one, other = prompts.encode(["Why is this so?\nThe sea is blue.", "Translate it.\nShares fell by 4 %."])
+    (material, other_material), (ask, other_ask) = (part for part in prompts.parts(np.stack([one, other])))
+    parts = [np.sum((material - other_material) ** 2), np.sum((ask - other_ask) ** 2)]
+    assert np.sum((one - other) ** 2) == pytest.approx(np.mean(parts), abs=1e-5)
+
+
+def test_each_encoder_is_loaded_once_and_found_by_its_id() -> None:
+    assert load_encoder(PROMPT_ENCODER) is load_prompt_encoder()
+    assert (prompts.id, encoder.id) == (PROMPT_ENCODER, STATIC_ENCODER)
+    assert prompts.fingerprint != encoder.fingerprint
 
 
 def test_an_unknown_encoder_is_refused_by_name() -> None:

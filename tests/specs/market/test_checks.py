@@ -124,7 +124,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "an id that means the router": (lambda folder: edit_card(folder, id="auto"), "its id must not be 'auto'"),
     "an id that is the base model's": (lambda folder: edit_card(folder, id=BASE), "its id must not be 'tiny-base'"),
     "a specification of an unknown type": (specification(type="words"), "type 'words'"),
-    "a specification of another encoder": (specification(encoder={"id": "e5", "sha256": ""}), "no encoder 'e5'"),
+    "a specification of another encoder": (specification(encoder={"id": "e5", "sha256": ""}), "made with encoder 'e5'"),
 }
 
 
