@@ -8,9 +8,8 @@ One vector has three blocks, because a request shows its task in three ways:
                    for Large Scale Multitask Learning"): wording that a mean of meanings blurs
     shape      24  length, digits, capitals, options, cashtags, scripts: what a table row or an exam question looks like
 
-A static table is two orders of magnitude faster than a transformer; `python -m benchmarks.selection --encoders`
-holds the comparison with the other candidates. The package's data files are read directly: importing `wordllama`
-would configure the process's root logger, and its `load` looks for a network.
+A static table is two orders of magnitude faster than a transformer. The package's data files are read directly:
+importing `wordllama` would configure the process's root logger, and its `load` looks for a network.
 
 A prompt's vector joins two of these halves: what the prompt is about (its material under the encoder above) and what it
 asks for (`specs.ask`, under the transformer of `specs.ask_encoder`). Since squared distances add up, a Gaussian
