@@ -36,7 +36,7 @@ _FIELD = re.compile(r"\W{0,3}[\w ]{0,20}[:：]$")
 _ANSWER = re.compile(r"(?:the )?answer\W{0,3}$", re.IGNORECASE)
 _COURTESY = re.compile(
     r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}"
-    r"|please,? help(?: me)?(?: (?:out|with (?:this|that|it)))?|help me(?: please)?"
+    r"|(?:(?:can|could|would) you )?(?:please,? )?help(?: me)?(?: out)?(?: here| with (?:this|that|it))?(?:,? please)?"
     r"|(?:hi|hello|hey|dear|good (?:morning|evening|afternoon))\b.{0,20}"
     r"|(?:kind |best )?regards.{0,20}|cheers)\W{0,3}$",
     re.IGNORECASE,

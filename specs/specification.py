@@ -147,7 +147,11 @@ def with_asks(specification: Specification, requests: Sequence[str]) -> Specific
     encoder = load_prompt_encoder()
     asks = encoder.encode_asks([split_prompt(request).ask for request in requests])
     views = tuple(
-        replace(view, points=encoder.join(view.points, asks[np.arange(len(view.points)) % len(asks)]))
+        replace(
+            view,
+            name="asked" if view.name == "bare" else view.name,
+            points=encoder.join(view.points, asks[np.arange(len(view.points)) % len(asks)]),
+        )
         for view in specification.views
     )
     return replace(specification, encoder_id=encoder.id, encoder_fingerprint=encoder.fingerprint, views=views)

@@ -164,7 +164,7 @@ def test_the_command_line_reaches_the_running_stack(
 def test_lists_searches_and_refusals(http: httpx.Client, tmp_path: Path):
     listed = http.get("/v1/learnwares").json()
     assert listed["object"] == "list"
-    assert len(listed["data"]) == 12
+    assert len(listed["data"]) == 15
     found = http.get("/v1/learnwares", params={"q": "sentiment", "domain": "finance"}).json()["data"]
     assert {record["id"] for record in found} == {"finance-fiqa_sa", "finance-tfns"}
     shown = http.get("/v1/learnwares/finance-tfns").json()

@@ -148,7 +148,7 @@ def traces(text: str) -> dict[str, float]:
 def test_models_lists_auto_the_base_and_every_learnware(http: httpx.Client):
     cards = {card["id"]: card for card in http.get("/v1/models").json()["data"]}
     assert {"auto", BASE, "finance-tfns", "healthcare-pubmedqa", "mathematics-aqua_rat"} <= set(cards)
-    assert len(cards) == 14
+    assert len(cards) == 17
     assert cards[BASE]["root"] == BASE
     assert cards[BASE]["parent"] is None
     for name, card in cards.items():

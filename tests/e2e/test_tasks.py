@@ -108,7 +108,7 @@ def test_rows_are_refused_and_a_removed_task_is_gone(http: httpx.Client, specifi
 
 
 def test_new_routers_know_it_as_well(stack: Stack, http: httpx.Client, specification: bytes):
-    """Every router process is killed; until others have come, the base model answers."""
+    """Every router process is killed; until others have come, requests that want a choice are refused."""
     task = http.post("/v1/task-specs", content=specification).json()
     before = {router.pid for router in stack.routers()}
     for router in stack.routers():
@@ -116,11 +116,12 @@ def test_new_routers_know_it_as_well(stack: Stack, http: httpx.Client, specifica
     deadline = time.monotonic() + 120
     while True:
         response = chat(http, "hello", task["id"], max_tokens=1)
-        assert response.status_code == 200, response.text
+        assert response.status_code in {200, 429, 503}, response.text
         after = {router.pid for router in stack.routers()} - before
-        if len(after) == len(before) and response.headers["x-learnware-reason"] == "task":
+        if response.status_code != 200:
+            assert int(response.headers["retry-after"]) >= 1
+        elif len(after) == len(before) and response.headers["x-learnware-reason"] == "task":
             break
-        assert response.headers["x-learnware-reason"].startswith(("base:", "task"))
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert response.headers["x-learnware"] == task["learnware"]
