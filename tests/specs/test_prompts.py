@@ -137,5 +137,5 @@ def test_a_wheel_holds_the_files() -> None:
         prompts.__name__
     ]
     files = [path.name for path in (ROOT / "specs" / "prompts").iterdir() if path.suffix not in (".py", ".pyc", "")]
-    assert {f"{name}.txt" for name in BANKS} == set(files)
+    assert {*(f"{name}.txt" for name in BANKS), "home.safetensors"} == set(files)
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in files)
