@@ -76,6 +76,8 @@ def make_learnwares(folder: Path, count: int, base: Path | None = None) -> list[
         shutil.copytree(source, folder / name)
         if shapes is not None:
             _write_adapter(folder / name, shapes, number)
+            # what was measured belongs to the weights
+            (folder / name / "specification" / "capability.json").unlink(missing_ok=True)
         card = yaml.safe_load((source / "learnware.yaml").read_text(encoding="utf-8"))
         (folder / name / "learnware.yaml").write_text(yaml.safe_dump(card | {"id": name}), encoding="utf-8")
     return ids

@@ -181,7 +181,7 @@ class Ranking:
             of_class.setdefault(class_of(one), kind)
         self._kinds = len(numbers)
         self._kind_of_learnware = np.array(kinds, np.int64)
-        self._kind_of_class = np.array([of_class[name] for name in classes], np.int64)
+        self._kind_of_class = np.array([of_class.get(name, NO_KIND) for name in classes], np.int64)
 
     def _measured_rows(self, measured: Sequence[frozenset[str]], classes: int) -> tuple[_Rows, NDArray[np.float64]]:
         """The rows of measured classes, and the base model's quality on every class."""

@@ -172,7 +172,7 @@ def test_in_a_conversation_what_is_asked_decides_turn_by_turn(selector: Selector
 def test_everyday_prompts_go_to_the_base_model(selector: Selector, text: str) -> None:
     choice = selector.choose(text)
     assert (choice.learnware_id, choice.reason) == (None, LOW_CONFIDENCE)
-    assert choice.confidence < 0.5
+    assert choice.score < SelectionSettings().min_match
     assert choice.candidates
 
 
@@ -325,7 +325,7 @@ def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector
     everyday = load_prompt_encoder().encode(everyday_prompts()[::8]).mean(0)
     choice = selector.choose_task(everyday)
     assert (choice.learnware_id, choice.reason) == (None, LOW_CONFIDENCE)
-    assert choice.confidence < 0.5
+    assert choice.score < SelectionSettings().min_match
     assert choice.candidates
 
 
