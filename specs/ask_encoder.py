@@ -83,9 +83,7 @@ class AskEncoder:
                 options = runtime.SessionOptions()
                 options.intra_op_num_threads = options.inter_op_num_threads = 1
                 options.log_severity_level = 3
-                self._loaded = runtime.InferenceSession(
-                    str(self._weights), options, providers=["CPUExecutionProvider"]
-                )
+                self._loaded = runtime.InferenceSession(str(self._weights), options, providers=["CPUExecutionProvider"])
         return self._loaded
 
     def _computed(self, sentence: str) -> Vector:
