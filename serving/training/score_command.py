@@ -112,10 +112,10 @@ def run(args: argparse.Namespace) -> int:
                 if name not in controls and earlier.get(name, {}).get("rows_sha256") == hashes[name]:
                     report = with_earlier_control(report, earlier[name]["systems"]["shuffled"])
             folders = {"learnware": adapters[name], "shuffled": adapters.get(controls.get(name, ""))}
-            reports[name] = report | {
-                "rows_sha256": hashes[name],
-                "training": {system: training_record(folder) for system, folder in folders.items() if folder},
-            }
+            training = {system: training_record(folder) for system, folder in folders.items() if folder}
+            if "paired" in report["against"].get("shuffled", {}):
+                training["shuffled"] = earlier[name].get("training", {}).get("shuffled", {})
+            reports[name] = report | {"rows_sha256": hashes[name], "training": training}
     summary = {
         "protocol": PROTOCOL,
         "text_protocol": TEXT_PROTOCOL,

@@ -187,6 +187,7 @@ def test_a_control_that_is_not_at_hand_is_taken_from_an_earlier_report(
         json.loads((folder / "scores.json").read_text())["tasks"]["toy-colours"] for folder in (first, second)
     )
     assert without["systems"]["shuffled"] == with_rows["systems"]["shuffled"]
+    assert without["training"]["shuffled"] == with_rows["training"]["shuffled"]
     paired, unpaired = (task["against"]["shuffled"] for task in (with_rows, without))
     assert unpaired["paired"] is False
     assert unpaired["difference"]["mean"] == pytest.approx(paired["difference"]["mean"], abs=1e-3)
