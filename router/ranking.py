@@ -36,11 +36,8 @@ from specs.capability import ProbeScore, harm
 from specs.home import OTHER_ASKS, QUESTIONS
 from specs.index import Closeness
 from specs.learnware import Learnware
-from specs.off_task import Kind
+from specs.off_task import LIKELIHOOD_WEIGHT, Kind
 
-LIKELIHOOD_WEIGHT = 0.2
-"""What one nat of a task's mean log-likelihood counts, in probability. Chosen on probe rows alone: one half of them
-ranked and the other half judged, and tasks left out in turn."""
 SHRINKAGE_ROWS = 4.0
 """A gain over the base model counts as if that many more rows had shown none."""
 USUAL_GAIN = 0.25

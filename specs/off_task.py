@@ -51,7 +51,8 @@ trained beside the base's answers have few, but nobody can tell which an unmeasu
 PRIOR_DRIFT = (-1.0, 2.0)
 """Drift of learnwares that were trained without the base's answers, in nats a token, and prompts that it counts for."""
 LIKELIHOOD_WEIGHT = 0.2
-"""What one nat a token counts, in probability: as in `router.ranking`."""
+"""What one nat of mean log-likelihood counts, in probability, here and for gains on tasks (`router.ranking`). Chosen on
+probe rows alone: one half of them ranked and the other half judged, and tasks left out in turn."""
 
 
 class Interval(NamedTuple):

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from router.ranking import LIKELIHOOD_WEIGHT, USUAL_GAIN, Ranking, gain
+from router.ranking import USUAL_GAIN, Ranking, gain
 from router.task_model import Probabilities
 from specs.capability import Capability, ProbeScore
 from specs.home import EVERYDAY, OTHER_ASKS
 from specs.index import Closeness
 from specs.learnware import Learnware
-from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore
+from specs.off_task import LIKELIHOOD_WEIGHT, UNMEASURED_LOSS, Kind, OffTaskScore
 from specs.specification import Specification, View
 from tests.router.made_learnwares import HARMLESS, capability, learnware as made, probe
 
