@@ -21,7 +21,7 @@ def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
     needed = requirements(config)
     if market is not None and (market / CATALOGUE_FILE).is_file():
         return [check_learnware(entry.folder, needed, weights=False) for entry in read_catalogue(market).entries]
-    learnwares = load_learnwares(config.learnwares.path)
+    learnwares = load_learnwares(config.learnwares.path, needed.base_model)
     for learnware in learnwares:
         check_fits_market(learnware, needed)
     return learnwares

@@ -53,9 +53,9 @@ class Learnware:
     """What its texts make of a shared model, where its provider says so; not read without the weights."""
 
 
-def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
-    """The learnware in `folder`. With `weights` False neither its weights nor what belongs to them is read, for who
-    needs the rest only and knows that all has been checked.
+def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool = True) -> Learnware:
+    """The learnware in `folder`, which must be for `base_model` if that is given. With `weights` False neither its
+    weights nor what belongs to them is read, for who needs the rest only and knows that all has been checked.
 
     Raises:
         InvalidLearnware: what is wrong in the folder, and what would be right.
@@ -67,6 +67,8 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
             raise InvalidLearnware(
                 f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
             )
+        # Before what was measured on a base model is looked at: that could only be wrong as well, and says less.
+        check_base_model(adapter.base_model, base_model)
         types = TYPES if weights else ROUTED_TYPES
         found = specifications_of(folder, adapter.base_model, types, check=weights)
         specifications: dict[str, Any] = {kind.type: value for kind, value in found}
@@ -97,6 +99,13 @@ def load_learnware(folder: Path, *, weights: bool = True) -> Learnware:
     )
 
 
+def check_base_model(trained_on: str, served: str | None) -> None:
+    """Raises InvalidLearnware when an adapter was trained on another base model than the one that is served, if any
+    is named."""
+    if served is not None and trained_on != served:
+        raise InvalidLearnware(f"it is an adapter for {trained_on!r}; the base model here is {served!r}")
+
+
 def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:
     """Every learnware in a sub-folder of `root` (hidden ones aside), sorted by id.
 
@@ -108,15 +117,10 @@ def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware
         raise InvalidLearnware(f"the learnwares' folder {root} does not exist")
     found: dict[str, Learnware] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
-        learnware = load_learnware(folder)
+        learnware = load_learnware(folder, base_model=base_model)
         if learnware.id in found:
             raise DuplicateLearnware(
                 f"two learnwares with the id {learnware.id!r}: {found[learnware.id].folder.name} and {folder.name}"
-            )
-        if base_model is not None and learnware.base_model != base_model:
-            raise InvalidLearnware(
-                f"learnware {learnware.id} is an adapter for {learnware.base_model!r}; "
-                f"the base model here is {base_model!r}"
             )
         found[learnware.id] = learnware
     return [found[key] for key in sorted(found)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from specs.base_geometry import Layers, check_fits
 from specs.errors import InvalidLearnware, InvalidSpecification
-from specs.learnware import Learnware, load_learnware
+from specs.learnware import Learnware, check_base_model, load_learnware
 from specs.pave import Basis, check_basis
 
 
@@ -31,7 +31,7 @@ def check_learnware(folder: Path, requirements: Requirements, *, weights: bool =
     Raises:
         InvalidLearnware: what is wrong, and what would be right.
     """
-    learnware = load_learnware(folder, weights=weights)
+    learnware = load_learnware(folder, base_model=requirements.base_model, weights=weights)
     check_fits_market(learnware, requirements)
     return learnware
 
@@ -45,9 +45,7 @@ def check_fits_market(learnware: Learnware, requirements: Requirements) -> None:
 
 
 def _check(learnware: Learnware, requirements: Requirements) -> None:
-    base = requirements.base_model
-    if base is not None and learnware.base_model != base:
-        raise InvalidLearnware(f"it is an adapter for {learnware.base_model!r}; the base model here is {base!r}")
+    check_base_model(learnware.base_model, requirements.base_model)
     others = sorted(learnware.base_revisions - {"main", requirements.revision})
     if requirements.revision is not None and others:
         raise InvalidLearnware(
