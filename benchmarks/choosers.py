@@ -182,7 +182,7 @@ def _changed(specification: Specification, change: Callable[[Matrix], Matrix]) -
 
 def _changed_home(home: Home) -> Home:
     sets = {name: ReducedSet(without_ask(one.points), one.weights) for name, one in home.sets.items()}
-    return Home(sets, np.zeros_like(home.asks))
+    return Home(sets, np.zeros_like(home.asks), home.instruction)
 
 
 @contextmanager

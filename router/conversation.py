@@ -29,6 +29,7 @@ import heapq
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +38,9 @@ from router.choice import BASE_BETTER, EXPLANATION, INTERFACE_TASK, MATCHED, MIX
 from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, TellFollowUp
 from router.selection import Choice
 from router.turn import Conversation, Turn
+from specs.encoder import load_prompt_encoder
+from specs.home import load_home
+from specs.system_prompt import instruction_probability
 
 NEW_TURNS = 12
 """Turns that one request has chosen for from its end, where they are not remembered: about 100 ms with new asks."""
@@ -48,7 +52,15 @@ FAR = 2048
 REMEMBERED_TURNS = 8192
 """What each alone chose, the latest used: about 1 kB each, whatever the turns' length."""
 
+INSTRUCTS_FROM = 0.7
+"""Probability from which a system prompt is taken to say what is to be done. In six-fold cross-validation on the
+project's own, which were written to be hard, 75 % of those that do are found and 89 % of the others let pass; what is
+not found is read like any other system prompt."""
+SYSTEMS_KEPT = 1024
+"""System prompts whose verdict is kept: a new one takes some 20 ms."""
+
 ChooseTurn = Callable[[Turn], Choice]
+Instructs = Callable[[str], bool]
 IsInterfaceTask = Callable[[str, str], bool]
 AnswersInSentences = Callable[[str], bool]
 
@@ -244,16 +256,26 @@ class Conversations:
         return len(turn.text) >= self._settings.leave_chars and unlike
 
 
-def by_readings(choose_text: Callable[[str], Choice]) -> ChooseTurn:
+@lru_cache(maxsize=SYSTEMS_KEPT)
+def says_what_to_do(system: str) -> bool:
+    """Whether a system prompt says what is to be done with every message (`specs.system_prompt`)."""
+    return instruction_probability(system, load_home().instruction, load_prompt_encoder()) >= INSTRUCTS_FROM
+
+
+def by_readings(choose_text: Callable[[str], Choice], instructs: Instructs = says_what_to_do) -> ChooseTurn:
     """Chooses for a turn by each of its readings, and takes the learnware that one of them finds with most confidence:
-    a neutral system prompt must not hide the question, and an instruction given as one must be found."""
+    a neutral system prompt must not hide the question, and an instruction given as one must be found. `instructs` says
+    whether a system prompt is such an instruction; what a message asks without it then does not count."""
 
-    return lambda turn: best_reading(choose_text, turn)[1]
+    return lambda turn: best_reading(choose_text, turn, instructs)[1]
 
 
-def best_reading(choose_text: Callable[[str], Choice], turn: Turn) -> tuple[str, Choice]:
+def best_reading(
+    choose_text: Callable[[str], Choice], turn: Turn, instructs: Instructs = says_what_to_do
+) -> tuple[str, Choice]:
     """The reading of a turn that decides, and its choice (`by_readings`)."""
-    choices = [(reading, choose_text(reading)) for reading in turn.readings]
+    instructed = bool(turn.system) and instructs(turn.system)
+    choices = [(reading, choose_text(reading)) for reading in turn.readings(instructed)]
     return max(choices, key=lambda pair: (pair[1].learnware_id is not None, pair[1].score))
 
 

@@ -3,7 +3,8 @@ autumn"), and what it wants: words about the answer ("why?", "explain that in on
 ("and this one: …", "and in 2019?").
 
 Neither fits a learnware when it is looked at alone. The nearest of the project's own phrases (`follow_ups.txt`) and of
-its everyday prompts, which have topics, vote: each with a weight that falls exponentially with its distance.
+its everyday prompts and domains' questions, which have topics, vote: each with a weight that falls exponentially with
+its distance.
 """
 
 import importlib.resources
@@ -14,7 +15,7 @@ from enum import Enum
 import numpy as np
 
 from specs.encoder import Encoder
-from specs.prompts import everyday_prompts
+from specs.prompts import domain_questions, everyday_prompts
 
 FOLLOW_UP_CHARS = 160
 """Of a longer turn only the first clause and the last sentence can be a follow-up: the rest is a topic, or the next
@@ -25,6 +26,9 @@ _SHARPNESS = 20.0
 _CLEAR_VOTES = 2.0
 """By what factor one kind must outvote the other. Without it 8 in 100 unseen turns that ask for words count as
 continuations, with it 3; one continuation in three is then `EITHER`."""
+_CLEAR_TOPIC = 1.25
+"""By what factor topics must outvote both kinds: there are four times as many of them, so that some are near to
+anything. With 1 one in six explanations is taken for a topic, with 2 new topics begin to be missed."""
 _CLEAR_COSINE = 0.7
 """How near the end of a long turn must be to some phrase: with no bound every text's first words are nearest to one."""
 _CLAUSE = re.compile(r"[:.?!\n。？！：]")
@@ -43,12 +47,13 @@ TellFollowUp = Callable[[str], FollowUp | None]
 
 
 class FollowUps:
-    """Holds the phrases' vectors: some 1,500, compared in about 0.1 ms. Safe to use from several threads."""
+    """Holds the phrases' vectors: some 4,000, compared in about 0.3 ms. Safe to use from several threads."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         phrases = follow_up_phrases()
-        groups = [phrases[FollowUp.EXPLANATION], phrases[FollowUp.CONTINUATION], everyday_prompts()]
+        topics = [*everyday_prompts(), *sum(domain_questions().values(), ())]
+        groups = [phrases[FollowUp.EXPLANATION], phrases[FollowUp.CONTINUATION], topics]
         self._vectors = np.vstack([encoder.encode([_plain(phrase) for phrase in group]) for group in groups])
         self._kinds = np.repeat(np.arange(3), [len(group) for group in groups])
 
@@ -68,7 +73,7 @@ class FollowUps:
             return None
         weights = np.exp(_SHARPNESS * (cosines[voters] - 1))
         explanation, continuation, topic = np.bincount(self._kinds[voters], weights, 3)
-        if topic > max(explanation, continuation):
+        if topic > _CLEAR_TOPIC * max(explanation, continuation):
             return None
         if explanation >= _CLEAR_VOTES * continuation:
             return FollowUp.EXPLANATION

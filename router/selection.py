@@ -1,7 +1,8 @@
 """One request's text → one learnware, or the base model: Filter → Score → Pick.
 
 Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
-Score    p(task | request), the base model's home among the tasks (`router.task_model`), and what is expected of every
+Score    p(task | request), the base model's home among the tasks (`router.task_model`), but none for tasks whose answers
+         lack the form that the request names (`specs.answer_form`); and what is expected of every
          learnware for it (`router.ranking`); nearness of the specifications (`specs.index`, in a metric fitted to all
          of them, `specs.metric`) tells equals apart
 Pick     the largest expected quality, the base model being a candidate like the others; and a learnware only if the
@@ -19,9 +20,11 @@ from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
 from router.ranking import Ranking
 from router.settings import SelectionSettings
 from router.task_model import Probabilities, TaskModel
+from specs.answer_form import AnswerForm, answer_form, can_give
+from specs.ask import split_prompt
 from specs.encoder import Encoder
 from specs.errors import InvalidSpecification
-from specs.home import EVERYDAY, Home, load_home
+from specs.home import EVERYDAY, OTHER_ASKS, Home, load_home
 from specs.index import Closeness, SpecificationIndex
 from specs.learnware import Learnware
 from specs.metric import Metric, fit_metric, rows_of
@@ -31,6 +34,8 @@ from specs.stack import PointStack, joined
 NEAREST = 48
 """Learnwares whose nearness tells the tasks of one group apart, and equals; beyond them nothing that matters is
 near."""
+FORMS_KEPT = 256
+"""Forms of answers, as lists of labels, whose tasks are kept."""
 _NONE_PASSES = "no learnware passes the filter (selection.languages, selection.domains)"
 
 
@@ -94,6 +99,7 @@ class Selector:
         self._tasks: TaskModel = TaskModel(self._learnwares, home, None if before is None else before._tasks)  # noqa: SLF001
         self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home)
         self._view_means = _view_means(self._learnwares, self.metric)
+        self._forms = _Forms(self._learnwares, self._tasks)
 
     def changed(self, added: Sequence[Learnware], removed: Collection[str]) -> "Selector":
         """The selector for these learnwares without those of the ids `removed` and with those `added`, in time in
@@ -125,16 +131,18 @@ class Selector:
 
     def choose(self, text: str, top: int = 5) -> Choice:
         """The learnware for a request with this text, and up to `top` candidates. Never raises on odd text."""
-        return self.choose_embedded(self.embed(text), top)
+        return self.choose_embedded(self.embed(text), top, answer_form(split_prompt(text).ask))
 
     def embed(self, text: str) -> NDArray[np.float32]:
         """The text's vector, for `choose_embedded`: (dim,), unit norm."""
         return np.asarray(self._encoder.encode([text])[0])
 
-    def choose_embedded(self, vector: NDArray[np.float32], top: int = 5) -> Choice:
-        """As `choose`, for a vector of `embed`."""
+    def choose_embedded(self, vector: NDArray[np.float32], top: int = 5, form: AnswerForm | None = None) -> Choice:
+        """As `choose`, for a vector of `embed` and the form of answer that the text names."""
         nearest = self.index.search(self.metric.apply(vector), max(top, NEAREST))
         probabilities = self._tasks.probabilities(vector, nearest)
+        if form is not None:
+            probabilities = self._forms.applied(form, probabilities)
         return self._pick(nearest, probabilities, MATCHED, self._settings.min_match, top)
 
     def answers_in_sentences(self, learnware_id: str) -> bool:
@@ -217,6 +225,7 @@ class Selector:
         self.index = self.index.changed([_projected(one, self.metric) for one in admitted], gone)
         self._tasks = self._tasks.changed(admitted, self._learnwares)
         self._ranking = self._ranking.changed(admitted, gone, self._tasks.classes)
+        self._forms = _Forms(self._learnwares, self._tasks)
         if admitted:
             self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
 
@@ -230,6 +239,34 @@ class Selector:
                     f"this router uses {self._encoder.id!r}"
                 )
         return kept
+
+
+class _Forms:
+    """Which tasks have answers of the form that an ask names. Made when it is first needed, kept by form."""
+
+    def __init__(self, learnwares: Sequence[Learnware], tasks: TaskModel) -> None:
+        self._learnwares = learnwares
+        self._tasks = tasks
+        self._fit: dict[AnswerForm, NDArray[np.bool_]] = {}
+
+    def applied(self, form: AnswerForm, found: Probabilities) -> Probabilities:
+        """The probabilities when the request wants this form: a task without it is another ask on its material."""
+        fits = self._fit.get(form)
+        if fits is None:
+            if len(self._fit) >= FORMS_KEPT:
+                self._fit.clear()
+            fits = self._fit[form] = self._fitting(form)
+        home = found.home.copy()
+        home[self._tasks.home.index(OTHER_ASKS)] += found.tasks[~fits].sum()
+        return Probabilities(np.where(fits, found.tasks, 0.0), home)
+
+    def _fitting(self, form: AnswerForm) -> NDArray[np.bool_]:
+        """Of a task with several learnwares, whether any of them can give it."""
+        fits = np.zeros(len(self._tasks.classes), bool)
+        for number, one in zip(self._tasks.class_of_learnware, self._learnwares, strict=True):
+            if not fits[number]:
+                fits[number] = can_give(one.specification.answers, form)
+        return fits
 
 
 def _passes(learnware: Learnware, settings: SelectionSettings) -> bool:

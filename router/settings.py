@@ -12,7 +12,7 @@ class SelectionSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_match: float = Field(
-        0.4,
+        0.5,
         ge=0,
         le=1,
         description="A learnware answers only if the request asks for what it answers better than the base model with "

@@ -17,14 +17,14 @@ class Turn(NamedTuple):
     text: str
     system: str = ""
 
-    @property
-    def readings(self) -> tuple[str, ...]:
+    def readings(self, instructed: bool = False) -> tuple[str, ...]:
         """The texts that a learnware may be found by: the turn alone, and with the system prompt's beginning and, of a
-        longer one, its end before it."""
+        longer one, its end before it. Where the turn is `instructed` by its system prompt, never alone."""
         if not self.system:
             return (self.text,)
         ends = [self.system[:SYSTEM_CHARS], self.system[-SYSTEM_CHARS:]]
-        return (self.text, *(f"{end.strip()}\n{self.text}" for end in dict.fromkeys(ends)))
+        together = tuple(f"{end.strip()}\n{self.text}" for end in dict.fromkeys(ends))
+        return together if instructed else (self.text, *together)
 
 
 class Conversation(NamedTuple):

@@ -30,9 +30,18 @@ _ENDS = re.compile(r"""(?<=[.!])["'”’)\]]{0,3}\s+(?=[^\s\da-z])|(?<=[?？])[
 """Where a sentence or a line ends. A full stop before a small letter or a digit is an abbreviation ("Rs. 240")."""
 _CUE = re.compile(r"([^\n:：]{3,160}[:：])\s+(?=\S)")
 """A colon near the beginning closes an ask: "Sentiment towards BP: …"."""
-_OPTION = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.)]$")
+_LETTER = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.)]$")
+_OPTION = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.):]\s")
 _FIELD = re.compile(r"\W{0,3}[\w ]{0,20}[:：]$")
 """The name of a field ("Answer:", "Passage:") asks for nothing by itself."""
+_FRAME_NAME = (
+    r"\W{0,3}(?:the |your |final )?(?:answer|response|reply|result|output|solution|question|problem|prompt|query|input"
+    r"|user|assistant|q|a|antwort|frage|aufgabe|lösung|respuesta|pregunta|réponse|答案|回答|问题|問題|答|问)"
+    r"[ \d]{0,4}\W{0,3}[:：]"
+)
+_FRAME = re.compile(rf"{_FRAME_NAME}\W{{0,3}}$", re.IGNORECASE)
+_FRAME_BEFORE = re.compile(rf"{_FRAME_NAME}\s+(?=\S)", re.IGNORECASE)
+"""Such names around a whole prompt, of which no other one says more: "Question: … Answer:"."""
 _ANSWER = re.compile(r"(?:the )?answer\W{0,3}$", re.IGNORECASE)
 _COURTESY = re.compile(
     r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}"
@@ -78,6 +87,14 @@ _PHRASES = re.compile(
 )
 
 
+_FORM = re.compile(
+    r"(?:please,? )?(?:answer|reply|respond|end|finish|conclude|output|return|choose|pick|select|state|give|use|write)\b"
+    r"[^.\n]{0,30}?\b(?:with|only|one of|in one|a single|exactly|as an?|the (?:final )?(?:number|letter|label|result))\b",
+    re.IGNORECASE,
+)
+"""A sentence on the form of the answer: "Answer with one of: …", "End with the final number."."""
+
+
 class Prompt(NamedTuple):
     """A prompt in its two parts. `ask` holds the sentences that ask, in the prompt's order, each cut to `ASK_CHARS`;
     it is empty only for an empty prompt. `material` is the rest; the ask itself where nothing is left but courtesy, or
@@ -85,13 +102,14 @@ class Prompt(NamedTuple):
 
     ask: tuple[str, ...]
     material: str
+    is_all_ask: bool = False
 
 
 def split_prompt(text: str) -> Prompt:
     """The ask and the material of a prompt. Never raises; reads at most `HEAD_CHARS` and `TAIL_CHARS` of it."""
-    if len(text) > HEAD_CHARS + TAIL_CHARS:
-        text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
-    sentences = _sentences(text)
+    text = _ends(text).lstrip()
+    named = _FRAME_BEFORE.match(text)
+    sentences = _without_surroundings(_sentences(text[named.end() :] if named else text))
     if not sentences:
         return Prompt((), text)
     count = len(sentences)
@@ -101,27 +119,53 @@ def split_prompt(text: str) -> Prompt:
     chosen = sorted(likely) or _ends_without_courtesy(sentences)
     asked = [sentences[i] for i in chosen]
     rest = [sentence for i, sentence in enumerate(sentences) if i not in chosen]
-    if rest and not any(map(_brings_material, rest)):
-        rest = asked  # "Thanks!", "Answer:" or "(9)" after a question is not what it is about
-    return Prompt(tuple(sentence[:ASK_CHARS] for sentence in asked), "\n".join(rest) or text)
+    # "(9)" or "Verdict:" after a question is not what it is about.
+    brings_material = any(map(_brings_material, rest))
+    material = "\n".join(rest) if brings_material else " ".join(asked)
+    return Prompt(tuple(sentence[:ASK_CHARS] for sentence in asked), material, not brings_material)
 
 
 def _brings_material(sentence: str) -> bool:
     return bool(_WORDS.search(sentence)) and not (_COURTESY.match(sentence) or _FIELD.match(sentence))
 
 
+def sentences_of(text: str) -> list[str]:
+    """Sentences and lines at the ends of a text; the whole of a text that is not long."""
+    return _sentences(_ends(text))
+
+
+def _ends(text: str) -> str:
+    return text if len(text) <= HEAD_CHARS + TAIL_CHARS else f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
+
+
+def _without_surroundings(sentences: list[str]) -> list[str]:
+    """Sentences without what people put around any request: courtesy before and after it, and a cue for the answer
+    ("Answer:") or for the question. They say nothing about what is asked, nor what it is about."""
+    first, last = 0, len(sentences)
+    while first < last and _surrounds(sentences[first]):
+        first += 1
+    while first < last and _surrounds(sentences[last - 1]):
+        last -= 1
+    return sentences[first:last] or sentences
+
+
+def _surrounds(sentence: str) -> bool:
+    return bool(_COURTESY.match(sentence) or _FRAME.match(sentence))
+
+
 def _sentences(text: str) -> list[str]:
-    """Sentences and lines, without blanks around them. A cue at the very beginning counts as one, and an option's
-    letter stays with its text."""
+    """Sentences and lines, without blanks around them. A cue at the very beginning counts as one where its material
+    follows on the same line, and an option's letter stays with its text."""
     sentences: list[str] = []
+    lines = sum(bool(line.strip()) and not _FRAME.match(line.strip()) for line in text.splitlines())
     for part in _ENDS.split(text):
         sentence = part.strip()
         if not sentence:
             continue
-        if sentences and _OPTION.match(sentences[-1]):
+        if sentences and _LETTER.match(sentences[-1]):
             sentences[-1] += " " + sentence
             continue
-        cue = None if sentences else _CUE.match(sentence)
+        cue = None if sentences or (lines > 1 and len(sentence) <= ASK_CHARS) else _CUE.match(sentence)
         if cue:
             sentences += [cue.group(1), sentence[cue.end() :]]
         else:
@@ -134,21 +178,29 @@ def _likeness(sentence: str, at_an_end: bool) -> float:
     if _COURTESY.match(sentence):
         return -1.0
     score = 2.0 if sentence.rstrip("\"')”’").endswith(("?", "？", "؟")) else 0.0
-    first = _WORDS.search(sentence)
-    opens = first is not None and first.group().lower() in _OPENERS and not _ANSWER.match(sentence)
+    opens = _opens(sentence)
     if opens:
         score += 1.2
     if _PHRASES.search(sentence, 0, 300):
         score += 0.8
     if at_an_end:
         score += 0.6
-    if len(sentence) > 1.2 * ASK_CHARS:
+    if _FORM.match(sentence):
+        score += 1.2  # a list of labels may make it long
+    elif len(sentence) > 1.2 * ASK_CHARS:
         score -= 1.5
     if _FIELD.match(sentence) and not opens:
         score -= 0.7
     return score
 
 
+def _opens(sentence: str) -> bool:
+    """Whether it begins as instructions and questions do."""
+    first = _WORDS.search(sentence)
+    return first is not None and first.group().lower() in _OPENERS and not _ANSWER.match(sentence)
+
+
 def _ends_without_courtesy(sentences: list[str]) -> list[int]:
-    kept = [i for i, sentence in enumerate(sentences) if not _COURTESY.match(sentence)] or list(range(len(sentences)))
+    kept = [i for i, sentence in enumerate(sentences) if not (_COURTESY.match(sentence) or _OPTION.match(sentence))]
+    kept = kept or list(range(len(sentences)))
     return sorted({kept[0], kept[-1]})

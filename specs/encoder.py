@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from specs.ask import split_prompt
+from specs.ask import Prompt, split_prompt
 from specs.ask_encoder import ASK_DIM, ASK_ENCODER, AskEncoder, load_ask_encoder
 from specs.errors import InvalidSpecification, StartupError
 
@@ -41,7 +41,7 @@ Matrix = NDArray[np.float32]
 STATIC_ENCODER = "wordllama-l2-256+surface-v1@0.4.0.post1"
 """The id written into specifications: the table, the surface features' version, the package's version."""
 
-PROMPT_ENCODER = f"ask+material-v1:{ASK_ENCODER}+{STATIC_ENCODER}"
+PROMPT_ENCODER = f"ask+material-v2:{ASK_ENCODER}+{STATIC_ENCODER}"
 """The id of the encoder of whole prompts: how they are divided, and the encoders of the two parts."""
 
 SEMANTIC_DIM = 256
@@ -130,8 +130,12 @@ class PromptEncoder:
 
     def encode(self, texts: Sequence[str]) -> Matrix:
         prompts = [split_prompt(text) for text in texts]
-        materials = self._material.encode([prompt.material for prompt in prompts])
+        materials = self._material.encode([self._readable(prompt) for prompt in prompts])
         return self.join(materials, self.encode_asks([prompt.ask for prompt in prompts]))
+
+    def _readable(self, prompt: Prompt) -> str:
+        """The material; with its slips mended where it is the ask itself, a few words each of which counts."""
+        return self._ask.spelling.mended(prompt.material) if prompt.is_all_ask else prompt.material
 
     def encode_asks(self, asks: Sequence[Sequence[str]]) -> Matrix:
         """Asks, each given as its sentences: (n, `ASK_DIM`), of unit norm."""

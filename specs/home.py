@@ -4,6 +4,7 @@ them.
     everyday              chat, writing, code, general knowledge
     <domain> questions    free questions of a domain, and asks about its material that no shipped learnware answers
     other asks            vectors of asks alone, which can be put to any material (`other_asks_on`)
+    instruction           coefficients that tell system prompts which say what is to be done (`specs.system_prompt`)
 
 `python -m specs.home` makes `specs/prompts/home.safetensors` anew, after the prompts or the encoder have changed. The
 file names the encoder and the prompts that it was made from, and a test holds that these are the present ones.
@@ -23,10 +24,12 @@ from specs import single_file
 from specs.ask import split_prompt
 from specs.encoder import PromptEncoder, load_prompt_encoder
 from specs.errors import StartupError
-from specs.prompts import domain_questions, everyday_prompts, other_asks
+from specs.prompts import domain_questions, everyday_prompts, other_asks, system_prompts
 from specs.rkme import ReducedSet, local_gamma, reduce_points
+from specs.system_prompt import fit_instruction
 
 Matrix = NDArray[np.float32]
+Vector = NDArray[np.float32]
 
 EVERYDAY = "everyday"
 QUESTIONS = " questions"
@@ -44,10 +47,12 @@ learnwares that label; with 0.8 more rewordings of their own asks were missed.""
 
 @dataclass(frozen=True)
 class Home:
-    """Reduced sets by name, and the vectors of other asks (n, `ASK_DIM`)."""
+    """Reduced sets by name, the vectors of other asks (n, `ASK_DIM`), and what tells a system prompt that says what is
+    to be done (`specs.system_prompt`)."""
 
     sets: Mapping[str, ReducedSet]
     asks: Matrix
+    instruction: Vector
 
 
 def make_home(
@@ -55,12 +60,15 @@ def make_home(
     everyday: Sequence[str],
     questions: Mapping[str, Sequence[str]],
     asks: Sequence[str],
+    instructions: Sequence[str],
+    neutral: Sequence[str],
 ) -> Home:
     """The home of these prompts. Takes some 20 s for the project's own."""
     sets = {EVERYDAY: _reduced(encoder.encode(everyday), EVERYDAY_POINTS)}
     for domain, prompts in questions.items():
         sets[domain + QUESTIONS] = _reduced(encoder.encode(prompts), QUESTION_POINTS)
-    return Home(sets, encoder.encode_asks([split_prompt(ask).ask for ask in asks]))
+    asked = encoder.encode_asks([split_prompt(ask).ask for ask in asks])
+    return Home(sets, asked, fit_instruction(instructions, neutral, encoder))
 
 
 def _reduced(vectors: Matrix, points: int) -> ReducedSet:
@@ -83,13 +91,14 @@ def load_home() -> Home:
     for name in description["sets"]:
         weights = tensors[f"{name}.weights"].astype(np.float64)
         sets[name] = ReducedSet(tensors[f"{name}.points"].astype(np.float32), weights / weights.sum())
-    return Home(sets, tensors["asks"].astype(np.float32))
+    return Home(sets, tensors["asks"].astype(np.float32), tensors["instruction"])
 
 
 def prompts_hash() -> str:
     """SHA-256 of the project's own prompts: what a home was made from."""
     digest = hashlib.sha256()
-    for prompt in (*everyday_prompts(), *sum(domain_questions().values(), ()), *other_asks()):
+    systems = (*system_prompts("instruction"), *system_prompts("neutral"))
+    for prompt in (*everyday_prompts(), *sum(domain_questions().values(), ()), *other_asks(), *systems):
         digest.update(prompt.encode() + b"\0")
     return digest.hexdigest()
 
@@ -97,8 +106,18 @@ def prompts_hash() -> str:
 def write_home(path: Path) -> None:
     """Makes the home of the project's own prompts and writes it."""
     encoder = load_prompt_encoder()
-    home = make_home(encoder, everyday_prompts(), domain_questions(), other_asks())
-    tensors: dict[str, NDArray[np.float16] | NDArray[np.float32]] = {"asks": home.asks.astype(np.float16)}
+    home = make_home(
+        encoder,
+        everyday_prompts(),
+        domain_questions(),
+        other_asks(),
+        system_prompts("instruction"),
+        system_prompts("neutral"),
+    )
+    tensors: dict[str, NDArray[np.float16] | NDArray[np.float32]] = {
+        "asks": home.asks.astype(np.float16),
+        "instruction": home.instruction,
+    }
     for name, reduced in home.sets.items():
         tensors[f"{name}.points"] = reduced.points.astype(np.float16)
         tensors[f"{name}.weights"] = reduced.weights.astype(np.float32)

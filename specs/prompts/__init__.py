@@ -4,6 +4,9 @@
     <domain>.txt     free questions about a domain that want sentences, and asks about the domain's material; no shipped
                      learnware answers them
     other_asks.txt   asks that fit any pasted text and want something else than its label, by where they stand
+    near_asks.txt    asks near to a learnware's own that no label answers
+    system_prompts.txt  system prompts that say what is to be done with every message, and others
+    own_asks.txt     not the base model's: asks for one kind of answer about any pasted text, by that kind
 
 All are written for this project. A file holds one prompt a line in UTF-8: `\\n` stands for a line break, and a line
 that begins with "# " is a comment. In a file no prompt comes twice, case and white space aside.
@@ -15,6 +18,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Final, Literal
 
+AskKind = Literal["label", "letter", "yes or no", "number", "span", "text"]
+"""Kinds of answers that own_asks.txt has asks for."""
+
 DOMAINS = ("finance", "healthcare", "mathematics")
 """Domains of the shipped learnwares; each has a file of its own."""
 
@@ -25,6 +31,12 @@ MEASURED: Final = 1
 
 _PLACE = "# place: "
 """Opens the asks that stand in one place: before, after or either."""
+_KIND = "# kind: "
+"""Opens the asks for one kind of answer."""
+LABELS: Final = "{labels}"
+"""In an ask: where the labels to choose from stand."""
+ASK: Final = "{ask}"
+"""In a near ask: where the learnware's own ask stands."""
 
 
 @cache
@@ -46,6 +58,37 @@ def other_asks(place: Literal["before", "after"] | None = None) -> tuple[str, ..
     for line in _lines("other_asks.txt"):
         if line.startswith(_PLACE):
             here = place is None or line.removeprefix(_PLACE) in (place, "either")
+        elif here:
+            kept.append(line)
+    return _prompts(kept)
+
+
+@cache
+def near_asks() -> tuple[str, ...]:
+    """Asks about material that somebody labels or decides on, which want something else than the label; some hold
+    `ASK`."""
+    return _prompts(_lines("near_asks.txt"))
+
+
+@cache
+def system_prompts(kind: Literal["instruction", "neutral"]) -> tuple[str, ...]:
+    """System prompts that say what is to be done with every message, or that do not."""
+    kept, here = [], False
+    for line in _lines("system_prompts.txt"):
+        if line.startswith(_KIND):
+            here = line.removeprefix(_KIND) == kind
+        elif here:
+            kept.append(line)
+    return _prompts(kept)
+
+
+@cache
+def own_asks(kind: AskKind) -> tuple[str, ...]:
+    """Asks for an answer of this kind about any text; some hold `LABELS`."""
+    kept, here = [], False
+    for line in _lines("own_asks.txt"):
+        if line.startswith(_KIND):
+            here = line.removeprefix(_KIND) == kind
         elif here:
             kept.append(line)
     return _prompts(kept)

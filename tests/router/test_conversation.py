@@ -24,6 +24,7 @@ from router.conversation import (
     Conversations,
     ConversationSettings,
     by_readings,
+    says_what_to_do,
 )
 from router.follow_ups import FollowUp
 from router.selection import Candidate, Choice
@@ -324,5 +325,17 @@ def test_a_system_prompt_neither_hides_the_question_nor_is_overlooked(system, us
         asked = len(text) < 500 and "classify" in text and text.endswith("\nplain material")
         return matched("mood", 0.9) if asked else ALONE.get(text, unmatched(0.0))
 
-    choose = by_readings(choose_text)
+    choose = by_readings(choose_text, lambda system: "classify" in system)
     assert choose(Turn(user, system)).learnware_id == learnware
+
+
+@pytest.mark.parametrize("instructs", [True, False])
+def test_under_a_system_prompt_that_says_what_to_do_a_message_alone_does_not_count(instructs):
+    choose = by_readings(lambda text: ALONE.get(text, unmatched(0.0)), lambda _: instructs)
+    assert choose(Turn("shares fell", "Translate it.")).learnware_id == (None if instructs else "money")
+    assert choose(Turn("shares fell")).learnware_id == "money"
+
+
+def test_which_system_prompts_say_what_to_do():
+    assert says_what_to_do("You are a translator. Translate every message into Dutch.")
+    assert not says_what_to_do("You are a helpful assistant.")

@@ -67,7 +67,8 @@ def test_the_system_prompt_counts_for_every_turn():
 def test_of_a_long_system_prompt_both_ends_are_read_with_the_turn(length):
     text = "Classify." + "x" * length + "Be brief."
     turn = Turn("one", read(messages=[system(text), user("one")]).system)
-    alone, *others = turn.readings
+    alone, *others = turn.readings()
+    assert turn.readings(instructed=True) == tuple(others)
     assert alone == "one"
     assert others[0] == f"{text[:SYSTEM_CHARS]}\none"
     assert others[-1] == f"{text[-SYSTEM_CHARS:]}\none"

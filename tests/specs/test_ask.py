@@ -58,7 +58,7 @@ def test_an_instruction_before_and_a_question_after_are_both_asked() -> None:
 def test_cues_and_short_notes_are_asks(prompt: str, ask: tuple[str, ...], material: str | None) -> None:
     found = split_prompt(prompt)
     assert found.ask[: len(ask)] == ask
-    assert found.material == (prompt if material is None else material)
+    assert found.material.split() == (prompt if material is None else material).split()
 
 
 def test_options_stay_with_their_letters_and_are_no_ask() -> None:
@@ -76,7 +76,30 @@ def test_courtesy_asks_for_nothing(courtesy: str) -> None:
 @pytest.mark.parametrize("end", [" Thanks!", "\nThank you!", " Please help me with this.", "\nAnswer:", "\n\nAntwort:"])
 def test_courtesy_and_cues_after_a_question_are_not_what_it_is_about(end: str) -> None:
     question = "What is asthma and what causes it?"
-    assert split_prompt(question + end) == split_prompt(question) == ((question,), question)
+    assert split_prompt(question + end) == split_prompt(question) == ((question,), question, True)
+
+
+@pytest.mark.parametrize("end", ["\nAnswer:", " Thanks a lot!", "\n\nPlease help me with this.", "\nResponse: "])
+@pytest.mark.parametrize("beginning", ["", "Hello,\n", "Question: ", "Please help me with this. "])
+def test_what_surrounds_a_request_changes_neither_part(beginning: str, end: str) -> None:
+    problem = "A bus has 40 seats. Nine of them are free. How many people sit in the bus?"
+    assert split_prompt(f"{beginning}{problem}{end}") == split_prompt(problem)
+    assert split_prompt(f"Translate this into French.\n{MATERIAL}{end}") == split_prompt(
+        f"Translate this into French.\n{MATERIAL}"
+    )
+
+
+def test_an_instruction_line_with_a_colon_is_not_cut() -> None:
+    options = "A. Aspirin\nB. Heparin"
+    found = split_prompt(f"MCQ, medicine: one letter as the answer.\nWhich of them thins the blood fastest?\n{options}")
+    assert found.ask == ("MCQ, medicine: one letter as the answer.", "Which of them thins the blood fastest?")
+    found = split_prompt(f"Medical quiz: a letter, please.\nThe drug of choice in hypertension.\n{options}")
+    assert found.ask == ("Medical quiz: a letter, please.",)
+
+
+def test_an_option_is_no_ask_where_nothing_looks_like_one() -> None:
+    found = split_prompt("the drug that thins the blood\nA. Aspirin\nB. Heparin")
+    assert found.ask == ("the drug that thins the blood",)
 
 
 def test_the_name_of_a_field_asks_for_nothing() -> None:
@@ -104,7 +127,7 @@ def test_a_sentence_without_end_counts_with_its_beginning() -> None:
 
 
 def test_an_empty_prompt_asks_for_nothing() -> None:
-    assert split_prompt("") == ((), "")
+    assert split_prompt("") == ((), "", False)
     assert split_prompt(" \n ").ask == ()
 
 

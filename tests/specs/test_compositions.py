@@ -4,8 +4,8 @@ import pytest
 
 from specs.answers import Answers
 from specs.ask import split_prompt
-from specs.compositions import ASKED, DECLINED, asked_and_declined
-from specs.prompts import other_asks
+from specs.compositions import ASKED, DECLINED, GENERIC_SHARE, asked_and_declined, generic_asks
+from specs.prompts import LABELS as LABELS_HERE, other_asks, own_asks
 
 LABELS = Answers("label", ("red", "blue"), (1.0, 1.0, 1.0))
 MATERIALS = [f"Object number {number} stands in room {number * 7 % 11}." for number in range(30)]
@@ -17,12 +17,41 @@ OWN = ["What colour is my bicycle?", "Tell me the colour of this door."]
 def test_own_asks_in_other_words_are_put_to_the_rows_material() -> None:
     asked, _ = asked_and_declined(PROMPTS, EXAMPLES, LABELS)
     assert len(asked) == ASKED
+    every = [*OWN, *generic_asks(LABELS)]
     for request in asked:
         lines = request.split("\n")
-        assert sum(ask in lines for ask in OWN) == 1
+        assert any(request in (f"{ask}\n{material}", f"{material}\n{ask}") for ask in every for material in MATERIALS)
         assert sum(material in lines for material in MATERIALS) == 1
-    assert {request.split("\n")[0] in OWN for request in asked} == {True, False}
-    assert {ask for ask in OWN for request in asked if ask in request} == set(OWN)
+    own = [request for request in asked if any(ask in request.split("\n") for ask in OWN)]
+    assert len(own) == round(ASKED * (1 - GENERIC_SHARE))
+    assert {request.split("\n")[0] in OWN for request in own} == {True, False}
+    assert {ask for ask in OWN for request in own if ask in request} == set(OWN)
+
+
+def test_generic_asks_are_those_for_that_kind_of_answer() -> None:
+    assert any("red or blue" in ask for ask in generic_asks(LABELS))
+    verdict = Answers("label", ("yes", "no", "maybe"), (1.0, 1.0, 1.0))
+    assert any("yes, no or maybe" in ask for ask in generic_asks(verdict))
+    assert not set(own_asks("label")) & set(generic_asks(verdict))
+    for kind in ("letter", "number", "span", "text"):
+        asks = generic_asks(Answers(kind, (), (1.0, 1.0, 1.0)))
+        assert len(asks) >= 30
+        assert set(asks) <= set(own_asks(kind))
+
+
+def test_a_long_list_of_labels_is_not_said() -> None:
+    many = Answers("label", tuple(f"class {number}" for number in range(20)), (2.0, 2.0, 2.0))
+    asks = generic_asks(many)
+    assert len(asks) >= 30
+    assert not [ask for ask in asks if "class 3" in ask or LABELS_HERE in ask]
+
+
+def test_a_learnware_that_answers_in_sentences_is_asked_for_them_and_declines_nothing() -> None:
+    text = Answers("text", (), (10.0, 20.0, 30.0))
+    asked, declined = asked_and_declined(PROMPTS, EXAMPLES, text)
+    assert declined == []
+    assert len(asked) == len(generic_asks(text))
+    assert all(sum(prompt in request for prompt in PROMPTS) == 1 for request in asked)
 
 
 def test_other_asks_are_put_to_the_rows_material() -> None:
@@ -31,7 +60,7 @@ def test_other_asks_are_put_to_the_rows_material() -> None:
     assert all(sum(material in request for material in MATERIALS) == 1 for request in declined)
     known = other_asks()
     of_the_project = [any(ask in request for ask in known) for request in declined]
-    assert 0.5 * DECLINED < sum(of_the_project) < DECLINED
+    assert 0.4 * DECLINED < sum(of_the_project) < DECLINED
     assert not any(request in PROMPTS for request in declined)
     own = [request for request in declined if any(request.startswith(f"{ask}\n") for ask in OWN)]
     assert own == []  # the own ask alone is never declined
@@ -42,9 +71,10 @@ def test_the_same_input_gives_the_same_output(examples: list[str]) -> None:
     assert asked_and_declined(PROMPTS, examples, LABELS) == asked_and_declined(list(PROMPTS), list(examples), LABELS)
 
 
-def test_without_examples_only_other_asks_are_composed() -> None:
+def test_without_examples_the_asks_are_the_projects_own() -> None:
     asked, declined = asked_and_declined(PROMPTS, [], LABELS)
-    assert (len(asked), len(declined)) == (0, DECLINED)
+    assert 0 < len(asked) <= round(ASKED * GENERIC_SHARE)
+    assert len(declined) == DECLINED
     assert not any("{ask}" in request for request in declined)
 
 
@@ -52,11 +82,10 @@ def test_without_examples_only_other_asks_are_composed() -> None:
     ("prompts", "answers"),
     [
         (["What is two plus two?"] * 30, LABELS),
-        (PROMPTS, Answers("text", (), (10.0, 20.0, 30.0))),
         (PROMPTS, None),
         ([], LABELS),
     ],
-    ids=["one line", "answers in sentences", "unknown answers", "no rows"],
+    ids=["one line", "unknown answers", "no rows"],
 )
 def test_where_there_is_nothing_to_compose_there_is_nothing(prompts: list[str], answers: Answers | None) -> None:
     assert asked_and_declined(prompts, EXAMPLES, answers) == ([], [])
@@ -64,4 +93,5 @@ def test_where_there_is_nothing_to_compose_there_is_nothing(prompts: list[str], 
 
 def test_what_is_asked_in_a_composed_request_is_found_again() -> None:
     asked, _ = asked_and_declined(PROMPTS, EXAMPLES, LABELS)
-    assert all(split_prompt(request).ask[0] in OWN for request in asked)
+    own = [request for request in asked if any(ask in request for ask in OWN)]
+    assert all(split_prompt(request).ask[0] in OWN for request in own)

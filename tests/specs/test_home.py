@@ -75,9 +75,11 @@ def test_a_home_of_another_encoder_is_refused_with_what_to_do(tmp_path: Path, mo
 
 def test_a_written_home_reads_back(tmp_path: Path, encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     few = everyday_prompts()[:12], {"finance": ("What is a bond?", "Why do shares fall?")}, other_asks()[:5]
-    made = make_home(encoder, *few)
+    systems = {"instruction": system_prompts("instruction")[:9], "neutral": system_prompts("neutral")[:9]}
+    made = make_home(encoder, *few, *systems.values())
     for name, value in zip(("everyday_prompts", "domain_questions", "other_asks"), few, strict=True):
         monkeypatch.setattr(home_module, name, lambda value=value: value)
+    monkeypatch.setattr(home_module, "system_prompts", systems.__getitem__)
     home_module.write_home(tmp_path / FILE)
     monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
     load_home.cache_clear()
@@ -87,6 +89,7 @@ def test_a_written_home_reads_back(tmp_path: Path, encoder: PromptEncoder, monke
         load_home.cache_clear()
     assert set(read.sets) == {EVERYDAY, "finance questions"}
     assert read.sets[EVERYDAY].points == pytest.approx(made.sets[EVERYDAY].points, abs=1e-3)
+    assert read.instruction == pytest.approx(made.instruction)
     assert read.sets[EVERYDAY].weights == pytest.approx(made.sets[EVERYDAY].weights, abs=1e-5)
     assert read.asks == pytest.approx(made.asks, abs=1e-3)
 

@@ -3,15 +3,33 @@
 import re
 import tomllib
 from fnmatch import fnmatch
+from typing import get_args
 
 import pytest
 
 from specs import prompts
 from specs.card import load_card
-from specs.prompts import DOMAINS, domain_questions, everyday_prompts, half, other_asks
+from specs.prompts import (
+    DOMAINS,
+    AskKind,
+    domain_questions,
+    everyday_prompts,
+    half,
+    near_asks,
+    other_asks,
+    own_asks,
+    system_prompts,
+)
 from tests.support import ROOT
 
-BANKS = {"everyday": everyday_prompts(), **domain_questions(), "other_asks": other_asks()}
+BANKS = {
+    "everyday": everyday_prompts(),
+    **domain_questions(),
+    "other_asks": other_asks(),
+    "near_asks": near_asks(),
+    "own_asks": tuple(ask for kind in get_args(AskKind) for ask in own_asks(kind)),
+    "system_prompts": (*system_prompts("instruction"), *system_prompts("neutral")),
+}
 CARDS = [load_card(path) for path in sorted((ROOT / "serving" / "starter_learnwares").glob("*/learnware.yaml"))]
 
 EXERCISE = re.compile(
@@ -46,7 +64,16 @@ def is_word_problem(prompt: str) -> bool:
 
 @pytest.mark.parametrize(
     ("bank", "least"),
-    [("everyday", 1600), ("finance", 300), ("healthcare", 300), ("mathematics", 300), ("other_asks", 320)],
+    [
+        ("everyday", 1700),
+        ("finance", 400),
+        ("healthcare", 450),
+        ("mathematics", 400),
+        ("other_asks", 450),
+        ("near_asks", 120),
+        ("own_asks", 350),
+        ("system_prompts", 250),
+    ],
 )
 def test_a_bank_is_large_enough(bank: str, least: int) -> None:
     assert len(BANKS[bank]) >= least
@@ -102,8 +129,8 @@ def test_no_prompt_is_a_shipped_learnwares_example() -> None:
 
 
 def test_escapes_are_read_as_line_breaks() -> None:
-    for held in BANKS.values():
-        assert any("\n" in prompt for prompt in held)
+    for name, held in BANKS.items():
+        assert any("\n" in prompt for prompt in held) or name in ("near_asks", "own_asks")
         assert not [prompt for prompt in held if "\\n" in prompt]
 
 
