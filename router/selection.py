@@ -1,10 +1,10 @@
 """One request's text → one learnware, or the base model: Filter → Score → Pick.
 
 Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
-Score    p(task | request), the base model's home among the tasks (`router.task_model`), but none for tasks whose answers
-         lack the form that the request names (`specs.answer_form`); and what is expected of every
-         learnware for it (`router.ranking`); nearness of the specifications (`specs.index`, in a metric fitted to all
-         of them, `specs.metric`) tells equals apart
+Score    p(task | request), the base model's home among the tasks (`router.task_model`), and none for tasks whose
+         answers lack the form that the request names (`specs.answer_form`); what is expected of every learnware for it
+         (`router.ranking`); nearness of the specifications (`specs.index`, in a metric fitted to all of them,
+         `specs.metric`) tells equals apart
 Pick     the largest expected quality, the base model being a candidate like the others; and a learnware only if the
          request probably asks for what it answers
 """

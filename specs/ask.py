@@ -88,8 +88,9 @@ _PHRASES = re.compile(
 
 
 _FORM = re.compile(
-    r"(?:please,? )?(?:answer|reply|respond|end|finish|conclude|output|return|choose|pick|select|state|give|use|write)\b"
-    r"[^.\n]{0,30}?\b(?:with|only|one of|in one|a single|exactly|as an?|the (?:final )?(?:number|letter|label|result))\b",
+    r"(?:please,? )?"
+    r"(?:answer|reply|respond|end|finish|conclude|output|return|choose|pick|select|state|give|use|write)\b[^.\n]{0,30}?"
+    r"\b(?:with|only|one of|in one|a single|exactly|as an?|the (?:final )?(?:number|letter|label|result))\b",
     re.IGNORECASE,
 )
 """A sentence on the form of the answer: "Answer with one of: …", "End with the final number."."""

@@ -21,7 +21,7 @@ from specs.home import (
     other_asks_on,
     prompts_hash,
 )
-from specs.prompts import DOMAINS, everyday_prompts, other_asks
+from specs.prompts import DOMAINS, everyday_prompts, other_asks, system_prompts
 
 
 @pytest.fixture(scope="module")
