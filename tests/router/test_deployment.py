@@ -267,7 +267,7 @@ def test_an_explanation_holds_what_the_rule_compared(make_router: Any) -> None:
         assert (answer["learnware"] is not None) == (better and matches), answer
     assert answer["tasks"][0]["task"] == "base:everyday"
     assert answer["reason"] == "base:low-confidence"
-    assert "0.4 would be needed; so the base model answers" in answer["explanation"]
+    assert "0.5 would be needed; so the base model answers" in answer["explanation"]
 
 
 def test_an_explanation_names_what_is_asked_of_the_turn_that_decides(make_router: Any) -> None:
