@@ -26,6 +26,9 @@ _SHARPNESS = 20.0
 _CLEAR_VOTES = 2.0
 """By what factor one kind must outvote the other. Without it 8 in 100 unseen turns that ask for words count as
 continuations, with it 3; one continuation in three is then `EITHER`."""
+_CLEAR_TOPIC = 1.25
+"""By what factor topics must outvote both kinds: there are four times as many of them, so that some are near to
+anything. With 1 twice as many requests for an explanation stay with a learnware that labels."""
 _CLEAR_COSINE = 0.7
 """How near the end of a long turn must be to some phrase: with no bound every text's first words are nearest to one."""
 _CLAUSE = re.compile(r"[:.?!\n。？！：]")
@@ -70,7 +73,7 @@ class FollowUps:
             return None
         weights = np.exp(_SHARPNESS * (cosines[voters] - 1))
         explanation, continuation, topic = np.bincount(self._kinds[voters], weights, 3)
-        if topic > max(explanation, continuation):
+        if topic > _CLEAR_TOPIC * max(explanation, continuation):
             return None
         if explanation >= _CLEAR_VOTES * continuation:
             return FollowUp.EXPLANATION

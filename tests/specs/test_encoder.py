@@ -1,5 +1,6 @@
 """The encoder on ordinary and on odd text."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -7,12 +8,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from specs.ask_encoder import ASK_DIM
+from specs.ask import split_prompt
+from specs.ask_encoder import ASK_DIM, load_ask_encoder
 from specs.encoder import HEAD_CHARS, PROMPT_ENCODER, STATIC_ENCODER, TAIL_CHARS, load_encoder, load_prompt_encoder
 from specs.errors import InvalidSpecification
 
 encoder = load_encoder(STATIC_ENCODER)
 prompts = load_prompt_encoder()
+
+READ = (
+    "Translate this into French.\nThe sea is blue. The sand is warm.",
+    "Question: A bus has 40 seats. Nine are free. How many people sit in it?\nAnswer:",
+    "what are teh symtoms of diabtes",
+    "Is this positive or negative? Answer with one of: positive, negative.\nShares fell by 4 %.",
+    "MCQ: one letter as the answer.\nWhich gas do plants take in?\nA. Oxygen\nB. Carbon dioxide",
+    "Hello,\nSentiment towards BP: shares fell by 4 % today\nThanks!",
+    "El mar es azul.\ntraduce al inglés",
+    "第一题：植物吸收哪种气体？\nA. 氧气\nB. 二氧化碳\n请给出选项字母。",
+    "the cat sleeps on the sofa",
+)
+READ_SHA256 = ""
+"""Of how version 2 of `PROMPT_ENCODER` divides and mends these prompts."""
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,6 +109,16 @@ def test_each_encoder_is_loaded_once_and_found_by_its_id() -> None:
     assert load_encoder(PROMPT_ENCODER) is load_prompt_encoder()
     assert (prompts.id, encoder.id) == (PROMPT_ENCODER, STATIC_ENCODER)
     assert prompts.fingerprint != encoder.fingerprint
+
+
+def test_prompts_that_are_read_otherwise_need_another_name() -> None:
+    """No fingerprint covers the code that divides and mends prompts, so a change of it must change the encoder's id:
+    vectors of two ways of reading are not comparable. After a change name the next version here and in
+    `specs.encoder`, and make the home and all specifications anew."""
+    mended = load_ask_encoder().spelling.mended
+    found = [[*map(mended, split_prompt(prompt).ask), split_prompt(prompt).material] for prompt in READ]
+    assert PROMPT_ENCODER.startswith("ask+material-v2:")
+    assert hashlib.sha256(repr(found).encode()).hexdigest() == READ_SHA256
 
 
 def test_an_unknown_encoder_is_refused_by_name() -> None:
