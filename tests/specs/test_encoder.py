@@ -27,7 +27,7 @@ READ = (
     "第一题：植物吸收哪种气体？\nA. 氧气\nB. 二氧化碳\n请给出选项字母。",
     "the cat sleeps on the sofa",
 )
-READ_SHA256 = ""
+READ_SHA256 = "b6d6de320e10d3c5dd8585c244152fb470906a0c6e4c0c835f5ad28f400fcec0"
 """Of how version 2 of `PROMPT_ENCODER` divides and mends these prompts."""
 
 
