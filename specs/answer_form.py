@@ -7,6 +7,7 @@ near the two requests are.
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from specs.answers import AnswerKind, Answers
@@ -14,6 +15,7 @@ from specs.answers import AnswerKind, Answers
 LEAST_SHARED = 3
 """Letters from which a label may be shortened ("pos" for positive)."""
 MOST_LISTED = 32
+"""Labels of an ask that are read."""
 _LETTER = re.compile(
     r"\b(?:answer|reply|respond|give|state|output|return|write|send|pick|choose|with|only|just)\b[^.\n]{0,40}"
     r"\b(?:the|a|one|single|correct|right|option|its)\s+(?:\w+\s+)?letter\b(?!\s+(?:to|of|for|from)\b)"
@@ -71,8 +73,19 @@ def can_give(answers: Answers | None, form: AnswerForm) -> bool:
 
 
 def _share_a_label(own: Collection[str], listed: frozenset[str]) -> bool:
-    return not listed.isdisjoint(own) or any(
-        len(min(one, other, key=len)) >= LEAST_SHARED and (one.startswith(other) or other.startswith(one))
-        for one in own
+    """Whether a label is in both, in one of them perhaps shortened: then the two begin alike, which is looked at first
+    because a market may have thousands of labels."""
+    if not listed.isdisjoint(own):
+        return True
+    heads = _heads(listed)
+    alike = (one for one in own if len(one) >= LEAST_SHARED and one[:LEAST_SHARED] in heads)
+    return any(
+        len(other) >= LEAST_SHARED and (one.startswith(other) or other.startswith(one))
+        for one in alike
         for other in listed
     )
+
+
+@lru_cache(maxsize=16)
+def _heads(labels: frozenset[str]) -> frozenset[str]:
+    return frozenset(label[:LEAST_SHARED] for label in labels)

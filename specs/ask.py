@@ -12,11 +12,14 @@ microseconds. What an ask means is told by its vector (`specs.ask_encoder`).
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 HEAD_CHARS = 1200
 TAIL_CHARS = 800
 """What is read of a long text, as in `specs.encoder`: asks stand at its ends."""
+SPLITS_KEPT = 256
+"""Prompts whose parts are kept: at most 1 MB; dividing one takes about 0.2 ms."""
 LOOKED_AT = 4
 """Sentences from either end among which an ask is looked for."""
 MOST = 3
@@ -99,7 +102,7 @@ _FORM = re.compile(
 class Prompt(NamedTuple):
     """A prompt in its two parts. `ask` holds the sentences that ask, in the prompt's order, each cut to `ASK_CHARS`;
     it is empty only for an empty prompt. `material` is the rest; the ask itself where nothing is left but courtesy, or
-    nothing at all."""
+    nothing at all: then it `is_all_ask`."""
 
     ask: tuple[str, ...]
     material: str
@@ -107,8 +110,16 @@ class Prompt(NamedTuple):
 
 
 def split_prompt(text: str) -> Prompt:
-    """The ask and the material of a prompt. Never raises; reads at most `HEAD_CHARS` and `TAIL_CHARS` of it."""
-    text = _ends(text).lstrip()
+    """The ask and the material of a prompt. Never raises; reads at most `HEAD_CHARS` and `TAIL_CHARS` of it.
+
+    A choice looks at a prompt's parts more than once, so the latest are kept.
+    """
+    return _split(_ends(text))
+
+
+@lru_cache(maxsize=SPLITS_KEPT)
+def _split(text: str) -> Prompt:
+    text = text.lstrip()
     named = _FRAME_BEFORE.match(text)
     sentences = _without_surroundings(_sentences(text[named.end() :] if named else text))
     if not sentences:

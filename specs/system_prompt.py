@@ -21,8 +21,8 @@ FIRST, LAST = 6, 2
 """Sentences of a system prompt that are looked at, from either end: a new one takes some milliseconds."""
 SCALE = 4.0
 RIDGE = 1e-3
-"""The fit is to vectors this long, with this weight of half the squared coefficients. 3e-4 to 3e-3 differ by less than
-two points."""
+"""The fit is to vectors this long, with this weight of half the squared coefficients. In six-fold cross-validation 3e-4
+finds 2 points more of the instructions, 3e-3 lets 2 points more of the others pass."""
 
 
 def fit_instruction(instructions: Sequence[str], others: Sequence[str], encoder: PromptEncoder) -> NDArray[np.float32]:

@@ -5,8 +5,12 @@
                      learnware answers them
     other_asks.txt   asks that fit any pasted text and want something else than its label, by where they stand
     near_asks.txt    asks near to a learnware's own that no label answers
-    system_prompts.txt  system prompts that say what is to be done with every message, and others
-    own_asks.txt     not the base model's: asks for one kind of answer about any pasted text, by that kind
+
+Beside them stand what else the choice is made from:
+
+    own_asks.txt     asks for one kind of answer about any pasted text, by that kind: a learnware's own in other words
+    system_prompts.txt
+                     system prompts that say what is to be done with every message, and others
 
 All are written for this project. A file holds one prompt a line in UTF-8: `\\n` stands for a line break, and a line
 that begins with "# " is a comment. In a file no prompt comes twice, case and white space aside.
@@ -54,13 +58,8 @@ def domain_questions() -> dict[str, tuple[str, ...]]:
 @cache
 def other_asks(place: Literal["before", "after"] | None = None) -> tuple[str, ...]:
     """Asks that fit any text and want no label of it: those that may stand before or after the text, or all of them."""
-    kept, here = [], False
-    for line in _lines("other_asks.txt"):
-        if line.startswith(_PLACE):
-            here = place is None or line.removeprefix(_PLACE) in (place, "either")
-        elif here:
-            kept.append(line)
-    return _prompts(kept)
+    places = ("before", "after", "either") if place is None else (place, "either")
+    return _section("other_asks.txt", _PLACE, places)
 
 
 @cache
@@ -73,25 +72,13 @@ def near_asks() -> tuple[str, ...]:
 @cache
 def system_prompts(kind: Literal["instruction", "neutral"]) -> tuple[str, ...]:
     """System prompts that say what is to be done with every message, or that do not."""
-    kept, here = [], False
-    for line in _lines("system_prompts.txt"):
-        if line.startswith(_KIND):
-            here = line.removeprefix(_KIND) == kind
-        elif here:
-            kept.append(line)
-    return _prompts(kept)
+    return _section("system_prompts.txt", _KIND, (kind,))
 
 
 @cache
 def own_asks(kind: AskKind) -> tuple[str, ...]:
     """Asks for an answer of this kind about any text; some hold `LABELS`."""
-    kept, here = [], False
-    for line in _lines("own_asks.txt"):
-        if line.startswith(_KIND):
-            here = line.removeprefix(_KIND) == kind
-        elif here:
-            kept.append(line)
-    return _prompts(kept)
+    return _section("own_asks.txt", _KIND, (kind,))
 
 
 def half(prompts: Sequence[str], which: Literal[0, 1]) -> tuple[str, ...]:
@@ -101,6 +88,17 @@ def half(prompts: Sequence[str], which: Literal[0, 1]) -> tuple[str, ...]:
     nearly equal in size.
     """
     return tuple(prompt for prompt in prompts if zlib.crc32(prompt.encode()) % 2 == which)
+
+
+def _section(name: str, opening: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The prompts of a file under the headings `opening` + one of `wanted`."""
+    kept, here = [], False
+    for line in _lines(name):
+        if line.startswith(opening):
+            here = line.removeprefix(opening) in wanted
+        elif here:
+            kept.append(line)
+    return _prompts(kept)
 
 
 def _lines(name: str) -> list[str]:

@@ -60,7 +60,7 @@ def test_other_asks_are_put_to_the_rows_material() -> None:
     assert all(sum(material in request for material in MATERIALS) == 1 for request in declined)
     known = other_asks()
     of_the_project = [any(ask in request for ask in known) for request in declined]
-    assert 0.4 * DECLINED < sum(of_the_project) < DECLINED
+    assert 0.5 * DECLINED < sum(of_the_project) < DECLINED
     assert not any(request in PROMPTS for request in declined)
     own = [request for request in declined if any(request.startswith(f"{ask}\n") for ask in OWN)]
     assert own == []  # the own ask alone is never declined
