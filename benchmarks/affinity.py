@@ -31,18 +31,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.arrivals import gamma_arrivals
-from benchmarks.load import open_loop
-from benchmarks.paging import Cell, make_load, percentile
-from benchmarks.paging_sides import BASE, make_learnwares
-from benchmarks.report import add_json_option, result, setup, table, write_json
-from benchmarks.servers import Server, free_port
-from benchmarks.tasks import add_data_option, read_prompts, task_of
+from benchmarks.common.arrivals import gamma_arrivals
+from benchmarks.common.load import open_loop
+from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.servers import Server, free_port
+from benchmarks.common.tasks import add_data_option, read_prompts, task_of
+from benchmarks.paging.measure import Cell, make_load, percentile
+from benchmarks.paging.sides import BASE, make_learnwares
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.capability import Capability, ProbeScore
-from specs.encoder import load_prompt_encoder
+from specs.encoding.encoder import load_prompt_encoder
 from specs.learnware import Learnware, load_learnwares
 from specs.specification import View
 

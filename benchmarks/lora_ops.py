@@ -17,7 +17,7 @@ from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from benchmarks.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_json_option, result, setup, table, write_json
 from serving.engine.operators import LayerWeights
 from serving.engine.punica import GroupedPunicaWrapper
 from serving.processor import cpu_dtype

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.tasks import add_data_option, task_of
+from benchmarks.common.tasks import add_data_option, task_of
 from specs.errors import InvalidInput
 
 STARTERS = ("finance-xbrl_term", "healthcare-medquad_qa", "mathematics-gsm8k_solution")

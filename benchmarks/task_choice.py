@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import add_json_option, result, setup, table, write_json
-from benchmarks.tasks import add_data_option, read_prompts
+from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.tasks import add_data_option, read_prompts
 from router.selection import Selector
 from router.settings import SelectionSettings
 from router.task_model import own_tasks
-from specs.encoder import load_prompt_encoder
+from specs.encoding.encoder import load_prompt_encoder
 from specs.errors import InvalidInput, LearnwareError
 from specs.learnware import load_learnwares
 from specs.task import DEFAULT_MU, sensitivity

@@ -38,9 +38,9 @@ from router.choice import BASE_BETTER, EXPLANATION, INTERFACE_TASK, MATCHED, MIX
 from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, TellFollowUp
 from router.selection import Choice
 from router.turn import Conversation, Turn
-from specs.encoder import load_prompt_encoder
+from specs.encoding.encoder import load_prompt_encoder
+from specs.encoding.system_prompt import instruction_probability
 from specs.home import load_home
-from specs.system_prompt import instruction_probability
 
 NEW_TURNS = 12
 """Turns that one request has chosen for from its end, where they are not remembered: about 100 ms with new asks."""
@@ -258,7 +258,7 @@ class Conversations:
 
 @lru_cache(maxsize=SYSTEMS_KEPT)
 def says_what_to_do(system: str) -> bool:
-    """Whether a system prompt says what is to be done with every message (`specs.system_prompt`)."""
+    """Whether a system prompt says what is to be done with every message (`specs.encoding.system_prompt`)."""
     return instruction_probability(system, load_home().instruction, load_prompt_encoder()) >= INSTRUCTS_FROM
 
 

@@ -1,6 +1,6 @@
 """The router as a Ray Serve deployment: HAProxy asks it, for each request, which learnware and which replica.
 
-The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`, edited by `serving.edge.haproxy_wrapper`):
+The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`, edited by `serving.launch.haproxy_wrapper`):
 `POST /internal/route` with the client's body answers 200 with a flat object, `replica_id` and the headers to set; or
 429 with `Retry-After`, which the edge passes on. Anything else counts as a failure of the router, so errors inside
 become a choice of the base model, with the reason in the signed header.
@@ -37,19 +37,19 @@ from router.choice import (
 from router.conversation import Conversations, ConversationSettings, best_reading, by_readings
 from router.decisions import Check, DeadlinePassed, DecisionQueue
 from router.explanation import DIGITS, describe
-from router.following import Follower
-from router.joint import JointChoice
 from router.metrics import RouterMetrics
 from router.placement import PlacementSettings
-from router.ray_seam import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
+from router.placer import JointChoice
+from router.ray_internals import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
 from router.request import DecodeTokens, RoutedRequest, read_request
 from router.selection import Choice
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from router.wrappers import OwnWords, RequestSettings
-from specs.ask import split_prompt
+from specs.encoding.ask import split_prompt
 from specs.errors import Overloaded
 from specs.market.catalogue import Catalogue, current_catalogue
+from specs.market.follower import Follower
 from specs.task import TASK_PREFIX
 from specs.task_store import TaskStore
 
@@ -64,8 +64,8 @@ READ_AT_ONCE_BYTES = 16_384
 in a thread beside those that decide."""
 
 ANSWER_WITHIN_S = 1.9
-"""The edge waits 2 s for a router's answer (`serving.edge.haproxy_wrapper`). What wait and decision leave of it is the
-time to wait for an engine replica to be known; past it HAProxy balances the request itself."""
+"""The edge waits 2 s for a router's answer (`serving.launch.haproxy_wrapper`). What wait and decision leave of it is
+the time to wait for an engine replica to be known; past it HAProxy balances the request itself."""
 
 Outcome = Literal["refuse", "base"]
 """What becomes of a request whose decision cannot start in time."""

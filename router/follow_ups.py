@@ -14,7 +14,7 @@ from enum import Enum
 
 import numpy as np
 
-from specs.encoder import Encoder
+from specs.encoding.encoder import Encoder
 from specs.prompts import domain_questions, everyday_prompts
 
 FOLLOW_UP_CHARS = 160

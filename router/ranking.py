@@ -31,10 +31,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from router.index.index import Closeness
 from router.task_model import Probabilities, class_of, own_tasks
 from specs.capability import ProbeScore, harm
 from specs.home import OTHER_ASKS, QUESTIONS
-from specs.index import Closeness
 from specs.learnware import Learnware
 from specs.off_task import LIKELIHOOD_WEIGHT, Kind
 

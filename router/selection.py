@@ -2,9 +2,9 @@
 
 Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
 Score    p(task | request), the base model's home among the tasks (`router.task_model`), and none for tasks whose
-         answers lack the form that the request names (`specs.answer_form`); what is expected of every learnware for it
-         (`router.ranking`); nearness of the specifications (`specs.index`, in a metric fitted to all of them,
-         `specs.metric`) tells equals apart
+         answers lack the form that the request names (`specs.answers.form`); what is expected of every learnware for it
+         (`router.ranking`); nearness of the specifications (`router.index.index`, in a metric fitted to all of them,
+         `router.index.metric`) tells equals apart
 Pick     the largest expected quality, the base model being a candidate like the others; and a learnware only if the
          request probably asks for what it answers
 """
@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
+from router.index.index import Closeness, SpecificationIndex
+from router.index.metric import Metric, fit_metric, rows_of
+from router.index.point_stack import PointStack, joined
 from router.ranking import Ranking
 from router.settings import SelectionSettings
 from router.task_model import Probabilities, TaskModel
-from specs.answer_form import AnswerForm, answer_form, can_give
-from specs.ask import split_prompt
-from specs.encoder import Encoder
+from specs.answers.form import AnswerForm, answer_form, can_give
+from specs.encoding.ask import split_prompt
+from specs.encoding.encoder import Encoder
 from specs.errors import InvalidSpecification
 from specs.home import EVERYDAY, OTHER_ASKS, Home, load_home
-from specs.index import Closeness, SpecificationIndex
 from specs.learnware import Learnware
-from specs.metric import Metric, fit_metric, rows_of
 from specs.rkme import ReducedSet
-from specs.stack import PointStack, joined
 
 NEAREST = 48
 """Learnwares whose nearness tells the tasks of one group apart, and equals; beyond them nothing that matters is

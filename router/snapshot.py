@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from router.follow_ups import FollowUps
 from router.selection import Selector
 from router.settings import SelectionSettings
-from specs.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder
+from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder
 from specs.learnware import Learnware, load_learnware
 from specs.market.catalogue import Catalogue, Entry
 

@@ -2,9 +2,10 @@
 
 The classes are the learnwares' tasks and the base model's *home*: everyday prompts, free questions of each domain, and
 other asks put to the learnwares' own material. Their log-odds are linear in the request's vector (what it asks for
-beside what it is about, `specs.encoder.PromptEncoder`): a multinomial logistic regression, fitted to the points of
-the specifications and to the home's prompts, so it needs nobody's rows. A density would ask whether a training point
-is near, which a user's own words never are; a discriminative model asks which differences tell the tasks apart.
+beside what it is about, `specs.encoding.encoder.PromptEncoder`): a multinomial logistic regression, fitted to the
+points of the specifications and to the home's prompts, so it needs nobody's rows. A density would ask whether a
+training point is near, which a user's own words never are; a discriminative model asks which differences tell the tasks
+apart.
 
 That ask and material stand side by side is what makes the third part of the home possible: any of the project's other
 asks ("translate this", "why?") can be joined to any point's material without having seen the text behind it.
@@ -21,10 +22,10 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from scipy.optimize import minimize
 
-from specs.ask_encoder import ASK_DIM
-from specs.encoder import load_prompt_encoder
+from router.index.index import Closeness
+from specs.encoding.ask_encoder import ASK_DIM
+from specs.encoding.encoder import load_prompt_encoder
 from specs.home import OTHER_ASKS, Home, other_asks_on
-from specs.index import Closeness
 from specs.learnware import Learnware
 from specs.rkme import ReducedSet
 

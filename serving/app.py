@@ -16,13 +16,13 @@ from ray.serve.deployment import Application
 from router.deployment import LearnwareRouter, RouterOptions
 from serving.base_model import EMBEDDED, ensure_base_model
 from serving.config import MIB, Config, load_config
-from serving.market.place import fill_market
 from serving.names import ENGINE, ROUTER
 from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder
 from serving.processor import cpu_dtype
-from serving.ray_compat import LLMConfig, ModelIsHere, attach_router, engine_application, router_application
-from serving.replica import LearnwareServer, ReplicaOptions
+from serving.ray_internals import LLMConfig, ModelIsHere, attach_router, engine_application, router_application
+from serving.replica.server import LearnwareServer, ReplicaOptions
+from serving.requirements import fill_market
 
 SECRET_BYTES = 32
 """As long as the digest of the HMAC that it keys; made anew at each start, so a header of an earlier run is worth
@@ -55,7 +55,8 @@ def build(arguments: Mapping[str, str]) -> Application:
     config = load_config(Path(path) if path else None)
     base = ensure_base_model(config.base_model.source, cache_folder(), print)
     # without a folder that all nodes share there is no market, but learnwares.folder as it is on each node
-    market = None if config.market.folder is None else fill_market(config, base, print)
+    folder = config.market.folder
+    market = None if folder is None else fill_market(config, folder, base, print)
     return build_application(config, base, market, on_loopback=False)
 
 

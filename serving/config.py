@@ -24,8 +24,9 @@ from specs.errors import InvalidConfig
 PAGING = PagingSettings()
 MIB = 1 << 20
 ROUTER_BUDGET_MS = 1500.0
-"""What wait and decision may take together. The edge waits 2 s for the router's answer (`serving.edge.haproxy_wrapper`)
-and then takes it for lost; half a second is left for reading, placing and both ways under the load that makes a line.
+"""What wait and decision may take together. The edge waits 2 s for the router's answer
+(`serving.launch.haproxy_wrapper`) and then takes it for lost; half a second is left for reading, placing and both ways
+under the load that makes a line.
 """
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent / "starter_learnwares"

@@ -11,10 +11,9 @@ specification.
 import random
 from collections.abc import Sequence
 
-from specs.answers import Answers
-from specs.ask import split_prompt
+from specs.answers.description import Answers
+from specs.encoding.ask import split_prompt
 from specs.prompts import ASK, LABELS, AskKind, near_asks, other_asks, own_asks
-from specs.views import bare_prompt
 
 ASKED = 120
 DECLINED = 280
@@ -29,6 +28,9 @@ BEFORE = 0.55
 """Share of asks that stand before their material."""
 NEAR_SHARE = 0.45
 """Share of declined requests that speak of the learnware's own ask."""
+ANSWER_CUE_CHARS = 20
+"""A last line this short that ends in a colon ("Answer:", "Answer to Q2:", "答案：") asks for the answer and says
+nothing else."""
 
 
 def asked_and_declined(
@@ -87,3 +89,19 @@ def _said(labels: Sequence[str]) -> str:
 
 def _put(ask: str, material: str, generator: random.Random) -> str:
     return f"{ask}\n{material}" if generator.random() < BEFORE else f"{material}\n{ask}"
+
+
+def bare_prompt(prompt: str) -> str:
+    """The prompt without its first line (the instruction) and without an answer cue at its end. A prompt of one line
+    is all content and only loses the cue."""
+    lines = prompt.split("\n")
+    if len(lines) > 1:
+        lines = lines[1:]
+    while len(lines) > 1 and _is_cue(lines[-1]):
+        lines.pop()
+    return "\n".join(lines)
+
+
+def _is_cue(line: str) -> bool:
+    text = line.strip()
+    return len(text) <= ANSWER_CUE_CHARS and text.endswith((":", "："))

@@ -19,7 +19,8 @@
     ├── StoreFull                 507  no more task specifications are kept
     └── StartupError              503  the stack cannot start here: busy port, missing base model
 
-Messages say what was wrong and what would be right. One place (`serving.middleware`) makes them OpenAI error objects.
+Messages say what was wrong and what would be right. One place (`serving.openai_errors`) makes them OpenAI error
+objects.
 """
 
 

@@ -4,7 +4,8 @@ them.
     everyday              chat, writing, code, general knowledge
     <domain> questions    free questions of a domain, and asks about its material that no shipped learnware answers
     other asks            vectors of asks alone, which can be put to any material (`other_asks_on`)
-    instruction           coefficients that tell system prompts which say what is to be done (`specs.system_prompt`)
+    instruction           coefficients that tell system prompts which say what is to be done
+                          (`specs.encoding.system_prompt`)
 
 `python -m specs.home` makes `specs/prompts/home.safetensors` anew, after the prompts or the encoder have changed. The
 file names the encoder and the prompts that it was made from, and a test holds that these are the present ones.
@@ -20,13 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from specs import single_file
-from specs.ask import split_prompt
-from specs.encoder import PromptEncoder, load_prompt_encoder
+from specs import safetensors_file as single_file
+from specs.encoding.ask import split_prompt
+from specs.encoding.encoder import PromptEncoder, load_prompt_encoder
+from specs.encoding.system_prompt import fit_instruction
 from specs.errors import StartupError
 from specs.prompts import domain_questions, everyday_prompts, other_asks, system_prompts
 from specs.rkme import ReducedSet, local_gamma, reduce_points
-from specs.system_prompt import fit_instruction
 
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float32]
@@ -48,7 +49,7 @@ learnwares that label; with 0.8 more rewordings of their own asks were missed.""
 @dataclass(frozen=True)
 class Home:
     """Reduced sets by name, the vectors of other asks (n, `ASK_DIM`), and what tells a system prompt that says what is
-    to be done (`specs.system_prompt`)."""
+    to be done (`specs.encoding.system_prompt`)."""
 
     sets: Mapping[str, ReducedSet]
     asks: Matrix

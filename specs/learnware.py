@@ -3,7 +3,7 @@
     <folder>/adapter_config.json           PEFT, as is
     <folder>/adapter_model.safetensors     PEFT, as is
     <folder>/learnware.yaml                the card (`specs.card`)
-    <folder>/specification/                what it is good at (`specs.kinds`)
+    <folder>/specification/                what it is good at (`specs.specification_types`)
 
 Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fault is found here, with a message
 that says what would be right, rather than by the engine under traffic.
@@ -18,9 +18,9 @@ from specs.adapter import check_adapter
 from specs.capability import CAPABILITY, Capability
 from specs.card import CARD_FILE, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
-from specs.kinds import FOLDER, ROUTED_TYPES, TYPES, specifications_of
 from specs.pave import PAVE, ParameterVector
 from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification, with_asks
+from specs.specification_types import FOLDER, ROUTED_TYPES, TYPES, specifications_of
 
 SPECIFICATION_FOLDER = FOLDER
 MOST_ASKS = 16

@@ -2,9 +2,9 @@
 
 Two numbers for each kind of request. `drift`: the mean log-likelihood a token (nats) that the adapter gives the base
 model's own greedy answers, less the base's; 0 where it keeps the base, below 0 where it would say something else.
-`degenerate`: how many of its answers no one can use (`specs.degenerate`) where the base's can be used. Both come with
-their intervals, and are turned into one number, `OffTaskScore.loss`: the expected loss against the base model in
-probability, the unit in which gains on a learnware's own tasks are measured (`router.ranking`).
+`degenerate`: how many of its answers no one can use (`specs.answers.degenerate`) where the base's can be used. Both
+come with their intervals, and are turned into one number, `OffTaskScore.loss`: the expected loss against the base model
+in probability, the unit in which gains on a learnware's own tasks are measured (`router.ranking`).
 
 Everybody measures on the same prompts, the first ones of the project's own (`specs.prompts`) by the order of their
 hashes, so that scores can be compared; of the half that training does not rehearse, so that nobody is measured on what
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from specs.degenerate import is_degenerate_beside
+from specs.answers.degenerate import is_degenerate_beside
 from specs.prompts import MEASURED, domain_questions, everyday_prompts, half, other_asks
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specs import single_file
+from specs import safetensors_file as single_file
 from specs.errors import InvalidSpecification
 
 PAVE = "pave"

@@ -8,9 +8,9 @@ A specification has up to three *views* of the same learnware, each a reduced se
 
 and, beside them, points of requests on the same material that ask for something else, and so are *declined*.
 
-A point is a prompt's vector: what it asks for beside what it is about (`specs.encoder.PromptEncoder`). Beside the
-points a specification says what the answers are (`specs.answers`): labels and which, letters, numbers, spans or free
-text, and how long they are.
+A point is a prompt's vector: what it asks for beside what it is about (`specs.encoding.encoder.PromptEncoder`). Beside
+the points a specification says what the answers are (`specs.answers`): labels and which, letters, numbers, spans or
+free text, and how long they are.
 
 On disk: `specification.json` (type, encoder id and fingerprint, γ, views with rows and points, answers) and
 `points.safetensors` (`points` (k, d) float16, `weights` (k,) float32, which sum to 1 over all views together, and where
@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors, save as save_safetensors
 
-from specs.answers import Answers, answers_from, answers_to_dict
-from specs.ask import split_prompt
-from specs.encoder import PROMPT_ENCODER, STATIC_ENCODER, Encoder, load_encoder, load_prompt_encoder
+from specs.answers.description import Answers, answers_from, answers_to_dict
+from specs.encoding.ask import split_prompt
+from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, Encoder, load_encoder, load_prompt_encoder
 from specs.errors import InvalidSpecification
 from specs.rkme import ReducedSet, local_gamma, reduce_points
 

@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specs import single_file
-from specs.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
+from specs import safetensors_file as single_file
+from specs.encoding.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
 
 TASK_PREFIX = "task:"

@@ -15,7 +15,7 @@ import pytest
 
 from router import choice
 from router.settings import SelectionSettings
-from serving import middleware
+from serving.replica import middleware
 from tests.support import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

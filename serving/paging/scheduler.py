@@ -24,11 +24,11 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from serving.paging.idle_polling import wait_in_naps
 from serving.paging.queue import AdapterQueue, Running
 from serving.paging.settings import UPCOMING, PagingSettings
 from serving.paging.slots import SlotTable
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
-from serving.paging.waiting import wait_in_naps
 
 AHEAD = 2
 """Adapters that a step announces: few slots become free at a time."""

@@ -26,7 +26,7 @@ from serving.training.rows import (
     shuffle_answers,
 )
 from serving.training.settings import TrainingSettings
-from serving.training.stack import Stack
+from serving.training.split_model import Stack
 from serving.training.trainer import Outcome, Trainer, write_atomically
 from specs.adapter import adapter_hash
 from specs.errors import InvalidInput

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from serving.training.scoring import RowScore
 from serving.training.statistics import Estimate, compare, estimate
-from specs.answers import MOSTLY
+from specs.answers.description import MOSTLY
 from specs.errors import StartupError
 
 DIGITS = 4

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from serving.loops import is_looping
+from serving.training.loops import is_looping
 from serving.training.rows import common_prefix
 
 MAX_TOKENS = 40

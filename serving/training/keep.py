@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from serving.training.rows import EncodedRow, Row
-from serving.training.stack import Batch, Stack, bucket
+from serving.training.split_model import Batch, Stack, bucket
+from specs.compositions import bare_prompt
 from specs.prompts import REHEARSED, domain_questions, everyday_prompts, half, other_asks
-from specs.views import bare_prompt
 
 MATERIAL_CHARS = 800
 """Of a row under another ask: enough to be recognised, while a long one would cost as much as several task rows."""

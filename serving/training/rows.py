@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from specs.answers import AnswerKind, answer_kind
+from specs.answers.description import AnswerKind, answer_kind
 from specs.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ import torch
 from serving.training.adapter import computing_type, load_base, older_names
 from serving.training.generation import ROWS_A_BATCH, greedy_answers
 from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash, rows_kind
-from serving.training.stack import Stack
+from serving.training.split_model import Stack
 from specs.adapter import adapter_hash
-from specs.answers import AnswerKind
+from specs.answers.description import AnswerKind
 
 PROTOCOL = (
     "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; "

@@ -19,7 +19,7 @@ from torch import Tensor
 from serving.training.keep import Keeper, mixed_batches
 from serving.training.rows import EncodedRow
 from serving.training.settings import TrainingSettings
-from serving.training.stack import Stack, bucket
+from serving.training.split_model import Stack, bucket
 
 GRADIENT_NORM = 1.0
 FLOOR = 0.05  # the cosine's last value, as a share of the learning rate

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from specs.base_geometry import Layers, check_fits
+from specs.base_layers import Layers, check_fits
 from specs.errors import InvalidLearnware, InvalidSpecification
 from specs.learnware import Learnware, check_base_model, load_learnware
 from specs.pave import Basis, check_basis
@@ -16,7 +16,7 @@ class Requirements:
     base_model: str | None = None
     revision: str | None = None
     layers: Layers | None = None
-    """The base model's layers that take adapters (`specs.base_geometry`)."""
+    """The base model's layers that take adapters (`specs.base_layers`)."""
     max_rank: int | None = None
     basis: Basis | None = None
     """What parameter vectors must have been made in, to be comparable with each other (`specs.pave`)."""

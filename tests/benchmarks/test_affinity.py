@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.affinity import SLOTS, another, by_replica, measure_score, metric, random_states
-from benchmarks.tasks import STARTER_LEARNWARES, data_folder
+from benchmarks.common.tasks import STARTER_LEARNWARES, data_folder
 from router.placement import DEVICE, HOST
 from specs.learnware import load_learnwares
 

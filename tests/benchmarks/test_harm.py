@@ -11,14 +11,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from benchmarks.choice_cases import Starters
-from benchmarks.harm import OURS, Routed, figures_of, flat, harmed, judged, write_choices
-from benchmarks.harm_answers import Answers, base_model_of, routed_by
-from benchmarks.harm_requests import FreeForm, read_requests, sample_of
-from benchmarks.questions_sets import prompt_hash
-from benchmarks.scores import TaskScores
-from benchmarks.tasks import data_folder
-from specs.degenerate import Fault
+from benchmarks.common.cases import Starters
+from benchmarks.common.questions import prompt_hash
+from benchmarks.common.scores import TaskScores
+from benchmarks.common.tasks import data_folder
+from benchmarks.harm.answers import Answers, base_model_of, routed_by
+from benchmarks.harm.evaluate import OURS, Routed, figures_of, flat, harmed, judged, write_choices
+from benchmarks.harm.requests import FreeForm, read_requests, sample_of
+from specs.answers.degenerate import Fault
 from specs.errors import InvalidInput
 
 BASE_ID = "small"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import Answer, LoadError, Measured, Request
-from benchmarks.overhead import MANY, Sides, _summarise, check, interval
-from benchmarks.prompts import KINDS, PADDING, prompt
-from benchmarks.report import result, setup, table
-from benchmarks.servers import Server, ServerError
+from benchmarks.common.load import Answer, LoadError, Measured, Request
+from benchmarks.common.prompts import KINDS, PADDING, prompt
+from benchmarks.common.report import result, setup, table
+from benchmarks.common.servers import Server, ServerError
+from benchmarks.overhead.compare import MANY, Sides, _summarise, check, interval
 
 TFNS = "finance-tfns"
 ANSWER = Answer(TFNS, {"x-learnware": TFNS}, 160, 16, "", 0.0, (0.1, 0.4))

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from benchmarks import paging_extra
-from benchmarks.paging import MAIN, Cell, Kept, Size, make_load, run, summarise
-from benchmarks.paging_report import write_report
-from benchmarks.paging_sides import COUNTS, RANK, make_learnwares
-from benchmarks.prompts import KINDS
-from benchmarks.tasks import task_of
+from benchmarks.common.prompts import KINDS
+from benchmarks.common.tasks import task_of
+from benchmarks.paging import loads as paging_extra
+from benchmarks.paging.measure import MAIN, Cell, Kept, Size, make_load, run, summarise
+from benchmarks.paging.report import write_report
+from benchmarks.paging.sides import COUNTS, RANK, make_learnwares
 from specs.learnware import load_learnwares
 
 
@@ -76,7 +76,7 @@ def test_figures_are_ratios_of_ours_to_stock(kept):
 
 
 def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch):
-    from benchmarks import paging
+    from benchmarks.paging import measure as paging
 
     monkeypatch.setattr(paging, "GRID", [MAIN])
     monkeypatch.setattr(paging, "SIXTEEN_OVER_EIGHT", MAIN)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.privacy import Vectors, in_domain_tasks, mean, points, summary_of
-from benchmarks.privacy_attacks import Pool, Released, area_under_curve, attack
+from benchmarks.privacy.attacks import Pool, Released, area_under_curve, attack
+from benchmarks.privacy.measure import Vectors, in_domain_tasks, mean, points, summary_of
 from specs.task import largest_auc, make_task_specification
 
 DIM = 64

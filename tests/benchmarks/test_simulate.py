@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from benchmarks.paging import REQUESTS, Cell
-from benchmarks.simulate import CHAT, kv_tokens, make_jobs, scale, shape_of, wanted_slots
-from benchmarks.simulate_check import SIDES, check, simulate
-from benchmarks.simulate_costs import H100, WEIGHT_BYTES, Linear, Work, adapter_bytes, slot_bytes
-from benchmarks.simulate_engine import (
+from benchmarks.paging.measure import REQUESTS, Cell
+from benchmarks.simulate.check import SIDES, check, simulate
+from benchmarks.simulate.costs import H100, WEIGHT_BYTES, Linear, Work, adapter_bytes, slot_bytes
+from benchmarks.simulate.engine import (
     Cluster,
     Engine,
     Job,
@@ -22,6 +21,7 @@ from benchmarks.simulate_engine import (
     at_random,
     by_placement,
 )
+from benchmarks.simulate.study import CHAT, kv_tokens, make_jobs, scale, shape_of, wanted_slots
 from router.placement import Placement, PlacementSettings
 
 COSTS = Linear(per_step=0.05, per_row=0.004, per_prefilled=0.002, per_adapter=0.003, per_load=0.01)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.common.tasks import STARTER_LEARNWARES, data_folder, task_of
 from benchmarks.starter_rows import (
     HELD_OUT_SHARE,
     INSTRUCTION,
@@ -14,7 +15,6 @@ from benchmarks.starter_rows import (
     reworded,
     starter_rows,
 )
-from benchmarks.tasks import STARTER_LEARNWARES, data_folder, task_of
 from serving.training.rows import Row as TrainingRow, hold_out, read_rows, rows_hash
 from serving.training.settings import TrainingSettings
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common.tasks import STARTER_LEARNWARES
 from benchmarks.task_choice import main
-from benchmarks.tasks import STARTER_LEARNWARES
 from specs.learnware import load_learnware
 from specs.prompts import everyday_prompts
 

@@ -11,8 +11,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from router.metrics import RouterMetrics
-from serving.metrics.application import Scraper
-from serving.metrics.collectors import ReplicaMetrics
+from serving.applications.metrics import Scraper
+from serving.replica.request_metrics import ReplicaMetrics
 from tests.support import ROOT
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
 
 
 def test_prometheus_scrapes_the_endpoint_in_more_time_than_a_silent_replica_takes() -> None:
-    from serving.metrics.application import REPLICA_TIMEOUT_S, ROUTE_PREFIX
+    from serving.applications.metrics import REPLICA_TIMEOUT_S, ROUTE_PREFIX
 
     (job,) = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
     assert job["metrics_path"] == ROUTE_PREFIX

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.edge.instance import plan
+from serving.launch.instance import plan
 from tests.e2e.learnwares import copy_of, without_effect, zipped
 from tests.e2e.support import ADMIN_KEY, QUESTIONS, Stack, chat
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from specs.answers import Answers
+from specs.answers.description import Answers
 from specs.capability import Capability, ProbeScore
 from specs.compositions import asked_and_declined
-from specs.encoder import load_prompt_encoder
+from specs.encoding.encoder import load_prompt_encoder
 from specs.learnware import Learnware
 from specs.off_task import Kind, OffTaskScore
 from specs.specification import Specification, make_specification

@@ -4,7 +4,7 @@ own lists."""
 import pytest
 
 from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, FollowUps, follow_up_phrases
-from specs.encoder import STATIC_ENCODER, load_encoder
+from specs.encoding.encoder import STATIC_ENCODER, load_encoder
 from specs.prompts import everyday_prompts
 
 EXPLANATIONS = """\

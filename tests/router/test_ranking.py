@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from router.index.index import Closeness
 from router.ranking import USUAL_GAIN, Ranking, gain
 from router.task_model import Probabilities
 from specs.capability import Capability, ProbeScore
 from specs.home import EVERYDAY, OTHER_ASKS
-from specs.index import Closeness
 from specs.learnware import Learnware
 from specs.off_task import LIKELIHOOD_WEIGHT, UNMEASURED_LOSS, Kind, OffTaskScore
 from specs.specification import Specification, View

@@ -20,7 +20,7 @@ from router.settings import SelectionSettings
 from router.turn import Conversation
 from specs.capability import Capability, ProbeScore
 from specs.card import CARD_FILE, load_card, save_card
-from specs.encoder import STATIC_ENCODER, load_encoder, load_prompt_encoder
+from specs.encoding.encoder import STATIC_ENCODER, load_encoder, load_prompt_encoder
 from specs.errors import InvalidSpecification
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware, load_learnwares
 from specs.prompts import everyday_prompts

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from router import task_model
+from router.index.index import Closeness, SpecificationIndex
 from router.task_model import Probabilities, TaskModel, class_of, fit
-from specs.ask_encoder import ASK_DIM
-from specs.encoder import load_prompt_encoder
+from specs.encoding.ask_encoder import ASK_DIM
+from specs.encoding.encoder import load_prompt_encoder
 from specs.home import EVERYDAY, OTHER_ASKS, load_home
-from specs.index import Closeness, SpecificationIndex
 from specs.learnware import Learnware
 from specs.prompts import other_asks
 from specs.rkme import ReducedSet

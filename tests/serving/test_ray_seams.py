@@ -24,7 +24,7 @@ from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig
 
-from serving.ray_compat import ModelIsHere
+from serving.ray_internals import ModelIsHere
 from specs.errors import Overloaded
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_metrics_stay_in_the_replica_when_told():
 @pytest.mark.parametrize("folder", ["serving", "router", "specs", "benchmarks"])
 def test_no_other_module_imports_rays_private_packages(folder):
     """The few places to look at when Ray moves something."""
-    allowed = {"serving/ray_compat.py", "router/ray_seam.py"}
+    allowed = {"serving/ray_internals.py", "router/ray_internals.py"}
     found = {
         str(path.relative_to(ROOT))
         for path in (ROOT / folder).rglob("*.py")

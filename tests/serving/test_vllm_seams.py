@@ -38,9 +38,9 @@ with warnings.catch_warnings():
     from vllm.v1.worker.gpu_worker import Worker
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
-    from serving.edge.haproxy_wrapper import GENERATING_PATHS
     from serving.engine import adapters, punica, worker
     from serving.engine.slot_writer import PLAIN_SETTERS
+    from serving.names import GENERATING_PATHS
     from serving.paging import scheduler
     from serving.paging.gate import AdapterNotLoaded
 

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from specs.card import CARD_FILE, BaseModelReference, Card, save_card
-from specs.encoder import STATIC_ENCODER, load_encoder, load_prompt_encoder
+from specs.encoding.encoder import STATIC_ENCODER, load_encoder, load_prompt_encoder
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.specification import DESCRIPTION_FILE, POINTS_FILE, RKME_TEXT, make_specification, save_specification
 

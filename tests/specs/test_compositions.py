@@ -2,9 +2,9 @@
 
 import pytest
 
-from specs.answers import Answers
-from specs.ask import split_prompt
+from specs.answers.description import Answers
 from specs.compositions import ASKED, DECLINED, GENERIC_SHARE, asked_and_declined, generic_asks
+from specs.encoding.ask import split_prompt
 from specs.prompts import LABELS as LABELS_HERE, other_asks, own_asks
 
 LABELS = Answers("label", ("red", "blue"), (1.0, 1.0, 1.0))

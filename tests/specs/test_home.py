@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specs import home as home_module, single_file
-from specs.ask import split_prompt
-from specs.encoder import PromptEncoder, load_prompt_encoder
+from specs import home as home_module, safetensors_file as single_file
+from specs.encoding.ask import split_prompt
+from specs.encoding.encoder import PromptEncoder, load_prompt_encoder
 from specs.errors import StartupError
 from specs.home import (
     EVERYDAY,

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from specs.encoder import PROMPT_ENCODER, load_prompt_encoder
+from specs.encoding.encoder import PROMPT_ENCODER, load_prompt_encoder
 from specs.errors import DuplicateLearnware, InvalidLearnware
 from specs.learnware import load_learnware, load_learnwares
 from tests.specs.learnware_folder import BASE, LAYER, adapter_config, adapter_tensors, write_format_1, write_learnware

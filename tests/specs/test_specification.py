@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from specs.answers import Answers
-from specs.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_prompt_encoder
+from specs.answers.description import Answers
+from specs.compositions import bare_prompt
+from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_prompt_encoder
 from specs.errors import InvalidSpecification
 from specs.rkme import squared_mmd
 from specs.specification import load_specification, make_specification, save_specification, with_asks
-from specs.views import bare_prompt
 from tests.specs.learnware_folder import write_format_1
 
 COLOURS = [

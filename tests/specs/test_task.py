@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from specs import task
-from specs.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder, load_prompt_encoder
+from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, StoreFull, TooLarge
 from specs.market.store import Market
 from specs.task import (

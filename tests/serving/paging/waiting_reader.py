@@ -11,7 +11,7 @@ import time
 
 from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
-from serving.paging.waiting import wait_in_naps
+from serving.paging.idle_polling import wait_in_naps
 
 
 def main(pause_s: float, count: int, naps: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from specs.base_geometry import read_layers
+from specs.base_layers import read_layers
 from specs.market.checks import Requirements
 from tests.specs.learnware_folder import BASE
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from specs.base_geometry import check_fits, read_layers
+from specs.base_layers import check_fits, read_layers
 from specs.errors import InvalidInput, InvalidLearnware
 from specs.market.journal import State
 from specs.market.store import Market

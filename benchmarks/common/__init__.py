@@ -1,0 +1,1 @@
+"""What benchmarks share: load, servers, prompts, cases, rules that choose, statistics, reports."""

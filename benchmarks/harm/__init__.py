@@ -1,0 +1,1 @@
+"""Whether `auto` answers worse than the base model."""

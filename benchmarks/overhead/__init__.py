@@ -1,0 +1,1 @@
+"""What routing costs beside the stock vLLM server."""

@@ -1,0 +1,1 @@
+"""What adapter paging costs and saves beside stock vLLM."""

@@ -1,0 +1,7 @@
+"""`python -m benchmarks.paging`."""
+
+import sys
+
+from benchmarks.paging.measure import main
+
+sys.exit(main())

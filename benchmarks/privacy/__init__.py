@@ -1,0 +1,1 @@
+"""What task specifications give away, by attack."""

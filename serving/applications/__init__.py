@@ -1,0 +1,1 @@
+"""The small Ray Serve applications beside the endpoint: the market, task specifications, metrics."""

@@ -1,0 +1,176 @@
+"""`/v1/task-specs`: task specifications over HTTP, a Ray Serve application of its own.
+
+    POST   /v1/task-specs          the file of `learnware-serving spec make` as the body; answers with its id
+    GET    /v1/task-specs/{id}     what is known of one, and the choice for it now: the nearest learnwares with what is
+                                   expected of them, also where the base model was chosen, and why
+    DELETE /v1/task-specs/{id}     forget it
+
+The id is made from the content, so posting a file twice gives the same one. It is good as `model` at once and on every
+router: they read the folder in which this application keeps the files. Who knows an id may use it and remove it; ids
+are not listed.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.deployment import Application
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from router.ray_internals import keep_grpc_on_loopback
+from serving.applications.access import Access, configured_access
+from serving.applications.routing import PrefixedApplication
+from serving.config import Config
+from serving.names import APPLICATION, ROUTER
+from specs.errors import InvalidInput, NotReady, TooLarge, UnknownModel
+from specs.task import MAX_BYTES, TaskSpecification, load_task_specification
+from specs.task_store import TaskStore
+
+logger = logging.getLogger("ray.serve")
+
+ROUTE_PREFIX = "/v1/task-specs"
+
+CHOICE_TIMEOUT_S = 5.0
+"""How long a router may take for a choice that costs it about a millisecond."""
+
+_OF_THE_CHOICE = ("learnware", "reason", "explanation", "confidence", "match", "min_match", "tasks", "base")
+_OF_A_CANDIDATE = ("learnware", "score", "expected")
+
+Choose = Callable[[str], Awaitable[dict[str, Any]]]
+"""The router's choice for a task's id, as `/v1/route` explains it."""
+
+
+class TaskSpecsAPI:
+    """The routes. Knows nothing of Ray: what asks the router is passed in."""
+
+    def __init__(self, tasks: TaskStore, access: Access, choose: Choose) -> None:
+        self._tasks = tasks
+        self._access = access
+        self._choose = choose
+
+    def application(self) -> PrefixedApplication:
+        one = f"{ROUTE_PREFIX}/{{task_id}}"
+        return PrefixedApplication(
+            [
+                Route(ROUTE_PREFIX, self._upload, methods=["POST"]),
+                Route(one, self._show, methods=["GET"]),
+                Route(one, self._remove, methods=["DELETE"]),
+            ]
+        )
+
+    async def _upload(self, request: Request) -> Response:
+        self._access.check_read(request.headers.get("authorization"))
+        content = await _bounded_body(request)
+        specification = await asyncio.to_thread(load_task_specification, content)
+        name = await asyncio.to_thread(self._tasks.put, specification)
+        return JSONResponse(await self._describe(name, specification), 201)
+
+    async def _show(self, request: Request) -> Response:
+        self._access.check_read(request.headers.get("authorization"))
+        name = request.path_params["task_id"]
+        specification = await asyncio.to_thread(self._tasks.find, name)
+        if specification is None:
+            raise _unknown(name)
+        return JSONResponse(await self._describe(name, specification))
+
+    async def _remove(self, request: Request) -> Response:
+        self._access.check_read(request.headers.get("authorization"))
+        name = request.path_params["task_id"]
+        if not await asyncio.to_thread(self._tasks.remove, name):
+            raise _unknown(name)
+        return JSONResponse({"id": name, "object": "task_specification", "deleted": True})
+
+    async def _describe(self, name: str, specification: TaskSpecification) -> dict[str, Any]:
+        choice = await self._choose(name)
+        return {
+            "id": name,
+            "object": "task_specification",
+            "rows": specification.rows,
+            "noise": specification.noise,
+            "mu": specification.mu if math.isfinite(specification.mu) else None,
+            "encoder": specification.encoder_id,
+            **{key: choice[key] for key in _OF_THE_CHOICE},
+            "candidates": [{key: each[key] for key in _OF_A_CANDIDATE} for each in choice["candidates"]],
+            "advice": _advice(specification) if choice["learnware"] is None else None,
+        }
+
+
+def _advice(specification: TaskSpecification) -> str | None:
+    """What the owner of a task that got no learnware can do about it."""
+    if not specification.blurred:
+        return None
+    return (
+        f"The noise of {specification.rows:,} rows at mu = {specification.mu:.3g} may hide what the task is. "
+        f"{specification.clear_rows:,} rows would be enough at this mu, or a larger mu (`learnware-serving spec make "
+        "--mu`), which protects single rows less."
+    )
+
+
+async def _bounded_body(request: Request) -> bytes:
+    """Raises TooLarge as soon as there is more than a specification can have."""
+    taken = bytearray()
+    try:
+        async for chunk in request.stream():
+            taken += chunk
+            if len(taken) > MAX_BYTES:
+                raise TooLarge(f"A task's specification has at most {MAX_BYTES >> 10} KiB.")
+    except ClientDisconnect:
+        raise InvalidInput("The upload was cut off.") from None
+    if not taken:
+        raise InvalidInput("The body is empty; it must be the file that `learnware-serving spec make` wrote.")
+    return bytes(taken)
+
+
+def _unknown(name: str) -> UnknownModel:
+    return UnknownModel(
+        f"There is no task {name!r}. POST the file of `learnware-serving spec make` to {ROUTE_PREFIX}; the answer has "
+        "the id."
+    )
+
+
+class TaskSpecsServer:
+    """The application's one replica."""
+
+    def __init__(self, market: Path, access: Access, on_loopback: bool) -> None:
+        if on_loopback:
+            keep_grpc_on_loopback()
+        self._api = TaskSpecsAPI(TaskStore(market), access, _ask_the_router)
+
+    async def __serve_build_asgi_app__(self) -> Starlette:
+        return self._api.application()
+
+
+async def _ask_the_router(name: str) -> dict[str, Any]:
+    async def ask() -> dict[str, Any]:
+        handle = await asyncio.to_thread(serve.get_deployment_handle, ROUTER, app_name=APPLICATION)
+        answer: dict[str, Any] = await handle.explain.remote(json.dumps({"model": name}).encode())
+        return answer
+
+    try:
+        return await asyncio.wait_for(ask(), CHOICE_TIMEOUT_S)
+    except Exception:
+        logger.exception("no router chose for a task")
+        raise NotReady("No router answers at the moment. Try again; nothing is lost by posting twice.") from None
+
+
+def task_specs_application(config: Config, market: Path, *, on_loopback: bool) -> Application:
+    """The application to run with `route_prefix=ROUTE_PREFIX` beside the one that serves the market in `market`.
+
+    `on_loopback`: whether the stack is this machine's alone.
+    """
+    deployment = serve.deployment(
+        serve.ingress()(TaskSpecsServer),
+        name="task-specs",
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": 0},
+    )
+    built: Application = deployment.bind(market, configured_access(config), on_loopback)
+    return built

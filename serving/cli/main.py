@@ -1,0 +1,113 @@
+"""`learnware-serving`: the one console command. Each subcommand lives with what it does and is imported when it
+runs."""
+
+import argparse
+import importlib
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from serving.cli.spec import add_parser as add_spec_parser
+from serving.cli.vector import add_parser as add_vector_parser
+from specs.errors import LearnwareError
+
+INTERRUPTED = 130
+"""The shell's exit status for a command ended by Ctrl-C: 128 + SIGINT."""
+
+_COMMAND_MODULES = (
+    "serving.base_model",
+    "serving.cli.train",
+    "serving.cli.market",
+    "serving.cli.learnware_zip",
+)
+"""Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
+
+
+def say(message: str) -> None:
+    """One line of progress, at once."""
+    print(message, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand. Errors that the project raises on purpose end it with one line and status 1, not with a
+    traceback."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except LearnwareError as error:
+        print(f"learnware-serving: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="learnware-serving", description="Serves many learnwares over one base model."
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = subparsers.add_parser("serve", help="start the stack and serve until Ctrl-C or SIGTERM")
+    _add_configuration(serve)
+    serve.add_argument("--host", help="address to listen on (over the configuration's http.host)")
+    serve.add_argument("--port", type=int, help="port of the OpenAI endpoint (over http.port)")
+    serve.set_defaults(run=_serve)
+
+    environment = subparsers.add_parser(
+        "environment", help="print the variables that Ray must find when it starts (for `ray start` and `serve run`)"
+    )
+    _add_configuration(environment)
+    environment.set_defaults(run=_environment)
+
+    check = subparsers.add_parser(
+        "check", help="validate a configuration and its learnwares, without starting anything"
+    )
+    _add_configuration(check)
+    check.set_defaults(run=_check)
+
+    for name in _COMMAND_MODULES:
+        importlib.import_module(name).add_parser(subparsers)
+    add_vector_parser(add_spec_parser(subparsers))
+    return parser
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, help="YAML file; default: the embedded base and starter learnwares on CPU"
+    )
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from serving.config import load_config
+
+    given = {"host": getattr(options, "host", None), "port": getattr(options, "port", None)}
+    http = {key: value for key, value in given.items() if value is not None}
+    return load_config(options.config, {"http": http} if http else None)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from serving.launch.stack import serve
+
+    return serve(_load(options), say)
+
+
+def _environment(options: argparse.Namespace) -> int:
+    from serving.launch.stack import cluster_environment
+
+    for name, value in sorted(cluster_environment(_load(options)).items()):
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from serving.requirements import served_learnwares
+
+    config = _load(options)
+    learnwares = served_learnwares(config, config.market.folder)
+    for learnware in learnwares:
+        print(f"{learnware.id}  version {learnware.version}, rank {learnware.rank}, {learnware.domain}")
+    print(f"the configuration is valid; {len(learnwares)} learnwares over {config.base_model.served_id}")
+    return 0

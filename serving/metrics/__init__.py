@@ -1,1 +1,0 @@
-"""Prometheus metrics of all processes in one scrape."""

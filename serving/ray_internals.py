@@ -1,0 +1,79 @@
+"""Every private touch of Ray Serve LLM 2.60.0 on the serving side, in one module (the router's own is
+`router.ray_internals`).
+
+`tests/serving/test_ray_seams.py` checks each of them, so that a Ray upgrade which moves one fails there and not in
+production.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
+from ray.llm._internal.serve.core.server.llm_server import LLMServer
+from ray.serve.deployment import Application
+from ray.serve.llm import LLMConfig
+from starlette.middleware import Middleware
+
+__all__ = [
+    "EngineServer",
+    "LLMConfig",
+    "ModelIsHere",
+    "add_middleware",
+    "attach_router",
+    "engine_application",
+    "router_application",
+]
+
+
+class ModelIsHere(CallbackBase):
+    """For `LLMConfig.callback_config`: the model is a folder, so nothing is downloaded.
+
+    Ray would find that out in a task of its own: a process that imports vLLM first, while the engine waits for it.
+    """
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class EngineServer(LLMServer):
+    """Ray Serve LLM's server without its usage report.
+
+    Even with usage statistics off, `LLMServer._start_engine` starts a `TelemetryAgent` actor to collect them: a process
+    of about 390 MB that imports vLLM for nothing.
+    """
+
+    async def _start_engine(self) -> None:
+        assert self.engine is not None
+        await self.engine.start()
+
+
+def engine_application(
+    config: LLMConfig, server: type[EngineServer], name: str, arguments: Mapping[str, Any]
+) -> Application:
+    """The engine deployment whose replicas HAProxy talks to directly; `arguments` go to the server's constructor."""
+    return _build_direct_streaming_llm_deployment(
+        config, deployment_cls=server, bind_kwargs=dict(arguments), override_serve_options={"name": name}
+    )
+
+
+def router_application(router: type, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Application:
+    """A deployment whose ASGI application its class builds on the replica (`__serve_build_asgi_app__`)."""
+    application: Application = serve.deployment(serve.ingress()(router), **options).bind(**arguments)
+    return application
+
+
+def attach_router(engine: Application, router: Application) -> Application:
+    """HAProxy asks `router` for a replica before each POST to `engine` (Ray's ingress request router)."""
+    return engine._with_ingress_request_router(router)
+
+
+def add_middleware(app: FastAPI, middleware: type, **options: Any) -> None:
+    """Adds the innermost middleware to vLLM's application, so that vLLM's own check of API keys comes first.
+
+    vLLM builds its middleware stack early; without the cached stack Starlette builds it again at the next request.
+    """
+    app.user_middleware.append(Middleware(middleware, **options))
+    app.middleware_stack = None

@@ -1,0 +1,228 @@
+"""An engine replica: Ray Serve LLM's server with our learnwares registered, our middleware in front and our metrics
+beside."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+
+from router.ray_internals import keep_grpc_on_loopback, replica_line
+from serving.names import ROUTER
+from serving.openai_errors import openai_error
+from serving.paging.gate import AdapterGate, open_gate
+from serving.ray_internals import EngineServer, LLMConfig, add_middleware
+from serving.replica.adapter_registry import Residents
+from serving.replica.admission import Names, Served
+from serving.replica.middleware import EXPLAIN_PATH, LearnwareMiddleware
+from serving.replica.off_task_meter import off_task_meter
+from serving.replica.paging_metrics import PagingCollector, PagingState
+from serving.replica.prompt_logprobs import PromptLogprobs
+from serving.replica.request_metrics import ReplicaMetrics
+from serving.replica.trial import probe
+from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
+from specs.market.catalogue import Entry, current_catalogue
+from specs.market.follower import Follower
+from specs.market.trial import Trial
+
+
+class ReplicaOptions(NamedTuple):
+    """What an engine replica is started with besides Ray's own configuration."""
+
+    base: str
+    auto_names: tuple[str, ...]
+    learnwares: Path
+    """A folder of learnwares that stay as they are; read where there is no market."""
+    market: Path | None
+    secret: bytes
+    on_loopback: bool
+    base_stands_in: bool = False
+    """The base model answers when an adapter cannot be loaded; otherwise its requests fail."""
+    base_without_choice: bool = False
+    """The base model answers when no router has chosen; otherwise such requests are refused."""
+
+
+class LearnwareServer(EngineServer):
+    """One engine replica. Answers `/v1/chat/completions` and the rest of vLLM's application; chooses nothing itself."""
+
+    _gate: AdapterGate | None = None
+    """None until the engine runs."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
+    ) -> None:
+        if options.on_loopback:
+            keep_grpc_on_loopback()
+        self._options = options
+        self._catalogue = current_catalogue(options.market, options.learnwares)
+        self._served = Served(Names(options.base, frozenset(options.auto_names), {}))
+        self._registry = CollectorRegistry()
+        self._metrics = ReplicaMetrics(self._registry)
+        self._registry.register(PagingCollector(self._paging))
+        await super().__init__(llm_config, **arguments)
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        app: FastAPI = await super().__serve_build_asgi_app__()
+        options = self._options
+        self._models: OpenAIServingModels = app.state.openai_serving_models
+        self._gate = await open_gate(self._models.engine_client)
+        prompt_logprobs = PromptLogprobs()
+        self._residents = Residents(self._models, self._served, prompt_logprobs)
+        self._meter = await asyncio.to_thread(off_task_meter, self._models.engine_client, self._gate)
+        await self._residents.apply(self._catalogue, strict=options.market is None)
+        if options.market is not None:
+            self._follower = Follower(options.market, self._residents.apply, self._catalogue.sequence)
+            self._follower.start()
+        # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
+        app.router.routes[:0] = [
+            APIRoute("/v1/models", self._list_models, methods=["GET"]),
+            APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
+            APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
+        ]
+        add_middleware(
+            app,
+            LearnwareMiddleware,
+            served=self._served,
+            secret=options.secret,
+            metrics=self._metrics,
+            hold=self._hold,
+            base_stands_in=options.base_stands_in,
+            base_without_choice=options.base_without_choice,
+            prompt_logprobs=prompt_logprobs,
+        )
+        return app
+
+    def _paging(self) -> PagingState | None:
+        if self._gate is None:
+            return None
+        return PagingState(self._gate.residency, self._served.names.learnwares.values(), self._gate.waiting)
+
+    def _hold(self, engine_name: str) -> AbstractAsyncContextManager[None]:
+        request = self._residents.request(engine_name)
+        if request is None or self._gate is None:
+            return nullcontext()
+        return self._gate.hold(request)
+
+    async def _list_models(self) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": await self._cards()})
+
+    async def _one_model(self, model: str) -> JSONResponse:
+        for card in await self._cards():
+            if card["id"] == model:
+                return JSONResponse(card)
+        return openai_error(UnknownModel(f"The model {model!r} does not exist. GET /v1/models lists every id."))
+
+    async def _cards(self) -> list[dict[str, Any]]:
+        """Every value that `model` may hold: the automatic names, the base model, the learnwares."""
+        base = self._options.base
+        listed = await self._models.show_available_models()
+        template = listed.data[0].model_dump() | {"root": base, "parent": None}
+        automatic = [
+            template | {"id": name, "parent": base, "owned_by": "learnware-serving"}
+            for name in self._options.auto_names
+        ]
+        learnwares = [
+            template
+            | {
+                "id": card.id,
+                "root": card.id,
+                "parent": base,
+                "owned_by": "learnware-serving",
+                "learnware": {
+                    "version": card.version,
+                    "description": card.description,
+                    "domain": card.domain,
+                    "tasks": list(card.tasks),
+                },
+            }
+            for card in self._residents.cards.values()
+        ]
+        return [*automatic, template | {"id": base}, *learnwares]
+
+    async def _explain(self, request: Request) -> JSONResponse:
+        """The choice for a request body, ranked candidates included, without generating."""
+        router = serve.get_deployment_handle(ROUTER, app_name=serve.get_replica_context().app_name)
+        try:
+            return JSONResponse(await router.explain.remote(await request.body()))
+        except Overloaded as refusal:  # as Ray raises it: with the router's own one as its cause
+            return openai_error(getattr(refusal, "cause", refusal))
+
+    async def market_reached(self, sequence: int) -> int:
+        """Returns when the market's change number `sequence` is in effect here."""
+        return await self._follower.reached(sequence)
+
+    async def probe(
+        self,
+        learnware_id: str,
+        version: int,
+        sha256: str,
+        folder: str,
+        domain: str,
+        examples: Sequence[str],
+        labels: Sequence[str],
+    ) -> Trial:
+        """Loads a learnware that is not served yet, tries it and measures it off its task. It leaves the engine again:
+        it comes back under the name of what is then served, its capability included."""
+        entry = Entry(learnware_id, version, sha256, Path(folder))
+        try:
+            request = await self._residents.load(entry)
+        except InvalidLearnware as error:
+            return Trial(str(error))
+        assert self._gate is not None  # the engine is asked once it serves
+        try:
+            async with self._gate.hold(request):
+                refusal = await probe(self._models.engine_client, request, examples)
+                if refusal is not None:
+                    return Trial(refusal)
+                return Trial(None, await self._meter.measure(request, domain, examples, labels))
+        except (AdapterUnavailable, InvalidLearnware) as error:
+            return Trial(str(error))
+        finally:
+            await self._residents.unload(entry.internal_name)
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """For the router, asked by Ray Serve's controller every `serving.app.ROUTING_STATS_PERIOD_S`:
+
+        adapters   the tier of each adapter that is in memory, "device" or "host", by its engine name
+        slots      how many adapters the device holds at most
+        running, waiting   requests in the engine's batch, and those that are not
+        """
+        stats: dict[str, Any] = await super().record_routing_stats()
+        if self._gate is None:
+            return stats
+        residency = self._gate.residency
+        running = self._gate.entered
+        if residency.scheduler is not None:
+            running = min(running, residency.scheduler["running"])  # the report may be a moment old
+        return stats | {
+            "adapters": dict(residency.tiers),
+            "slots": residency.slots,
+            "running": running,
+            "waiting": self._gate.waiting + self._gate.entered - running,
+        }
+
+    async def prefetch(self, engine_name: str) -> bool:
+        """Has an adapter read into host memory for a request that is to come; returns at once. False when this replica
+        knows no such adapter."""
+        request = self._residents.request(engine_name)
+        if request is None or self._gate is None:
+            return False
+        self._gate.prefetch(request)
+        return True
+
+    async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
+        if self._gate is not None:
+            await self._gate.close()
+        await super().__del__()
+
+    async def metrics_text(self) -> str:
+        """This replica's metrics and vLLM's, as Prometheus text."""
+        return replica_line() + generate_latest(REGISTRY).decode() + generate_latest(self._registry).decode()

@@ -1,0 +1,1 @@
+"""Learnwares as zips of the `learnware` package, both ways."""

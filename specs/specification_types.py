@@ -1,0 +1,175 @@
+"""The types of specification, behind one small interface.
+
+    type         stands for                                             is asked with
+    rkme-text    how the learnware's prompts look (`specs.specification`)    a task's reduced set
+    pave         what its texts make of a shared model (`specs.pave`)        a task's parameter vector
+    capability   what it was measured to answer (`specs.capability`)         how probable each task is
+
+A learnware always has the first; the others are optional files beside it. Loading a learnware, `spec show` and the
+rules of `benchmarks.market.rules` go through this interface, so that another type is another entry of `TYPES`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from specs.adapter import adapter_hash
+from specs.capability import (
+    CAPABILITY,
+    CAPABILITY_FILE,
+    Capability,
+    describe_off_task,
+    load_capability,
+    save_capability,
+)
+from specs.errors import InvalidSpecification
+from specs.pave import PAVE, ParameterVector, load_vector, match, save_vector
+from specs.rkme import ReducedSet, gaussian
+from specs.specification import (
+    DESCRIPTION_FILE,
+    RKME_TEXT,
+    Specification,
+    load_specification,
+    save_specification,
+)
+
+FOLDER = "specification"
+"""Inside a learnware's folder."""
+
+Value = TypeVar("Value")
+Asked_contra = TypeVar("Asked_contra", contravariant=True)
+
+
+class SpecificationType(Protocol[Value, Asked_contra]):
+    """One type. `Value` is a learnware's specification of it, `Asked_contra` what a task brings to be compared."""
+
+    type: str
+
+    def load(self, folder: Path) -> Value | None:
+        """The one in a specification's folder, None when there is none. Executes nothing.
+
+        Raises:
+            InvalidSpecification: what is wrong with it.
+        """
+
+    def save(self, value: Value, folder: Path) -> None:
+        """Writes it into a specification's folder."""
+
+    def check(self, value: Value, learnware: Path, base_model: str) -> None:
+        """Raises InvalidSpecification when it doesn't belong to the learnware in this folder."""
+
+    def score(self, value: Value, asked: Asked_contra) -> float:
+        """How well it fits: from 0 to 1, larger is better."""
+
+    def describe(self, value: Value) -> str:
+        """What it holds, for people."""
+
+
+class Rkme:
+    """Reduced kernel mean embedding of texts."""
+
+    type = RKME_TEXT
+
+    def load(self, folder: Path) -> Specification | None:
+        return load_specification(folder) if (folder / DESCRIPTION_FILE).exists() else None
+
+    def save(self, value: Specification, folder: Path) -> None:
+        save_specification(value, folder)
+
+    def check(self, value: Specification, learnware: Path, base_model: str) -> None:
+        """Nothing in it speaks of weights."""
+
+    def score(self, value: Specification, asked: ReducedSet) -> float:
+        """The cosine of the two kernel means under the learnware's own kernel. MMD itself would not do: under so narrow
+        a kernel the norms of the means decide it, and the most scattered learnware is nearest to everything."""
+        own = value.whole_set
+        norms = mean_product(own, own, value.gamma) * mean_product(asked, asked, value.gamma)
+        return float(mean_product(own, asked, value.gamma) / norms**0.5)
+
+    def describe(self, value: Specification) -> str:
+        views = ", ".join(f"{len(view.points)} points of {view.name} ({view.rows} texts)" for view in value.views)
+        answers = "" if value.answers is None else f"; answers: {value.answers}"
+        return f"encoder {value.encoder_id}, gamma {value.gamma:.3f}: {views}{answers}"
+
+
+def mean_product(left: ReducedSet, right: ReducedSet, gamma: float) -> float:
+    """The inner product of two kernel means."""
+    return float(left.weights @ gaussian(left.points, right.points, gamma) @ right.weights)
+
+
+class Pave:
+    """Parameter vector."""
+
+    type = PAVE
+
+    def load(self, folder: Path) -> ParameterVector | None:
+        return load_vector(folder)
+
+    def save(self, value: ParameterVector, folder: Path) -> None:
+        save_vector(value, folder)
+
+    def check(self, value: ParameterVector, learnware: Path, base_model: str) -> None:
+        """The proxy need not be the base model; which one is compared is the market's to say."""
+
+    def score(self, value: ParameterVector, asked: ParameterVector) -> float:
+        return match(value, asked)
+
+    def describe(self, value: ParameterVector) -> str:
+        basis = value.basis
+        layers = f"layers {basis.first} to {basis.layers - 1} of {basis.proxy}, {basis.sha256[:12]}"
+        return f"{len(value.tau):,} numbers of {layers}, from {value.rows} texts"
+
+
+class Measured:
+    """Capability."""
+
+    type = CAPABILITY
+
+    def load(self, folder: Path) -> Capability | None:
+        return load_capability(folder)
+
+    def save(self, value: Capability, folder: Path) -> None:
+        save_capability(value, folder)
+
+    def check(self, value: Capability, learnware: Path, base_model: str) -> None:
+        if value.base_model != base_model or value.adapter_sha256 != adapter_hash(learnware):
+            raise InvalidSpecification(
+                f"{FOLDER}/{CAPABILITY_FILE} was measured with other weights or another base model; "
+                "measure it again (`learnware-serving matrix --probes --write-capability` on rows of tasks, "
+                "`learnware-serving measure` off them) or remove it"
+            )
+
+    def score(self, value: Capability, asked: Mapping[str, float]) -> float:
+        """Mean probability of a right answer over the measured ones of these tasks, each weighted as asked; 0 without
+        any."""
+        known = {task: weight for task, weight in asked.items() if task in value.probes and weight > 0}
+        total = sum(known.values())
+        return sum(weight * value.probes[task].probability for task, weight in known.items()) / total if total else 0.0
+
+    def describe(self, value: Capability) -> str:
+        rows = sum(one.rows for one in value.probes.values())
+        return "; ".join([f"measured on {len(value.probes)} tasks, {rows} rows", *describe_off_task(value)])
+
+
+RKME: SpecificationType[Specification, ReducedSet] = Rkme()
+PARAMETER_VECTOR: SpecificationType[ParameterVector, ParameterVector] = Pave()
+MEASURED: SpecificationType[Capability, Mapping[str, float]] = Measured()
+TYPES: tuple[SpecificationType[Any, Any], ...] = (RKME, PARAMETER_VECTOR, MEASURED)
+ROUTED_TYPES: tuple[SpecificationType[Any, Any], ...] = (RKME, MEASURED)
+"""Those that requests are ranked by."""
+
+
+def specifications_of(
+    learnware: Path, base_model: str, types: Sequence[SpecificationType[Any, Any]] = TYPES, *, check: bool = True
+) -> Iterator[tuple[SpecificationType[Any, Any], Any]]:
+    """Every specification of these types in a learnware's folder, loaded; with `check` also whether it belongs there.
+
+    Raises:
+        InvalidSpecification: what is wrong with one.
+    """
+    for kind in types:
+        value = kind.load(learnware / FOLDER)
+        if value is not None:
+            if check:
+                kind.check(value, learnware, base_model)
+            yield kind, value

@@ -1,0 +1,123 @@
+"""The command line: what an operator gets wrong is said in one line, at once, and nothing is started."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serving.cli.main import main
+from serving.config import STARTER_FOLDER
+
+TWO = ("finance-tfns", "mathematics-svamp_operation")
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Path:
+    """A folder with two of the starter learnwares."""
+    folder = tmp_path / "learnwares"
+    for name in TWO:
+        shutil.copytree(STARTER_FOLDER / name, folder / name)
+    return folder
+
+
+def run(tmp_path: Path, command: str, **sections: object) -> int:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return main([command, "--config", str(path)])
+
+
+def refused(capsys: pytest.CaptureFixture[str]) -> str:
+    output = capsys.readouterr()
+    assert len(output.err.splitlines()) == 1, output.err
+    return output.err
+
+
+def test_a_good_configuration_is_checked_and_its_learnwares_listed(tmp_path, market, capsys):
+    assert run(tmp_path, "check", learnwares={"folder": str(market)}) == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in TWO)
+    assert "2 learnwares" in output
+
+
+def test_the_starter_learnwares_are_valid(capsys):
+    assert main(["check"]) == 0
+    assert "15 learnwares over SmolLM2-135M-Instruct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["check", "serve", "environment"])
+def test_an_unknown_key_is_refused_with_the_nearest(tmp_path, capsys, command):
+    assert run(tmp_path, command, engine={"slotz": 1}) == 1
+    assert "did you mean engine.slots?" in refused(capsys)
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_truncated_adapter_is_refused_before_anything_starts(tmp_path, market, capsys, command):
+    weights = market / TWO[0] / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert run(tmp_path, command, learnwares={"folder": str(market)}, http={"port": 18_499}) == 1
+    message = refused(capsys)
+    assert TWO[0] in message
+    assert "truncated" in message
+
+
+def test_an_adapter_for_another_base_is_refused(tmp_path, market, capsys):
+    for name in TWO:
+        edit_json(market / name / "adapter_config.json", base_model_name_or_path="Other-1B")
+        edit_yaml(market / name / "learnware.yaml", "base_model", "id", "Other-1B")
+    assert run(tmp_path, "check", learnwares={"folder": str(market)}) == 1
+    message = refused(capsys)
+    assert "Other-1B" in message
+    assert "SmolLM2-135M-Instruct" in message
+
+
+def test_two_learnwares_with_one_id_are_refused(tmp_path, market, capsys):
+    shutil.copytree(market / TWO[0], market / "copy")
+    assert run(tmp_path, "check", learnwares={"folder": str(market)}) == 1
+    message = refused(capsys)
+    assert "two learnwares with the id" in message
+    assert "copy" in message
+
+
+def test_a_rank_that_no_slot_holds_is_refused(tmp_path, market, capsys):
+    rank = json.loads((market / TWO[0] / "adapter_config.json").read_text())["r"]
+    wanted = 32
+    while wanted <= rank:
+        wanted *= 2
+    edit_json(market / TWO[0] / "adapter_config.json", r=wanted)
+    assert run(tmp_path, "check", learnwares={"folder": str(market)}, engine={"max_rank": 16}) == 1
+    assert TWO[0] in refused(capsys)
+
+
+def test_a_learnware_may_not_take_the_name_auto(tmp_path, market, capsys):
+    assert run(tmp_path, "check", learnwares={"folder": str(market)}, router={"auto_names": [TWO[0]]}) == 1
+    assert "must not be" in refused(capsys)
+
+
+def test_a_missing_learnware_folder_is_said(tmp_path, capsys):
+    assert run(tmp_path, "check", learnwares={"folder": str(tmp_path / "none")}) == 1
+    assert "does not exist" in refused(capsys)
+
+
+def test_a_missing_base_folder_is_said_before_ray_starts(tmp_path, capsys):
+    source = {"source": str(tmp_path / "no-base"), "id": "SmolLM2-135M-Instruct"}
+    assert run(tmp_path, "serve", base_model=source, http={"port": 18_498}) == 1
+    assert "no-base" in refused(capsys)
+
+
+def test_the_environment_is_printed_for_a_shell(tmp_path, capsys):
+    assert run(tmp_path, "environment", http={"port": 18_497}) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("export ") for line in lines)
+    assert "export RAY_SERVE_ENABLE_HA_PROXY=1" in lines
+
+
+def edit_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_yaml(path: Path, section: str, key: str, value: str) -> None:
+    data = yaml.safe_load(path.read_text())
+    data[section][key] = value
+    path.write_text(yaml.safe_dump(data))

@@ -1,0 +1,73 @@
+"""HAProxy configurations as Ray Serve's own code renders them, for the tests of the edge."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytest.importorskip("ray.serve")
+
+from ray.serve._private import haproxy
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+
+class RenderedPorts(NamedTuple):
+    http: int = 18000
+    exporter: int = 19101
+    stats: int = 18404
+    engine: int = 30000
+    router: int = 30001
+    second_router: int = 30002
+    fallback: int = 18500
+    other: int = 30003
+
+
+def render(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, router: bool = True, apps: bool = True, ports: RenderedPorts
+) -> Path:
+    """Writes `haproxy.cfg` and the router script into `folder`: an engine on `/`, another application on `/metrics`.
+
+    Rendered by Ray Serve itself, with the settings of `serving.launch.environment`.
+    """
+    monkeypatch.setattr(haproxy, "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY", True)
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE", 1_048_576)
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S", 3)
+
+    def server(name: str, port: int) -> ServerConfig:
+        return ServerConfig(name=name, host="127.0.0.1", port=port, replica_id=f"id-of-{name}")
+
+    routers = [server("router-1", ports.router), server("router-2", ports.second_router)] if router else []
+    fallback = server("SERVE_PROXY_ACTOR-fallback", ports.fallback)
+    engine = BackendConfig(
+        name="http-learnware",
+        path_prefix="/",
+        app_name="learnware",
+        servers=[server("SERVE_REPLICA-engine", ports.engine)],
+        ingress_request_router_servers=routers,
+        fallback_server=fallback,
+    )
+    other = BackendConfig(
+        name="http-metrics",
+        path_prefix="/metrics",
+        app_name="metrics",
+        servers=[server("SERVE_REPLICA-metrics", ports.other)],
+        fallback_server=fallback,
+    )
+    api = HAProxyApi(
+        cfg=HAProxyConfig(
+            socket_path=str(folder / "admin"),
+            server_state_base=str(folder),
+            server_state_file=str(folder / "state"),
+            metrics_socket_path=str(folder / "metrics"),
+            metrics_port=ports.exporter,
+            stats_port=ports.stats,
+            nbthread=1,
+            http_options=HTTPOptions(host="127.0.0.1", port=ports.http),
+            is_head=True,
+        ),
+        backend_configs={backend.name: backend for backend in (engine, other)} if apps else {},
+        config_file_path=str(folder / "haproxy.cfg"),
+    )
+    api._generate_config_file_internal()
+    return folder / "haproxy.cfg"

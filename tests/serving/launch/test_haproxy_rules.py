@@ -1,0 +1,293 @@
+"""The edge rules at work: the real HAProxy on an edited configuration, tiny real servers as replicas and routers."""
+
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+import pytest
+
+from serving.launch import haproxy_wrapper
+from serving.launch.haproxy_wrapper import EdgeSettings
+from serving.launch.instance import haproxy_binary
+from serving.names import GENERATING_PATHS
+from tests.serving.launch.haproxy_config import RenderedPorts, render
+
+LARGEST_BODY = 100_000
+HANGS_S = 2.5  # longer than the edge waits for a router
+GENERATES = "/v1/chat/completions"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the server's name and the request's headers; a router chooses the engine, or does what the body
+    says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        if self.server.dead:  # type: ignore[attr-defined]
+            self.close_connection = True  # also the open connections of a process end with it
+            return
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        name = self.server.name  # type: ignore[attr-defined]
+        self.server.calls += 1  # type: ignore[attr-defined]
+        status, retry_after = 200, None
+        content = {"server": name, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}
+        if name.startswith("router"):
+            status = {b"fail": 500, b"refuse": 429}.get(body, 200)
+            retry_after = "7" if status == 429 else None
+            if body == b"hang":
+                time.sleep(HANGS_S)
+            replica = {b"unknown": "id-of-a-new-one", b"nowhere": ""}.get(body, "id-of-SERVE_REPLICA-engine")
+            content = {"replica_id": replica, "request_headers": {"x-serve-router-learnware": "chosen"}}
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        if retry_after is not None:
+            self.send_header("Retry-After", retry_after)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_PUT = answer  # noqa: N815
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the edge hangs up on a router that hangs
+            super().handle()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class Edge(NamedTuple):
+    port: int
+    servers: dict[str, Any]
+
+    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        try:
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    names = ("engine", "router", "second_router", "fallback", "other")
+    servers = {name: ThreadingHTTPServer(("127.0.0.1", 0), Handler) for name in names}
+    for name, server in servers.items():
+        server.name, server.calls, server.dead = name.replace("second_", ""), 0, False  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    own = {name: _free_port() for name in ("http", "exporter", "stats")}
+    ports = RenderedPorts(**own, **{name: server.server_port for name, server in servers.items()})
+    folder = tmp_path_factory.mktemp("e")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        config = render(folder, monkeypatch, ports=ports)
+    settings = EdgeSettings("", "127.0.0.1", 1, LARGEST_BODY, " ".join(GENERATING_PATHS))
+    wrapper = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *map(str, settings)]
+    process = subprocess.Popen([*wrapper, "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    running = Edge(ports.http, servers)
+    _wait_until_it_answers(running, process)
+    yield running
+    process.kill()
+    process.communicate()
+    for server in servers.values():
+        _end(server)
+
+
+def _end(server: Any) -> None:
+    server.dead = True
+    server.shutdown()
+    server.server_close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_it_answers(edge: Edge, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(100):
+        assert process.poll() is None, process.stdout and process.stdout.read().decode()
+        try:
+            if edge.request("POST", GENERATES, b"{}")[1].get("server") == "engine":
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("HAProxy did not come up")
+
+
+def test_a_post_gets_the_routers_choice_and_not_the_clients(edge: Edge) -> None:
+    status, answer = edge.request(
+        "POST", "/v1/chat/completions", b"{}", x_serve_router_learnware="mine", X_Serve_Router_Else="1"
+    )
+    assert (status, answer["server"]) == (200, "engine")
+    assert answer["headers"]["x-serve-router-learnware"] == "chosen"
+    assert "x-serve-router-else" not in answer["headers"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_request_that_is_not_routed_loses_router_headers_too(edge: Edge, method: str) -> None:
+    _, answer = edge.request(method, "/v1/models", x_serve_router_learnware="mine", x_serve_router_failed="mine")
+    assert answer["server"] == "engine"
+    assert not [name for name in answer["headers"] if name.startswith("x-serve-router")]
+
+
+@pytest.mark.parametrize(
+    "path", ["/internal/route", "/internal", "/INTERNAL/route", "/%69nternal/route", "/internal%2Froute"]
+)
+def test_internal_paths_do_not_exist_outside(edge: Edge, path: str) -> None:
+    before = {name: server.calls for name, server in edge.servers.items() if name != "other"}
+    status, answer = edge.request("POST", path, b"{}")
+    assert status == 404
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert {name: server.calls for name, server in edge.servers.items() if name != "other"} == before | {
+        name: server.calls for name, server in edge.servers.items() if name in {"engine", "fallback"}
+    }
+    assert (
+        edge.servers["router"].calls + edge.servers["second_router"].calls == before["router"] + before["second_router"]
+    )
+
+
+def test_a_post_to_another_application_does_not_ask_the_router(edge: Edge) -> None:
+    before = edge.servers["router"].calls + edge.servers["second_router"].calls
+    for path in ("/metrics", "/metrics/x"):
+        assert edge.request("POST", path, b"{}")[1]["server"] == "other"
+    assert edge.servers["router"].calls + edge.servers["second_router"].calls == before
+
+
+def router_calls(edge: Edge) -> int:
+    calls: int = edge.servers["router"].calls + edge.servers["second_router"].calls
+    return calls
+
+
+@pytest.mark.parametrize("path", GENERATING_PATHS)
+def test_a_path_that_generates_asks_the_router_however_it_is_written(edge: Edge, path: str) -> None:
+    written = (path, path + "?stream=1", path.replace("n", "%6E"))
+    before = router_calls(edge)
+    for each in written:
+        assert edge.request("POST", each, b"{}")[1]["headers"]["x-serve-router-learnware"] == "chosen"
+    assert router_calls(edge) == before + len(written)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/route",
+        "/v1/route/",
+        "/v1/%72oute",
+        "//v1/route",
+        "/v1/route?x=/v1/chat/completions",
+        "/tokenize",
+        "/detokenize",
+        "/v1/chat/completions/render",
+        "/v1/messages/count_tokens",
+        "/v1/learnwares",
+        "/v1/task-specs",
+        "/v1/embeddings",
+        "/",
+        "/anything/else",
+    ],
+)
+def test_a_path_that_generates_nothing_does_not_ask_the_router(edge: Edge, path: str) -> None:
+    before = router_calls(edge)
+    status, answer = edge.request("POST", path, b"{}", x_serve_router_learnware="mine")
+    assert (status, answer["server"]) == (200, "engine")
+    assert not [name for name in answer["headers"] if name.startswith("x-serve-router")]
+    assert router_calls(edge) == before
+
+
+def test_a_refusal_is_passed_on_at_once_with_when_to_come_again(edge: Edge) -> None:
+    routers, engine = router_calls(edge), edge.servers["engine"].calls
+    connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=15)
+    connection.request("POST", GENERATES, b"refuse")
+    response = connection.getresponse()
+    assert (response.status, response.headers["retry-after"]) == (429, "7")
+    assert response.headers["content-type"] == "application/json"
+    error = json.loads(response.read())["error"]
+    assert (error["type"], error["code"], error["param"]) == ("rate_limit_error", 429, None)
+    # the connection goes on
+    connection.request("POST", GENERATES, b"{}")
+    assert connection.getresponse().status == 200
+    connection.close()
+    # neither the other router nor a replica was asked for the first
+    assert router_calls(edge) == routers + 2
+    assert edge.servers["engine"].calls == engine + 1
+
+
+def test_a_router_that_does_not_answer_in_time_is_told_from_one_that_is_not_there(edge: Edge) -> None:
+    status, answer = edge.request("POST", GENERATES, b"hang")
+    assert (status, answer["server"]) == (200, "engine")
+    assert answer["headers"]["x-serve-router-failed"] == "router_timeout"
+    assert "x-serve-router-learnware" not in answer["headers"]
+
+
+@pytest.mark.parametrize(
+    ("body", "server", "failed"),
+    [(b"unknown", "fallback", "unknown_replica_id"), (b"nowhere", "engine", "unparseable_replica_id")],
+)
+def test_a_choice_is_kept_where_its_replica_is_not_known(edge: Edge, body: bytes, server: str, failed: str) -> None:
+    status, answer = edge.request("POST", GENERATES, body)
+    assert (status, answer["server"]) == (200, server)
+    assert answer["headers"]["x-serve-router-learnware"] == "chosen"
+    assert answer["headers"]["x-serve-router-failed"] == failed
+
+
+def test_a_router_that_fails_lets_the_request_through_without_a_choice(edge: Edge) -> None:
+    status, answer = edge.request("POST", "/v1/completions", b"fail", x_serve_router_learnware="mine")
+    assert (status, answer["server"]) == (200, "engine")
+    assert "x-serve-router-learnware" not in answer["headers"]
+    assert answer["headers"]["x-serve-router-failed"] == "router_non_200"
+
+
+def test_an_announced_body_above_the_limit_is_413(edge: Edge) -> None:
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=5) as client:
+        client.sendall(f"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {LARGEST_BODY + 1}\r\n\r\n".encode())
+        assert _openai_error(client) == 413
+
+
+@pytest.mark.parametrize("path", ["/", GENERATES])
+def test_a_body_that_does_not_come_is_408(edge: Edge, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=5) as client:
+        client.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc".encode())
+        assert _openai_error(client) == 408
+
+
+def _openai_error(client: socket.socket) -> int:
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    error = json.loads(response.read())["error"]
+    assert error["code"] == response.status
+    return response.status
+
+
+def test_with_one_router_dead_every_request_is_still_routed(edge: Edge) -> None:
+    """Runs late: it closes a router. a refused connection is tried again on the other one at once."""
+    _end(edge.servers["second_router"])
+    started = time.monotonic()
+    choices = [edge.request("POST", GENERATES, b"{}")[1]["headers"].get("x-serve-router-learnware") for _ in range(20)]
+    assert choices == ["chosen"] * 20
+    assert time.monotonic() - started < 2, "Ray alone takes 3 s for each request that meets the dead router"
+
+
+def test_with_no_router_left_requests_reach_a_replica_without_a_choice(edge: Edge) -> None:
+    """Runs last: it closes the other router."""
+    _end(edge.servers["router"])
+    time.sleep(1)  # two checks
+    started = time.monotonic()
+    status, answer = edge.request("POST", GENERATES, b"{}", x_serve_router_learnware="mine")
+    assert time.monotonic() - started < 1
+    assert (status, answer["server"]) == (200, "engine")
+    assert answer["headers"]["x-serve-router-failed"] == "router_non_200"
+    assert "x-serve-router-learnware" not in answer["headers"]

@@ -1,0 +1,168 @@
+"""The edge rules on configurations that Ray's own template renders, so that a Ray upgrade which moves it fails here."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.launch import haproxy_wrapper
+from serving.launch.haproxy_wrapper import (
+    ERRORS,
+    EdgeSettings,
+    TemplateChanged,
+    edit,
+    edit_script,
+    error_body,
+    script_of,
+)
+from serving.launch.instance import haproxy_binary
+from serving.names import GENERATING_PATHS
+from tests.serving.launch.haproxy_config import RenderedPorts, render
+
+SETTINGS = EdgeSettings("", "127.0.0.1", body_wait_s=30, max_body_bytes=0, generating_paths=" ".join(GENERATING_PATHS))
+
+
+@pytest.fixture(params=["with a router", "without a router", "without applications"])
+def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    router, apps = request.param == "with a router", request.param != "without applications"
+    return render(tmp_path, monkeypatch, router=router, apps=apps, ports=RenderedPorts()).read_text()
+
+
+@pytest.fixture
+def routed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    return render(tmp_path, monkeypatch, ports=RenderedPorts()).read_text()
+
+
+def test_router_headers_of_clients_are_removed_first_and_unconditionally(config: str) -> None:
+    frontend = edit(config, "/errors", SETTINGS).split("frontend http_frontend\n")[1]
+    rules = [line.strip() for line in frontend.splitlines() if line.strip().startswith("http-request")]
+    assert rules[0] == "http-request del-header x-serve-router- -m beg"
+
+
+def test_internal_paths_are_refused_before_any_backend_is_chosen(config: str) -> None:
+    edited = edit(config, "/errors", SETTINGS)
+    refused = edited.index("return status 404 errorfile /errors/404.http if edge_internal")
+    assert "use_backend" not in edited[:refused]
+    assert "wait-for-body" not in edited[:refused]
+
+
+def test_every_listening_address_is_the_configured_one(config: str) -> None:
+    edited = edit(config, "/errors", SETTINGS)
+    assert re.findall(r"^ +bind (\S+)$", edited, re.MULTILINE) == [
+        "127.0.0.1:19101",
+        "127.0.0.1:18000",
+        "127.0.0.1:18404",
+    ]
+    public = edit(config, "/errors", SETTINGS._replace(frontend_host="*"))
+    assert re.findall(r"^ +bind (\S+)$", public, re.MULTILINE) == ["127.0.0.1:19101", "*:18000", "127.0.0.1:18404"]
+
+
+def test_the_admin_socket_is_the_owners_alone(config: str) -> None:
+    assert " mode 600 level admin" in edit(config, "/errors", SETTINGS)
+
+
+def test_only_paths_that_generate_ask_the_router_and_no_application_with_a_longer_prefix(routed: str) -> None:
+    flag = next(line for line in edit(routed, "/errors", SETTINGS).splitlines() if "str(http-learnware)" in line)
+    assert "if is_http-learnware edge_generates !is_http-metrics !{" in flag
+
+
+def test_a_failing_router_lets_requests_through_and_says_why(routed: str) -> None:
+    edited = edit(routed, "/errors", SETTINGS)
+    assert "Ingress request router failed" not in edited
+    assert "set-header x-serve-router-failed %[var(txn.ingress_request_router_failed)]" in edited
+
+
+def test_a_slow_upload_has_its_own_time_limit(routed: str) -> None:
+    assert "wait-for-body time 30s if METH_POST is_http-learnware !is_http-metrics\n" in edit(
+        routed, "/errors", SETTINGS
+    )
+
+
+def test_editing_twice_changes_nothing_more(config: str) -> None:
+    once = edit(config, "/errors", SETTINGS)
+    assert edit(once, "/errors", SETTINGS) == once
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mode 666", "mode 660"),
+        ("frontend prometheus\n    bind", "frontend prometheus\n    # a comment\n    bind"),
+        ("listen stats\n  bind", "listen stats\n  bind-process all\n  bind"),
+        ("    errorfile 503 ", "    errorfile 500 "),
+        ("backend default_backend\n    http-request return", "backend default_backend\n    http-request deny"),
+        ("frontend http_frontend\n", "frontend http\n"),
+        ("    http-request set-var(txn.ingress_request_router_app)", "    http-request set-var(txn.router_app)"),
+        ("http-request wait-for-body time", "http-request wait-for-body at-least 1 time"),
+        ("Ingress request router failed: ", "Router failed: "),
+        ("    lua-load-per-thread", "    lua-load"),
+    ],
+    ids=lambda text: text.strip().partition("\n")[0],
+)
+def test_a_moved_template_line_is_refused(routed: str, old: str, new: str) -> None:
+    assert old in routed
+    with pytest.raises(TemplateChanged):
+        edit(routed.replace(old, new), "/errors", SETTINGS)
+
+
+def test_routers_are_asked_through_one_backend_that_checks_them(routed: str) -> None:
+    path = script_of(routed)
+    assert path is not None
+    script, backends = edit_script(Path(path).read_text(), "/run")
+    entry = '{ host = "unix@/run/router0", port = 0, host_header = "router" }'
+    assert f'["http-learnware"] = {{ {entry}, {entry} }}' in script
+    assert "    bind unix@/run/router0 mode 600\n" in backends
+    for port in (RenderedPorts().router, RenderedPorts().second_router):
+        assert f"    server 127.0.0.1-{port} 127.0.0.1:{port} check " in backends
+        assert str(port) not in script
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("local ROUTERS", "local POOLS"),
+        ("port = ", "service = "),
+        ("if response then", "if answer then"),
+        ("local function http_response_body", "local function body_of"),
+        ('"router_non_200"', '"router_not_200"'),
+        ("    set_router_response_headers(txn, response_body)\n", "    set_headers(txn, response_body)\n"),
+        ("local response_body = ", "local text = "),
+    ],
+)
+def test_a_moved_line_of_the_router_script_is_refused(routed: str, old: str, new: str) -> None:
+    script = Path(script_of(routed) or "").read_text()
+    assert old in script
+    with pytest.raises(TemplateChanged):
+        edit_script(script.replace(old, new), "/run")
+
+
+def test_the_real_haproxy_accepts_the_edited_file(
+    config: str,  # renders the file
+    tmp_path: Path,
+) -> None:
+    done = _wrapped(tmp_path, "-c")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "haproxy.cfg").read_text().startswith(haproxy_wrapper.MARK)
+
+
+def test_a_configuration_that_cannot_be_edited_stops_the_start_with_a_reason(routed: str, tmp_path: Path) -> None:
+    (tmp_path / "haproxy.cfg").write_text(routed.replace("listen stats", "listen statistics"))
+    done = _wrapped(tmp_path, "-c")
+    assert done.returncode == 1
+    assert "the statistics page's bind line: expected once, found 0 times" in done.stderr
+
+
+@pytest.mark.parametrize("status", ERRORS)
+def test_error_bodies_are_openai_error_objects(status: int) -> None:
+    error = json.loads(error_body(status))["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == status
+
+
+def _wrapped(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    wrapper = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *map(str, SETTINGS)]
+    command = [*wrapper, *arguments, "-f", str(folder / "haproxy.cfg")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

@@ -1,0 +1,232 @@
+"""An engine's learnwares follow the market: nothing half, nothing old, nothing left behind."""
+
+import asyncio
+import inspect
+import shutil
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # vLLM and torch warn while they are imported; not about us
+    from vllm.entrypoints.openai.chat_completion import serving as chat
+    from vllm.entrypoints.openai.completion import serving as completion
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.entrypoints.openai.responses import serving as responses
+    from vllm.entrypoints.serve.engine.serving import BaseServing
+    from vllm.lora.request import LoRARequest
+
+    from serving.replica.adapter_registry import Residents
+
+from serving.replica.admission import Names, Served
+from serving.replica.prompt_logprobs import PromptLogprobs
+from specs.errors import InvalidInput, InvalidLearnware
+from specs.market.catalogue import Catalogue, Entry
+from tests.specs.learnware_folder import write_learnware
+
+
+class Engine:
+    """Stands for vLLM's engine: which numbers are loaded, from which folder."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[int, str] = {}
+
+    async def add_lora(self, request: LoRARequest) -> bool:
+        await asyncio.sleep(0)
+        if "refused" in request.lora_path:
+            raise RuntimeError("wrong shape")
+        self.loaded.setdefault(request.lora_int_id, request.lora_path)
+        return True
+
+    async def remove_lora(self, number: int) -> bool:
+        return self.loaded.pop(number, None) is not None
+
+
+class Models(OpenAIServingModels):
+    """vLLM's own registration, over that engine."""
+
+    def __init__(self) -> None:
+        engine = Engine()
+        engine.model_config = engine.renderer = engine.input_processor = None
+        super().__init__(engine, [SimpleNamespace(name="base", model_path="base")])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_learnware(tmp_path_factory.mktemp("learnwares") / "colours-objects")
+
+
+def entry(folder: Path, learnware_id: str, mark: str) -> Entry:
+    return Entry(learnware_id, 1, mark * 64, folder)
+
+
+def start() -> tuple[Residents, Models, Served]:
+    models = Models()
+    served = Served(Names("base", frozenset({"auto"}), {}))
+    return Residents(models, served), models, served
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_what_the_catalogue_says_is_what_is_served(folder: Path):
+    residents, models, served = start()
+    await residents.apply(Catalogue(1, (entry(folder, "a", "1"), entry(folder, "b", "2"))))
+    assert served.names.learnwares == {"a": "a@" + "1" * 12, "b": "b@" + "2" * 12}
+    assert set(models.lora_requests) == set(residents.cards) == {"a", "b"}
+    assert len(models.engine_client.loaded) == 2
+    await residents.apply(Catalogue(2, (entry(folder, "b", "2"),)))
+    await settle()
+    assert set(models.lora_requests) == set(served.names.learnwares) == {"b"}
+    assert len(models.engine_client.loaded) == 1
+
+
+async def test_answers_say_the_public_id(folder: Path):
+    residents, models, _ = start()
+    await residents.apply(Catalogue(1, (entry(folder, "a.b-c", "1"),)))
+    assert models.model_name(models.lora_requests["a.b-c"]) == "a.b-c"
+    assert models.model_name() == models.model_name(None) == "base"
+
+
+async def test_a_new_version_has_another_name_and_number_and_the_old_one_leaves_when_its_requests_are_done(
+    folder: Path,
+):
+    residents, models, served = start()
+    await residents.apply(Catalogue(1, (entry(folder, "a", "1"),)))
+    old = models.lora_requests["a"]
+    with served.use("a@" + "1" * 12):
+        await residents.apply(Catalogue(2, (entry(folder, "a", "2"),)))
+        await settle()
+        new = models.lora_requests["a"]
+        assert (new.lora_name, old.lora_name) == ("a@" + "2" * 12, "a@" + "1" * 12)
+        assert new.lora_int_id != old.lora_int_id
+        assert set(models.engine_client.loaded) == {old.lora_int_id, new.lora_int_id}
+    await settle()
+    assert set(models.engine_client.loaded) == {new.lora_int_id}
+
+
+async def test_a_request_that_was_admitted_finds_a_learnware_that_is_removed_before_it_asks(folder: Path):
+    residents, models, served = start()
+    await residents.apply(Catalogue(1, (entry(folder, "a", "1"),)))
+    with served.use("a@" + "1" * 12):
+        await residents.apply(Catalogue(2, ()))
+        await settle()
+        assert served.names.learnwares == {}  # nobody new
+        assert "a" in models.lora_requests
+        assert models.engine_client.loaded
+    await settle()
+    assert models.lora_requests == {}
+    assert models.engine_client.loaded == {}
+
+
+async def test_a_version_that_comes_back_keeps_its_number(folder: Path):
+    """vLLM compares requests by name: two numbers for one name in a batch would lose one of them."""
+    residents, models, served = start()
+    await residents.apply(Catalogue(1, (entry(folder, "a", "1"),)))
+    number = models.lora_requests["a"].lora_int_id
+    with served.use("a@" + "1" * 12):
+        await residents.apply(Catalogue(2, ()))
+        await residents.apply(Catalogue(3, (entry(folder, "a", "1"),)))
+    await settle()
+    assert models.lora_requests["a"].lora_int_id == number
+    assert set(models.engine_client.loaded) == {number}
+    await residents.apply(Catalogue(4, ()))
+    await settle()
+    assert models.engine_client.loaded == {}
+    await residents.apply(Catalogue(5, (entry(folder, "a", "1"),)))
+    assert models.lora_requests["a"].lora_int_id == number
+    assert set(models.engine_client.loaded) == {number}
+
+
+async def test_a_learnware_that_the_engine_refuses_is_left_out(folder: Path, tmp_path: Path, caplog):
+    refused = Path(shutil.copytree(folder, tmp_path / "refused"))
+    residents, models, served = start()
+    catalogue = Catalogue(1, (entry(folder, "a", "1"), entry(refused, "b", "2")))
+    with pytest.raises(InvalidLearnware, match="'b': the engine refused its adapter: wrong shape"):
+        await residents.apply(catalogue, strict=True)
+    await residents.apply(catalogue)
+    assert set(served.names.learnwares) == set(models.lora_requests) == {"a"}
+    # a new version that is refused does not leave the old one in its place
+    await residents.apply(Catalogue(2, (entry(refused, "a", "3"),)))
+    await settle()
+    assert served.names.learnwares == models.lora_requests == {}
+
+
+async def test_all_of_a_change_is_served_at_once(folder: Path):
+    residents, models, served = start()
+    change = asyncio.create_task(
+        residents.apply(Catalogue(1, tuple(entry(folder, name, mark) for name, mark in ("a1", "b2", "c3"))))
+    )
+    seen = set()
+    while not change.done():
+        seen.add((len(served.names.learnwares), len({"a", "b", "c"} & set(models.lora_requests))))
+        await asyncio.sleep(0)
+    assert seen <= {(0, 0), (3, 3)}
+    assert (0, 0) in seen
+
+
+def test_vllm_asks_for_the_name_and_the_adapter_where_we_stand():
+    for module in (chat, completion, responses):
+        source = inspect.getsource(module)
+        assert "self.models.model_name(lora_request)" in source, module
+        assert "lora_request.lora_name" not in source, module
+    assert "self.models.lora_requests[request.model]" in inspect.getsource(BaseServing)
+    assert "lora_name" in inspect.getsource(LoRARequest.__hash__)
+    loading = inspect.getsource(OpenAIServingModels.load_lora_adapter)
+    assert loading.rindex("await ") < loading.index("self.lora_requests[lora_name] = lora_request")
+
+
+@pytest.fixture(scope="module")
+def output_layer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same learnware, adapting `lm_head` as well."""
+    changed = Path(shutil.copytree(folder, tmp_path_factory.mktemp("lm-head") / "colours-objects"))
+    tensors = load_file(changed / "adapter_model.safetensors")
+    prefix = "base_model.model.lm_head.lora_"
+    more = {f"{prefix}A.weight": np.ones((4, 8), np.float32), f"{prefix}B.weight": np.ones((32, 4), np.float32)}
+    save_file(tensors | more, changed / "adapter_model.safetensors")
+    return changed
+
+
+async def test_while_an_adapter_of_lm_head_is_loaded_prompt_logprobs_are_refused(folder: Path, output_layer: Path):
+    models = Models()
+    served, guard = Served(Names("base", frozenset({"auto"}), {})), PromptLogprobs()
+    residents = Residents(models, served, guard)
+
+    def refused() -> bool:
+        try:
+            with guard.admit("/v1/completions", {"prompt_logprobs": 1}):
+                return False
+        except InvalidInput:
+            return True
+
+    plain, changed = entry(folder, "a", "1"), entry(output_layer, "b", "2")
+    await residents.apply(Catalogue(1, (plain,)))
+    assert not refused()
+    await residents.load(changed)  # on trial, not served yet
+    assert refused()
+    await residents.unload(changed.internal_name)
+    assert not refused()
+    await residents.apply(Catalogue(2, (plain, changed)))
+    assert refused()
+    with served.use(changed.internal_name):
+        await residents.apply(Catalogue(3, (plain,)))
+        await settle()
+        assert refused()  # a request still uses it
+    await settle()
+    assert not refused()
+
+
+async def test_an_adapter_of_lm_head_that_the_engine_refuses_refuses_nobody(output_layer: Path, tmp_path: Path):
+    bad = Path(shutil.copytree(output_layer, tmp_path / "refused"))
+    guard = PromptLogprobs()
+    residents = Residents(Models(), Served(Names("base", frozenset({"auto"}), {})), guard)
+    with pytest.raises(InvalidLearnware):
+        await residents.load(entry(bad, "b", "2"))
+    with guard.admit("/v1/completions", {"prompt_logprobs": 1}):
+        pass
