@@ -66,20 +66,31 @@ AnswersInSentences = Callable[[str], bool]
 
 
 class ConversationSettings(BaseModel):
-    """When a later turn moves a conversation to another learnware. Scores and confidences are those of
-    `router.selection`."""
+    """When a later turn moves a conversation to another learnware. A learnware's score on a turn is the probability
+    that `selection.min_match` bounds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     switch_margin: float = Field(
-        0.05, ge=0, le=1, description="By how much another learnware must score better on the turn."
+        0.05,
+        ge=0,
+        le=1,
+        description="By how much another learnware must score better on the turn than the one that answers so far. "
+        "From the base model, and from a learnware that only labels to one that answers in sentences, any match moves "
+        "the conversation.",
     )
-    leave_chars: int = Field(16, ge=0, description="Characters from which a turn may have a topic of its own.")
+    leave_chars: int = Field(
+        16,
+        ge=0,
+        description="Characters from which a turn may have a topic of its own; a shorter one that matches no learnware "
+        "does not move the conversation to the base model.",
+    )
     leave_match: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="Such a turn goes to the base model if its best match with a learnware is less probable than this.",
+        description="A turn with a topic of its own moves the conversation to the base model if its best match with a "
+        "learnware is less probable than this. At 0 only where the base model is expected to answer it better.",
     )
 
 

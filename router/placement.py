@@ -45,7 +45,7 @@ unchanged one is not sent again."""
 
 
 class PlacementSettings(BaseModel):
-    """How an engine replica is chosen."""
+    """Which engine replica a request goes to, where there are several."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,12 +56,15 @@ class PlacementSettings(BaseModel):
     load_factor: float = Field(
         1.5,
         ge=1,
-        description="No replica gets more than this many times its share of all requests. Smaller balances better and "
-        "loads adapters more often: simulated with two replicas of 8 slots and 16 adapters, 1.25 gives 0.4 of a random "
-        "replica's loads, 1.5 0.2, and 2 nearly none, at over twice the 99th percentile of TTFT.",
+        description="No replica gets more than this many times its share of all requests, but for free_load. Smaller "
+        "balances better and loads adapters more often: simulated with two replicas of 8 slots and 16 adapters, 1.25 "
+        "gives 0.4 of a random replica's loads, 1.5 0.2, and 2 nearly none, at over twice the 99th percentile of TTFT.",
     )
     free_load: int = Field(
-        8, ge=1, description="Up to this many requests a replica never counts as loaded, whatever the others have."
+        8,
+        ge=1,
+        description="A replica with fewer requests than this, running or waiting, takes further ones whatever the "
+        "others have.",
     )
 
 

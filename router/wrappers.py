@@ -36,8 +36,9 @@ _SUMMARY_OF_CHAT = (
 
 
 class RequestSettings(BaseModel):
-    """What in a request is not the user's own words. Tags are names of XML-like elements, without regard to case;
-    patterns are Python regular expressions without regard to case."""
+    """What in a request is not the user's own words, so that the choice is not made on it; the model gets the request
+    as it is. Tags are names of XML-like elements, without regard to case; patterns are Python regular expressions
+    without regard to case. A list that is given replaces the default's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -88,7 +89,8 @@ class RequestSettings(BaseModel):
             "conversation_history",
             "chat_history",
         ),
-        description="Blocks of these tags do not count; where nothing else is left, they do.",
+        description="Blocks of these tags do not count, nor does a message that has nothing else; where no message of "
+        "the conversation is left, its last one counts whole.",
     )
     leading_tags: tuple[str, ...] = Field(
         ("summary",),
@@ -111,9 +113,12 @@ class RequestSettings(BaseModel):
             "file_content",
             "file_contents",
         ),
-        description="Of blocks of these tags material_chars count, so that they do not push the question out of sight.",
+        description="Of each block of these tags the first material_chars characters count, so that it does not push "
+        "the question out of sight; in a message that has nothing else it counts whole.",
     )
-    material_chars: int = Field(600, ge=0, description="Characters that count of each block of material_tags.")
+    material_chars: int = Field(
+        600, ge=0, description="Characters that count of each block of material_tags; at 0 none do."
+    )
     request_tags: tuple[str, ...] = Field(
         ("user_query", "user_request", "userRequest", "user_message", "user_question"),
         description="Where a message has such a block, it alone is what the user wrote; the last one counts.",
@@ -129,8 +134,8 @@ class RequestSettings(BaseModel):
             r"\[[a-z][\w-]{1,40}(?: for '[^'\n]{0,200}')?\] Result:",
             r"\W{0,2}Tool (?:results?|outputs?|responses?)\b[^\n]{0,80}:",
         ),
-        description="Messages that begin so are a program's: results of tools, summaries after a conversation was "
-        f"compacted. Matched at the beginning, within {OPENING_CHARS} characters.",
+        description="Messages that begin so are a program's and do not count: results of tools, summaries after a "
+        f"conversation was compacted. Matched at the beginning, within {OPENING_CHARS} characters.",
     )
     interface_tasks: tuple[str, ...] = Field(
         (

@@ -53,7 +53,7 @@ def build(arguments: Mapping[str, str]) -> Application:
     """Ray Serve's application builder. `arguments`: `config`, the path of a YAML file; without it the defaults."""
     path = arguments.get("config")
     config = load_config(Path(path) if path else None)
-    base = ensure_base_model(config.base_model.source, cache_folder(), print)
+    base = ensure_base_model(config.base_model.source, cache_folder(), print, config.base_model.revision)
     # without a folder that all nodes share there is no market, but learnwares.folder as it is on each node
     folder = config.market.folder
     market = None if folder is None else fill_market(config, folder, base, print)

@@ -39,8 +39,10 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 _SAFETENSORS_HEADER = 8  # bytes that hold the header's length (safetensors format)
 
 
-def ensure_base_model(source: str, cache: Path, say: Callable[[str], None]) -> Path:
+def ensure_base_model(source: str, cache: Path, say: Callable[[str], None], revision: str | None = None) -> Path:
     """The folder of the base model `source`: "embedded", a local folder, or a hub id; made or downloaded if need be.
+
+    `revision` is the commit, branch or tag of a hub id; without one the hub's default branch is taken.
 
     May be cut at any time and called by several processes at once: a folder is either whole or made again.
 
@@ -55,7 +57,7 @@ def ensure_base_model(source: str, cache: Path, say: Callable[[str], None]) -> P
         return folder.resolve()
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or not _HUB_ID.fullmatch(source):
         raise StartupError(f"the base model's folder {source} does not exist; give a folder, a hub id, or {EMBEDDED!r}")
-    return _from_hub(source, say)
+    return _from_hub(source, say, revision)
 
 
 def base_model_id(source: str) -> str:
@@ -188,12 +190,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(str(folder))
 
 
-def _from_hub(name: str, say: Callable[[str], None]) -> Path:
+def _from_hub(name: str, say: Callable[[str], None], revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     say(f"looking for {name} on the Hugging Face hub (downloaded once)")
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except (OSError, ValueError, RuntimeError) as error:  # huggingface_hub's and httpx's errors are of these
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StartupError(

@@ -37,25 +37,39 @@ class _Section(BaseModel):
 
 
 class HTTPSettings(_Section):
-    """Where the stack listens."""
+    """Where clients reach the stack."""
 
     host: str = Field(
-        "127.0.0.1", description="Address of every listening port of the stack; 0.0.0.0 opens it to the network."
+        "127.0.0.1",
+        description="Address on which the OpenAI endpoint and /metrics listen; 0.0.0.0 opens them to the network. On "
+        "one machine everything else of the stack listens on 127.0.0.1, whatever stands here.",
     )
     port: int = Field(
-        8000, ge=1, le=65535, description="The OpenAI endpoint. The stack's other ports are derived from it."
+        8000,
+        ge=1,
+        le=65535,
+        description="Port of the OpenAI endpoint. The stack's other ports follow from it and reach 1,101 beyond it, so "
+        "one above 64,434 is refused at start.",
     )
 
 
 class BaseModelSettings(_Section):
-    """The one model that the engine holds."""
+    """The base model: the one model that every engine replica holds."""
 
-    source: str = Field(EMBEDDED, description="`embedded`, a local folder, or a hub id.")
+    source: str = Field(
+        EMBEDDED,
+        description="`embedded` (SmolLM2-135M-Instruct, from a Python package, without network), a local folder with a "
+        "model in safetensors, or the id of one on the Hugging Face hub, which is downloaded once.",
+    )
     id: str | None = Field(
-        None, description="The name clients use; default: the embedded model's, the folder's name, or the hub id."
+        None,
+        description="Name of the base model for clients and learnwares; a learnware for another one is refused. null: "
+        "the embedded model's name, the folder's, or the hub id.",
     )
     revision: str | None = Field(
-        None, description="Commit of a hub id; learnwares that name another revision are refused."
+        None,
+        description="Commit of a hub id: it is what is downloaded, and what learnwares must be for: one that names "
+        "another (but `main`) is refused. null: the hub's default branch, and whatever learnwares name is accepted.",
     )
 
     @property
@@ -68,7 +82,8 @@ class LearnwareSettings(_Section):
 
     folder: str = Field(
         STARTER,
-        description="`starter`, or a folder with one sub-folder for each learnware. A new market starts with it.",
+        description="`starter` (those that come with the package), or a folder with one sub-folder for each learnware. "
+        "A new market begins with these; where market.path holds a market already, they are not read.",
     )
 
     @property
@@ -86,19 +101,25 @@ class MarketSettings(_Section):
     path: str | None = Field(
         None,
         description="Folder that keeps the market. The first start fills it from learnwares.folder; from then on the "
-        "market alone says what is served. On several nodes: a folder that all of them see; only one writes.",
+        "market alone says what is served. On several nodes: a folder that all of them see; only one writes. null: no "
+        "market outlasts the stack.",
     )
     admin_key: str | None = Field(
         None,
         min_length=1,
-        description="Bearer token for changes over HTTP; default: the environment variable LEARNWARE_ADMIN_KEY. "
-        "Without either, changes over HTTP are refused.",
+        description="Bearer token for changes over HTTP. null: that of the environment variable LEARNWARE_ADMIN_KEY; "
+        "without either, changes over HTTP are refused.",
     )
-    max_upload_mib: float = Field(256.0, gt=0, description="Largest learnware (zip) that HTTP accepts, MiB.")
+    max_upload_mib: float = Field(
+        256.0,
+        gt=0,
+        description="Largest learnware that HTTP accepts, MiB of its zip file. A larger one is answered 413.",
+    )
     vector_basis: str | None = Field(
         None,
-        description="A parameter vector (`learnware-serving spec make-vector`) made in the basis that learnwares' "
-        "vectors must have: proxy, seed and recipe. Default: the embedded proxy with the command's own defaults.",
+        description="File of a parameter vector (`learnware-serving spec make-vector`) made in the basis that "
+        "learnwares' vectors must have: proxy, seed and recipe. null: the embedded proxy with the command's own "
+        "defaults.",
     )
 
     @property
@@ -107,23 +128,28 @@ class MarketSettings(_Section):
 
 
 class RouterSettings(_Section):
-    """The router: who is asked for by `auto`, how a learnware is chosen, and when the base model answers instead."""
+    """The router: which requests ask it to choose, how it chooses a learnware, and when the base model answers
+    instead."""
 
     auto_names: tuple[str, ...] = Field(
-        ("auto",), min_length=1, description="Values of `model` that mean: choose for me."
+        ("auto",),
+        min_length=1,
+        description="Values of `model` that mean: choose for me. None may be the id of the base model or of a "
+        "learnware.",
     )
     replicas: int = Field(2, ge=1, description="Router processes on each node; with two, losing one loses no request.")
     deadline_ms: float = Field(
         500.0,
         gt=0,
-        description="The router's own time for one choice, from when it begins on it; past it the base model answers. "
-        "A choice takes milliseconds of processor time; the rest is for machines where many others want it too.",
+        description="The router's own time for one choice, ms, from when it begins on it; past it the base model "
+        "answers. A choice takes milliseconds of processor time; the rest is for machines where many others want it "
+        "too. Together with max_wait_ms at most 1,500, since the edge waits 2 s for the router.",
     )
     max_wait_ms: float = Field(
         1000.0,
         gt=0,
-        description="How long a request may wait until the router begins on it; past it, on_overload. Requests that "
-        "name a model don't wait.",
+        description="How long a request may wait until the router begins on it, ms; one that would wait, or has "
+        "waited, longer is dealt with as on_overload says. Requests that name a model don't wait.",
     )
     on_overload: Literal["refuse", "base"] = Field(
         "refuse",
@@ -148,37 +174,65 @@ class RouterSettings(_Section):
 class EngineSettings(_Section):
     """The vLLM engine of one replica."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    replicas: int = Field(1, ge=1, description="Engine replicas, each with the base model and its own adapter slots.")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="What the engine computes on. `cuda` needs vLLM's GPU build (the package's extra `gpu`)."
+    )
+    replicas: int = Field(
+        1,
+        ge=1,
+        description="Engine replicas, each with the base model, its own adapter slots and its own host memory for "
+        "adapters.",
+    )
     slots: int = Field(
-        8, ge=1, description="Adapters on the device at once (vLLM `max_loras`); also the most in one batch."
+        8,
+        ge=1,
+        description="Adapters on the device at once (vLLM `max_loras`); also the most in one batch: requests for "
+        "others wait for a slot.",
     )
     host_adapter_mib: float = Field(
         PAGING.host_bytes / MIB,
         gt=0,
         description="Host memory for adapters, MiB; those that do not fit are read from disk again when they are asked "
-        "for, before their request reaches the engine.",
+        "for, before their request reaches the engine. An adapter larger than all of it cannot be used.",
     )
     max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(
-        16, description="Largest adapter rank; every slot is that large."
+        16, description="Largest adapter rank; every slot is that large. A learnware with a larger one is refused."
     )
-    max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
-    max_num_seqs: int = Field(16, ge=1, description="Requests that run in one batch.")
+    max_model_len: int = Field(
+        2048, ge=16, description="Tokens of prompt and answer together; a longer prompt is answered 400."
+    )
+    max_num_seqs: int = Field(16, ge=1, description="Requests that run in one batch; further ones wait.")
     max_ongoing_requests: int = Field(
         256,
         ge=1,
-        description="Requests a replica holds, running or waiting: well above max_num_seqs, for the autoscaler.",
+        description="Requests that a replica holds, running or waiting; at least max_num_seqs. Those beyond it wait "
+        "outside, without bound, where the engine cannot group them by adapter: so well above max_num_seqs.",
     )
     dtype: str = Field(
         "auto",
-        description="vLLM's dtype. `auto`: bfloat16, but float32 on CPUs without instructions for it, where bfloat16 "
-        "is several times slower.",
+        description="vLLM's dtype, such as float32. `auto`: bfloat16, but float32 on CPUs without instructions for it "
+        "(avx512_bf16, amx_bf16), where bfloat16 is several times slower.",
     )
-    kv_cache_gib: float = Field(1.0, gt=0, description="CPU: memory for the KV cache, GiB (VLLM_CPU_KVCACHE_SPACE).")
+    kv_cache_gib: float = Field(
+        1.0,
+        ge=1,
+        multiple_of=1,
+        description="CPU: memory for the KV cache of each replica, GiB. A whole number: vLLM 0.29 reads no other "
+        "(VLLM_CPU_KVCACHE_SPACE).",
+    )
     gpu_memory_utilization: float = Field(
-        0.9, gt=0, le=1, description="CUDA: share of device memory for weights, slots and KV cache."
+        0.9,
+        gt=0,
+        le=1,
+        description="CUDA: share of device memory for weights, activations, slots and KV cache, which takes what the "
+        "others leave.",
     )
-    tensor_parallel_size: int = Field(1, ge=1)
+    tensor_parallel_size: int = Field(
+        1,
+        ge=1,
+        description="Devices that share the base model of one replica (vLLM's argument of this name). More than 1 has "
+        "not been tried.",
+    )
     scheduling: Literal["paged", "stock"] = Field(
         "paged",
         description="`paged`: requests of resident adapters first, grouped by adapter, every wait bounded; `stock`: "
@@ -188,21 +242,26 @@ class EngineSettings(_Section):
         PAGING.patience_s,
         ge=0,
         description="paged: how long a request may be passed over before an adapter makes room for it, seconds. Longer "
-        "under load: twice the mean wait.",
+        "under load: twice the mean wait. At 0 that alone counts.",
     )
     pinned: tuple[str, ...] = Field(
         (),
-        description="paged: ids of learnwares whose adapter keeps its slot once it has one. Fewer than slots.",
+        description="paged: ids of learnwares whose adapter keeps its slot once it has one. Fewer than slots, so that "
+        "others have one to come to.",
     )
     on_load_failure: Literal["error", "base"] = Field(
         "error",
         description="When a learnware's adapter cannot be loaded: `error` answers 503 with the reason, `base` lets the "
         "base model answer and says so in the headers.",
     )
-    accelerator_type: str | None = Field(None, description="CUDA: Ray's name of the accelerator, such as H100.")
+    accelerator_type: str | None = Field(
+        None,
+        description="CUDA: Ray's name of the accelerator that replicas must be placed on, such as H100. null: any.",
+    )
     options: Mapping[str, Any] = Field(
         default_factory=dict,
-        description="Further vLLM engine or front-end arguments, as in `vllm serve`, with underscores.",
+        description="Further vLLM engine or front-end arguments, as in `vllm serve`, with underscores. They have the "
+        "last word over what the keys above say.",
     )
 
     @model_validator(mode="after")
@@ -233,8 +292,17 @@ class Config(_Section):
     market: MarketSettings = Field(default_factory=MarketSettings)
     router: RouterSettings = Field(default_factory=RouterSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
-    api_keys: tuple[str, ...] = Field((), description="When given, requests need one as a bearer token.")
-    drain_seconds: float = Field(30.0, ge=0, description="How long running requests may go on after SIGTERM or Ctrl-C.")
+    api_keys: tuple[str, ...] = Field(
+        (),
+        description="When given, requests to /v1 need one of them as a bearer token, else they are answered 401; "
+        "/metrics and /health need none. Empty: whoever reaches the port is answered.",
+    )
+    drain_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="How long running requests may go on after SIGTERM or Ctrl-C, seconds; what still runs then is cut "
+        "off. A second signal ends the wait.",
+    )
 
     @model_validator(mode="after")
     def _auto_names_are_free(self) -> Self:

@@ -34,7 +34,7 @@ def market(arguments: Mapping[str, str]) -> Application:
     """
     config = _configured(arguments)
     folder = _market_folder(config, "market")
-    base = ensure_base_model(config.base_model.source, cache_folder(), print)
+    base = ensure_base_model(config.base_model.source, cache_folder(), print, config.base_model.revision)
     return market_application(config, base, folder, on_loopback=False)
 
 

@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_configuration(check)
     check.set_defaults(run=_check)
 
+    config = subparsers.add_parser(
+        "config", help="print the default configuration: every key with its default and what it means"
+    )
+    config.set_defaults(run=_config)
+
     for name in _COMMAND_MODULES:
         importlib.import_module(name).add_parser(subparsers)
     add_vector_parser(add_spec_parser(subparsers))
@@ -110,4 +115,12 @@ def _check(options: argparse.Namespace) -> int:
     for learnware in learnwares:
         print(f"{learnware.id}  version {learnware.version}, rank {learnware.rank}, {learnware.domain}")
     print(f"the configuration is valid; {len(learnwares)} learnwares over {config.base_model.served_id}")
+    return 0
+
+
+def _config(_options: argparse.Namespace) -> int:
+    from serving.config_file import default_file
+
+    # as configurations are read, whatever the terminal's encoding: some patterns are Chinese
+    sys.stdout.buffer.write(default_file().encode())
     return 0

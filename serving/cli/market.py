@@ -154,7 +154,12 @@ def _open(options: argparse.Namespace) -> "Market":
         raise InvalidInput(
             f"no market: market.path is not set, and no stack runs on port {config.http.port}; give --market FOLDER"
         )
-    base = ensure_base_model(config.base_model.source, cache_folder(), lambda text: print(text, file=sys.stderr))
+    base = ensure_base_model(
+        config.base_model.source,
+        cache_folder(),
+        lambda text: print(text, file=sys.stderr),
+        config.base_model.revision,
+    )
     return Market(folder, market_requirements(config, base))
 
 

@@ -67,7 +67,7 @@ def serve(config: Config, say: Say) -> int:
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
             learnwares = served_learnwares(config, config.market.folder)
             say(f"{len(learnwares)} learnwares are valid")
-            base = ensure_base_model(config.base_model.source, cache_folder(), say)
+            base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)
             market = fill_market(config, market_folder(config), base, say)
             signals = StopSignals()
             signals.install()

@@ -11,6 +11,7 @@ from gguf import GGUFReader
 from ray.serve.schema import ServeDeploySchema
 
 from serving.config import Config, load_config
+from serving.config_file import default_file
 from tests.support import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -83,6 +84,11 @@ def test_a_configuration_is_valid(name: str) -> None:
 
 def test_the_default_configuration_says_the_defaults() -> None:
     assert load_config(DEPLOY / "cpu.yaml") == Config()
+
+
+def test_the_default_configuration_is_the_printed_one() -> None:
+    """`learnware-serving config > deploy/cpu.yaml` writes it anew."""
+    assert (DEPLOY / "cpu.yaml").read_text(encoding="utf-8") == default_file()
 
 
 def test_every_configuration_is_known_to_this_test() -> None:

@@ -166,3 +166,19 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartupError, match="LEARNWARE_CACHE"):
         ensure_base_model("embedded", tmp_path / "file", print)
+
+
+def test_the_revision_of_a_hub_id_is_the_one_that_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for revision in ("0a1b2c3", None):
+        with pytest.raises(StartupError, match="no network"):
+            ensure_base_model("someone/some-model", tmp_path, print, revision)
+    assert asked == [("someone/some-model", "0a1b2c3"), ("someone/some-model", None)]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from serving.config import STARTER_FOLDER, Config, load_config
 from specs.errors import InvalidConfig
@@ -75,3 +76,11 @@ def test_the_base_model_is_served_under_its_folders_name(tmp_path):
 def test_it_survives_a_round_trip_through_yaml(tmp_path):
     dumped = yaml.safe_dump(Config().model_dump(mode="json"))
     assert load_config(write(tmp_path, dumped)) == Config()
+
+
+@pytest.mark.parametrize("gib", [0.5, 1.5, 0])
+def test_a_kv_cache_that_vllm_would_not_read_is_refused_before_a_start(gib: float) -> None:
+    """vLLM 0.29 reads VLLM_CPU_KVCACHE_SPACE as a whole number."""
+    with pytest.raises(ValidationError, match="kv_cache_gib"):
+        Config.model_validate({"engine": {"kv_cache_gib": gib}})
+    assert Config.model_validate({"engine": {"kv_cache_gib": 4}}).engine.kv_cache_gib == 4

@@ -1,5 +1,6 @@
 """The command line: what an operator gets wrong is said in one line, at once, and nothing is started."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import yaml
 
 from serving.cli.main import main
-from serving.config import STARTER_FOLDER
+from serving.config import STARTER_FOLDER, Config, load_config
+from serving.config_file import default_file
 
 TWO = ("finance-tfns", "mathematics-svamp_operation")
 
@@ -111,6 +113,21 @@ def test_the_environment_is_printed_for_a_shell(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("export ") for line in lines)
     assert "export RAY_SERVE_ENABLE_HA_PROXY=1" in lines
+
+
+def test_the_default_configuration_is_printed_and_can_be_checked(tmp_path, capsys):
+    assert main(["config"]) == 0
+    path = tmp_path / "my.yaml"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load_config(path) == Config()
+    assert main(["check", "--config", str(path)]) == 0
+
+
+def test_the_default_configuration_is_printed_as_utf_8_whatever_the_terminal_takes(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(["config"]) == 0
+    assert terminal.buffer.getvalue().decode() == default_file()
 
 
 def edit_json(path: Path, **values: object) -> None:
