@@ -14,6 +14,10 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
 	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' \
 	>/dev/null 2>&1 && echo $(p))))
 
+# $(call say,step,what): what is being done, with the seconds since make began. requirements/steps.py writes the same form.
+STARTED := $(shell date +%s)
+say = printf '[%s %4d s] %s\n' $(1) $$(($$(date +%s) - $(STARTED))) "$(2)"
+
 .DEFAULT_GOAL := help
 .PHONY: help environment serve test lint format pytest bench lock clean
 
@@ -22,9 +26,9 @@ help: ## what can be made
 
 environment: $(STAMP) ## the virtual environment with every package, pinned
 
-$(STAMP): requirements/cpu.txt requirements/environment.py pyproject.toml
+$(STAMP): requirements/cpu.txt requirements/environment.py requirements/steps.py pyproject.toml
 	$(if $(PYTHON),,$(error Python 3.11 with venv and ensurepip is needed, as python3.11 or python3 on PATH (Debian: apt install python3.11-venv)))
-	@$(PYTHON) requirements/environment.py $(VENV)
+	@MAKE_STARTED=$(STARTED) $(PYTHON) requirements/environment.py $(VENV)
 
 serve: $(STAMP) ## start the stack (CONFIG=file, SERVE_ARGS="--port 9000"); Ctrl-C ends it
 	@exec $(BIN)/learnware-serving serve --config $(CONFIG) $(SERVE_ARGS)
@@ -32,13 +36,13 @@ serve: $(STAMP) ## start the stack (CONFIG=file, SERVE_ARGS="--port 9000"); Ctrl
 test: lint pytest ## lint, types, import rules, and all tests
 
 lint: $(STAMP) ## ruff, mypy, import-linter
-	@echo "[lint] ruff" && $(BIN)/ruff check .
+	@$(call say,lint,ruff) && $(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@echo "[lint] mypy" && $(BIN)/mypy
-	@echo "[lint] import rules" && $(BIN)/lint-imports --no-logo
+	@$(call say,lint,mypy) && $(BIN)/mypy
+	@$(call say,lint,import rules) && $(BIN)/lint-imports --no-logo
 
 pytest: $(STAMP) # the tests alone (PYTEST_ARGS="tests/specs -k rkme")
-	@echo "[test] pytest (the tests of the running stack start it once, about a minute)"
+	@$(call say,test,pytest (the tests of the running stack start it once: about a minute))
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 format: $(STAMP) ## put the code into the form that lint asks for
@@ -46,11 +50,11 @@ format: $(STAMP) ## put the code into the form that lint asks for
 
 bench: $(STAMP) ## the three benchmarks in short form (at most 20 minutes)
 	@mkdir -p $(BENCH_OUT)
-	@echo "[bench] router's own time" && $(BIN)/python -m benchmarks.routing --short --json $(BENCH_OUT)/routing.json
-	@if [ -n "$(LEARNWARE_DATA)" ]; then echo "[bench] selection" && \
+	@$(call say,bench,router's own time) && $(BIN)/python -m benchmarks.routing --short --json $(BENCH_OUT)/routing.json
+	@if [ -n "$(LEARNWARE_DATA)" ]; then $(call say,bench,selection) && \
 		$(BIN)/python -m benchmarks.selection --short --data $(LEARNWARE_DATA) --json $(BENCH_OUT)/selection.json; \
-	else echo "[bench] selection is left out: it needs the task data, LEARNWARE_DATA=folder"; fi
-	@echo "[bench] overhead beside the stock server" && $(BIN)/python -m benchmarks.overhead --short --json $(BENCH_OUT)/overhead.json
+	else $(call say,bench,selection is left out: it needs the task data (LEARNWARE_DATA=folder)); fi
+	@$(call say,bench,overhead beside the stock server) && $(BIN)/python -m benchmarks.overhead --short --json $(BENCH_OUT)/overhead.json
 
 lock: $(STAMP) ## resolve requirements/cpu.in anew, keeping versions that still fit (UPGRADE=1: the newest)
 	@$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)

@@ -1,6 +1,7 @@
 """The Makefile: signals reach what it starts, and it ends after it, never before."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,3 +92,34 @@ def test_no_python_3_11_is_said_before_anything_is_done(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "Python 3.11" in done.stderr
     assert not (tmp_path / "environment").exists()
+
+
+def put_program(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def said(folder: Path) -> Callable[..., list[str]]:
+    """Runs `make` with stand-ins for the environment's programs, each of which says how it was called."""
+    for name in ("ruff", "mypy", "lint-imports", "python"):
+        put_program(folder / name, f'#!/bin/sh\necho "ran {name} $*"\n')
+
+    def run(*arguments: str) -> list[str]:
+        command = ["make", f"VENV={folder.parent}", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=make_environment(), capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_each_step_is_said_with_the_seconds_since_make_began(said: Callable[..., list[str]]) -> None:
+    lines = [line for line in said("pytest", "lint") if line.startswith("[")]
+    assert [re.sub(r"(?<= )[ \d]{4} s\]", "N s]", line).partition(" (")[0] for line in lines] == [
+        "[test N s] pytest",
+        "[lint N s] ruff",
+        "[lint N s] mypy",
+        "[lint N s] import rules",
+    ]
