@@ -13,6 +13,12 @@ STAMP := $(VENV)/.learnware-complete
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
 	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' \
 	>/dev/null 2>&1 && echo $(p))))
+# Where there is none, requirements/python.py fetches one into the folder $(VENV)-python. That program runs on any of these.
+ANY_PYTHON = $(firstword $(foreach p,python3 python $(addprefix python3.,14 13 12 11 10 9 8),$(shell \
+	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && echo $(p))))
+FETCHED = $(or $(ANY_PYTHON),$(error Python 3.11 with venv and ensurepip is needed, as python3.11 or python3 on PATH \
+	(Debian 12: apt install python3.11-venv; with uv: uv python install 3.11, and ~/.local/bin on PATH), or as PYTHON=program)) \
+	requirements/python.py $(VENV)-python
 
 # $(call say,step,what): what is being done, with the seconds since make began. requirements/steps.py writes the same form.
 STARTED := $(shell date +%s)
@@ -27,8 +33,7 @@ help: ## what can be made
 environment: $(STAMP) ## the virtual environment with every package, pinned
 
 $(STAMP): requirements/cpu.txt requirements/environment.py requirements/steps.py pyproject.toml
-	$(if $(PYTHON),,$(error Python 3.11 with venv and ensurepip is needed, as python3.11 or python3 on PATH (Debian: apt install python3.11-venv)))
-	@MAKE_STARTED=$(STARTED) $(PYTHON) requirements/environment.py $(VENV)
+	@MAKE_STARTED=$(STARTED) $(or $(PYTHON),$(FETCHED)) requirements/environment.py $(VENV)
 
 serve: $(STAMP) ## start the stack (CONFIG=file, SERVE_ARGS="--port 9000"); Ctrl-C ends it
 	@exec $(BIN)/learnware-serving serve --config $(CONFIG) $(SERVE_ARGS)

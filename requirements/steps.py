@@ -1,6 +1,6 @@
 """What the programs of this folder share: the lines that say what is being done, and how other programs are run.
 
-Standard library only.
+Standard library only, and for Python 3.8 or newer: `python.py` uses it where there is no Python 3.11 yet.
 """
 
 from __future__ import annotations

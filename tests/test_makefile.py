@@ -1,7 +1,9 @@
-"""The Makefile: signals reach what it starts, and it ends after it, never before."""
+"""The Makefile: signals reach what it starts, it ends after it and never before, and it finds its Python."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, load_program
 
 PROGRAM = f"""#!{sys.executable}
 import pathlib, signal, sys, time
@@ -37,6 +39,11 @@ def folder(tmp_path: Path) -> Path:
     program.chmod(0o755)
     (tmp_path / ".learnware-complete").write_text("{}", encoding="utf-8")
     return programs
+
+
+def put_program(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
 
 
 def make_environment() -> dict[str, str]:
@@ -84,21 +91,6 @@ def test_a_finished_environment_is_not_made_again(folder: Path) -> None:
     assert subprocess.run(command, cwd=ROOT, env=make_environment(), check=False).returncode == 1
 
 
-def test_no_python_3_11_is_said_before_anything_is_done(tmp_path: Path) -> None:
-    command = ["make", "environment", f"VENV={tmp_path / 'environment'}", "PYTHON="]
-    done = subprocess.run(
-        command, cwd=ROOT, env=make_environment(), capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode != 0
-    assert "Python 3.11" in done.stderr
-    assert not (tmp_path / "environment").exists()
-
-
-def put_program(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
-
-
 @pytest.fixture
 def said(folder: Path) -> Callable[..., list[str]]:
     """Runs `make` with stand-ins for the environment's programs, each of which says how it was called."""
@@ -123,3 +115,77 @@ def test_each_step_is_said_with_the_seconds_since_make_began(said: Callable[...,
         "[lint N s] mypy",
         "[lint N s] import rules",
     ]
+
+
+TOOLS = ("sh", "sed", "date", "env", "expand", "make", "dirname", "mkdir", "ln")
+
+OTHER_PYTHON = f"""#!/bin/sh
+case "$2" in *ensurepip*) exit 1 ;; esac
+exec {sys.executable} "$@"
+"""
+"""As a Python 3.11 without ensurepip, or one of another version: not what the environment can be made with."""
+
+UV = f"""#!/bin/sh
+mkdir -p "$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux/bin"
+ln -s {Path(sys.executable).resolve()} "$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux/bin/python3.11"
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """All of PATH: the few tools that the Makefile uses, and no Python."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for tool in TOOLS:
+        (programs / tool).symlink_to(shutil.which(tool) or pytest.fail(f"no {tool}"))
+    return programs
+
+
+def make_with(programs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = make_environment() | {"PATH": str(programs)}
+    environment.pop("PYTHON", None)
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_no_python_at_all_is_said_before_anything_is_done(programs: Path, tmp_path: Path) -> None:
+    done = make_with(programs, "environment", f"VENV={tmp_path / 'environment'}")
+    assert done.returncode != 0
+    assert "Python 3.11" in done.stderr
+    assert "apt install python3.11-venv" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["programs"]
+
+
+@pytest.mark.parametrize("target", ["environment", "serve", "pytest"])
+def test_where_python_3_11_is_missing_uv_brings_it(programs: Path, folder: Path, target: str) -> None:
+    """The environment itself is finished: only its stamp is too old, so that the program has nothing to install."""
+    put_program(programs / "python3", OTHER_PYTHON)
+    put_program(programs / "uv", UV)
+    for name in ("learnware-serving", "python"):
+        put_program(folder / name, "#!/bin/sh\n")
+    stamp = folder.parent / ".learnware-complete"
+    stamp.write_text(json.dumps(load_program("requirements/environment.py").wanted(folder.parent)), encoding="utf-8")
+    os.utime(stamp, (0, 0))
+    done = make_with(programs, target, f"VENV={folder.parent}")
+    assert done.returncode == 0, done.stderr
+    assert "[environment" in done.stdout
+    assert stamp.stat().st_mtime > 0
+    assert Path(f"{folder.parent}-python").is_dir()
+
+
+def test_where_python_3_11_is_there_none_is_fetched(programs: Path, folder: Path) -> None:
+    (programs / "python3.11").symlink_to(Path(sys.executable).resolve())
+    put_program(programs / "uv", "#!/bin/sh\nexit 1\n")
+    done = make_with(programs, "--dry-run", "environment", f"VENV={folder.parent / 'other'}")
+    assert "python3.11 requirements/environment.py" in done.stdout
+    assert "requirements/python.py" not in done.stdout
+
+
+def test_a_python_that_cannot_be_fetched_ends_make(programs: Path, tmp_path: Path) -> None:
+    put_program(programs / "python3", OTHER_PYTHON)
+    put_program(programs / "uv", "#!/bin/sh\nexit 1\n")
+    done = make_with(programs, "serve", f"VENV={tmp_path / 'environment'}")
+    assert done.returncode != 0
+    assert "apt install python3.11-venv" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["programs"]
