@@ -1,11 +1,22 @@
 """What several test modules need."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
+
+UV = f"""#!/bin/sh
+echo "$@" >>"${{UV_LOG:-/dev/null}}"
+[ "$*" = "python install 3.11" ] || exit 2
+place="$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux-x86_64-gnu"
+mkdir -p "$place/bin"
+ln -s {Path(sys.executable).resolve()} "$place/bin/python3.11"
+ln -s "$place" "$UV_PYTHON_INSTALL_DIR/cpython-3.11-linux-x86_64-gnu"
+"""
+"""A stand-in for the program uv: the Python that it brings is the tests' own."""
 
 
 def load_program(path: str) -> ModuleType:
@@ -21,3 +32,18 @@ def load_program(path: str) -> ModuleType:
     finally:
         del sys.path[0]
     return module
+
+
+def put_program(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def folder_of_tools(folder: Path, *names: str) -> Path:
+    """A new folder with links to these programs alone, which can be the whole of PATH."""
+    folder.mkdir()
+    for name in names:
+        found = shutil.which(name)
+        assert found is not None, f"no {name} on PATH"
+        (folder / name).symlink_to(found)
+    return folder

@@ -13,19 +13,9 @@ from types import ModuleType
 
 import pytest
 
-from tests.support import ROOT, load_program
+from tests.support import ROOT, UV, folder_of_tools, load_program, put_program
 
 PROGRAM = ROOT / "requirements" / "python.py"
-
-UV = f"""#!/bin/sh
-here=$(dirname "$0")
-echo "$@" >>"${{UV_LOG:-/dev/null}}"
-[ "$*" = "python install 3.11" ] || exit 2
-place="$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux-x86_64-gnu"
-mkdir -p "$place/bin"
-ln -s {Path(sys.executable).resolve()} "$place/bin/python3.11"
-ln -s "$place" "$UV_PYTHON_INSTALL_DIR/cpython-3.11-linux-x86_64-gnu"
-"""
 
 FAILING_UV = """#!/bin/sh
 mkdir -p "$UV_PYTHON_INSTALL_DIR/.temp"
@@ -42,10 +32,9 @@ chmod +x "$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux-x86_64-gnu/bin/python3.11"
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The first folder of PATH, of which nothing but the system's own tools remains; pip knows no place."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    """All of PATH, with no uv in it; pip knows no place but the test's own."""
+    folder = folder_of_tools(tmp_path / "programs", "chmod", "ln", "mkdir", "sleep", "touch")
+    monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -56,11 +45,6 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "place" / "environment-python"
-
-
-def put_program(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
 
 
 def start(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -84,8 +68,6 @@ def test_uv_on_path_brings_it_once_and_the_program_runs_with_it(programs: Path, 
 
 
 def test_without_uv_pip_brings_it_for_this_once(programs: Path, folder: Path, tmp_path: Path) -> None:
-    if Path("/usr/bin/uv").exists():
-        pytest.skip("the system has uv")
     with zipfile.ZipFile(tmp_path / "uv-99-py3-none-any.whl", "w") as wheel:
         program = zipfile.ZipInfo("uv-99.data/scripts/uv")
         program.external_attr = (stat.S_IFREG | 0o755) << 16
@@ -120,7 +102,6 @@ def test_a_python_with_neither_venv_nor_pip_says_so(
     monkeypatch: pytest.MonkeyPatch, programs: Path, program: ModuleType, folder: Path
 ) -> None:
     monkeypatch.setattr(program, "has", lambda *modules: False)
-    monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(program.StepFailure, match="neither venv with ensurepip nor pip"):
         program.interpreter(folder)
     assert not folder.exists()
@@ -139,8 +120,6 @@ def test_a_failure_says_what_to_install_and_leaves_nothing(
 ) -> None:
     if uv is not None:
         put_program(programs / "uv", uv)
-    elif Path("/usr/bin/uv").exists():
-        pytest.skip("the system has uv")
     done = start(folder)
     assert done.returncode == 1
     assert reason in done.stderr

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, load_program
+from tests.support import ROOT, UV, folder_of_tools, load_program, put_program
 
 PROGRAM = f"""#!{sys.executable}
 import pathlib, signal, sys, time
@@ -39,11 +38,6 @@ def folder(tmp_path: Path) -> Path:
     program.chmod(0o755)
     (tmp_path / ".learnware-complete").write_text("{}", encoding="utf-8")
     return programs
-
-
-def put_program(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
 
 
 def make_environment() -> dict[str, str]:
@@ -117,28 +111,17 @@ def test_each_step_is_said_with_the_seconds_since_make_began(said: Callable[...,
     ]
 
 
-TOOLS = ("sh", "sed", "date", "env", "expand", "make", "dirname", "mkdir", "ln")
-
 OTHER_PYTHON = f"""#!/bin/sh
 case "$2" in *ensurepip*) exit 1 ;; esac
 exec {sys.executable} "$@"
 """
 """As a Python 3.11 without ensurepip, or one of another version: not what the environment can be made with."""
 
-UV = f"""#!/bin/sh
-mkdir -p "$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux/bin"
-ln -s {Path(sys.executable).resolve()} "$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux/bin/python3.11"
-"""
-
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """All of PATH: the few tools that the Makefile uses, and no Python."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for tool in TOOLS:
-        (programs / tool).symlink_to(shutil.which(tool) or pytest.fail(f"no {tool}"))
-    return programs
+    return folder_of_tools(tmp_path / "programs", "date", "env", "ln", "make", "mkdir", "sed", "sh")
 
 
 def make_with(programs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
