@@ -4,6 +4,8 @@ VENV ?= .venv
 CONFIG ?= deploy/cpu.yaml
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
+# What `make test-all` reports of the code that runs in pytest's own process, not in the stack's (COVERAGE= for no report).
+COVERAGE ?= --cov=specs --cov=router --cov=serving --cov-report=term:skip-covered
 BENCH_OUT ?= bench-results
 LEARNWARE_DATA ?= $(wildcard ../shared/data/tasks)
 
@@ -25,10 +27,10 @@ STARTED := $(shell date +%s)
 say = printf '[%s %4d s] %s\n' $(1) $$(($$(date +%s) - $(STARTED))) "$(2)"
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test lint format pytest bench lock clean
+.PHONY: help environment serve test test-all quick lint format pytest bench lock clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 environment: $(STAMP) ## the virtual environment with every package, pinned
 
@@ -38,7 +40,15 @@ $(STAMP): requirements/cpu.txt requirements/environment.py requirements/steps.py
 serve: $(STAMP) ## start the stack (CONFIG=file, SERVE_ARGS="--port 9000"); Ctrl-C ends it
 	@exec $(BIN)/learnware-serving serve --config $(CONFIG) $(SERVE_ARGS)
 
-test: lint pytest ## lint, types, import rules, and all tests
+test: lint pytest ## lint, types, import rules, and all tests but those that `make test-all` adds
+
+test-all: lint ## the same, and the tests with browsers, clusters, injected faults and other servers' tools; coverage
+	@$(call say,test,pytest with everything (the tests of the running stack start it once: about a minute))
+	@COVERAGE_FILE=$(abspath $(VENV))/coverage $(BIN)/python -m pytest $(COVERAGE) $(PYTEST_ARGS)
+
+quick: $(STAMP) ## the tests that need no stack, no engine and little time, without lint
+	@$(call say,test,pytest without stack or engine and without slow tests)
+	@$(BIN)/python -m pytest -m "not e2e and not engine and not slow and not extra" $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	@$(call say,lint,ruff) && $(BIN)/ruff check .
@@ -48,7 +58,7 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 
 pytest: $(STAMP) # the tests alone (PYTEST_ARGS="tests/specs -k rkme")
 	@$(call say,test,pytest (the tests of the running stack start it once: about a minute))
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not extra" $(PYTEST_ARGS)
 
 format: $(STAMP) ## put the code into the form that lint asks for
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

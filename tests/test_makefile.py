@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_a_finished_environment_is_not_made_again(folder: Path) -> None:
 def said(folder: Path) -> Callable[..., list[str]]:
     """Runs `make` with stand-ins for the environment's programs, each of which says how it was called."""
     for name in ("ruff", "mypy", "lint-imports", "python"):
-        put_program(folder / name, f'#!/bin/sh\necho "ran {name} $*"\n')
+        put_program(folder / name, f'#!/bin/sh\nprintf "ran {name}"; printf " \'%s\'" "$@"; echo\n')
 
     def run(*arguments: str) -> list[str]:
         command = ["make", f"VENV={folder.parent}", *arguments]
@@ -99,6 +100,32 @@ def said(folder: Path) -> Callable[..., list[str]]:
         return done.stdout.splitlines()
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        ("pytest", '-m "not extra"'),
+        ("test", '-m "not extra"'),
+        ("quick", '-m "not e2e and not engine and not slow and not extra"'),
+        ("test-all", "--cov=specs --cov=router --cov=serving --cov-report=term:skip-covered"),
+    ],
+)
+def test_each_target_runs_its_tests(said: Callable[..., list[str]], target: str, arguments: str) -> None:
+    lines = [line for line in said(target, "PYTEST_ARGS=-x") if line.startswith("ran ")]
+    assert shlex.split(lines.pop()) == shlex.split(f"ran python -m pytest {arguments} -x")
+    assert bool(lines) is target.startswith("test")  # lint
+
+
+def test_the_report_of_coverage_can_be_left_out_and_stays_inside_the_environment(
+    said: Callable[..., list[str]], folder: Path
+) -> None:
+    put_program(folder / "python", '#!/bin/sh\necho "ran $# $COVERAGE_FILE"\n')
+    assert said("test-all", "COVERAGE=")[-1] == f"ran 2 {folder.parent}/coverage"
+
+
+def test_the_tests_of_a_clean_checkout_are_those_of_test_all() -> None:
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "exec make test-all </dev/null"
 
 
 def test_each_step_is_said_with_the_seconds_since_make_began(said: Callable[..., list[str]]) -> None:
