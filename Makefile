@@ -27,7 +27,7 @@ STARTED := $(shell date +%s)
 say = printf '[%s %4d s] %s\n' $(1) $$(($$(date +%s) - $(STARTED))) "$(2)"
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-all quick lint format pytest bench lock clean
+.PHONY: help environment serve test test-all quick lint format pytest bench hooks lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -70,6 +70,18 @@ bench: $(STAMP) ## the three benchmarks in short form (at most 20 minutes)
 		$(BIN)/python -m benchmarks.selection --short --data $(LEARNWARE_DATA) --json $(BENCH_OUT)/selection.json; \
 	else $(call say,bench,selection is left out: it needs the task data (LEARNWARE_DATA=folder)); fi
 	@$(call say,bench,overhead beside the stock server) && $(BIN)/python -m benchmarks.overhead --short --json $(BENCH_OUT)/overhead.json
+
+# A hook of somebody else is left alone, and so is a folder of hooks that serves other repositories too.
+HOOK_LINE := \# Written by `make hooks` of learnware-serving.
+hooks: ## git runs `make lint` before each commit
+	@hook=$$(git rev-parse --git-path hooks/pre-commit) || exit; \
+	if git config core.hooksPath >/dev/null; then \
+		echo "[hooks] core.hooksPath is set, so nothing is written: let the pre-commit hook there run 'make lint'" >&2; exit 1; \
+	elif { [ -e "$$hook" ] || [ -L "$$hook" ]; } && ! grep -qxF '$(HOOK_LINE)' "$$hook"; then \
+		echo "[hooks] $$hook is not of this project and is left alone: let it run 'make lint'" >&2; exit 1; \
+	fi; \
+	mkdir -p "$${hook%/*}" && printf '%s\n' '#!/bin/sh' '$(HOOK_LINE)' 'exec make lint' >"$$hook" && chmod +x "$$hook" && \
+	echo "[hooks] 'make lint' runs before each commit ($$hook); git commit --no-verify passes it over"
 
 lock: $(STAMP) ## resolve requirements/cpu.in anew, keeping versions that still fit (UPGRADE=1: the newest)
 	@$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)

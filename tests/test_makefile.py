@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,3 +200,68 @@ def test_a_python_that_cannot_be_fetched_ends_make(programs: Path, tmp_path: Pat
     assert done.returncode != 0
     assert "apt install python3.11-venv" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["programs"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty git repository with a Makefile of which `make lint` says that it ran."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    settings = {
+        "GIT_CONFIG_GLOBAL": str(tmp_path / "settings"), "GIT_CONFIG_NOSYSTEM": "1", "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@example.org",
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    repository = tmp_path / "repository"
+    subprocess.run(["git", "init", "--quiet", str(repository)], check=True)
+    (repository / "Makefile").write_text("lint:\n\t@echo linted; test ! -e wrong\n", encoding="utf-8")
+    (repository / "folder").mkdir()
+    return repository
+
+
+def make_hooks(repository: Path) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-f", str(ROOT / "Makefile"), "hooks"]
+    return subprocess.run(
+        command, cwd=repository, env=make_environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def commit(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = ["git", "commit", "--quiet", "--allow-empty", "--message", "x"]
+    return subprocess.run(command, cwd=folder, env=make_environment(), capture_output=True, text=True, check=False)
+
+
+def test_make_hooks_lets_lint_decide_about_each_commit(repository: Path) -> None:
+    shutil.rmtree(repository / ".git" / "hooks", ignore_errors=True)
+    for _ in range(2):
+        done = make_hooks(repository)
+        assert done.returncode == 0, done.stderr
+    committed = commit(repository / "folder")
+    assert committed.returncode == 0
+    assert "linted" in committed.stdout + committed.stderr
+    (repository / "wrong").touch()
+    assert commit(repository).returncode != 0
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling-link"])
+def test_make_hooks_leaves_a_hook_of_somebody_else_alone(repository: Path, tmp_path: Path, kind: str) -> None:
+    hook = repository / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    if kind == "file":
+        put_program(hook, "#!/bin/sh\nexit 0\n")
+    else:
+        hook.symlink_to(tmp_path / "elsewhere")
+    done = make_hooks(repository)
+    assert done.returncode != 0
+    assert "left alone" in done.stderr
+    assert hook.is_symlink() or hook.read_text(encoding="utf-8") == "#!/bin/sh\nexit 0\n"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_make_hooks_writes_nothing_where_other_repositories_look_too(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings").write_text(f"[core]\n\thooksPath = {tmp_path / 'shared'}\n", encoding="utf-8")
+    done = make_hooks(repository)
+    assert done.returncode != 0
+    assert "core.hooksPath" in done.stderr
+    assert not (tmp_path / "shared").exists()
