@@ -95,7 +95,7 @@ def fetch(folder: Path) -> Path:
     failure = f"uv could not fetch Python {WANTED} (see above; UV_PYTHON_INSTALL_MIRROR names another place)"
     # uv would otherwise also put a link into ~/.local/bin.
     settings = {"UV_PYTHON_INSTALL_DIR": str(versions), "UV_PYTHON_INSTALL_BIN": "0"}
-    steps.run([uv, "python", "install", WANTED], failure, **settings)
+    steps.run([uv, "python", "install", WANTED], failure, settings=settings)
     shutil.rmtree(scratch, ignore_errors=True)
     # Newer uv also makes a link without the last number of the version beside the folder that has it.
     found = [path for path in sorted(versions.glob(f"*/bin/python{WANTED}")) if not path.parents[1].is_symlink()]

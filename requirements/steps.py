@@ -31,7 +31,7 @@ def say(message: str) -> None:
     print(line(message), flush=True)
 
 
-def run(command: list[str], failure: str, *, quietly: bool = False, **settings: str) -> None:
+def run(command: list[str], failure: str, *, quietly: bool = False, settings: dict[str, str] | None = None) -> None:
     """Runs `command` without the variables of `HIDDEN` and with `settings` as further variables.
 
     `quietly` throws away what it writes; on a terminal only its errors, since the rest shows how far a download is.
@@ -40,7 +40,7 @@ def run(command: list[str], failure: str, *, quietly: bool = False, **settings: 
         StepFailure: the command's exit status is not 0, or it cannot be run; the message begins with `failure`.
     """
     environment = {key: value for key, value in os.environ.items() if key not in HIDDEN}
-    environment.update(settings)
+    environment.update(settings or {})
     errors = subprocess.DEVNULL if quietly else None
     shown = None if on_terminal() else errors
     try:

@@ -103,6 +103,19 @@ def said(folder: Path) -> Callable[..., list[str]]:
     return run
 
 
+def test_what_makes_the_environment_counts_from_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_program(tmp_path / "python", '#!/bin/sh\necho "$MAKE_STARTED"\n')
+    command = ["make", "environment", f"VENV={tmp_path / 'environment'}", f"PYTHON={tmp_path / 'python'}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=make_environment(), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert 0 <= time.time() - int(done.stdout) < 60
+    monkeypatch.setenv("MAKE_STARTED", str(int(done.stdout) - 1000))
+    assert re.match(r"\[environment 10\d\d s\] ", load_program("requirements/steps.py").line("packages"))
+
+
 @pytest.mark.parametrize(
     ("target", "arguments"),
     [
