@@ -4,7 +4,7 @@ VENV ?= .venv
 CONFIG ?= deploy/cpu.yaml
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
-# What `make test-all` reports of the code that runs in pytest's own process, not in the stack's (COVERAGE= for no report).
+# What `make test-all` reports, of the code that runs in pytest's own process alone (COVERAGE= for no report).
 COVERAGE ?= --cov=specs --cov=router --cov=serving --cov-report=term:skip-covered
 BENCH_OUT ?= bench-results
 LEARNWARE_DATA ?= $(wildcard ../shared/data/tasks)
@@ -15,14 +15,16 @@ STAMP := $(VENV)/.learnware-complete
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
 	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' \
 	>/dev/null 2>&1 && echo $(p))))
-# Where there is none, requirements/python.py fetches one into the folder $(VENV)-python. That program runs on any of these.
+# Where there is none, requirements/python.py fetches one into $(VENV)-python. That program runs on any of these.
 ANY_PYTHON = $(firstword $(foreach p,python3 python $(addprefix python3.,14 13 12 11 10 9 8),$(shell \
-	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && echo $(p))))
+	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 8))' \
+	>/dev/null 2>&1 && echo $(p))))
 FETCHED = $(or $(ANY_PYTHON),$(error Python 3.11 with venv and ensurepip is needed, as python3.11 or python3 on PATH \
-	(Debian 12: apt install python3.11-venv; with uv: uv python install 3.11, and ~/.local/bin on PATH), or as PYTHON=program)) \
+	(Debian 12: apt install python3.11-venv; with uv: uv python install 3.11, and ~/.local/bin on PATH), \
+	or as PYTHON=program)) \
 	requirements/python.py $(VENV)-python
 
-# $(call say,step,what): what is being done, with the seconds since make began. requirements/steps.py writes the same form.
+# $(call say,step,what): what is being done, with the seconds since make began, as requirements/steps.py says it.
 STARTED := $(shell date +%s)
 say = printf '[%s %4d s] %s\n' $(1) $$(($$(date +%s) - $(STARTED))) "$(2)"
 
@@ -76,11 +78,12 @@ HOOK_LINE := \# Written by `make hooks` of learnware-serving.
 hooks: ## git runs `make lint` before each commit
 	@hook=$$(git rev-parse --git-path hooks/pre-commit) || exit; \
 	if git config core.hooksPath >/dev/null; then \
-		echo "[hooks] core.hooksPath is set, so nothing is written: let the pre-commit hook there run 'make lint'" >&2; exit 1; \
+		echo "[hooks] core.hooksPath is set, so nothing is written: let its pre-commit run 'make lint'" >&2; exit 1; \
 	elif { [ -e "$$hook" ] || [ -L "$$hook" ]; } && ! grep -qxF '$(HOOK_LINE)' "$$hook"; then \
 		echo "[hooks] $$hook is not of this project and is left alone: let it run 'make lint'" >&2; exit 1; \
 	fi; \
-	mkdir -p "$${hook%/*}" && printf '%s\n' '#!/bin/sh' '$(HOOK_LINE)' 'exec make lint' >"$$hook" && chmod +x "$$hook" && \
+	mkdir -p "$${hook%/*}" && printf '%s\n' '#!/bin/sh' '$(HOOK_LINE)' 'exec make lint' >"$$hook" && \
+	chmod +x "$$hook" && \
 	echo "[hooks] 'make lint' runs before each commit ($$hook); git commit --no-verify passes it over"
 
 lock: $(STAMP) ## resolve requirements/cpu.in anew, keeping versions that still fit (UPGRADE=1: the newest)
