@@ -75,7 +75,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         market=market,
         secret=secret,
         on_loopback=on_loopback,
-        base_stands_in=config.engine.on_load_failure == "base",
+        base_on_load_failure=config.engine.on_load_failure == "base",
         base_without_choice=router.on_overload == "base",
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})

@@ -14,7 +14,7 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from serving.engine.worker_manager import LearnwareWorkerManager
 from serving.paging.settings import UPCOMING
-from serving.paging.sockets import TierSocket, socket_path
+from serving.paging.sockets import WorkerSocket, socket_path
 
 
 class LearnwareWorkerMixin:
@@ -38,7 +38,7 @@ class LearnwareWorkerMixin:
             runner.lora_manager = self._manager = manager
             made = manager.create_lora_manager(model, vllm_config)
             path = socket_path(vllm_config.instance_id, str(self.rank))
-            self._socket = TierSocket(path, manager.changed, manager.report, manager.host, adapter_request)
+            self._socket = WorkerSocket(path, manager.changed, manager.report, manager.host, adapter_request)
             return made
 
         runner.load_lora_model = load_lora_model

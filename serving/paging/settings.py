@@ -4,14 +4,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+from specs.engine_name import split_engine_name
+
 KEY = "paging"
 
 UPCOMING = "upcoming_adapters"
 """The attribute of a step's `SchedulerOutput` by which the scheduler tells the workers which adapters will be loaded
 next, by number."""
-
-VERSION_MARK = "@"
-"""Between a learnware's id and its version in the engine's name of its adapter."""
 
 
 class PagingSettings(NamedTuple):
@@ -30,9 +29,9 @@ class PagingSettings(NamedTuple):
         """Raises TypeError for a setting that does not exist."""
         return cls(**additional_config.get(KEY, {}))
 
-    def pins(self, name: str) -> bool:
-        """Whether an adapter, by its engine name, keeps its slot."""
-        return name.partition(VERSION_MARK)[0] in self.pinned
+    def pins(self, engine_name: str) -> bool:
+        """Whether the adapter of this engine name keeps its slot once it has one."""
+        return split_engine_name(engine_name)[0] in self.pinned
 
     def as_config(self) -> dict[str, Any]:
         """The `additional_config` that `of` reads."""

@@ -152,7 +152,7 @@ class _Lease(NamedTuple, Generic[R]):
     granted: bool
 
 
-class TierSocket(ReportSocket, Generic[R]):
+class WorkerSocket(ReportSocket, Generic[R]):
     """A worker's socket: leases of its host tier, besides reports. `make` turns a message into the tier's request."""
 
     def __init__(

@@ -20,7 +20,7 @@ class Names(NamedTuple):
         return difflib.get_close_matches(name, [*self.auto_names, self.base, *self.learnwares], n=3, cutoff=0.4)
 
 
-class Served:
+class Admission:
     """The names, swapped by reference, and the requests that were admitted under each version."""
 
     def __init__(self, names: Names) -> None:
@@ -29,22 +29,22 @@ class Served:
         self._ends: dict[str, asyncio.Event] = {}
 
     @contextmanager
-    def use(self, internal_name: str | None) -> Iterator[None]:
+    def use(self, engine_name: str | None) -> Iterator[None]:
         """Around a request from its admission to the end of its answer; None: it uses no learnware."""
-        if internal_name is None:
+        if engine_name is None:
             yield
             return
-        self._users[internal_name] += 1
+        self._users[engine_name] += 1
         try:
             yield
         finally:
-            self._users[internal_name] -= 1
-            if not self._users[internal_name]:
-                del self._users[internal_name]
-                if end := self._ends.pop(internal_name, None):
+            self._users[engine_name] -= 1
+            if not self._users[engine_name]:
+                del self._users[engine_name]
+                if end := self._ends.pop(engine_name, None):
                     end.set()
 
-    async def unused(self, internal_name: str) -> None:
+    async def unused(self, engine_name: str) -> None:
         """Returns when no request uses this version."""
-        if self._users[internal_name]:
-            await self._ends.setdefault(internal_name, asyncio.Event()).wait()
+        if self._users[engine_name]:
+            await self._ends.setdefault(engine_name, asyncio.Event()).wait()

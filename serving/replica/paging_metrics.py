@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from serving.paging.residency import Residency
-from serving.paging.settings import VERSION_MARK
+from specs.engine_name import split_engine_name
 
 
 class PagingState(NamedTuple):
@@ -43,7 +43,7 @@ def _tiers(state: PagingState) -> Iterator[Metric]:
         labels=["learnware", "version", "tier"],
     )
     for name, tier in tiers.items():
-        learnware, _, version = name.partition(VERSION_MARK)
+        learnware, version = split_engine_name(name)
         listed.add_metric([learnware, version, tier], 1)
     yield listed
     counted = GaugeMetricFamily(

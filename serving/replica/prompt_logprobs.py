@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from specs.engine_name import split_engine_name
 from specs.errors import InvalidInput
 
 logger = logging.getLogger("ray.serve")
@@ -43,7 +44,7 @@ class PromptLogprobs:
             yield
             return
         if self._adapters:
-            names = sorted({name.rpartition("@")[0] or name for name in self._adapters})
+            names = sorted({split_engine_name(name)[0] for name in self._adapters})
             raise InvalidInput(
                 "Log-probabilities of the prompt (prompt_logprobs, or echo with logprobs) are not available while a "
                 f"learnware that adapts lm_head is served ({', '.join(names[:3])}). Leave them out; logprobs of the "
@@ -58,17 +59,17 @@ class PromptLogprobs:
             if not self._requests:
                 self._none_left.set()
 
-    async def exclude(self, internal_name: str) -> None:
+    async def exclude(self, engine_name: str) -> None:
         """Before an adapter of `lm_head` answers its first request; it is called so in the engine."""
-        self._adapters.add(internal_name)
+        self._adapters.add(engine_name)
         try:
             await asyncio.wait_for(self._none_left.wait(), WAIT_S)
         except TimeoutError:
-            logger.warning("%d requests with prompt_logprobs still run as %s comes", self._requests, internal_name)
+            logger.warning("%d requests with prompt_logprobs still run as %s comes", self._requests, engine_name)
 
-    def include(self, internal_name: str) -> None:
+    def include(self, engine_name: str) -> None:
         """When no request can use that adapter any more; nothing happens if it was never excluded."""
-        self._adapters.discard(internal_name)
+        self._adapters.discard(engine_name)
 
 
 def asks_for_them(path: str, payload: Mapping[str, Any]) -> bool:

@@ -20,8 +20,8 @@ from serving.names import ROUTER
 from serving.openai_errors import openai_error
 from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
-from serving.replica.adapter_registry import Residents
-from serving.replica.admission import Names, Served
+from serving.replica.adapter_registry import AdapterRegistry
+from serving.replica.admission import Admission, Names
 from serving.replica.middleware import EXPLAIN_PATH, LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
 from serving.replica.paging_metrics import PagingCollector, PagingState
@@ -44,7 +44,7 @@ class ReplicaOptions(NamedTuple):
     market: Path | None
     secret: bytes
     on_loopback: bool
-    base_stands_in: bool = False
+    base_on_load_failure: bool = False
     """The base model answers when an adapter cannot be loaded; otherwise its requests fail."""
     base_without_choice: bool = False
     """The base model answers when no router has chosen; otherwise such requests are refused."""
@@ -63,7 +63,7 @@ class LearnwareServer(EngineServer):
             keep_grpc_on_loopback()
         self._options = options
         self._catalogue = current_catalogue(options.market, options.learnwares)
-        self._served = Served(Names(options.base, frozenset(options.auto_names), {}))
+        self._admission = Admission(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
         self._metrics = ReplicaMetrics(self._registry)
         self._registry.register(PagingCollector(self._paging))
@@ -75,11 +75,11 @@ class LearnwareServer(EngineServer):
         self._models: OpenAIServingModels = app.state.openai_serving_models
         self._gate = await open_gate(self._models.engine_client)
         prompt_logprobs = PromptLogprobs()
-        self._residents = Residents(self._models, self._served, prompt_logprobs)
+        self._adapters = AdapterRegistry(self._models, self._admission, prompt_logprobs)
         self._meter = await asyncio.to_thread(off_task_meter, self._models.engine_client, self._gate)
-        await self._residents.apply(self._catalogue, strict=options.market is None)
+        await self._adapters.apply(self._catalogue, strict=options.market is None)
         if options.market is not None:
-            self._follower = Follower(options.market, self._residents.apply, self._catalogue.sequence)
+            self._follower = Follower(options.market, self._adapters.apply, self._catalogue.sequence)
             self._follower.start()
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
         app.router.routes[:0] = [
@@ -90,11 +90,11 @@ class LearnwareServer(EngineServer):
         add_middleware(
             app,
             LearnwareMiddleware,
-            served=self._served,
+            admission=self._admission,
             secret=options.secret,
             metrics=self._metrics,
             hold=self._hold,
-            base_stands_in=options.base_stands_in,
+            base_on_load_failure=options.base_on_load_failure,
             base_without_choice=options.base_without_choice,
             prompt_logprobs=prompt_logprobs,
         )
@@ -103,10 +103,10 @@ class LearnwareServer(EngineServer):
     def _paging(self) -> PagingState | None:
         if self._gate is None:
             return None
-        return PagingState(self._gate.residency, self._served.names.learnwares.values(), self._gate.waiting)
+        return PagingState(self._gate.residency, self._admission.names.learnwares.values(), self._gate.waiting)
 
     def _hold(self, engine_name: str) -> AbstractAsyncContextManager[None]:
-        request = self._residents.request(engine_name)
+        request = self._adapters.request(engine_name)
         if request is None or self._gate is None:
             return nullcontext()
         return self._gate.hold(request)
@@ -143,7 +143,7 @@ class LearnwareServer(EngineServer):
                     "tasks": list(card.tasks),
                 },
             }
-            for card in self._residents.cards.values()
+            for card in self._adapters.cards.values()
         ]
         return [*automatic, template | {"id": base}, *learnwares]
 
@@ -173,7 +173,7 @@ class LearnwareServer(EngineServer):
         it comes back under the name of what is then served, its capability included."""
         entry = Entry(learnware_id, version, sha256, Path(folder))
         try:
-            request = await self._residents.load(entry)
+            request = await self._adapters.load(entry)
         except InvalidLearnware as error:
             return Trial(str(error))
         assert self._gate is not None  # the engine is asked once it serves
@@ -186,7 +186,7 @@ class LearnwareServer(EngineServer):
         except (AdapterUnavailable, InvalidLearnware) as error:
             return Trial(str(error))
         finally:
-            await self._residents.unload(entry.internal_name)
+            await self._adapters.unload(entry.engine_name)
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """For the router, asked by Ray Serve's controller every `serving.app.ROUTING_STATS_PERIOD_S`:
@@ -212,7 +212,7 @@ class LearnwareServer(EngineServer):
     async def prefetch(self, engine_name: str) -> bool:
         """Has an adapter read into host memory for a request that is to come; returns at once. False when this replica
         knows no such adapter."""
-        request = self._residents.request(engine_name)
+        request = self._adapters.request(engine_name)
         if request is None or self._gate is None:
             return False
         self._gate.prefetch(request)
