@@ -1,8 +1,8 @@
-"""The learnwares of one engine: registered, replaced and unregistered while it answers.
+"""The adapters that one engine knows: registered, replaced and unregistered while it answers.
 
-Each version has a name of its own in the engine (`<id>@<hash>`) and a number of its own, which it keeps as long as the
-engine lives: whatever vLLM keys by name (prefix cache) or by number (slots, host copies) can never mix two versions.
-vLLM's front end finds it under the public id, and answers say the public id.
+Each version of a learnware has an engine name and a number of its own, which it keeps as long as the engine lives:
+whatever vLLM keys by name (prefix cache) or by number (slots, host copies) can never mix two versions. vLLM's front end
+finds a version under the learnware's public id, and answers carry the public id.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ logger = logging.getLogger("ray.serve")
 
 
 class AdapterRegistry:
-    """Makes an engine and `served` follow a catalogue."""
+    """Registers adapters with an engine, and keeps the served names of `admission` equal to a catalogue."""
 
     def __init__(
         self, models: OpenAIServingModels, admission: Admission, prompt_logprobs: PromptLogprobs | None = None
     ) -> None:
-        """`prompt_logprobs` hears of adapters of `lm_head` that come and go."""
+        """Starts with no adapter; `prompt_logprobs` is told of adapters of `lm_head` that come and go."""
         self._models = models
         self._admission = admission
         self._prompt_logprobs = prompt_logprobs or PromptLogprobs()
@@ -39,15 +39,16 @@ class AdapterRegistry:
         self._loading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.cards: dict[str, Card] = {}
-        """Of what is served, by id."""
+        """Cards of the served learnwares, by id."""
         models.model_name = self._public_name
 
     async def apply(self, catalogue: Catalogue, *, strict: bool = False) -> None:
-        """Loads what is new, then in one step serves exactly what the catalogue says; what is gone leaves the engine
-        once its requests are done. A learnware that the engine refuses is left out, with the reason in the log.
+        """Loads new versions, then serves in one step exactly what the catalogue names; a version that it no longer
+        names leaves the engine when its requests are done. A learnware that the engine refuses is left out, with the
+        reason in the log.
 
         Raises:
-            InvalidLearnware: with `strict`, the engine refused one.
+            InvalidLearnware: with `strict`, the engine refused a learnware.
         """
         before = self._admission.names.learnwares
         served: dict[str, Any] = {}
@@ -77,7 +78,8 @@ class AdapterRegistry:
         logger.info("%d learnwares are served, change number %d", len(served), catalogue.sequence)
 
     async def load(self, entry: Entry) -> Any:
-        """Loads a version into the engine, which checks it and keeps it in host memory. Returns vLLM's request for it.
+        """Loads a version into the engine, which checks it and keeps it in host memory; returns vLLM's `LoRARequest`
+        for it.
 
         Raises:
             InvalidLearnware: the engine refused it; the message has its reason.
@@ -96,7 +98,7 @@ class AdapterRegistry:
             return request
 
     def request(self, engine_name: str) -> Any:
-        """vLLM's request for a version that is served, None for any other."""
+        """Returns vLLM's `LoRARequest` for a version that is served, None for any other."""
         if engine_name not in self._admission.names.learnwares.values():
             return None
         return self._requests[engine_name]
@@ -120,15 +122,16 @@ class AdapterRegistry:
         return request
 
     async def unload(self, engine_name: str) -> None:
-        """Frees the slot and the host copy of a version that is not served."""
+        """Frees the slot and the host copy of a version that is not served; any other is left alone."""
         if engine_name not in self._admission.names.learnwares.values() and engine_name in self._requests:
             await self._models.engine_client.remove_lora(self._requests[engine_name].lora_int_id)
             self._prompt_logprobs.include(engine_name)
 
     async def _retire(self, learnware_id: str, engine_name: str) -> None:
-        """Once the requests that were admitted under this version are done, forgets it.
+        """Unregisters a version once the requests that were admitted under it are done.
 
-        One that comes later all the same, past the check of names, finds the version on disk: it is kept for an hour.
+        A request that comes later all the same, past the check of names, finds the version on disk, where the market
+        keeps it for an hour (`specs.market.store.KEPT_S`).
         """
         await self._admission.unused(engine_name)
         if learnware_id not in self._admission.names.learnwares:
@@ -136,7 +139,7 @@ class AdapterRegistry:
         await self.unload(engine_name)
 
     def _public_name(self, request: Any = None) -> str:
-        """Stands for vLLM's `model_name`, which fills `model` in answers."""
+        """Replaces vLLM's `model_name`, which fills `model` in answers, by the learnware's public id."""
         if request is None:
             name: str = self._models.base_model_paths[0].name
             return name

@@ -1,4 +1,4 @@
-"""The Prometheus metrics of adapter paging, read from a replica's newest reports at each scrape."""
+"""Prometheus metrics of adapter paging, read from a replica's newest reports at each scrape."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -11,17 +11,18 @@ from specs.engine_name import split_engine_name
 
 
 class PagingState(NamedTuple):
-    """What one engine replica knows of its paging."""
+    """The state of adapter paging on one engine replica, as its front end knows it."""
 
     residency: Residency
     served: Collection[str]
-    """Engine names of the learnwares that are served."""
+    """Engine names of the served learnwares."""
     waiting: int
-    """Requests whose adapter is on its way into host memory."""
+    """Number of requests whose adapter is on its way into host memory."""
 
 
 class PagingCollector(Collector):
-    """One engine replica's paging. `state` is asked at each scrape: None while the engine starts."""
+    """Collects the paging metrics of one engine replica. `state` is called at each scrape and returns None while the
+    engine starts."""
 
     def __init__(self, state: Callable[[], PagingState | None]) -> None:
         self._state = state
