@@ -37,8 +37,8 @@ ROUTING_STATS_PERIOD_S = 1.0
 answer that differs from the one before goes to all routers."""
 
 ROUTER_OPTIONS = {
-    # The router's own line is the only one, since it bounds the wait and refuses; Ray's would hold requests back before
-    # it without a word.
+    # The router's own queue is the only one, since it bounds the wait and refuses; Ray's would hold requests back
+    # silently before it.
     "max_ongoing_requests": 10_000,
     # Ray's default of 10 s delays the replacement of a crashed router by as much.
     "health_check_period_s": 1,

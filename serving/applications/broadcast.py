@@ -1,4 +1,4 @@
-"""Calling a method on every replica of a deployment, each with its own time limit."""
+"""Calls a method on every replica of a deployment, each with a time limit of its own."""
 
 import asyncio
 from typing import Any

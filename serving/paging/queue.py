@@ -1,4 +1,4 @@
-"""The waiting requests of one engine, by adapter: which one runs next.
+"""The waiting requests of one engine, by adapter, and the order in which they run.
 
 An engine has S adapter slots; a batch holds requests of at most S adapters. An adapter is *active* while a request of
 it runs, *resident* while it holds a slot. Requests without an adapter need no slot.
@@ -12,10 +12,11 @@ fewer than S are.
 **Ageing.** Preference alone starves: S adapters that always have work never free a slot. A request has aged out when it
 has waited longer than `max(patience, AGE_FACTOR · W)`, W being the mean wait of the requests admitted lately: patience
 grows with the load, or under saturation everything would have aged out and nothing could be preferred. When a request
-has aged out, its adapter is not active, and no slot is free, the next slot that becomes free is its. If none does for
+has aged out, its adapter is not active, and no slot is free, it gets the next slot that becomes free. If none does for
 as long as a request usually runs, one active adapter is *drained*: nothing that ranks after the aged request is
-admitted to it, so it ends when its running requests do. (To drain at once would cost: what is held back needs a slot
-again later.) At most half the slots (at least one) drain at a time, so that the others keep the batch full.
+admitted to it, so it ends when its running requests do. (Draining at once would cost more: the requests that it holds
+back need a slot again later.) At most half the slots (at least one) drain at a time, so that the others keep the batch
+full.
 
 **Guarantee.** Let R be the longest time that an admitted request runs. A request that has aged out while b requests of
 its priority or better that rank before it still wait is admitted within (b + 1) · 2R, whatever arrives after it in its
@@ -132,7 +133,7 @@ class AdapterQueue(Generic[T]):
         self._front = 0
         self._choice: _Entry[T] | None = None
 
-    # -- what waits
+    # -- the waiting requests
 
     def add(self, item: T, adapter: Hashable | None, now: float, priority: int = 0) -> None:
         """Adds a request behind those that wait in its priority.
@@ -210,7 +211,7 @@ class AdapterQueue(Generic[T]):
                 counts["slot"] += count
         return counts
 
-    # -- who runs next
+    # -- the request that runs next
 
     def begin_step(
         self,
@@ -241,7 +242,7 @@ class AdapterQueue(Generic[T]):
             self._note_ended(adapter)
         self._residents = frozenset(residents)
         self._pinned = frozenset(pinned)
-        # never moves back: who has aged out stays so when the mean wait grows
+        # never moves back: a request that has aged out stays so when the mean wait grows
         self._aged_since = max(self._aged_since, now - max(self.patience, AGE_FACTOR * self.mean_wait))
         self._choose_draining(remaining)
 

@@ -1,4 +1,4 @@
-"""What a training run is told: every value with its default and its reason."""
+"""The settings of a training run, each with its default and its reason."""
 
 from typing import Literal
 
