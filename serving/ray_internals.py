@@ -35,6 +35,7 @@ class ModelIsHere(CallbackBase):
     """
 
     async def on_before_node_init(self) -> None:
+        """Tells Ray to skip the initialisation of the node."""
         self.ctx.run_init_node = False
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of the Prometheus text format."""
 
 _SUFFIXES = ("_bucket", "_count", "_sum", "_total", "_created")
+"""Endings of the names of a family's samples."""
 _PAIR = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*"'
 _LABEL = re.compile(rf"(?=([a-zA-Z_][a-zA-Z0-9_]*)=){_PAIR}")
 _NUMBER = r"[+-]?(?:[0-9][0-9.eE+-]*|\.[0-9]+|Inf|NaN)"
@@ -40,7 +42,7 @@ def merge(expositions: Iterable[Exposition]) -> str:
 
     A label that a sample has already and an exposition also sets is kept as `exported_<label>`, as Prometheus itself
     does. The first HELP and TYPE of a family count; samples that another process reports under a conflicting TYPE are
-    left out, since they cannot stand in one family.
+    left out, since one family has one type.
 
     Raises:
         ValueError: a line is neither a comment nor a sample; the message quotes it.

@@ -51,6 +51,7 @@ from specs.market.trial import PROTOCOL, Trial
 logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/v1/learnwares"
+"""Path below which the application answers."""
 
 PROBE_TIMEOUT_S = 90.0
 """Seconds that an engine may take for the trial beside all other requests: six requests of one token, and the

@@ -23,7 +23,7 @@ def describe_whole(market: Market, record: Record) -> dict[str, Any]:
     try:
         capability = load_capability(folder / SPECIFICATION_FOLDER)
     except (InvalidSpecification, OSError):
-        capability = None  # in quarantine, for that or for something else
+        capability = None  # a learnware in quarantine may have a broken one
     return describe(record) | {"off_task": off_task(capability)}
 
 

@@ -37,6 +37,7 @@ from serving.applications.exposition import CONTENT_TYPE, Exposition, escape, me
 logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/metrics"
+"""Path at which the application answers."""
 
 REPLICA_TIMEOUT_S = 3.0
 """Seconds that one replica may take. An idle one takes milliseconds, one whose event loop is held up by work on the

@@ -37,12 +37,15 @@ from specs.task_store import TaskStore
 logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/v1/task-specs"
+"""Path below which the application answers."""
 
 CHOICE_TIMEOUT_S = 5.0
 """Seconds that a router may take for a choice that costs it about a millisecond."""
 
 _OF_THE_CHOICE = ("learnware", "reason", "explanation", "confidence", "match", "min_match", "tasks", "base")
+"""Keys that an answer takes over from the router's explanation of a choice."""
 _OF_A_CANDIDATE = ("learnware", "score", "expected")
+"""Keys that an answer takes over from each candidate of that explanation."""
 
 Choose = Callable[[str], Awaitable[dict[str, Any]]]
 """Returns the router's choice for a task's id, as `/v1/route` explains it."""

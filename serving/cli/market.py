@@ -176,6 +176,7 @@ class _Bar:
         self._bar = tqdm(desc=Path(source).name, unit="B", unit_scale=True, leave=False, disable=None)
 
     def bytes(self, count: int) -> None:
+        """Moves the bar on by `count` bytes."""
         self._bar.update(count)
 
     def __enter__(self) -> Self:

@@ -13,7 +13,8 @@ from serving.engine.punica import GroupedPunicaWrapper
 from serving.engine.slot_writer import Copies, SlotWriter
 from specs.errors import InvalidLearnware
 
-SHOWN = 3  # names quoted in a message
+SHOWN = 3
+"""Number of names quoted in a message."""
 
 
 class LearnwareModelManager(LRUCacheLoRAModelManager):
@@ -43,6 +44,7 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
                     self._layers[name] = layer
 
     def activate_adapter(self, lora_id: int) -> bool:
+        """Gives the adapter a slot as vLLM's manager does, and tells the CPU operators which slices it fills."""
         activated: bool = super().activate_adapter(lora_id)
         if activated and self._layers:
             slot = self.lora_index_to_id.index(lora_id)

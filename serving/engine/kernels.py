@@ -48,7 +48,7 @@ def _compiled(function: Callable[..., None]) -> Any:
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to keep it
+    except RuntimeError:  # no folder can be written for the cache
         return njit(**options)(function)
 
 
@@ -57,7 +57,7 @@ def _value(weight: Any) -> Any:
     raise NotImplementedError  # compiled code takes `_value_of`
 
 
-@overload(_value, inline="always", strict=False)  # annotations are no part of it
+@overload(_value, inline="always", strict=False)  # the two signatures' annotations differ
 def _value_of(weight: Any) -> Callable[[Any], Any]:
     if isinstance(weight, types.Float):
         return lambda weight: weight

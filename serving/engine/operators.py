@@ -23,14 +23,15 @@ from torch import Tensor
 
 from serving.engine import kernels
 
-# From this many neighbouring rows of one adapter on PyTorch's products are as fast as the kernels, and use all threads
-# (rank 16 at 576 to 1536 features, fp32, one thread: `python -m benchmarks.lora_ops`).
 MIN_RUN = 32
+"""Number of neighbouring rows of one adapter from which on PyTorch's products are as fast as the kernels, and use all
+threads (rank 16 at 576 to 1536 features, fp32, one thread: `python -m benchmarks.lora_ops`)."""
 
-BASE = -1  # the slot of a row without an adapter, as in vLLM's index tensors
-
+BASE = -1
+"""Slot of a row without an adapter, as in vLLM's index tensors."""
 
 Rows: TypeAlias = slice | Tensor
+"""An index of rows: a slice, or (rows,) int64."""
 
 
 class Run(NamedTuple):
@@ -56,7 +57,8 @@ class BatchPlan(NamedTuple):
 
     long: tuple[Run, ...]
     short: Grouped | None
-    slots: int  # bit s is set when a row uses slot s
+    slots: int
+    """Bit s is set when a row uses slot s."""
 
     def parts(self) -> Iterator[tuple[int, Rows]]:
         """Yields each slot in use with an index of its rows."""
@@ -71,6 +73,7 @@ class BatchPlan(NamedTuple):
 
 
 NO_ADAPTERS = BatchPlan((), None, 0)
+"""The plan of a batch in which no row has an adapter."""
 
 
 def plan_batch(runs: Sequence[Run]) -> BatchPlan:
@@ -201,7 +204,7 @@ def _add_part(y: Tensor, x: Tensor, layer: LayerWeights, slot: int, rows: Rows, 
         if layer.occupied[i] >> slot & 1:
             into = y[rows, start : start + width]
             _add_product(into, down[:, i * layer.rank : (i + 1) * layer.rank], layer.b[i][slot], scale)
-            if isinstance(rows, Tensor):  # which makes a copy
+            if isinstance(rows, Tensor):  # indexing by a tensor made a copy
                 y[rows, start : start + width] = into
 
 

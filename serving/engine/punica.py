@@ -71,6 +71,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
     ) -> None:
+        """Takes note of each row's slot, as vLLM's wrapper does, and plans the products of the batch."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._tokens = self._plan(self.token_lora_indices)
         self._samples = self._plan(self.sampler_indices)
@@ -103,6 +104,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         add_inputs: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
+        """Adds the adapters' products to a linear layer's output; with `add_inputs` False they replace it."""
         if not add_inputs:
             y.zero_()
         if self._tokens.slots:
@@ -147,6 +149,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         add_inputs: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
+        """Adds B's product to embeddings whose row of A vLLM has looked up already (`x`); with `add_inputs` False it
+        replaces them."""
         if not add_inputs:
             y.zero_()
         self._expand(_rows(y), (x,), (lora_b_stacked,), (lora_b_stacked.shape[2],), 0)
@@ -178,6 +182,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         add_inputs: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
+        """Adds the product of B with each slice of `x` to y's columns from `offset_start` on; with `add_inputs` False
+        it replaces them."""
         y = _rows(y)
         if not add_inputs:
             y[:, offset_start : offset_start + sum(output_slices)] = 0

@@ -36,7 +36,7 @@ class Staging:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.ahead = device.type == "cuda"
-        """Whether copying ahead is of use on this device; where it is not, `start` does nothing."""
+        """True on CUDA; elsewhere there is nothing to copy ahead, and `start` does nothing."""
         self._stream = torch.cuda.Stream(device) if self.ahead else None
         self._staged: OrderedDict[int, _Staged] = OrderedDict()
 

@@ -29,6 +29,7 @@ class LearnwareWorkerMixin:
     """The adapter manager, None until the model is loaded."""
 
     def init_device(self) -> None:
+        """Initialises the device and replaces the model runner's `load_lora_model`."""
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
         runner = self.model_runner
 
@@ -45,6 +46,7 @@ class LearnwareWorkerMixin:
         runner.load_lora_model = load_lora_model
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        """Starts to stage the adapters that the scheduler announces, then runs the step."""
         if self._manager is not None:
             self._manager.stage(getattr(scheduler_output, UPCOMING, ()))
         return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
@@ -55,6 +57,7 @@ class LearnwareWorkerMixin:
         return report
 
     def shutdown(self) -> None:
+        """Closes the socket and the host tier, then shuts vLLM's worker down."""
         if hasattr(self, "_socket"):
             self._socket.close()
             self.model_runner.lora_manager.host.close()

@@ -171,6 +171,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         return on_device or in_host
 
     def remove_all_adapters(self) -> None:
+        """Frees all slots and the host memory of all adapters."""
         super().remove_all_adapters()
         self._placed.clear()
         self._pinned.clear()

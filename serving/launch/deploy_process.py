@@ -46,7 +46,7 @@ class Deployer:
             stdin=subprocess.PIPE,
             stdout=self._said,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the one that waits for it
+            start_new_session=True,  # Ctrl-C reaches only the process that waits for it
         )
 
     def deploy(self, deployment: Deployment, stop: threading.Event) -> None:

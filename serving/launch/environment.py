@@ -48,7 +48,7 @@ def instance_environment(
         "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S": str(ROUTER_TIMEOUT_S),  # C:952
         # With two on each node the other one is asked when one has died (C:755).
         "RAY_SERVE_INGRESS_ROUTER_REPLICAS_PER_NODE": str(router_replicas),
-        # The edge rules (C:767, haproxy_wrapper).
+        # The launcher that adds the edge rules (C:767, haproxy_wrapper).
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(instance.launcher),
         # One thread moves far more bytes than engines produce; the default of 4 idles beside the engine's own (C:774).
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -66,7 +66,7 @@ def instance_environment(
         **_paths(instance),
         **_ports(instance),
         **_PRIVACY,
-        # Who may run code in the Ray cluster: holders of the token in ~/.ray/auth_token, which Ray makes when it is
+        # Only holders of the token in ~/.ray/auth_token may run code in the Ray cluster; Ray makes it when it is
         # missing (ray/_private/authentication/authentication_token_setup.py:27). Explicit, so that a second driver has
         # the same mode.
         "RAY_AUTH_MODE": "token",

@@ -32,6 +32,7 @@ BODY_WAIT_S = 30
 _UNIX_PATH_BYTES = 107
 """Largest length in bytes of a Unix socket's path on Linux."""
 _NODE_ID_CHARS = 56
+"""Length of a Ray node's id."""
 _ADMIN_SOCKET = "admin"
 _PID_SUFFIX = ".1234567.tmp"
 """Longest suffix of a socket's path: HAProxy binds it under `<path>.<pid>.tmp` and then renames it; Linux pids have up
@@ -48,7 +49,7 @@ class Instance(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether it is for this machine's own clients only."""
+        """True when the stack is for this machine's own clients only."""
         return self.host in {LOOPBACK, "localhost", "::1"}
 
     @property

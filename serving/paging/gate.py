@@ -68,7 +68,7 @@ class Peer:
             OSError: no process listens there.
         """
         reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_LIMIT)
-        self._path.unlink()  # nobody else is to connect, and an engine that is killed leaves no file behind
+        self._path.unlink()  # no other process is to connect, and an engine that is killed leaves no file behind
         self._open = True
         self._reported = asyncio.Event()
         self._reading = asyncio.create_task(self._read(reader))

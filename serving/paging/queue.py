@@ -68,12 +68,14 @@ class _Group(Generic[T]):
     removed: int = 0
 
     def head(self) -> _Entry[T] | None:
+        """Returns the first waiting entry, None when there is none."""
         while self.heap and not self.heap[0].waiting:
             heapq.heappop(self.heap)
             self.removed -= 1
         return self.heap[0] if self.heap else None
 
     def note_removed(self) -> None:
+        """Counts a removed entry, and rebuilds the heap when such entries are the majority."""
         self.removed += 1
         if 2 * self.removed > len(self.heap):
             self.heap = [entry for entry in self.heap if entry.waiting]

@@ -155,10 +155,14 @@ class PagedSchedulerMixin:
         self._socket = SchedulerSocket(path, self._report_changed, lambda: self._report, self._removed.append)
 
     def shutdown(self) -> None:
+        """Closes the socket, then shuts vLLM's scheduler down."""
         self._socket.close()
         super().shutdown()  # type: ignore[misc]
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """Schedules a step: removed adapters leave the slot table, parked requests that may run join the queue, the
+        queue learns what runs, and vLLM's scheduler picks requests from it. The output also announces the adapters that
+        are likely to be loaded next (on CUDA)."""
         now = time.monotonic()
         while self._removed:
             self.slot_table.remove(self._removed.popleft())

@@ -84,7 +84,7 @@ class ReportSocket:
         self._changed, self._report = changed, report
         self._connections: set[Connection] = set()
         self._path = path
-        path.unlink(missing_ok=True)  # of an instance that is gone; names are random
+        path.unlink(missing_ok=True)  # left by an instance that is gone; names are random
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()

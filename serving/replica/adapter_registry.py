@@ -64,7 +64,7 @@ class AdapterRegistry:
                 if strict:
                     raise
                 logger.exception("a learnware of the market is not served here")
-        # no await from here on: a request sees all of it or nothing
+        # no await from here on, so that a request sees the change completely or not at all
         self._models.lora_requests.update(served)
         self.cards = cards
         self._admission.names = self._admission.names._replace(
@@ -150,4 +150,4 @@ def _adapts_output_layer(entry: Entry) -> bool:
     try:
         return adapts_output_layer(entry.folder)
     except (OSError, SafetensorError):
-        return False  # the engine says better what is wrong with it
+        return False  # the engine reports the fault more clearly

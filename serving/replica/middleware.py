@@ -57,8 +57,11 @@ from specs.errors import (
 from specs.task import TASK_PREFIX
 
 NO_MODEL = "base:no-model"
+"""Reason for the base model's answer to a request without `model`."""
 NOT_SERVED = "base:not-served"
+"""Reason for the base model's answer when the router chose a learnware that this replica does not serve (any more)."""
 NOT_LOADED = "base:not-loaded"
+"""Reason for the base model's answer when the learnware's adapter could not be loaded."""
 
 Hold = Callable[[str], AbstractAsyncContextManager[None]]
 """Makes a context manager that keeps the adapter of an engine name in host memory while a request runs. Entering it
@@ -132,7 +135,7 @@ class LearnwareMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        async with AsyncExitStack() as claims:  # on the learnware that answers; given back when the answer is complete
+        async with AsyncExitStack() as claims:  # on the answering learnware, until the answer is complete
             try:
                 self._check_ready(scope["path"])
                 request = await _read(scope, receive)

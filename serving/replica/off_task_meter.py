@@ -67,7 +67,8 @@ BUSY_REQUESTS = 2
 LOOK_S = 0.05
 """Seconds between two checks whether the engine has become idle."""
 LOWEST_PRIORITY = 1 << 20
-"""Priority of the measurement's requests; vLLM runs smaller values first, and clients' requests have 0 by default."""
+"""Priority of the measurement's requests: smaller values run first (`serving.paging.queue`), and clients' requests have
+0 by default."""
 
 Result = TypeVar("Result")
 

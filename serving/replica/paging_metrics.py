@@ -28,6 +28,7 @@ class PagingCollector(Collector):
         self._state = state
 
     def collect(self) -> Iterator[Metric]:
+        """Yields the metrics of the newest reports; none while there is no report."""
         state = self._state()
         if state is None or state.residency.worker is None:
             return

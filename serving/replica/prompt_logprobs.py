@@ -22,6 +22,7 @@ WAIT_S = 30.0
 while the prompt is read, which is over by then; the rest of their answers is not worth waiting for."""
 
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0", ""})
+"""Texts by which a client turns `echo` off: those that pydantic reads as False, and the empty one."""
 
 
 class PromptLogprobs:

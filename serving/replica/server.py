@@ -47,11 +47,11 @@ class ReplicaOptions(NamedTuple):
     secret: bytes
     """Key of the HMAC that signs the router's choices."""
     on_loopback: bool
-    """Whether the replica's gRPC server listens on loopback only."""
+    """If true, the replica's gRPC server listens on loopback only."""
     base_on_load_failure: bool = False
-    """Whether the base model answers when an adapter cannot be loaded; otherwise its requests fail."""
+    """If true, the base model answers when an adapter cannot be loaded; otherwise its requests fail."""
     base_without_choice: bool = False
-    """Whether the base model answers when no router has chosen; otherwise such requests are refused."""
+    """If true, the base model answers when no router has chosen; otherwise such requests are refused."""
 
 
 class LearnwareServer(EngineServer):

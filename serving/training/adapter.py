@@ -32,11 +32,15 @@ from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
 
 CHECKPOINT = "checkpoint.pt"
+"""File of an interrupted run's state in the adapter's folder."""
 WEIGHTS = "adapter_model.safetensors"
+"""File of the adapter's weights in a PEFT folder."""
 CONFIG = "adapter_config.json"
+"""File of the adapter's configuration in a PEFT folder."""
 RECORD = "training.json"
-# What may change between a run and its resumption without making it another run.
+"""File of the run's record in the adapter's folder."""
 _NOT_IDENTITY = {"max_seconds", "checkpoint_seconds", "device"}
+"""Settings that may change between a run and its resumption without making it another run."""
 
 
 def train_adapter(

@@ -17,7 +17,9 @@ from specs.answers.description import MOSTLY
 from specs.errors import StartupError
 
 DIGITS = 4
+"""Digits after the point in a report."""
 CONTROLS = ("base", "shuffled")
+"""The controls of a task in sentences; the majority answer is none there."""
 SAME_NUMBER = 1e-6
 """Relative difference up to which two numbers count as one: 58 and 58.0 are the same."""
 

@@ -1,8 +1,8 @@
 """Trains parameter vectors (PAVE, `specs.pave`) from texts.
 
-The proxy is a causal language model that is trained on the texts themselves, prompts without answers, so that rows of a
-task's owner who has no answers will do. Training is a fixed number of small batches, so its cost depends on the basis
-and not on how many rows there are.
+The proxy is a causal language model that is trained on the texts themselves, prompts without answers, so that a task's
+owner needs no answers. Training is a fixed number of small batches, so its cost depends on the basis and not on how
+many rows there are.
 
 A is drawn with numpy, layer by layer from a name and the seed, so that it is the same with every version of torch and
 on every machine. On CPU the proxy runs in float32: without bfloat16 instructions, bfloat16 is many times slower there.
@@ -27,6 +27,7 @@ Progress = Callable[[int, int, str], None]
 """Called with the steps taken, the number of steps, and a text with the loss."""
 
 WARMUP_SHARE = 0.03
+"""Share of the steps over which the learning rate rises."""
 WEIGHT_DECAY = 0.5
 GRADIENT_NORM = 1.0
 """Largest norm of the gradients. Warm-up, weight decay and this value are those of the `learnware` package."""

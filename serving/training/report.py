@@ -11,7 +11,9 @@ from serving.training.scoring import RowScore
 from serving.training.statistics import Estimate, compare, estimate
 
 DIGITS = 4
+"""Digits after the point in a report."""
 CONTROLS = ("base", "majority", "shuffled")
+"""The controls with which a learnware is compared."""
 NORMAL = 1.96
 """Standard errors in half of a 95 % interval of the normal distribution."""
 

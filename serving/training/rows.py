@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Letters of the options of a multiple-choice question, in order."""
 
 
 class Row(NamedTuple):

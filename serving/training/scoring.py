@@ -38,10 +38,12 @@ PROTOCOL = (
     "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; "
     "without choices: log p of the answer and end of turn, right if each token is the likeliest; v2"
 )
+"""Name of the way of scoring, kept with each result (see the module)."""
 TEXT_PROTOCOL = (
     "sentences: mean log p(gold answer token | chat-templated prompt) without end of turn; "
     "ROUGE-L F of greedy decoding; v1"
 )
+"""Name of the way of scoring answers in sentences, kept with each result (see the module)."""
 MAX_LENGTH = 2048
 """Largest length of a prompt in tokens."""
 BASE = "base"
@@ -64,7 +66,7 @@ class RowScore(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether the gold answer is the likeliest; without others to choose among, whether greedy decoding would say
+        """True when the gold answer is the likeliest; without others to choose among, when greedy decoding would say
         it."""
         if len(self.scores) == 1:
             return self.greedy

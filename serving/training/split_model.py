@@ -73,8 +73,8 @@ class Stack:
         self._kept_bytes = 0
         self._lower_prefix: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
         self.keep_upper_prefix = False
-        """Whether the upper layers' keys and values of the prefix are kept from batch to batch: while no weight changes
-        (`forget_upper_prefix` says when one does) and without gradients."""
+        """If true, the upper layers' keys and values of the prefix are kept from batch to batch; allowed only without
+        gradients, and while no weight changes (`forget_upper_prefix` says when one does)."""
         self._upper_prefix: list[tuple[Tensor, Tensor]] | None = None
 
     def forget_upper_prefix(self) -> None:

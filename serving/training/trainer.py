@@ -23,7 +23,8 @@ from serving.training.split_model import Stack, bucket
 
 GRADIENT_NORM = 1.0
 """Largest norm of the gradients of a step."""
-FLOOR = 0.05  # the cosine's last value, as a share of the learning rate
+FLOOR = 0.05
+"""Last value of the cosine schedule, as a share of the learning rate."""
 
 
 class Evaluation(NamedTuple):
