@@ -76,7 +76,7 @@ class HostTier(Generic[R, V]):
             budget: bytes of host memory for adapters.
             key_of: returns the number of a request's adapter.
             size_of: returns its bytes before it is read; raises for an adapter that cannot be used.
-            read: reads and checks an adapter; raises for one that cannot be used. Neither is called with locks held.
+            read: reads and checks an adapter; raises likewise. Both are called without locks held.
             changed: called after the adapters in memory have changed.
             settled: returns whether the adapter with this key needs no copy in host memory because it is pinned to a
                 slot.

@@ -31,7 +31,9 @@ class Worker:
         self.tier: HostTier[LoRARequest, str] = HostTier(
             BUDGET, lambda request: request.lora_int_id, lambda _: SIZE, self._read, self.changed.set
         )
-        self.socket = WorkerSocket(socket_path(instance, str(rank)), self.changed, self.report, self.tier, self._request)
+        self.socket = WorkerSocket(
+            socket_path(instance, str(rank)), self.changed, self.report, self.tier, self._request
+        )
 
     def report(self) -> dict[str, Any]:
         sizes = self.tier.sizes()
