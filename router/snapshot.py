@@ -111,7 +111,7 @@ class SnapshotBuilder:
         adapters = {} if before is None else dict(before.adapters)
         for entry in removed:
             adapters.pop(entry.id, None)
-        adapters |= {entry.id: entry.internal_name for entry in added}
+        adapters |= {entry.id: entry.engine_name for entry in added}
         if self._follow_ups is None:
             self._follow_ups = FollowUps(load_encoder(STATIC_ENCODER))
         return Snapshot(selector, self._follow_ups, adapters)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from specs.engine_name import engine_name
 from specs.errors import InvalidInput
 from specs.learnware import load_learnwares
 from specs.market.objects import fingerprint
@@ -37,10 +38,9 @@ class Entry(NamedTuple):
     folder: Path
 
     @property
-    def internal_name(self) -> str:
-        """The engine's own name for these very weights: whatever the engine keeps by name, such as its prefix cache,
-        can never mix two versions."""
-        return f"{self.id}@{self.sha256[:12]}"
+    def engine_name(self) -> str:
+        """The name under which vLLM knows this version (`specs.engine_name`)."""
+        return engine_name(self.id, self.sha256)
 
 
 class Catalogue(NamedTuple):
