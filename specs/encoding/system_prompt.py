@@ -1,4 +1,5 @@
-"""Tells whether a system prompt instructs: says what is to be done with every message ("Translate what the user writes.").
+"""Tells system prompts that instruct, saying what is to be done with every message ("Translate what the user writes."),
+from others.
 
 Where it does, a message is material for that job, whatever it asks by itself. Where it does not, it is a persona, a
 policy or the date, which has nothing to do with what is asked. The two are told apart by a logistic regression on the

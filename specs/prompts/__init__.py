@@ -1,4 +1,4 @@
-"""The project's own prompts of requests that the base model should answer: the other side of every choice of a learnware.
+"""The project's own prompts of requests that the base model should answer, the other side of each learnware's choice.
 
     everyday.txt     chat, writing, code, general knowledge and asks about general material; no domain claims them
     <domain>.txt     free questions about a domain that want sentences, and asks about the domain's material; no shipped
