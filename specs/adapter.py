@@ -156,7 +156,7 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, i
     tensors, data = _read_header(raw)
     try:
         with safe_open(path, "np"):
-            pass  # the engine's own reader: gaps, overlaps and what else it refuses
+            pass  # the engine's own reader, which also refuses gaps and overlaps
     except (SafetensorError, OSError) as error:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is no safetensors file: {error}") from None
     pairs: dict[str, dict[str, _Tensor]] = {}

@@ -70,7 +70,7 @@ def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool
             raise InvalidLearnware(
                 f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
             )
-        # Before what was measured on a base model is looked at: that could only be wrong as well, and says less.
+        # Checked before a capability, which would be for another base model as well: this message says more.
         check_base_model(adapter.base_model, base_model)
         types = TYPES if weights else ROUTED_TYPES
         found = specifications_of(folder, adapter.base_model, types, check=weights)

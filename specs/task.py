@@ -116,8 +116,7 @@ def make_task_specification(
         encoder: makes the rows' vectors.
         mu: μ of Gaussian differential privacy; None adds no noise, for tests and comparisons.
         generator: makes the noise. The default is seeded by the operating system, as privacy needs: noise that can be
-            made
-        again can be taken off again.
+            made again can be taken off again.
         progress: called with the number of rows after each block.
 
     Raises:

@@ -33,7 +33,7 @@ LIKELY = 1.2
 """The score from which a sentence is taken for an ask: a question mark, an opening verb, or two lesser signs."""
 
 _ENDS = re.compile(r"""(?<=[.!])["'”’)\]]{0,3}\s+(?=[^\s\da-z])|(?<=[?？])["'”’)\]]{0,3}\s+|(?<=[。？！])|\n+""")
-"""Where a sentence or a line ends. A full stop before a small letter or a digit is an abbreviation ("Rs. 240")."""
+"""The end of a sentence or a line. A full stop before a small letter or a digit is an abbreviation ("Rs. 240")."""
 _CUE = re.compile(r"([^\n:：]{3,160}[:：])\s+(?=\S)")
 """A cue: a colon near the beginning, which closes an ask ("Sentiment towards BP: …")."""
 _LETTER = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.)]$")
@@ -134,7 +134,7 @@ def _split(text: str) -> Prompt:
     chosen = sorted(likely) or _ends_without_courtesy(sentences)
     asked = [sentences[i] for i in chosen]
     rest = [sentence for i, sentence in enumerate(sentences) if i not in chosen]
-    # "(9)" or "Verdict:" after a question is not what it is about.
+    # "(9)" or "Verdict:" after a question is no material.
     brings_material = any(map(_brings_material, rest))
     material = "\n".join(rest) if brings_material else " ".join(asked)
     return Prompt(tuple(sentence[:ASK_CHARS] for sentence in asked), material, not brings_material)

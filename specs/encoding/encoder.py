@@ -105,6 +105,7 @@ class StaticEncoder:
         self.dim = SEMANTIC_DIM + NGRAM_DIM + len(_shape(""))
 
     def encode(self, texts: Sequence[str]) -> Matrix:
+        """Returns the texts' vectors: (n, dim) float32, rows of unit norm."""
         vectors = np.empty((len(texts), self.dim), np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self._encode(text)
@@ -140,6 +141,7 @@ class PromptEncoder:
         self.dim = material.dim + ASK_DIM
 
     def encode(self, texts: Sequence[str]) -> Matrix:
+        """Returns the prompts' vectors: (n, dim) float32, rows of unit norm."""
         prompts = [split_prompt(text) for text in texts]
         materials = self._material.encode([self._readable(prompt) for prompt in prompts])
         return self.join(materials, self.encode_asks([prompt.ask for prompt in prompts]))

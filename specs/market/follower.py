@@ -44,6 +44,6 @@ class Follower:
                         self.sequence = catalogue.sequence
                         self._moved.notify_all()
             except Exception:
-                # What was in effect stays; the next change is tried anew.
+                # The catalogue in effect stays in effect; the next change is tried anew.
                 logger.exception("a change of the market could not be followed")
             await asyncio.sleep(POLL_S)

@@ -190,7 +190,7 @@ def _write(content: IO[bytes], path: Path, taken: int, limits: Limits, progress:
     with path.open("xb") as file:
         while chunk := content.read(_CHUNK):
             taken += len(chunk)
-            _check_total(taken, limits)  # what is read counts, whatever the archive says of its size
+            _check_total(taken, limits)  # the bytes read count, whatever size the archive states
             file.write(chunk)
             progress(len(chunk))
     return taken
