@@ -39,9 +39,9 @@ def asked_and_declined(
 ) -> tuple[list[str], list[str]]:
     """Composes asked and declined requests for a learnware; the same input gives the same output.
 
-    Both lists are empty where nothing can be composed: `answers` is None, or every prompt is one line, which has no ask
-    apart from its material. A learnware that answers in sentences may well explain or translate its material, so it has
-    no declined requests, and asks for sentences are put to whole prompts.
+    A learnware that answers in sentences may well explain or translate its material, so it has no declined requests,
+    and asks for sentences are put to whole prompts. For other learnwares both lists are empty if every prompt is one
+    line, which has no ask apart from its material. Both are empty, too, if `answers` is None.
     """
     if answers is None or not prompts:
         return [], []

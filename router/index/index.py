@@ -6,7 +6,7 @@ some hundred megabytes per request, so the points are put into the k-means cells
 (`router.index.inverted_file`): the cells nearest to x name the candidate learnwares, and only these are scored exactly.
 
 An index is immutable. Adding or removing learnwares makes another one that shares the large part with the one before:
-what is removed is marked, what is added stands in a small second part, as in a log-structured merge tree (O'Neil et
+removed learnwares are marked, added ones stand in a small second part, as in a log-structured merge tree (O'Neil et
 al. 1996) whose merge is a new index. The answers are those of a new index with the same cells.
 """
 

@@ -2,7 +2,7 @@
 from others.
 
 Where it does, a message is material for that job, whatever it asks by itself. Where it does not, it is a persona, a
-policy or the date, which has nothing to do with what is asked. The two are told apart by a logistic regression on the
+policy or the date, which has nothing to do with the ask. The two are told apart by a logistic regression on the
 mean of the sentences' vectors (`specs.encoding.ask_encoder`), fitted to the project's own system prompts
 (`specs.prompts.system_prompts`) when the home is made (`specs.home`).
 """
