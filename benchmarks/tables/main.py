@@ -54,9 +54,12 @@ def table_of(name: str, results: Results) -> str:
     """
     if name not in TABLES:
         near = difflib.get_close_matches(name, TABLES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InvalidInput(f"there is no table of figures named {name!r}{hint} Names: {', '.join(TABLES)}")
-    return TABLES[name](results).markdown()
+        hint = f", did you mean {near[0]!r}?" if near else "."
+        raise InvalidInput(f"there is no table of figures named {name!r}{hint} The names are {', '.join(TABLES)}")
+    try:
+        return TABLES[name](results).markdown()
+    except KeyError as error:
+        raise InvalidInput(f"the result behind the table {name!r} has no {error}") from error
 
 
 def markdown_files(root: Path) -> list[Path]:
