@@ -21,8 +21,11 @@ from benchmarks.common.report import table
 from benchmarks.common.servers import embedded_base
 from benchmarks.paging.measure import REQUESTS, SATURATING_RATE, Cell, Size, make_load, saturate
 from benchmarks.paging.sides import MAX_NUM_SEQS, make_learnwares, running
+from benchmarks.simulate.cluster import Cluster, at_random
 from benchmarks.simulate.costs import Costs, Linear
-from benchmarks.simulate.engine import Cluster, Engine, Job, Shape, StockQueue, StockSlots, Totals, at_random
+from benchmarks.simulate.engine import Engine, Shape, Totals
+from benchmarks.simulate.job import Job
+from benchmarks.simulate.stock_policies import StockQueue, StockSlots
 
 SIDES = ("ours", "stock")
 """Those with the same operators, so with the same costs."""

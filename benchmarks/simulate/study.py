@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 from benchmarks.common.arrivals import gamma_arrivals, power_law
 from benchmarks.common.report import add_json_option, result, setup, table, write_json
 from benchmarks.simulate.check import MEASURED_SIZE, check, measure
+from benchmarks.simulate.cluster import Cluster, at_random, by_placement
 from benchmarks.simulate.costs import DISK_BYTES_PER_S, GIB, H100, HBM_SHARE, adapter_bytes, kv_tokens
-from benchmarks.simulate.engine import Cluster, Engine, Job, Shape, at_random, by_placement
+from benchmarks.simulate.engine import Engine, Shape
+from benchmarks.simulate.job import Job
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
 
 RANK = 32
