@@ -36,7 +36,7 @@ from benchmarks.common.load import open_loop
 from benchmarks.common.report import add_json_option, result, setup, table, write_json
 from benchmarks.common.servers import Server, free_port
 from benchmarks.common.tasks import add_data_option, read_prompts, task_of
-from benchmarks.paging.measure import Cell, make_load, percentile
+from benchmarks.paging.measure import PagingCell, make_load, percentile
 from benchmarks.paging.sides import BASE, make_learnwares
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
 from router.selection import Selector
@@ -47,7 +47,7 @@ from specs.learnware import Learnware, load_learnwares
 from specs.specification import View
 
 REPLICAS, SLOTS = 2, 8
-CELLS = {"": Cell(16, SLOTS, 1.0, 1.0, 100), "_n100": Cell(100, SLOTS, 1.0, 1.0, 100)}
+CELLS = {"": PagingCell(16, SLOTS, 1.0, 1.0, 100), "_n100": PagingCell(100, SLOTS, 1.0, 1.0, 100)}
 START_TIMEOUT_S = 900.0
 LOADS, PLACEMENTS = "learnware_adapter_loads_total", "learnware_placements_total"
 ROWS, STATES = 60, 20
@@ -96,7 +96,7 @@ def start(affinity: bool, learnwares: Path, scratch: Path) -> Server:
     return server
 
 
-def measure(server: Server, ids: Sequence[str], cell: Cell, count: int, rate: float) -> dict[str, Any]:
+def measure(server: Server, ids: Sequence[str], cell: PagingCell, count: int, rate: float) -> dict[str, Any]:
     """Loads and times of one load, after half as many requests for warm-up."""
     warm = count // 2
     requests = make_load(ids, cell, warm + count, seed=11)

@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TimedAnswer:
     """Times in seconds on one clock (`time.perf_counter`)."""
 
     model: str
@@ -65,10 +65,10 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredLoad:
     """One load: its answers in the order of the requests, and the seconds from the first sent to the last token."""
 
-    answers: Sequence[Answer]
+    answers: Sequence[TimedAnswer]
     seconds: float
     clients: int = field(default=1)
 
@@ -103,7 +103,7 @@ def body(request: Request) -> dict[str, Any]:
     }
 
 
-async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Answer:
+async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> TimedAnswer:
     """Streams one answer.
 
     Raises:
@@ -139,16 +139,16 @@ async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Ans
                 text.append(delta.get("content") or "")
     if not times or usage is None or not done:
         raise LoadError(f"{url} ended the stream without {'tokens' if not times else 'usage' if done else '[DONE]'}")
-    return Answer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, times)
+    return TimedAnswer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, times)
 
 
-async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Measured:
+async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> MeasuredLoad:
     """Sends `requests` in order from `clients` clients at once; every client keeps its connection.
 
     Raises:
         LoadError: as `ask`; the first failure ends the load.
     """
-    answers: list[Answer | None] = [None] * len(requests)
+    answers: list[TimedAnswer | None] = [None] * len(requests)
     queue: Iterator[tuple[int, Request]] = iter(enumerate(requests))
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
 
@@ -168,10 +168,10 @@ async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Me
     except* aiohttp.ClientError as failed:
         raise LoadError(f"{url}: {failed.exceptions[0]!r}") from None
     done = [answer for answer in answers if answer is not None]
-    return Measured(done, max(answer.last for answer in done) - started, clients)
+    return MeasuredLoad(done, max(answer.last for answer in done) - started, clients)
 
 
-async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) -> Measured:
+async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) -> MeasuredLoad:
     """Sends each request `at` seconds after the start, whether or not earlier ones are answered.
 
     Raises:
@@ -182,7 +182,7 @@ async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) 
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         started = time.perf_counter()
 
-        async def send(request: Request, when: float) -> Answer:
+        async def send(request: Request, when: float) -> TimedAnswer:
             await asyncio.sleep(when - (time.perf_counter() - started))
             return await ask(session, url, request)
 
@@ -194,4 +194,4 @@ async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) 
         except* aiohttp.ClientError as failed:
             raise LoadError(f"{url}: {failed.exceptions[0]!r}") from None
     done = [task.result() for task in sent]
-    return Measured(done, max(answer.last for answer in done) - started)
+    return MeasuredLoad(done, max(answer.last for answer in done) - started)

@@ -26,7 +26,7 @@ class TooLong(InvalidInput):
     """The prompt and its answer do not fit into the base model's context."""
 
 
-class Answers:
+class KeptAnswers:
     """Answers by prompt and model. What is in the file is not asked for again."""
 
     def __init__(self, url: str, file: Path | None) -> None:

@@ -28,7 +28,7 @@ from benchmarks.common.report import add_json_option, result, setup, table, writ
 from benchmarks.common.scores import BASE, TaskScores, read_scores
 from benchmarks.common.statistics import Share, percent, share
 from benchmarks.common.tasks import add_data_option
-from benchmarks.harm.answers import Answers, base_model_of, routed_by
+from benchmarks.harm.answers import KeptAnswers, base_model_of, routed_by
 from benchmarks.harm.requests import FreeForm, read_requests, sample_of
 from router.settings import SelectionSettings
 from specs.answers.degenerate import Fault, fault_of, is_degenerate
@@ -74,7 +74,7 @@ def routed(requests: Sequence[FreeForm], chooser: Chooser) -> list[Routed]:
 
 def judged(
     found: Sequence[Routed],
-    answers: Answers | None,
+    answers: KeptAnswers | None,
     base: str,
     labels: Mapping[str, Sequence[str]],
     scores: Mapping[str, TaskScores],
@@ -148,7 +148,7 @@ def report(rules: Mapping[str, tuple[Sequence[Routed], Sequence[Verdict]]]) -> d
     return shares
 
 
-def harmed(verdicts: Sequence[Verdict], answers: Answers | None, base: str) -> list[dict[str, Any]]:
+def harmed(verdicts: Sequence[Verdict], answers: KeptAnswers | None, base: str) -> list[dict[str, Any]]:
     """The harmed requests, the first of them."""
     shown = []
     for one in [one for one in verdicts if one.is_harmed][:SHOWN]:
@@ -235,7 +235,7 @@ async def _measure(options: argparse.Namespace) -> int:
     answers, base = None, ""
     if options.url is not None:
         base = options.base_model or await base_model_of(options.url)
-        answers = Answers(options.url, options.answers)
+        answers = KeptAnswers(options.url, options.answers)
         given = [(one.request.prompt, one.learnware) for found in rules.values() for one in found if one.learnware]
         await answers.fetch([(prompt, model) for prompt, name in given for model in (name, base)])
         if answers.too_long:

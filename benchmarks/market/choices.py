@@ -48,7 +48,7 @@ WORDINGS: dict[str, Callable[[str], str]] = {
 
 
 @dataclass(frozen=True)
-class Market:
+class MeasuredMarket:
     """Learnwares with their capabilities, and the tasks that were measured with all of them of their domain."""
 
     learnwares: list[Learnware]
@@ -100,7 +100,7 @@ def with_capability(learnware: Learnware, probes: Mapping[str, TaskScores], seed
 
 def make_market(
     learnwares: Sequence[Learnware], matrix: Mapping[str, TaskScores], probes: Mapping[str, TaskScores]
-) -> Market:
+) -> MeasuredMarket:
     """Left out are learnwares that were measured nowhere, and tasks that lack a cell of their domain in a file."""
     learnwares = [
         one
@@ -115,12 +115,12 @@ def make_market(
         and all(name in matrix[task].right and name in probes[task].right for name in [BASE, *ids[domain]])
     }
     kept = {task: probes[task] for task in complete}
-    return Market(
+    return MeasuredMarket(
         [with_capability(one, kept) for one in learnwares], {task: matrix[task] for task in complete}, kept, complete
     )
 
 
-def encode_tasks(market: Market, data: Path, encoder: Encoder) -> dict[str, Texts]:
+def encode_tasks(market: MeasuredMarket, data: Path, encoder: Encoder) -> dict[str, Texts]:
     texts = {}
     for task, scores in market.matrix.items():
         prompts = read_prompts(data, task_of(task), "test")
@@ -134,7 +134,7 @@ def encode_tasks(market: Market, data: Path, encoder: Encoder) -> dict[str, Text
     return texts
 
 
-class Chooser:
+class MarketChooser:
     """The router's choice among some learnwares, as it is, a base model's choice being named `BASE`."""
 
     def __init__(self, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings) -> None:
@@ -188,7 +188,7 @@ def in_hindsight(scores: TaskScores, names: Sequence[str], kind: str) -> Values:
     return np.asarray(table[max(names, key=lambda name: float(table[name].mean()))], float)
 
 
-def best_single(market: Market, domain: str, names: Sequence[str], kind: str) -> dict[str, Values]:
+def best_single(market: MeasuredMarket, domain: str, names: Sequence[str], kind: str) -> dict[str, Values]:
     """By task: the one learnware that is best over the domain's tasks on one half of the rows, on the other half."""
     tasks = [task for task, found in market.domains.items() if found == domain]
     result = {task: np.zeros(len(market.matrix[task].rows)) for task in tasks}
@@ -209,7 +209,7 @@ def best_single(market: Market, domain: str, names: Sequence[str], kind: str) ->
     return result
 
 
-class Measured(NamedTuple):
+class MarketScores(NamedTuple):
     """Scores by task, and what is known of single choices."""
 
     columns: dict[str, Columns]
@@ -226,14 +226,14 @@ class Measured(NamedTuple):
 
 
 def measure(
-    market: Market,
+    market: MeasuredMarket,
     texts: Mapping[str, Texts],
     encoder: Encoder,
     settings: SelectionSettings,
     inputs: RuleInputs | None = None,
-) -> Measured:
+) -> MarketScores:
     """Everything but the resampled markets. `inputs`: for the rules that need them."""
-    chooser = Chooser(market.learnwares, encoder, settings)
+    chooser = MarketChooser(market.learnwares, encoder, settings)
     probe_vectors = {task: one.probes for task, one in texts.items()}
     rules = fit_rules(Offer(market.learnwares, market.probes, chooser.selector, probe_vectors, encoder, inputs))
     columns: dict[str, Columns] = {}
@@ -280,10 +280,10 @@ def measure(
                         if cells[row][2] and picks[row][0] != BASE
                     ]
             unseen[task] = _unseen(market, task, texts[task], encoder, settings)
-    return Measured(columns, unseen, wordings, confidence, unmeasured, (*rules.task, *rules.request))
+    return MarketScores(columns, unseen, wordings, confidence, unmeasured, (*rules.task, *rules.request))
 
 
-def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings: SelectionSettings) -> Columns:
+def _unseen(market: MeasuredMarket, task: str, texts: Texts, encoder: Encoder, settings: SelectionSettings) -> Columns:
     """The same task when nobody has a learnware for it and nobody has probed it."""
     name = task.split("-", 1)[1]
     domain = market.domains[task]
@@ -292,7 +292,7 @@ def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings:
         with_capability(one, others) for one in market.learnwares if not (one.domain == domain and name in one.tasks)
     ]
     ids = [one.id for one in left if one.domain == domain]
-    chooser = Chooser(left, encoder, settings)
+    chooser = MarketChooser(left, encoder, settings)
     scores = market.matrix[task]
     picked = chooser.best_for_task(texts.train.mean(0))
     columns = Columns({}, {})
@@ -308,7 +308,7 @@ def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings:
     return columns
 
 
-def resampled(market: Market, size: int, seed: int = 0) -> list[tuple[Learnware, str]]:
+def resampled(market: MeasuredMarket, size: int, seed: int = 0) -> list[tuple[Learnware, str]]:
     """`size` learnwares, each with the name of the one in the market whose answers are its own. Fewer than the market
     has: some of them, by chance. More: also copies under other names, each with the capability that another drawing of
     the same probe rows gives."""
@@ -335,7 +335,7 @@ class Offered(NamedTuple):
 
 
 def routed_at(
-    market: Market, texts: Mapping[str, Texts], encoder: Encoder, settings: SelectionSettings, size: int
+    market: MeasuredMarket, texts: Mapping[str, Texts], encoder: Encoder, settings: SelectionSettings, size: int
 ) -> Offered:
     """Mean rights, over some drawings where the market is a part of the one measured."""
     drawings = [
@@ -349,14 +349,14 @@ def routed_at(
 
 
 def _routed(
-    market: Market,
+    market: MeasuredMarket,
     texts: Mapping[str, Texts],
     encoder: Encoder,
     settings: SelectionSettings,
     offered: Sequence[tuple[Learnware, str]],
 ) -> Offered:
     original = {one.id: name for one, name in offered} | {BASE: BASE}
-    chooser = Chooser([one for one, _ in offered], encoder, settings)
+    chooser = MarketChooser([one for one, _ in offered], encoder, settings)
     rights, oracle = {}, {}
     for task, scores in market.matrix.items():
         domain = market.domains[task]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.report import table
-from benchmarks.market.choices import WORDINGS, Columns, Market, Measured, Offered, Values
+from benchmarks.market.choices import WORDINGS, Columns, MarketScores, MeasuredMarket, Offered, Values
 
 BOOTSTRAP = 1000
 BINS = 10
@@ -93,7 +93,7 @@ def calibration_noise(confidence: Sequence[tuple[float, bool]]) -> float:
     return float(np.mean(drawn))
 
 
-class Figures(NamedTuple):
+class MarketFigures(NamedTuple):
     """Flat figures, 95 % intervals of those that have one, and every recovery."""
 
     flat: dict[str, float]
@@ -102,11 +102,11 @@ class Figures(NamedTuple):
     details: dict[str, Any]
 
 
-def tasks_by_domain(market: Market) -> dict[str, list[str]]:
+def tasks_by_domain(market: MeasuredMarket) -> dict[str, list[str]]:
     return {d: [t for t, one in market.domains.items() if one == d] for d in sorted(set(market.domains.values()))}
 
 
-def figures(market: Market, found: Measured, at: Mapping[int, Offered]) -> Figures:
+def figures(market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> MarketFigures:
     """All of them but those of prompts that are no learnware's."""
     recoveries = {}
     for domain, tasks in tasks_by_domain(market).items():
@@ -140,10 +140,10 @@ def figures(market: Market, found: Measured, at: Mapping[int, Offered]) -> Figur
     flat["beats_base_tasks"] = float(np.mean([one["routed"] > one["base"] for one in beaten.values()]))
     single = beats_best_single(market, found)
     flat["beats_best_single_domains"] = float(np.mean([one["difference"] > 0 for one in single.values()]))
-    return Figures(flat, intervals, recoveries, {"beats_base": beaten, "beats_best_single": single})
+    return MarketFigures(flat, intervals, recoveries, {"beats_base": beaten, "beats_best_single": single})
 
 
-def beats_base(found: Measured) -> dict[str, dict[str, float]]:
+def beats_base(found: MarketScores) -> dict[str, dict[str, float]]:
     """Accuracies on every task where some learnware is better than the base model: the oracle's, which is chosen on
     other rows than it is scored on, exceeds the base's."""
     rights = {
@@ -156,7 +156,7 @@ def beats_base(found: Measured) -> dict[str, dict[str, float]]:
     }
 
 
-def beats_best_single(market: Market, found: Measured) -> dict[str, dict[str, float]]:
+def beats_best_single(market: MeasuredMarket, found: MarketScores) -> dict[str, dict[str, float]]:
     """By domain: the accuracy of the choice per request less that of the best single learnware, with its interval."""
     result = {}
     for domain, tasks in tasks_by_domain(market).items():
@@ -168,7 +168,7 @@ def beats_best_single(market: Market, found: Measured) -> dict[str, dict[str, fl
     return result
 
 
-def tables(market: Market, found: Measured, figures: Figures) -> str:
+def tables(market: MeasuredMarket, found: MarketScores, figures: MarketFigures) -> str:
     """What is printed: scores by domain and column, both ways, also of tasks without a learnware of their own; other
     wordings; recoveries by both scores; the figures."""
     domains = tasks_by_domain(market)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.market.choices import Market, Measured, Offered
+from benchmarks.market.choices import MarketScores, MeasuredMarket, Offered
 from benchmarks.market.figures import calibration, interval, means, picks_of, tasks_by_domain
 from specs.errors import InvalidInput
 
 
-def write_plots(folder: Path, market: Market, found: Measured, at: Mapping[int, Offered]) -> list[Path]:
+def write_plots(folder: Path, market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> list[Path]:
     """Score by method and domain, regret by the number of learnwares, calibration.
 
     Raises:
@@ -36,7 +36,7 @@ def write_plots(folder: Path, market: Market, found: Measured, at: Mapping[int, 
     return written
 
 
-def _scores(figure: Any, market: Market, found: Measured) -> None:
+def _scores(figure: Any, market: MeasuredMarket, found: MarketScores) -> None:
     columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle")
     axes = figure.subplots(1, len(tasks_by_domain(market)), sharey=True, squeeze=False)[0]
     for axis, (domain, tasks) in zip(axes, tasks_by_domain(market).items(), strict=True):
@@ -50,7 +50,7 @@ def _scores(figure: Any, market: Market, found: Measured) -> None:
         axis.invert_yaxis()
 
 
-def _regret(figure: Any, market: Market, found: Measured, at: Mapping[int, Offered]) -> None:
+def _regret(figure: Any, market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> None:
     whole = Offered(
         {task: one.right["per request"] for task, one in found.columns.items()},
         {task: one.right["oracle"] for task, one in found.columns.items()},
@@ -66,7 +66,7 @@ def _regret(figure: Any, market: Market, found: Measured, at: Mapping[int, Offer
     axis.set(xscale="log", xlabel="learnwares", ylabel="oracle less choice per request, accuracy")
 
 
-def _calibration(figure: Any, found: Measured) -> None:
+def _calibration(figure: Any, found: MarketScores) -> None:
     error, bins = calibration(found.confidence)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)

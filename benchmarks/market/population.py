@@ -40,7 +40,7 @@ from specs.specification import POINTS_PER_VIEW, make_specification, save_specif
 LAYER = re.compile(r"layers\.(\d+)\.")
 
 
-class Recipe(NamedTuple):
+class TrainingRecipe(NamedTuple):
     """What `learnware-serving train` is told; `rows` of each task at most; `constant`: every row gets this answer."""
 
     tasks: tuple[str, ...]
@@ -56,27 +56,35 @@ ATTENTION = "q_proj,k_proj,v_proj,o_proj"
 MLP = "gate_proj,up_proj,down_proj"
 EVERY = f"{ATTENTION},{MLP}"
 
-RECIPES: dict[str, Recipe] = {
-    "finance-trained_sentiment_mixture": Recipe(("finance-tfns", "finance-fiqa_sa", "finance-fpb"), 40, rows=120),
-    "finance-trained_fpb_rank16": Recipe(("finance-fpb",), 32, rank=16, rows=256),
-    "finance-trained_headlines_all_modules": Recipe(("finance-headlines_direction",), 24, modules=EVERY, rows=192),
-    "finance-trained_tfns_few_rows": Recipe(("finance-tfns",), 16, rank=4, rows=48),
-    "finance-trained_yesno_constant": Recipe(("finance-headlines_yesno",), 8, rank=4, rows=64, constant=True),
-    "healthcare-trained_subject_mlp": Recipe(("healthcare-mmlu_medical_subject",), 32, modules=MLP, rows=256),
-    "healthcare-trained_subject_few_rows": Recipe(("healthcare-mmlu_medical_subject",), 16, rank=4, rows=48),
-    "healthcare-trained_symptom_rank32": Recipe(
+RECIPES: dict[str, TrainingRecipe] = {
+    "finance-trained_sentiment_mixture": TrainingRecipe(
+        ("finance-tfns", "finance-fiqa_sa", "finance-fpb"), 40, rows=120
+    ),
+    "finance-trained_fpb_rank16": TrainingRecipe(("finance-fpb",), 32, rank=16, rows=256),
+    "finance-trained_headlines_all_modules": TrainingRecipe(
+        ("finance-headlines_direction",), 24, modules=EVERY, rows=192
+    ),
+    "finance-trained_tfns_few_rows": TrainingRecipe(("finance-tfns",), 16, rank=4, rows=48),
+    "finance-trained_yesno_constant": TrainingRecipe(("finance-headlines_yesno",), 8, rank=4, rows=64, constant=True),
+    "healthcare-trained_subject_mlp": TrainingRecipe(("healthcare-mmlu_medical_subject",), 32, modules=MLP, rows=256),
+    "healthcare-trained_subject_few_rows": TrainingRecipe(("healthcare-mmlu_medical_subject",), 16, rank=4, rows=48),
+    "healthcare-trained_symptom_rank32": TrainingRecipe(
         ("healthcare-symptom2disease",), 48, rank=32, modules=ATTENTION, rows=384
     ),
-    "healthcare-trained_choices_mixture": Recipe(("healthcare-medmcqa", "healthcare-mmlu_medical"), 24, rows=96),
-    "healthcare-trained_choices_constant": Recipe(("healthcare-mmlu_medical",), 8, rank=4, rows=64, constant=True),
-    "mathematics-trained_operation_mixture": Recipe(
+    "healthcare-trained_choices_mixture": TrainingRecipe(
+        ("healthcare-medmcqa", "healthcare-mmlu_medical"), 24, rows=96
+    ),
+    "healthcare-trained_choices_constant": TrainingRecipe(
+        ("healthcare-mmlu_medical",), 8, rank=4, rows=64, constant=True
+    ),
+    "mathematics-trained_operation_mixture": TrainingRecipe(
         ("mathematics-svamp_operation", "mathematics-gsm8k_first_operation"), 40, rows=160
     ),
-    "mathematics-trained_operation_few_rows": Recipe(("mathematics-svamp_operation",), 16, rank=4, rows=48),
-    "mathematics-trained_arithmetic_mixture": Recipe(
+    "mathematics-trained_operation_few_rows": TrainingRecipe(("mathematics-svamp_operation",), 16, rank=4, rows=48),
+    "mathematics-trained_arithmetic_mixture": TrainingRecipe(
         ("mathematics-svamp", "mathematics-mawps", "mathematics-multiarith"), 40, rank=16, rows=107
     ),
-    "mathematics-trained_mathqa_constant": Recipe(("mathematics-mathqa",), 8, rank=4, rows=64, constant=True),
+    "mathematics-trained_mathqa_constant": TrainingRecipe(("mathematics-mathqa",), 8, rank=4, rows=64, constant=True),
 }
 
 MERGES: dict[str, tuple[str, str]] = {
@@ -178,7 +186,7 @@ def write_learnware(folder: Path, name: str, tasks: Sequence[str], rows: Rows, e
     save_card(card, folder / CARD_FILE)  # last: a folder with a card is complete
 
 
-def train(name: str, recipe: Recipe, rows: Rows, folder: Path, work: Path, threads: int) -> None:
+def train(name: str, recipe: TrainingRecipe, rows: Rows, folder: Path, work: Path, threads: int) -> None:
     """Raises InvalidInput when `learnware-serving train` fails."""
     chosen: list[dict[str, Any]] = []
     for task in recipe.tasks:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from benchmarks.common.load import LoadError, Measured, Request, closed_loop
+from benchmarks.common.load import LoadError, MeasuredLoad, Request, closed_loop
 from benchmarks.common.prompts import KINDS, prompt
 from benchmarks.common.report import add_json_option, result, setup, table, write_json
 from benchmarks.common.servers import Server, cpu_dtype, embedded_base, free_port
@@ -58,8 +58,8 @@ class Plan(NamedTuple):
 class Sides(NamedTuple):
     """One load, measured on both sides."""
 
-    ours: Measured
-    stock: Measured
+    ours: MeasuredLoad
+    stock: MeasuredLoad
     cpu_ours: float = math.nan  # CPU seconds of all processes during the load; nan for servers that run elsewhere
     cpu_stock: float = math.nan
 
@@ -206,7 +206,7 @@ class _Side(NamedTuple):
     url: str
     server: Server | None
 
-    async def load(self, requests: Sequence[Request], clients: int) -> tuple[Measured, float]:
+    async def load(self, requests: Sequence[Request], clients: int) -> tuple[MeasuredLoad, float]:
         """The load, and the CPU seconds that the server's processes used for it."""
         before = self.server.cpu_seconds() if self.server else math.nan
         measured = await closed_loop(self.url, requests, clients)
@@ -231,7 +231,7 @@ async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, lis
             )
             automatic = [Request("auto", r.prompt, r.max_tokens, r.expected) for r in named]
             order = [(ours, automatic), (stock, named)]
-            loads: dict[_Side, tuple[Measured, float]] = {}
+            loads: dict[_Side, tuple[MeasuredLoad, float]] = {}
             for side, load in order if number % 2 else reversed(order):
                 loads[side] = await side.load(load, clients)
             sides = Sides(loads[ours][0], loads[stock][0], loads[ours][1], loads[stock][1])
@@ -323,7 +323,7 @@ def _summarise(measured: dict[int, list[Sides]], figures: dict[str, float], deta
         spread = f"{form.format(low)} to {form.format(high)}"
         rows.append([title, f"{median(ours):.1f}", f"{median(stock):.1f}", form.format(figures[name]), spread])
 
-    def both(sides: list[Sides], quantity: Callable[[Measured], float]) -> tuple[list[float], list[float]]:
+    def both(sides: list[Sides], quantity: Callable[[MeasuredLoad], float]) -> tuple[list[float], list[float]]:
         return [quantity(side.ours) for side in sides], [quantity(side.stock) for side in sides]
 
     add("throughput_ratio_c8", "output tokens/s, 8 clients", *both(many, lambda m: m.throughput))

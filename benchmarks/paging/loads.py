@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.load import Measured, Request, closed_loop, open_loop
+from benchmarks.common.load import MeasuredLoad, Request, closed_loop, open_loop
 from benchmarks.common.prompts import KINDS, text_of
 from benchmarks.common.tasks import data_folder, read_prompts, task_of
 from benchmarks.paging.sides import BASE, Side
@@ -42,7 +42,7 @@ def cold_beside_busy(side: Side, ids: Sequence[str], slots: int, requests_each: 
         for adapter in range(slots)
     ]
 
-    async def both() -> tuple[Measured, Measured]:
+    async def both() -> tuple[MeasuredLoad, MeasuredLoad]:
         running_ = asyncio.create_task(closed_loop(side.server.url, busy, slots * BUSY_CLIENTS_EACH))
         await asyncio.sleep(COLD_EVERY_S)
         colds = []
@@ -53,7 +53,7 @@ def cold_beside_busy(side: Side, ids: Sequence[str], slots: int, requests_each: 
             number += 1
             await asyncio.sleep(COLD_EVERY_S)
         done = await asyncio.gather(*colds)
-        return await running_, Measured([one.answers[0] for one in done], 1.0)
+        return await running_, MeasuredLoad([one.answers[0] for one in done], 1.0)
 
     hot, cold = asyncio.run(both())
     everything = [answer.ttft for answer in [*hot.answers, *cold.answers]]
@@ -70,7 +70,7 @@ def token_gaps(side: Side, ids: Sequence[str], slots: int, others: int, cold: bo
     """Gaps between the tokens of a running request while others come, one at a time: each to an adapter that holds no
     slot (`cold`), or all to one that does."""
 
-    async def both() -> Measured:
+    async def both() -> MeasuredLoad:
         stamp = time.time_ns() % 1_000_000
         long = Request(ids[0], random_tokens(16, stamp), 128)
         running_ = asyncio.create_task(open_loop(side.server.url, [long], [0.0]))

@@ -45,7 +45,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common.arrivals import gamma_arrivals, power_law, uniform_lengths
-from benchmarks.common.load import Measured, Request, open_loop
+from benchmarks.common.load import MeasuredLoad, Request, open_loop
 from benchmarks.common.report import add_json_option, result, setup, table, write_json
 from benchmarks.common.servers import embedded_base
 from benchmarks.common.statistics import interval
@@ -69,7 +69,7 @@ class Size(NamedTuple):
     requests: int
     full: bool = False
 
-    def cells(self, slots: int) -> "list[Cell]":
+    def cells(self, slots: int) -> "list[PagingCell]":
         return [cell for cell in [*GRID, SIXTEEN_OVER_EIGHT] if cell.slots == slots and (cell == MAIN or self.full)]
 
     @property
@@ -77,7 +77,7 @@ class Size(NamedTuple):
         return EXTRA if self.full else EXTRA[:-1]
 
 
-class Cell(NamedTuple):
+class PagingCell(NamedTuple):
     """One setting of the grid: N adapters, S slots, power law α, coefficient of variation of the gaps, and how many
     adapters host memory holds."""
 
@@ -92,11 +92,11 @@ class Cell(NamedTuple):
         return f"n{self.adapters}-s{self.slots}-a{self.alpha:g}-cv{self.cv:g}-h{self.host}"
 
 
-GRID = [Cell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (1.0, 0.3) for cv in (1.0, 4.0)]
+GRID = [PagingCell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (1.0, 0.3) for cv in (1.0, 4.0)]
 """For each number of slots the cell that is nearest to the main one first."""
-SIXTEEN_OVER_EIGHT = Cell(16, 8, 0.3, 1.0, 100)
-COLD_START = Cell(100, 8, 1.0, 1.0, 30)
-MAIN = Cell(100, 8, 1.0, 1.0, 100)
+SIXTEEN_OVER_EIGHT = PagingCell(16, 8, 0.3, 1.0, 100)
+COLD_START = PagingCell(100, 8, 1.0, 1.0, 30)
+MAIN = PagingCell(100, 8, 1.0, 1.0, 100)
 EXTRA = ("rate", "busy", "gaps", "operators", "plain")
 """Measured in the main cell besides throughput; the last one with `--full` alone."""
 SLO_TTFT_S, SLO_TPOT_S = 5.0, 0.5
@@ -113,7 +113,7 @@ and as in `deploy/h100-8b.yaml`, where they do not."""
 # -- loads
 
 
-def make_load(ids: Sequence[str], cell: Cell, count: int, seed: int) -> list[Request]:
+def make_load(ids: Sequence[str], cell: PagingCell, count: int, seed: int) -> list[Request]:
     """Requests of a cell: prompts, output lengths and adapters, no prompt twice."""
     which = power_law(count, cell.adapters, cell.alpha, seed)
     prompts = uniform_lengths(count, *LENGTHS, SCALE, seed + 1)
@@ -124,7 +124,7 @@ def make_load(ids: Sequence[str], cell: Cell, count: int, seed: int) -> list[Req
     ]
 
 
-def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tuple[dict[str, Any], Measured]:
+def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tuple[dict[str, Any], MeasuredLoad]:
     """One open-loop load on one side: times and counts."""
     before = side.read_counts()
     measured = asyncio.run(open_loop(side.server.url, requests, at))
@@ -148,7 +148,7 @@ def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tup
     }, measured
 
 
-def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, size: Size) -> dict[str, Any]:
+def saturate(sides: dict[str, Side], ids: Sequence[str], cell: PagingCell, size: Size) -> dict[str, Any]:
     """Throughput of each side at saturation, in turns."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(size.rounds + 1):
@@ -161,7 +161,7 @@ def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, size: Size)
     return {"cell": cell._asdict(), "rounds": taken}
 
 
-def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rate: float, size: Size) -> dict[str, Any]:
+def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: PagingCell, rate: float, size: Size) -> dict[str, Any]:
     """TTFT of each side at `rate` requests a second, in turns."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(size.rounds):

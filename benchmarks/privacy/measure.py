@@ -51,7 +51,7 @@ DEFAULT = f"1 point, mu {DEFAULT_MU:g} (default)"
 EXACT = "1 point"
 
 
-class Recipe(NamedTuple):
+class SpecificationRecipe(NamedTuple):
     """How n row vectors become a specification, how many of them are attacked, each with the others as shadows, and
     how many choices are made, for each task. Many points take up to a second each."""
 
@@ -132,23 +132,23 @@ def package(rows: Matrix, _: np.random.Generator) -> Released:
 
 
 RECIPES = (
-    Recipe(DEFAULT, mean(DEFAULT_MU)),
-    Recipe(EXACT, mean(None)),
-    Recipe("1 point, mu 4", mean(4.0)),
-    Recipe("1 point, mu 2", mean(2.0)),
-    Recipe("1 point, mu 0.5", mean(0.5)),
-    Recipe("1 point, mu 0.25", mean(0.25)),
-    Recipe("4 points", points(4), shadows=16, draws=10),
-    Recipe("4 points, mu 1", points(4, 1.0), shadows=16, draws=10),
-    Recipe("10 points", points(10), shadows=16, draws=10),
-    Recipe("10 points, mu 1", points(10, 1.0), shadows=16, draws=10),
-    Recipe(f"{POINTS_PER_VIEW} points (a learnware's view)", view, shadows=4, draws=1),
-    Recipe("package's RKME, K = 100", package, shadows=4, draws=1, sizes=(200, 1000)),
-    Recipe("published RKME, K = 2n/3", published, shadows=4, draws=1, sizes=(100, 200)),
+    SpecificationRecipe(DEFAULT, mean(DEFAULT_MU)),
+    SpecificationRecipe(EXACT, mean(None)),
+    SpecificationRecipe("1 point, mu 4", mean(4.0)),
+    SpecificationRecipe("1 point, mu 2", mean(2.0)),
+    SpecificationRecipe("1 point, mu 0.5", mean(0.5)),
+    SpecificationRecipe("1 point, mu 0.25", mean(0.25)),
+    SpecificationRecipe("4 points", points(4), shadows=16, draws=10),
+    SpecificationRecipe("4 points, mu 1", points(4, 1.0), shadows=16, draws=10),
+    SpecificationRecipe("10 points", points(10), shadows=16, draws=10),
+    SpecificationRecipe("10 points, mu 1", points(10, 1.0), shadows=16, draws=10),
+    SpecificationRecipe(f"{POINTS_PER_VIEW} points (a learnware's view)", view, shadows=4, draws=1),
+    SpecificationRecipe("package's RKME, K = 100", package, shadows=4, draws=1, sizes=(200, 1000)),
+    SpecificationRecipe("published RKME, K = 2n/3", published, shadows=4, draws=1, sizes=(100, 200)),
 )
 
 
-class TaskRows(NamedTuple):
+class TaskVectors(NamedTuple):
     """A task's vectors."""
 
     train: Matrix
@@ -156,11 +156,11 @@ class TaskRows(NamedTuple):
     test_bare: Matrix
 
 
-def read_tasks(data: Path, encoder: Encoder, names: Sequence[str]) -> dict[str, TaskRows]:
+def read_tasks(data: Path, encoder: Encoder, names: Sequence[str]) -> dict[str, TaskVectors]:
     found = {}
     for name in names:
         train, test = read_prompts(data, name, "train"), read_prompts(data, name, "test")
-        found[name] = TaskRows(*(encoder.encode(rows) for rows in (train.whole, *test)))
+        found[name] = TaskVectors(*(encoder.encode(rows) for rows in (train.whole, *test)))
     return found
 
 
@@ -172,7 +172,7 @@ def in_domain_tasks(data: Path) -> list[str]:
     )
 
 
-def attacks_on(recipe: Recipe, size: int, tasks: Mapping[str, TaskRows]) -> dict[str, dict[str, float]]:
+def attacks_on(recipe: SpecificationRecipe, size: int, tasks: Mapping[str, TaskVectors]) -> dict[str, dict[str, float]]:
     """Areas under the curve by attack and task."""
     by_attack: dict[str, dict[str, float]] = {}
     for place, (name, rows) in enumerate(tasks.items()):
@@ -216,7 +216,7 @@ def summary_of(by_attack: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
-def all_learnwares(tasks: Mapping[str, TaskRows], like: Learnware) -> list[Learnware]:
+def all_learnwares(tasks: Mapping[str, TaskVectors], like: Learnware) -> list[Learnware]:
     """One for each task, specified from its train rows; of a learnware's fields only the specification counts here."""
     made = []
     for name, rows in tasks.items():
@@ -229,7 +229,12 @@ def all_learnwares(tasks: Mapping[str, TaskRows], like: Learnware) -> list[Learn
 
 
 def accuracy(
-    recipe: Recipe, size: int, selector: Selector, ids: Sequence[str], tasks: Mapping[str, TaskRows], form: str
+    recipe: SpecificationRecipe,
+    size: int,
+    selector: Selector,
+    ids: Sequence[str],
+    tasks: Mapping[str, TaskVectors],
+    form: str,
 ) -> dict[str, list[float]]:
     """Per task: the share of samples whose own learnware is chosen, and of those for which it is the nearest."""
     chosen, nearest = [], []
@@ -249,7 +254,7 @@ def accuracy(
     return {"chosen": chosen, "nearest": nearest}
 
 
-def to_base(recipe: Recipe, size: int, selector: Selector, rows: Matrix) -> float:
+def to_base(recipe: SpecificationRecipe, size: int, selector: Selector, rows: Matrix) -> float:
     """The share of samples of a foreign task that go to the base model."""
     generator = np.random.default_rng(size)
     answers = []
@@ -261,7 +266,10 @@ def to_base(recipe: Recipe, size: int, selector: Selector, rows: Matrix) -> floa
 
 
 def costs_of(
-    recipe: Recipe, size: int, sets: Mapping[str, tuple[Selector, list[str]]], tasks: Mapping[str, TaskRows]
+    recipe: SpecificationRecipe,
+    size: int,
+    sets: Mapping[str, tuple[Selector, list[str]]],
+    tasks: Mapping[str, TaskVectors],
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for label, (selector, ids) in sets.items():

@@ -35,7 +35,7 @@ from benchmarks.common.report import add_json_option, result, setup, table, writ
 from benchmarks.common.scores import Scores, evaluate, read_scores
 from benchmarks.common.statistics import lines_of, percent
 from benchmarks.common.tasks import add_data_option, read_questions_of
-from benchmarks.selection.figures import Figures, Outcome, by_key, outcomes_of, time_choices, worst
+from benchmarks.selection.figures import ChoiceFigures, ChoiceOutcome, by_key, outcomes_of, time_choices, worst
 from router.settings import SelectionSettings
 from specs.encoding.ask_encoder import load_ask_encoder
 from specs.encoding.encoder import STATIC_ENCODER, PromptEncoder, load_encoder, load_prompt_encoder
@@ -71,10 +71,10 @@ TABLES = {
 WORST_SHOWN = 8
 
 
-def tables_of(outcomes: Sequence[Outcome], starters: Starters) -> dict[str, dict[str, list[float]]]:
+def tables_of(outcomes: Sequence[ChoiceOutcome], starters: Starters) -> dict[str, dict[str, list[float]]]:
     """Shares by key of the groups in `TABLES`, and of whole and bare rows by task: [share, rows]."""
 
-    def holds(one: Outcome) -> bool:
+    def holds(one: ChoiceOutcome) -> bool:
         if one.case.group in ("other_ask", "explain"):
             return one.chosen is None or one.chosen in starters.in_sentences
         if one.case.group in ("wrapped_hold", "wrapped_hold_or_base"):
@@ -117,7 +117,7 @@ def tune(learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: Rememb
     for min_match in TUNED:
         settings = SelectionSettings(min_match=min_match)
         rule = OurRule(learnwares, encoder, settings)
-        figures = Figures(outcomes_of(cases, rule), starters_of(learnwares))
+        figures = ChoiceFigures(outcomes_of(cases, rule), starters_of(learnwares))
         rows.append([f"{min_match:.2f}", *(percent(figures.shares[name]) for name in COMPARED)])
         print(" | ".join(rows[-1]), flush=True)
     print("\nOn train rows and the half of our own texts to tune on (%), by min_match:\n")
@@ -126,18 +126,20 @@ def tune(learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: Rememb
 
 def other_rules(
     learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: RememberingEncoder, rule: OurRule
-) -> dict[str, Figures]:
+) -> dict[str, ChoiceFigures]:
     """The rules that need none, and ours with parts off."""
     starters = starters_of(learnwares)
     rules: list[Chooser] = [AlwaysBase(), ByDomain(learnwares, encoder)]
-    found = {one.name: Figures(outcomes_of(cases, one), starters) for one in rules}
+    found = {one.name: ChoiceFigures(outcomes_of(cases, one), starters) for one in rules}
     for changed in with_parts_off(learnwares, encoder, SelectionSettings(), rule.follow_ups):
-        found[changed.name] = Figures(outcomes_of(cases, changed), starters)
+        found[changed.name] = ChoiceFigures(outcomes_of(cases, changed), starters)
         print(f"measured: {changed.name}", flush=True)
     return found
 
 
-def report(figures: Figures, others: dict[str, Figures], tables: dict[str, Any], scores: Scores | None) -> None:
+def report(
+    figures: ChoiceFigures, others: dict[str, ChoiceFigures], tables: dict[str, Any], scores: Scores | None
+) -> None:
     print(table(["figure (%)", "value", "95 % interval", "rows"], lines_of(figures.shares)), end="\n\n")
     compared = [
         [name, *(percent(one.shares[figure]) for figure in COMPARED)]
@@ -161,7 +163,7 @@ def report(figures: Figures, others: dict[str, Figures], tables: dict[str, Any],
     print(table(["accuracy (%)", "base", f"best single ({scores.best_single_id})", "routed", "oracle"], rows))
 
 
-def scored(path: Path, outcomes: Sequence[Outcome]) -> Scores:
+def scored(path: Path, outcomes: Sequence[ChoiceOutcome]) -> Scores:
     """The scores of the choices for whole rows, which must be all of a task's test rows."""
     chosen: dict[str, list[str | None]] = {}
     for one in outcomes:
@@ -220,7 +222,7 @@ def _measure(options: argparse.Namespace, learnwares: Sequence[Learnware]) -> in
     rule = OurRule(learnwares, encoder, settings)
     times = latency(rule, prompts, options.short)
     outcomes = outcomes_of(cases, rule)
-    figures, tables = Figures(outcomes, starters), tables_of(outcomes, starters)
+    figures, tables = ChoiceFigures(outcomes, starters), tables_of(outcomes, starters)
     others = {} if options.no_other_rules else other_rules(learnwares, cases, encoder, rule)
     scores = None if options.scores is None else scored(options.scores, outcomes)
     report(figures, others, tables, scores)

@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from benchmarks.common.arrivals import gamma_arrivals
 from benchmarks.common.report import table
 from benchmarks.common.servers import embedded_base
-from benchmarks.paging.measure import REQUESTS, SATURATING_RATE, Cell, Size, make_load, saturate
+from benchmarks.paging.measure import REQUESTS, SATURATING_RATE, PagingCell, Size, make_load, saturate
 from benchmarks.paging.sides import MAX_NUM_SEQS, make_learnwares, running
 from benchmarks.simulate.cluster import Cluster, at_random
 from benchmarks.simulate.costs import Costs, Linear
@@ -37,11 +37,11 @@ used up here."""
 START = Linear(per_step=0.05, per_row=0.005, per_prefilled=0.002, per_adapter=0.003, per_load=0.01)
 FITS = 4
 MEASURED_SLOTS = 8
-MEASURED = [Cell(adapters, MEASURED_SLOTS, alpha, 1.0, 100) for adapters in (8, 16, 100) for alpha in (0.3, 1.0)]
+MEASURED = [PagingCell(adapters, MEASURED_SLOTS, alpha, 1.0, 100) for adapters in (8, 16, 100) for alpha in (0.3, 1.0)]
 MEASURED_SIZE = Size(rounds=2, requests=48)
 
 
-class Run(NamedTuple):
+class CellRound(NamedTuple):
     """One measured round of a cell on one side, or its simulation."""
 
     cell: str
@@ -73,7 +73,7 @@ def measure() -> dict[str, Any]:
     return {"cells": cells}
 
 
-def jobs_of(cell: Cell, number: int, count: int, start: float) -> list[Job]:
+def jobs_of(cell: PagingCell, number: int, count: int, start: float) -> list[Job]:
     """The requests of a cell's round, as `benchmarks.paging` sends them."""
     ids = [str(adapter) for adapter in range(cell.adapters)]
     requests = make_load(ids, cell, count if number else count // 4, seed=1000 * number + 7)
@@ -84,7 +84,7 @@ def jobs_of(cell: Cell, number: int, count: int, start: float) -> list[Job]:
     ]
 
 
-def simulate(cell: Cell, side: str, rounds: int, count: int, costs: Costs) -> list[Run]:
+def simulate(cell: PagingCell, side: str, rounds: int, count: int, costs: Costs) -> list[CellRound]:
     """All rounds of a cell, of `count` requests each, on one engine, after the one for warm-up."""
     shape = Shape(cell.slots, MAX_NUM_SEQS, STEP_TOKENS, KV_TOKENS, cell.adapters, 1)
     stock = (StockQueue(cell.slots), StockSlots(cell.slots)) if side == "stock" else (None, None)
@@ -98,14 +98,14 @@ def simulate(cell: Cell, side: str, rounds: int, count: int, costs: Costs) -> li
         totals = engine.totals
         work = (totals.steps, totals.decoded, totals.prefilled, totals.adapters, totals.loads)
         seconds = now - jobs[0].arrival
-        runs.append(Run(cell.name, side, seconds, sum(job.output for job in jobs), len(jobs), totals.loads, work))
+        runs.append(CellRound(cell.name, side, seconds, sum(job.output for job in jobs), len(jobs), totals.loads, work))
     return runs[1:]
 
 
-def measured_runs(cell: Cell, count: int, rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Run]:
+def measured_runs(cell: PagingCell, count: int, rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[CellRound]:
     """Of one cell, from the JSON's form."""
     return [
-        Run(
+        CellRound(
             cell.name,
             side,
             count / one["requests_per_s"],
@@ -119,7 +119,7 @@ def measured_runs(cell: Cell, count: int, rounds: Mapping[str, Sequence[Mapping[
     ]
 
 
-def fit(cells: Mapping[Cell, Sequence[Run]]) -> Linear:
+def fit(cells: Mapping[PagingCell, Sequence[CellRound]]) -> Linear:
     """The coefficients that explain the measured rounds of these cells best, in relative error."""
     costs = START
     for _ in range(FITS):
@@ -139,7 +139,7 @@ def fit(cells: Mapping[Cell, Sequence[Run]]) -> Linear:
     return costs
 
 
-def compare(cell: Cell, runs: Sequence[Run], costs: Costs) -> list[dict[str, Any]]:
+def compare(cell: PagingCell, runs: Sequence[CellRound], costs: Costs) -> list[dict[str, Any]]:
     """Measured and predicted, the median of a cell's rounds for each side."""
     compared = []
     for side in SIDES:
@@ -176,7 +176,7 @@ def check(file: Path) -> tuple[dict[str, float], dict[str, Any]]:
     cells = {
         cell: measured_runs(cell, count, one["rounds"])
         for name, one in sorted(content["details"]["cells"].items())
-        if name == (cell := Cell(**one["cell"])).name
+        if name == (cell := PagingCell(**one["cell"])).name
     }
     if len(cells) < 4:
         raise ValueError(f"{file} has {len(cells)} cells; at least four are needed, to fit two and predict two")

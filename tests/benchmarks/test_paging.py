@@ -7,7 +7,7 @@ import pytest
 from benchmarks.common.prompts import KINDS
 from benchmarks.common.tasks import task_of
 from benchmarks.paging import loads as paging_extra
-from benchmarks.paging.measure import MAIN, Cell, Kept, Size, make_load, run, summarise
+from benchmarks.paging.measure import MAIN, Kept, PagingCell, Size, make_load, run, summarise
 from benchmarks.paging.report import write_report
 from benchmarks.paging.sides import COUNTS, RANK, make_learnwares
 from specs.learnware import load_learnwares
@@ -28,7 +28,7 @@ def write_model(folder):
 @pytest.fixture
 def kept(tmp_path):
     kept = Kept(tmp_path / "kept")
-    worse = Cell(100, 4, 0.3, 4.0, 100)
+    worse = PagingCell(100, 4, 0.3, 4.0, 100)
     for cell, ours in ((MAIN, (120.0, 130.0, 110.0)), (worse, (95.0, 97.0, 99.0))):
         rounds = {"ours": [one(value) for value in ours], "stock": [one(100.0)] * 3}
         kept.write(cell.name, {"cell": cell._asdict(), "rounds": rounds})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from benchmarks.paging.measure import REQUESTS, Cell
+from benchmarks.paging.measure import REQUESTS, PagingCell
 from benchmarks.simulate.check import SIDES, check, simulate
 from benchmarks.simulate.cluster import Cluster, at_random, by_placement
 from benchmarks.simulate.costs import H100, WEIGHT_BYTES, Linear, Work, adapter_bytes, slot_bytes
@@ -146,7 +146,7 @@ def measurement(costs: Linear, noise: float) -> dict:
     cells = {}
     for slots in (4, 8):
         for alpha in (0.3, 1.0):
-            cell = Cell(100, slots, alpha, 1.0, 100)
+            cell = PagingCell(100, slots, alpha, 1.0, 100)
             rounds = {
                 side: [
                     {
