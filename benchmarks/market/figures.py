@@ -4,16 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.common.report import table
+from benchmarks.common.statistics import Interval, Picks, percentile_interval, picks_of
 from benchmarks.market.choices import WORDINGS, Columns, MarketScores, MeasuredMarket, Offered, Values
 
-BOOTSTRAP = 1000
 BINS = 10
 
-Picks = Sequence[NDArray[np.int64]]
-Interval = tuple[float, float]
 KINDS = {"right": "accuracy", "gold": "likelihood"}
 
 
@@ -36,23 +33,11 @@ class Recovery(NamedTuple):
         return self.accuracy_interval if self.score == "accuracy" else self.likelihood_interval
 
 
-def picks_of(rows: Sequence[int], seed: int = 0) -> Picks:
-    """For tasks of so many rows: `BOOTSTRAP` drawings of each one's rows, (BOOTSTRAP, rows)."""
-    generator = np.random.default_rng(seed)
-    return [generator.integers(0, count, (BOOTSTRAP, count)) for count in rows]
-
-
 def means(values: Sequence[Values], picks: Picks) -> Values:
-    """The mean over tasks, all of which count equally, and after it that of every drawing: (1 + BOOTSTRAP,)."""
+    """The mean over tasks, all of which count equally, and after it that of every drawing: (1 + drawings,)."""
     point = np.mean([rows.mean() for rows in values])
     drawn = np.mean([rows[drawn].mean(1) for rows, drawn in zip(values, picks, strict=True)], axis=0)
     return np.concatenate([[point], drawn])
-
-
-def interval(drawn: Values) -> Interval:
-    known = drawn[1:][np.isfinite(drawn[1:])]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return float(low), float(high)
 
 
 def recovery(columns: Sequence[Columns], column: str) -> Recovery:
@@ -65,13 +50,13 @@ def recovery(columns: Sequence[Columns], column: str) -> Recovery:
 
     with np.errstate(invalid="ignore", divide="ignore"):  # not a number where oracle and random are the same
         ratios = {kind: gap(kind, column) / gap(kind, "oracle") for kind in KINDS}
-    differs = interval(gap("right", "oracle"))[0] > 0
+    differs = percentile_interval(gap("right", "oracle")[1:])[0] > 0
     return Recovery(
         KINDS["right" if differs else "gold"],
         float(ratios["right"][0]),
-        interval(ratios["right"]),
+        percentile_interval(ratios["right"][1:]),
         float(ratios["gold"][0]),
-        interval(ratios["gold"]),
+        percentile_interval(ratios["gold"][1:]),
     )
 
 
@@ -124,7 +109,7 @@ def figures(market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offere
 
     def share(name: str, rights: Mapping[str, Values], oracle: Mapping[str, Values]) -> None:
         ratio = means([rights[t] for t in found.columns], picks) / means([oracle[t] for t in found.columns], picks)
-        flat[name], intervals[name] = float(ratio[0]), interval(ratio)
+        flat[name], intervals[name] = float(ratio[0]), percentile_interval(ratio[1:])
 
     oracle = {t: one.right["oracle"] for t, one in found.columns.items()}
     share("score_vs_oracle_n100", {t: one.right["per request"] for t, one in found.columns.items()}, oracle)
@@ -163,7 +148,7 @@ def beats_best_single(market: MeasuredMarket, found: MarketScores) -> dict[str, 
         columns = [found.columns[t].right for t in tasks]
         picks = picks_of([len(one["base"]) for one in columns])
         drawn = means([one["per request"] - one["best single"] for one in columns], picks)
-        low, high = interval(drawn)
+        low, high = percentile_interval(drawn[1:])
         result[domain] = {"difference": float(drawn[0]), "low": low, "high": high}
     return result
 

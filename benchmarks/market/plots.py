@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common.statistics import percentile_interval, picks_of
 from benchmarks.market.choices import MarketScores, MeasuredMarket, Offered
-from benchmarks.market.figures import calibration, interval, means, picks_of, tasks_by_domain
+from benchmarks.market.figures import calibration, means, tasks_by_domain
 from specs.errors import InvalidInput
 
 
@@ -43,7 +44,7 @@ def _scores(figure: Any, market: MeasuredMarket, found: MarketScores) -> None:
         picks = picks_of([len(market.matrix[task].rows) for task in tasks])
         drawn = [means([found.columns[task].right[column] for task in tasks], picks) for column in columns]
         centres = np.array([values[0] for values in drawn])
-        errors = np.abs(np.array([interval(values) for values in drawn]).T - centres)
+        errors = np.abs(np.array([percentile_interval(values[1:]) for values in drawn]).T - centres)
         axis.barh(range(len(columns)), centres, xerr=errors, color="#4878a8", ecolor="#888888")
         axis.set(title=f"{domain} ({len(tasks)} tasks)", xlabel="accuracy", xlim=(0, 1))
         axis.set_yticks(range(len(columns)), columns)
@@ -59,7 +60,7 @@ def _regret(figure: Any, market: MeasuredMarket, found: MarketScores, at: Mappin
     picks = picks_of([len(scores.rows) for scores in market.matrix.values()])
     drawn = [means([one.oracle[task] - one.rights[task] for task in market.matrix], picks) for _, one in sizes]
     centres = np.array([values[0] for values in drawn])
-    errors = np.abs(np.array([interval(values) for values in drawn]).T - centres)
+    errors = np.abs(np.array([percentile_interval(values[1:]) for values in drawn]).T - centres)
     axis = figure.subplots()
     axis.errorbar([size for size, _ in sizes], centres, yerr=errors, marker="o", capsize=3)
     axis.axhline(0, color="#888888", linewidth=0.8)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.statistics import interval
 from benchmarks.common.tasks import CHAT, DOMAINS, OTHER_CHOICES, add_data_option, read_prompts, task_of
 from benchmarks.privacy.attacks import Pool, Released, attack
 from router.selection import Selector
@@ -46,7 +47,6 @@ POOL_OF_1000 = 1200
 PACKAGE_GAMMA = 0.1
 PACKAGE_POINTS = 100
 KMEANS_ROUNDS = 20
-BOOTSTRAP = 2000
 DEFAULT = f"1 point, mu {DEFAULT_MU:g} (default)"
 EXACT = "1 point"
 
@@ -190,14 +190,6 @@ def attacks_on(recipe: SpecificationRecipe, size: int, tasks: Mapping[str, TaskV
     return by_attack
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    generator = np.random.default_rng(0)
-    drawn = np.array(values)[generator.integers(0, len(values), (BOOTSTRAP, len(values)))].mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def summary_of(by_attack: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     means = {kind: float(np.mean(list(areas.values()))) for kind, areas in by_attack.items()}
     best = max(means, key=lambda kind: means[kind])
@@ -207,10 +199,10 @@ def summary_of(by_attack: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         "tasks": len(areas),
         "best_attack": best,
         "auc": means[best],
-        "interval_95": interval(list(areas.values())),
+        "interval_95": interval(list(areas.values()), np.mean),
         "worst_task": {"task": worst, "auc": areas[worst]},
         "by_attack": {
-            kind: {"auc": value, "interval_95": interval(list(by_attack[kind].values()))}
+            kind: {"auc": value, "interval_95": interval(list(by_attack[kind].values()), np.mean)}
             for kind, value in means.items()
         },
     }

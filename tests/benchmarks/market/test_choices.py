@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.common.scores import BASE, TaskScores
+from benchmarks.common.statistics import picks_of
 from benchmarks.market.choices import (
     Columns,
     MarketScores,
@@ -27,7 +28,6 @@ from benchmarks.market.figures import (
     calibration_noise,
     figures,
     means,
-    picks_of,
     recovery,
     tables,
 )
