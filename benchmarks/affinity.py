@@ -33,7 +33,7 @@ import yaml
 
 from benchmarks.common.arrivals import gamma_arrivals
 from benchmarks.common.load import open_loop
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.servers import Server, free_port
 from benchmarks.common.tasks import add_data_option, read_prompts, task_of
 from benchmarks.paging.measure import PagingCell, make_load, percentile
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=160, help="measured requests of each load (default: 160)")
     parser.add_argument("--rate", type=float, default=3.0, help="requests a second (default: 3)")
     parser.add_argument("--only", choices=("loads", "score"), help="measure one of the two")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     conditions = setup() | {"requests": options.requests, "rate": options.rate, "replicas": REPLICAS, "slots": SLOTS}
     figures: dict[str, float] = {}
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures |= found
     for name, value in figures.items():
         print(f"{name}: {value:.4f}")
-    write_json(options.json, result("affinity", figures, conditions, details))
+    write_result(options, result("affinity", figures, conditions, details))
     return 0
 
 

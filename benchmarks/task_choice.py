@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.tasks import add_data_option, read_prompts
 from router.selection import Selector
 from router.settings import SelectionSettings
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=DRAWS, help="specifications of each task")
     parser.add_argument("--most", type=int, default=MOST, help="rows of a task that are read")
     parser.add_argument("--mu", type=float, default=DEFAULT_MU, help="privacy of a row")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     try:
         if options.data is None:
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     figures = {f"{name}_{n}": value for n, shares in found.items() for name, value in shares._asdict().items()}
     conditions: dict[str, Any] = setup() | {"tasks": tasks, "split": options.split, "mu": options.mu}
-    write_json(options.json, result("task_choice", figures, conditions, {}))
+    write_result(options, result("task_choice", figures, conditions, {}))
     return 0
 
 

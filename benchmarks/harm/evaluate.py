@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from benchmarks.common.cases import prompts_folder, said, starters_of
 from benchmarks.common.choosers import AlwaysBase, ByDomain, Chooser, OurRule, RememberingEncoder, keeping_base
 from benchmarks.common.questions import prompt_hash
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.scores import BASE, TaskScores, read_scores
 from benchmarks.common.statistics import Share, percent, share
 from benchmarks.common.tasks import add_data_option
@@ -194,7 +194,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scores", type=Path, help="score matrix with tasks in sentences")
     parser.add_argument("--short", action="store_true", help=f"one request in {SHORT}")
     parser.add_argument("--kept", action="store_true", help="with choices made here: as in benchmarks.selection")
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -255,5 +255,5 @@ async def _measure(options: argparse.Namespace) -> int:
         "rows": {name: one.rows for name, one in shares.items()},
         "harmed": {name: harmed(some, answers, base) for name, some in verdicts.items()},
     }
-    write_json(options.json, result("harm", flat(shares), conditions, details))
+    write_result(options, result("harm", flat(shares), conditions, details))
     return 0

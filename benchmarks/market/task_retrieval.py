@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.market.rule_inputs import RuleInputs, read_inputs
 from specs.encoding.encoder import Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, LearnwareError
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.market.task_retrieval", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--inputs", type=Path, required=True, help="folder of `benchmarks.market.rule_inputs`")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     try:
         halves = read_halves(options.inputs)
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures |= {"cosine_same_task": float(np.mean(same)), "cosine_other_task": float(np.mean(between))}
     details = {"rules": {name: one._asdict() | {"seconds": seconds} for name, (one, seconds) in found.items()}}
     conditions = setup() | {"tasks": halves.tasks, "basis": halves.provider[0].basis.key}
-    write_json(options.json, result("task_retrieval", figures, conditions, details))
+    write_result(options, result("task_retrieval", figures, conditions, details))
     return 0
 
 

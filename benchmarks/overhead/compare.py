@@ -31,7 +31,7 @@ import aiohttp
 
 from benchmarks.common.load import LoadError, MeasuredLoad, Request, closed_loop
 from benchmarks.common.prompts import KINDS, prompt
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.servers import Server, cpu_dtype, embedded_base, free_port
 from benchmarks.common.statistics import interval
 
@@ -91,7 +91,7 @@ def main() -> int:
         if name in figures:
             print(f"{name}: {figures[name]:.1f}")
     setup_ = environment | {"engine": ENGINE, "rounds": plan.rounds, "plan": plan._asdict()}
-    write_json(options.json, result("overhead", figures, setup_, details))
+    write_result(options, result("overhead", figures, setup_, details))
     return 0
 
 
@@ -108,7 +108,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stock", metavar="URL", help="a running stock server, instead of starting one")
     parser.add_argument("--learnwares", type=Path, help="folder of learnwares (default: the starter learnwares)")
     parser.add_argument("--logs", type=Path, help="keep the servers' output here")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args()
     if options.short:
         options.rounds = 5

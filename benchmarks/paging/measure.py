@@ -46,11 +46,11 @@ import numpy as np
 
 from benchmarks.common.arrivals import gamma_arrivals, power_law, uniform_lengths
 from benchmarks.common.load import MeasuredLoad, Request, open_loop
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.servers import embedded_base
 from benchmarks.common.statistics import interval
 from benchmarks.paging.loads import cold_beside_busy, lora_over_base, percentile, random_tokens, token_gaps
-from benchmarks.paging.report import write_report
+from benchmarks.paging.plots import plots_of
 from benchmarks.paging.sides import WITHOUT, Side, learnware_ids, make_learnwares, running
 
 SATURATING_RATE = 60.0
@@ -363,8 +363,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="with fewer requests")
     parser.add_argument("--out", type=Path, default=Path("bench-results/paging"), help="folder of finished cells")
     parser.add_argument("--base", help="folder of the base model (default: the embedded one)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a one-page report with plots")
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -392,7 +391,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in figures.items():
         print(f"{name}: {value:.3f}")
     content = result("paging", figures, conditions | {"rounds": size.rounds, "requests": size.requests}, details)
-    write_json(options.json, content)
-    if options.html:
-        write_report(options.html, content)
+    write_result(options, content, plots_of(content) if options.html else ())
     return 0

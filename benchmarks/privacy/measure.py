@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.statistics import interval
 from benchmarks.common.tasks import CHAT, DOMAINS, OTHER_CHOICES, add_data_option, read_prompts, task_of
 from benchmarks.privacy.attacks import Pool, Released, attack
@@ -316,7 +316,7 @@ def _accuracies(found: Mapping[str, Any] | None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.privacy", description=__doc__.split("\n")[0])
     add_data_option(parser)
-    add_json_option(parser)
+    add_output_options(parser)
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), choices=SIZES, help="rows of a task")
     parser.add_argument("--recipes", nargs="*", help="only recipes whose names hold one of these")
     options = parser.parse_args(arguments)
@@ -363,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "seconds": round(time.monotonic() - started),
         }
         # after each size, since all of them take a while
-        write_json(options.json, result("privacy", figures_of(attacked, costs), conditions, details))
+        write_result(options, result("privacy", figures_of(attacked, costs), conditions, details))
     report(dict(sorted(attacked.items())), costs)
     return 0
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.tasks import DOMAINS, add_data_option, read_prompts, read_questions_of, task_of
 from benchmarks.routing.living_market import figures as living_figures, measure_additions, named
 from router.index.index import SpecificationIndex
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_data_option(parser)
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers of learnwares")
     parser.add_argument("--short", action="store_true", help=f"{SHORT_ROUNDS} choices a number instead of {ROUNDS}")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     conditions: dict[str, Any] = setup()
     try:
@@ -230,5 +230,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print()
     print(table(["learnwares", "index", "p50 ms", "p99 ms", "processor p50 ms", "p99 ms", "recall@1", "build s"], rows))
     conditions |= {"threads": {name: os.environ.get(name) for name in THREAD_LIMITS}, "short": options.short}
-    write_json(options.json, result("routing", figures, conditions, {"counts": options.counts}))
+    write_result(options, result("routing", figures, conditions, {"counts": options.counts}))
     return 0

@@ -31,7 +31,7 @@ from benchmarks.common.choosers import (
     with_parts_off,
 )
 from benchmarks.common.questions import Half, read_users_questions
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.scores import Scores, evaluate, read_scores
 from benchmarks.common.statistics import lines_of, percent
 from benchmarks.common.tasks import add_data_option, read_questions_of
@@ -190,7 +190,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="take learnwares to keep the base model's behaviour off their tasks, as if a market had measured that",
     )
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -247,5 +247,5 @@ def _measure(options: argparse.Namespace, learnwares: Sequence[Learnware]) -> in
         "short": options.short,
         "kept": options.kept,
     }
-    write_json(options.json, result("selection", flat, conditions, details))
+    write_result(options, result("selection", flat, conditions, details))
     return 0

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.arrivals import gamma_arrivals, power_law
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_json, write_result
 from benchmarks.simulate.check import MEASURED_SIZE, check, measure
 from benchmarks.simulate.cluster import Cluster, at_random, by_placement
 from benchmarks.simulate.costs import DISK_BYTES_PER_S, GIB, H100, HBM_SHARE, adapter_bytes, kv_tokens
@@ -349,7 +349,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--check", type=Path, metavar="FILE", help="compare with this JSON of benchmarks.paging, no more"
     )
     parser.add_argument("--measure", type=Path, metavar="FILE", help="measure cells for --check on this machine")
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -362,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.check:
         figures, details = check(options.check)
-        write_json(options.json, result("simulate", figures, conditions, details))
+        write_result(options, result("simulate", figures, conditions, details))
         return 0
     planned = plan(options.slots, WORKLOADS, H100(RANK, options.hbm_share))
     figures = show_plan(planned)
@@ -375,5 +375,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures |= scaled | {"placing_us": 1e6 * placing}
     figures |= {f"controller_share_r{replicas}": share for replicas, share in fan_out_at.items()}
     details = {"goodput": planned, "scale": details, "limits": [one._asdict() for one in found]}
-    write_json(options.json, result("simulate", figures, conditions, details))
+    write_result(options, result("simulate", figures, conditions, details))
     return 0

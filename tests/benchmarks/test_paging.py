@@ -5,10 +5,11 @@ import json
 import pytest
 
 from benchmarks.common.prompts import KINDS
+from benchmarks.common.report import page, result
 from benchmarks.common.tasks import task_of
 from benchmarks.paging import loads as paging_extra
 from benchmarks.paging.measure import MAIN, Kept, PagingCell, Size, make_load, run, summarise
-from benchmarks.paging.report import write_report
+from benchmarks.paging.plots import plots_of
 from benchmarks.paging.sides import COUNTS, RANK, make_learnwares
 from specs.learnware import load_learnwares
 
@@ -93,15 +94,15 @@ def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch
         run(kept, [8], size, tmp_path, str(tmp_path))
 
 
-def test_the_report_is_one_page_with_its_plots(kept, tmp_path):
+def test_the_page_shows_the_plots(kept):
     figures, details, _ = summarise(kept)
-    content = {"figures": figures, "details": details, "setup": {"cpu": "<any>"}}
-    path = tmp_path / "report.html"
-    write_report(path, json.loads(json.dumps(content)))
-    page = path.read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4
-    assert "throughput_ratio_s8" in page
-    assert "&lt;any&gt;" in page
+    content = json.loads(json.dumps(result("paging", figures, {"cpu": "<any>"}, details)))
+    images = plots_of(content)
+    assert len(images) == 4
+    assert all(image.startswith(b"\x89PNG") for image in images)
+    shown = page(content, images)
+    assert shown.count("data:image/png;base64,") == 4
+    assert "throughput_ratio_s8" in shown
 
 
 def test_the_adapters_are_valid_learnwares_under_ids_of_their_own(tmp_path):
