@@ -1,4 +1,4 @@
-"""The LoRA operators on CPU by themselves: `python -m benchmarks.lora_ops`.
+"""Times the LoRA operators on CPU by themselves: `python -m benchmarks.lora_ops`.
 
 All 30 layers of the embedded base model's shapes, all slots full, one thread, numbers of the type that an engine takes
 here: the base matrices, with vLLM's own operators and with ours on top, alternating in one run. The figure for a batch
@@ -118,7 +118,8 @@ def _step(layers: list[_Layer], inputs: dict[int, Tensor], wrapper: PunicaWrappe
 
 
 def _time(work: Callable[[], None]) -> float:
-    """CPU seconds of this (only) thread: what other processes take of the core does not count."""
+    """Returns the CPU seconds of this (the only) thread, so that time which other processes take of the core does not
+    count."""
     started = time.thread_time()
     work()
     return time.thread_time() - started

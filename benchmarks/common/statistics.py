@@ -12,14 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
 RESAMPLES = 2000
-"""Drawings of a bootstrap: from seed to seed the ends of a 95 % interval then move by some hundredths of its width."""
+"""Number of drawings of a bootstrap: from seed to seed the ends of a 95 % interval then move by some hundredths of its
+width."""
 
 Interval = tuple[float, float]
 Picks = Sequence[NDArray[np.int64]]
 
 
 class Share(NamedTuple):
-    """`yes` of `rows`, and the Wilson interval of the share at 95 %. Of no rows the share is not a number."""
+    """A share, `yes` of `rows`, with its Wilson interval at 95 %; without rows it is not a number."""
 
     yes: int
     rows: int
@@ -42,12 +43,12 @@ def share(outcomes: Iterable[bool]) -> Share:
 
 
 def percent(one: Share) -> str:
-    """`98.1` as in a table; `–` without rows."""
+    """Returns the share in percent as text, such as `98.1`; `–` without rows."""
     return f"{100 * one.value:.1f}" if one.rows else "–"
 
 
 def lines_of(shares: dict[str, Share], names: Sequence[str] | None = None) -> list[list[str]]:
-    """Rows of a table: name, value, interval, rows."""
+    """Returns a table's rows: name, value, interval, number of rows."""
     return [
         [name, percent(one), "{:.1f} to {:.1f}".format(*(100 * bound for bound in one.interval)), str(one.rows)]
         for name, one in shares.items()

@@ -37,7 +37,8 @@ from specs.errors import LearnwareError
 from specs.learnware import Learnware, load_learnwares
 
 WORSE_NATS = 0.1
-"""A token of the reference answer: less is within what equals differ by."""
+"""An answer is worse where a token of the reference answer is less likely by more than so many nats; equals differ by
+less."""
 BY_DOMAIN_SAMPLE = 300
 SHORT = 4
 OURS = "auto"
@@ -45,15 +46,15 @@ SHOWN = 12
 
 
 class Routed(NamedTuple):
-    """A request with the learnware that a rule gives it to; None: the base model."""
+    """A request with the learnware that a rule chooses for it (None: the base model)."""
 
     request: FreeForm
     learnware: str | None
 
 
 class Verdict(NamedTuple):
-    """How a learnware's answer stands beside the base model's. `fault` is what is degenerate about it alone; `nats`
-    what it gives a token of the reference more than the base model does, where that is known."""
+    """The comparison of a learnware's answer with the base model's. `fault` says how the learnware's alone is
+    degenerate; `nats` is the difference in log-likelihood of the reference answer a token, where it is known."""
 
     routed: Routed
     fault: Fault | None
@@ -79,7 +80,8 @@ def judged(
     labels: Mapping[str, Sequence[str]],
     scores: Mapping[str, TaskScores],
 ) -> list[Verdict]:
-    """Verdicts on the routed requests that can be judged: all with a stack, else those that the scores hold."""
+    """Returns verdicts on the routed requests that can be judged: all of them with a stack, else those that the scores
+    hold."""
     verdicts = []
     for one in found:
         nats = _nats(one, scores)
@@ -103,7 +105,8 @@ def _nats(one: Routed, scores: Mapping[str, TaskScores]) -> float | None:
 
 
 def figures_of(name: str, found: Sequence[Routed], verdicts: Sequence[Verdict]) -> dict[str, Share]:
-    """Shares of one rule: routed and harmed, over all and by set; `name` stands before them but for the router's."""
+    """Returns the shares of routed and of harmed requests of one rule, over all and by set. `name` prefixes every
+    rule's figures except the router's."""
     prefix = "" if name == OURS else f"{name.replace(' ', '_')}_"
     shares = {f"{prefix}routed_share": share(one.learnware is not None for one in found)}
     shares[f"{prefix}harm_share"] = share(one.is_harmed for one in verdicts)
@@ -120,7 +123,8 @@ def figures_of(name: str, found: Sequence[Routed], verdicts: Sequence[Verdict]) 
 
 
 def flat(shares: Mapping[str, Share]) -> dict[str, float]:
-    """Figures by name: the shares that have rows, the harm's upper bounds, and how many requests were routed."""
+    """Returns figures by name: the shares that have rows, the harm's upper bounds, and the numbers of routed
+    requests."""
     figures = {name: one.value for name, one in shares.items() if one.rows}
     for name, one in shares.items():
         if name.endswith("harm_share") and one.rows:
@@ -149,7 +153,7 @@ def report(rules: Mapping[str, tuple[Sequence[Routed], Sequence[Verdict]]]) -> d
 
 
 def harmed(verdicts: Sequence[Verdict], answers: KeptAnswers | None, base: str) -> list[dict[str, Any]]:
-    """The harmed requests, the first of them."""
+    """Returns the first of the harmed requests with both answers."""
     shown = []
     for one in [one for one in verdicts if one.is_harmed][:SHOWN]:
         prompt, learnware = one.routed.request.prompt, one.routed.learnware or base
@@ -162,7 +166,7 @@ def harmed(verdicts: Sequence[Verdict], answers: KeptAnswers | None, base: str) 
 
 
 def write_choices(path: Path, rules: Mapping[str, Sequence[Routed]]) -> None:
-    """A line a choice: rule, set, learnware (null: base), and the prompt."""
+    """Writes one line for each choice: rule, set, learnware (null: base), and the prompt."""
     lines = [
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""How well a market of many learnwares is chosen from.
+"""Compares rules that choose from a market of many learnwares.
 
     python -m benchmarks.market --data DATA --learnwares FOLDER --matrix FILE --probes FILE
                                 [--rule-inputs FOLDER] [--plots FOLDER] [--verify] [--json FILE]
@@ -31,7 +31,7 @@ SHORT_ROWS = 60
 
 
 def out_of_domain(selector: Selector, encoder: Encoder, data: Path, limit: int | None) -> dict[str, float]:
-    """Shares of prompts of no learnware's domain that go to the base model."""
+    """Returns the shares of prompts of no learnware's domain that go to the base model."""
 
     def to_base(task: str) -> list[bool]:
         vectors = encoder.encode(read_prompts(data, task, "test", limit).whole)

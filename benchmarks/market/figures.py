@@ -1,4 +1,4 @@
-"""What `benchmarks.market.choices` measured, as figures with 95 % intervals (bootstrap over rows) and as tables."""
+"""Turns the scores of `benchmarks.market.choices` into figures with 95 % intervals (bootstrap over rows) and tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ KINDS = {"right": "accuracy", "gold": "likelihood"}
 
 
 class Recovery(NamedTuple):
-    """(chosen - random) / (oracle - random) over some tasks by both scores, each with its 95 % interval; `score` says
-    which of them counts: accuracy where oracle and random differ significantly, else likelihood."""
+    """The quotient (chosen - random) / (oracle - random) over some tasks by both scores, each with its 95 % interval;
+    `score` says which of them counts: accuracy where oracle and random differ significantly, else likelihood."""
 
     score: str
     accuracy: float
@@ -34,14 +34,14 @@ class Recovery(NamedTuple):
 
 
 def means(values: Sequence[Values], picks: Picks) -> Values:
-    """The mean over tasks, all of which count equally, and after it that of every drawing: (1 + drawings,)."""
+    """Returns the mean over tasks, all of which count equally, and after it that of every drawing: (1 + drawings,)."""
     point = np.mean([rows.mean() for rows in values])
     drawn = np.mean([rows[drawn].mean(1) for rows, drawn in zip(values, picks, strict=True)], axis=0)
     return np.concatenate([[point], drawn])
 
 
 def recovery(columns: Sequence[Columns], column: str) -> Recovery:
-    """Of one column over some tasks."""
+    """Returns the recovery of one column over some tasks."""
     picks = picks_of([len(one.right["base"]) for one in columns])
 
     def gap(kind: str, name: str) -> Values:
@@ -61,7 +61,8 @@ def recovery(columns: Sequence[Columns], column: str) -> Recovery:
 
 
 def calibration(confidence: Sequence[tuple[float, bool]]) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error over `BINS` bins of equally many rows, and the bins: stated, observed, rows."""
+    """Returns the expected calibration error over `BINS` bins of equally many rows, and the bins: stated, observed,
+    rows."""
     rows = np.random.default_rng(0).permutation(np.array(confidence, float))  # equal ones must not lie by outcome
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     parts = [part for part in np.array_split(rows, BINS) if len(part)]
@@ -71,7 +72,7 @@ def calibration(confidence: Sequence[tuple[float, bool]]) -> tuple[float, list[t
 
 
 def calibration_noise(confidence: Sequence[tuple[float, bool]]) -> float:
-    """The expected calibration error that as many rows give when every stated probability is exact."""
+    """Returns the expected calibration error that as many rows give when every stated probability is exact."""
     stated = np.array([one for one, _ in confidence])
     generator = np.random.default_rng(0)
     drawn = [calibration(list(zip(stated, generator.random(len(stated)) < stated, strict=True)))[0] for _ in range(100)]
@@ -92,7 +93,7 @@ def tasks_by_domain(market: MeasuredMarket) -> dict[str, list[str]]:
 
 
 def figures(market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> MarketFigures:
-    """All of them but those of prompts that are no learnware's."""
+    """Returns all figures except those of prompts outside every learnware's domain."""
     recoveries = {}
     for domain, tasks in tasks_by_domain(market).items():
         seen, unseen = [found.columns[t] for t in tasks], [found.unseen[t] for t in tasks]
@@ -129,8 +130,8 @@ def figures(market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offere
 
 
 def beats_base(found: MarketScores) -> dict[str, dict[str, float]]:
-    """Accuracies on every task where some learnware is better than the base model: the oracle's, which is chosen on
-    other rows than it is scored on, exceeds the base's."""
+    """Returns the accuracies on every task where some learnware is better than the base model, that is, where the
+    oracle, chosen on other rows than it is scored on, exceeds the base."""
     rights = {
         task: {name: float(rows.mean()) for name, rows in one.right.items()} for task, one in found.columns.items()
     }
@@ -142,7 +143,8 @@ def beats_base(found: MarketScores) -> dict[str, dict[str, float]]:
 
 
 def beats_best_single(market: MeasuredMarket, found: MarketScores) -> dict[str, dict[str, float]]:
-    """By domain: the accuracy of the choice per request less that of the best single learnware, with its interval."""
+    """Returns by domain the accuracy of the choice per request less that of the best single learnware, with its
+    interval."""
     result = {}
     for domain, tasks in tasks_by_domain(market).items():
         columns = [found.columns[t].right for t in tasks]
@@ -154,8 +156,8 @@ def beats_best_single(market: MeasuredMarket, found: MarketScores) -> dict[str, 
 
 
 def tables(market: MeasuredMarket, found: MarketScores, figures: MarketFigures) -> str:
-    """What is printed: scores by domain and column, both ways, also of tasks without a learnware of their own; other
-    wordings; recoveries by both scores; the figures."""
+    """Returns the printed tables: scores by domain and column, both ways, also of tasks without a learnware of their
+    own; other wordings; recoveries by both scores; the figures."""
     domains = tasks_by_domain(market)
     columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle", "in hindsight")
     lines = []

@@ -14,7 +14,7 @@ from specs.errors import InvalidInput
 
 
 def write_plots(folder: Path, market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> list[Path]:
-    """Score by method and domain, regret by the number of learnwares, calibration.
+    """Draws scores by method and domain, regret by the number of learnwares, and calibration, as SVG files in `folder`.
 
     Raises:
         InvalidInput: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""About a hundred learnwares of three domains, good and bad, for the selection benchmarks.
+"""Makes about a hundred learnwares of three domains, good and bad, for the selection benchmarks.
 
     python -m benchmarks.market.population --data DATA --zoo ZOO --controls CONTROLS --out FOLDER
 
@@ -41,7 +41,8 @@ LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 class TrainingRecipe(NamedTuple):
-    """What `learnware-serving train` is told; `rows` of each task at most; `constant`: every row gets this answer."""
+    """Arguments of `learnware-serving train`; `rows` is the most that are taken of each task; with `constant` every row
+    gets this answer."""
 
     tasks: tuple[str, ...]
     steps: int
@@ -126,7 +127,7 @@ TOPS: dict[str, str] = {
         "mathematics-zoo_svamp_operation",
     )
 }
-"""Adapters of which only the upper two fifths of the layers are kept."""
+"""Learnwares that keep only the upper two fifths of an adapter's layers."""
 
 NEGATED: dict[str, str] = {
     "finance-negated_tfns": "finance-tfns",
@@ -139,11 +140,12 @@ NEGATED: dict[str, str] = {
     "mathematics-negated_gsm8k": "mathematics-zoo_gsm8k",
     "mathematics-negated_aqua_rat": "mathematics-aqua_rat",
 }
-"""Deliberately bad: the adapter's weight changes with the opposite sign, which unlearns what it had learned."""
+"""Deliberately bad learnwares, whose weight changes have the opposite sign, which unlearns what the adapter had
+learned."""
 
 
 class Rows:
-    """Train rows of tasks, read once."""
+    """Train rows of tasks; each task is read once."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -162,7 +164,7 @@ class Rows:
 
 
 def write_learnware(folder: Path, name: str, tasks: Sequence[str], rows: Rows, encoder: Encoder, note: str) -> None:
-    """Card and specification beside an adapter, from the train rows of its tasks."""
+    """Writes card and specification beside an adapter, from the train rows of its tasks."""
     base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     card = Card(
         id=name,
@@ -206,7 +208,7 @@ def train(name: str, recipe: TrainingRecipe, rows: Rows, folder: Path, work: Pat
 
 
 def merge(first: Path, second: Path, folder: Path) -> None:
-    """The mean of two adapters' weight changes, exactly: their halves side by side, ranks added."""
+    """Writes the exact mean of two adapters' weight changes: their halves side by side, ranks added."""
     parts = [_scaled(path, 0.5) for path in (first, second)]
     ranks = [config["r"] for config, _ in parts]
     merged: dict[str, torch.Tensor] = {}
@@ -222,7 +224,7 @@ def merge(first: Path, second: Path, folder: Path) -> None:
 
 
 def keep_top(source: Path, folder: Path, layers: int = 12) -> None:
-    """The adapter's changes to its uppermost layers alone."""
+    """Writes an adapter that keeps only the changes to the uppermost layers."""
     config, tensors = _scaled(source, 1.0)
     numbers = {int(found[1]) for name in tensors if (found := LAYER.search(name))}
     kept = set(sorted(numbers)[-layers:])
@@ -231,13 +233,13 @@ def keep_top(source: Path, folder: Path, layers: int = 12) -> None:
 
 
 def negate(source: Path, folder: Path) -> None:
-    """The adapter's changes, subtracted from the base instead of added."""
+    """Writes an adapter that subtracts the changes from the base instead of adding them."""
     config, tensors = _scaled(source, -1.0)
     _save(folder, config, tensors, config["r"])
 
 
 def _scaled(source: Path, factor: float) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Configuration and tensors, the scale alpha / r and `factor` taken into B."""
+    """Returns configuration and tensors, with the scale alpha / r and `factor` multiplied into B."""
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     scale = factor * config["lora_alpha"] / config["r"]
     tensors = load_file(source / "adapter_model.safetensors")
@@ -266,7 +268,7 @@ def adapters_in(folder: Path | None) -> Iterator[Path]:
 
 
 def build(options: argparse.Namespace, rows: Rows, encoder: Encoder) -> list[str]:
-    """Makes what is not complete yet; returns all names."""
+    """Makes the learnwares that are not complete yet and returns all names."""
     out: Path = options.out
     tasks: dict[str, tuple[str, ...]] = {}
 

@@ -1,4 +1,4 @@
-"""What routing costs: `python -m benchmarks.overhead`.
+"""Measures what routing costs: `python -m benchmarks.overhead`.
 
 This stack, asked with `model: "auto"`, against the stock vLLM OpenAI server with the same model, adapters, flags and
 worker, whose clients name the right adapter themselves. The same prompts of fixed length go to both in turn (only one
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """One load, measured on both sides."""
+    """Both sides' measurements of one load."""
 
     ours: MeasuredLoad
     stock: MeasuredLoad
@@ -123,7 +123,7 @@ def _options() -> argparse.Namespace:
 def _start_ours(
     options: argparse.Namespace, folder: Path, cleanup: ExitStack, figures: dict[str, float]
 ) -> tuple[Server | None, str]:
-    """This stack, on the flags above; notes the time from start to the first routed answer."""
+    """Starts this stack with the flags above and notes the time from start to the first routed answer."""
     if options.ours:
         return None, options.ours.rstrip("/")
     port = free_port()
@@ -143,7 +143,7 @@ def _start_ours(
 
 
 def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) -> tuple[Server | None, str]:
-    """vLLM's own server, with every learnware under its id."""
+    """Starts vLLM's own server with every learnware under its id."""
     if options.stock:
         return None, options.stock.rstrip("/")
     port = free_port()
@@ -184,7 +184,8 @@ def _start(
 
 
 def _starter_learnwares() -> Path:
-    """Where the package keeps them; found without importing it, since a benchmark stays outside of what it measures."""
+    """Returns the folder of the starter learnwares. It is found without importing the package, since a benchmark stays
+    outside of what it measures."""
     found = importlib.util.find_spec("serving")
     if found is None or not found.submodule_search_locations:
         raise SystemExit("the package `serving` is not installed here; give --learnwares or --stock")
@@ -201,13 +202,13 @@ def _log(options: argparse.Namespace, folder: Path, name: str) -> Path:
 
 
 class _Side(NamedTuple):
-    """A server to ask; `server` is None when it was not started here."""
+    """A server to send load to; `server` is None when it was not started here."""
 
     url: str
     server: Server | None
 
     async def load(self, requests: Sequence[Request], clients: int) -> tuple[MeasuredLoad, float]:
-        """The load, and the CPU seconds that the server's processes used for it."""
+        """Sends a load and returns it with the CPU seconds that the server's processes used for it."""
         before = self.server.cpu_seconds() if self.server else math.nan
         measured = await closed_loop(self.url, requests, clients)
         if self.server is None:
@@ -217,7 +218,7 @@ class _Side(NamedTuple):
 
 
 async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, list[Sides]], dict[str, Any]]:
-    """All rounds, by number of clients; the first, for warm-up, is thrown away."""
+    """Measures all rounds and returns them by number of clients; the first one warms up and is dropped."""
     measured: dict[int, list[Sides]] = {1: [], MANY: []}
     routed: Counter[str] = Counter()
     same_text = total = 0
@@ -253,7 +254,7 @@ async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, lis
 
 
 async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, seed: int) -> list[Request]:
-    """Requests that name the learnware that `auto` will take, which the router is asked for beforehand.
+    """Returns requests that name the learnware which `auto` will take; the router is asked for it beforehand.
 
     Raises:
         LoadError: the router would send more than half of the prompts to the base model.

@@ -26,7 +26,7 @@ def plots_of(content: Mapping[str, Any]) -> list[bytes]:
 
 
 def _grid(cells: list[Any], quantity: str, title: str) -> bytes | None:
-    """A quantity against the number of slots, a plot for each α and cv."""
+    """Draws a quantity against the number of slots, one plot for each α and cv; None without cells."""
     from matplotlib.figure import Figure
 
     settings = sorted(
@@ -55,7 +55,7 @@ def _grid(cells: list[Any], quantity: str, title: str) -> bytes | None:
 
 
 def _loads(cells: list[Any]) -> bytes:
-    """Slots filled against slots that had to be filled, all cells."""
+    """Draws the adapter loads of all cells against those that were needed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")

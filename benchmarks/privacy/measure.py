@@ -1,4 +1,4 @@
-"""What specifications tell about the rows they were made from, and what it costs to tell less.
+"""Measures what specifications tell about the rows they were made from, and what it costs to tell less.
 
     python -m benchmarks.privacy --data DATA --json FILE
 
@@ -43,7 +43,7 @@ Values = NDArray[np.float64]
 
 SIZES = (200, 100, 1000)
 POOL_OF_1000 = 1200
-"""Rows that a task must have for n = 1,000: some must be held out."""
+"""A task must have so many rows for n = 1,000, since some must be held out."""
 PACKAGE_GAMMA = 0.1
 PACKAGE_POINTS = 100
 KMEANS_ROUNDS = 20
@@ -52,8 +52,8 @@ EXACT = "1 point"
 
 
 class SpecificationRecipe(NamedTuple):
-    """How n row vectors become a specification, how many of them are attacked, each with the others as shadows, and
-    how many choices are made, for each task. Many points take up to a second each."""
+    """A way to make a specification from n row vectors, with the number of shadow specifications and of choices for
+    each task. Many points take up to a second each."""
 
     name: str
     make: Callable[[Matrix, np.random.Generator], Released]
@@ -63,8 +63,8 @@ class SpecificationRecipe(NamedTuple):
 
 
 class Vectors:
-    """Stands for an encoder whose texts are row numbers, so that the product's own function makes the benchmark's
-    specifications from vectors that were computed once."""
+    """An encoder whose texts are row numbers, so that the product's own function makes the benchmark's specifications
+    from vectors that were computed once."""
 
     id, fingerprint = "rows", ""
 
@@ -77,7 +77,8 @@ class Vectors:
 
 
 def mean(mu: float | None) -> Callable[[Matrix, np.random.Generator], Released]:
-    """As `learnware-serving spec make` does."""
+    """Returns the recipe of `learnware-serving spec make`: the rows' mean with the noise that `mu` asks for (None:
+    without noise)."""
 
     def make(rows: Matrix, generator: np.random.Generator) -> Released:
         made = make_task_specification([str(number) for number in range(len(rows))], Vectors(rows), mu, generator)
@@ -87,8 +88,8 @@ def mean(mu: float | None) -> Callable[[Matrix, np.random.Generator], Released]:
 
 
 def points(size: int, mu: float | None = None) -> Callable[[Matrix, np.random.Generator], Released]:
-    """Means of k-means cells; with `mu` each has the noise that its number of rows asks for. Which row belongs to which
-    cell is not hidden, so that `mu` proves nothing here."""
+    """Returns the recipe of k-means cells' means; with `mu` each has the noise that its number of rows asks for. The
+    assignment of rows to cells is not hidden, so `mu` proves nothing here."""
 
     def make(rows: Matrix, generator: np.random.Generator) -> Released:
         means, counts = _cells(rows, size, generator)
@@ -103,7 +104,7 @@ def points(size: int, mu: float | None = None) -> Callable[[Matrix, np.random.Ge
 
 
 def _cells(rows: Matrix, size: int, generator: np.random.Generator) -> tuple[Values, Values]:
-    """The means of the k-means cells that have rows, and how many each has."""
+    """Returns the means of the k-means cells that have rows, and the number of rows of each."""
     centres = rows[generator.permutation(len(rows))[:size]].astype(np.float64)
     for _ in range(KMEANS_ROUNDS):
         owners = (rows @ centres.T - (centres**2).sum(1) / 2).argmax(1)
@@ -114,19 +115,19 @@ def _cells(rows: Matrix, size: int, generator: np.random.Generator) -> tuple[Val
 
 
 def view(rows: Matrix, _: np.random.Generator) -> Released:
-    """As a learnware's view is made here."""
+    """Reduces rows as a learnware's view is made here."""
     reduced = reduce_points(rows, min(POINTS_PER_VIEW, 2 * len(rows) // 3), local_gamma(rows))
     return Released(reduced.points, reduced.weights, 0.0)
 
 
 def published(rows: Matrix, _: np.random.Generator) -> Released:
-    """The published RKME with K = ⌊2n/3⌋."""
+    """Reduces rows by the published RKME with K = ⌊2n/3⌋."""
     reduced = reduce_points(rows, 2 * len(rows) // 3, PACKAGE_GAMMA)
     return Released(reduced.points, reduced.weights, 0.0)
 
 
 def package(rows: Matrix, _: np.random.Generator) -> Released:
-    """The `learnware` package's default for more than 100 rows."""
+    """Reduces rows as the `learnware` package does by default for more than 100 rows."""
     reduced = reduce_points(rows, PACKAGE_POINTS, PACKAGE_GAMMA)
     return Released(reduced.points, reduced.weights, 0.0)
 
@@ -149,7 +150,7 @@ RECIPES = (
 
 
 class TaskVectors(NamedTuple):
-    """A task's vectors."""
+    """Vectors of a task's rows: train, test, and test without the instruction."""
 
     train: Matrix
     test: Matrix
@@ -173,7 +174,7 @@ def in_domain_tasks(data: Path) -> list[str]:
 
 
 def attacks_on(recipe: SpecificationRecipe, size: int, tasks: Mapping[str, TaskVectors]) -> dict[str, dict[str, float]]:
-    """Areas under the curve by attack and task."""
+    """Returns areas under the curve by attack and task."""
     by_attack: dict[str, dict[str, float]] = {}
     for place, (name, rows) in enumerate(tasks.items()):
         generator = np.random.default_rng([place, size])
@@ -209,7 +210,7 @@ def summary_of(by_attack: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def all_learnwares(tasks: Mapping[str, TaskVectors], like: Learnware) -> list[Learnware]:
-    """One for each task, specified from its train rows; of a learnware's fields only the specification counts here."""
+    """Returns a learnware for each task, specified from its train rows; only its specification counts here."""
     made = []
     for name, rows in tasks.items():
         numbers = [str(number) for number in range(len(rows.train))]
@@ -228,7 +229,8 @@ def accuracy(
     tasks: Mapping[str, TaskVectors],
     form: str,
 ) -> dict[str, list[float]]:
-    """Per task: the share of samples whose own learnware is chosen, and of those for which it is the nearest."""
+    """Returns for each task the share of samples whose own learnware is chosen, and of those for which it is the
+    nearest."""
     chosen, nearest = [], []
     for place, name in enumerate(ids):
         generator = np.random.default_rng([place, size, 1])
@@ -247,7 +249,7 @@ def accuracy(
 
 
 def to_base(recipe: SpecificationRecipe, size: int, selector: Selector, rows: Matrix) -> float:
-    """The share of samples of a foreign task that go to the base model."""
+    """Returns the share of samples of a foreign task that go to the base model."""
     generator = np.random.default_rng(size)
     answers = []
     for _ in range(recipe.draws):
@@ -369,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def figures_of(attacked: Mapping[int, Mapping[str, Any]], costs: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
-    """The figures that the project aims at; empty where a part of the benchmark was left out."""
+    """Returns the figures that the project aims at; none where a part of the benchmark was left out."""
     figures: dict[str, float] = {}
     if DEFAULT in attacked.get(200, {}):
         figures["membership_auc"] = attacked[200][DEFAULT]["auc"]

@@ -1,4 +1,4 @@
-"""Whether requests get what they ask for: the right learnware, or the base model where none answers them.
+"""Measures whether requests get what they ask for: the right learnware, or the base model where none answers them.
 
     python -m benchmarks.selection --data DATA [--prompts FOLDER]    figures (`benchmarks.selection.figures` names them)
     python -m benchmarks.selection --data DATA --scores FILE         and the scores of base, routed, best single, oracle
@@ -57,7 +57,7 @@ COMPARED = (
     "multiple_choice_to_base",
     "system_instruction_found",
 )
-"""Figures by which rules stand side by side."""
+"""Figures by which rules are compared side by side."""
 TIMED_QUESTIONS = 300
 TABLES = {
     "reworded": "reworded: right task, by starter",
@@ -72,7 +72,7 @@ WORST_SHOWN = 8
 
 
 def tables_of(outcomes: Sequence[ChoiceOutcome], starters: Starters) -> dict[str, dict[str, list[float]]]:
-    """Shares by key of the groups in `TABLES`, and of whole and bare rows by task: [share, rows]."""
+    """Returns shares by key of the groups in `TABLES`, and of whole and bare rows by task: [share, rows]."""
 
     def holds(one: ChoiceOutcome) -> bool:
         if one.case.group in ("other_ask", "explain"):
@@ -88,8 +88,8 @@ def tables_of(outcomes: Sequence[ChoiceOutcome], starters: Starters) -> dict[str
 
 
 def latency(rule: OurRule, prompts: Path | None, short: bool) -> dict[str, float]:
-    """Milliseconds of one choice from a text, with asks that were never seen and, again, with known ones. Beside the
-    clock's stands processor time, which leaves out what other processes took."""
+    """Returns the milliseconds of one choice from a text, with asks that were never seen and again with known ones: by
+    the clock, and of processor time, which leaves out what other processes took."""
     if prompts is not None:
         texts = [one.prompt for one in read_users_questions(prompts)]
     else:
@@ -112,7 +112,7 @@ def latency(rule: OurRule, prompts: Path | None, short: bool) -> dict[str, float
 
 
 def tune(learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: RememberingEncoder) -> None:
-    """What `min_match` would do on what may be tuned on."""
+    """Prints the figures on the half that may be tuned on, for each value of `min_match` in `TUNED`."""
     rows = []
     for min_match in TUNED:
         settings = SelectionSettings(min_match=min_match)
@@ -127,7 +127,7 @@ def tune(learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: Rememb
 def other_rules(
     learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: RememberingEncoder, rule: OurRule
 ) -> dict[str, ChoiceFigures]:
-    """The rules that need none, and ours with parts off."""
+    """Returns the figures of the two baselines and of the rule with parts switched off."""
     starters = starters_of(learnwares)
     rules: list[Chooser] = [AlwaysBase(), ByDomain(learnwares, encoder)]
     found = {one.name: ChoiceFigures(outcomes_of(cases, one), starters) for one in rules}
@@ -164,7 +164,7 @@ def report(
 
 
 def scored(path: Path, outcomes: Sequence[ChoiceOutcome]) -> Scores:
-    """The scores of the choices for whole rows, which must be all of a task's test rows."""
+    """Returns the scores of the choices for whole rows, which must be all of a task's test rows."""
     chosen: dict[str, list[str | None]] = {}
     for one in outcomes:
         if one.case.group == "whole":

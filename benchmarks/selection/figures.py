@@ -1,4 +1,5 @@
-"""Figures of the choice: what became of the cases of `benchmarks.common.cases`, as shares with their intervals."""
+"""Figures of the choice: shares, with their intervals, of the cases of `benchmarks.common.cases` that are chosen for
+rightly."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +17,9 @@ NEIGHBOURS = (
     frozenset({"finance-tfns", "finance-fiqa_sa"}),
     frozenset({"mathematics-gsm8k_first_operation", "mathematics-svamp_operation"}),
 )
-"""Starters whose asks and labels are the same, so that other words for one ask often fit both."""
+"""Pairs of starters whose asks and labels are the same, so that other words for one ask often fit both."""
 MISSES = 8
-"""Cases of each figure that are shown as missed."""
+"""So many missed cases of each figure are shown."""
 SHOWN_CHARS = 160
 
 
@@ -71,7 +72,7 @@ class ChoiceFigures:
         return {name: one.value for name, one in self.shares.items() if one.rows}
 
     def missed(self, name: str) -> list[dict[str, object]]:
-        """The first cases that count against a figure, spread over all of them."""
+        """Returns some cases that count against a figure, spread over all of them."""
         found = self.misses[name]
         picked = [found[number * len(found) // MISSES] for number in range(MISSES)] if len(found) > MISSES else found
         return [_shown(one) for one in picked]
@@ -82,7 +83,7 @@ class ChoiceFigures:
     def _add(
         self, name: str, outcomes: Iterable[ChoiceOutcome], holds: Callable[[ChoiceOutcome], bool], bad: bool = False
     ) -> None:
-        """The share of outcomes for which `holds`; `bad`: these are the ones that count against it."""
+        """Adds the share of outcomes for which `holds`; with `bad` these are the ones that count against it."""
         listed = list(outcomes)
         verdicts = [bool(holds(one)) for one in listed]
         self.shares[name] = share(verdicts)
@@ -152,7 +153,7 @@ class ChoiceFigures:
         self._add("other_language_to_base", self._of("other_language"), _to_base)
 
     def _wrong_label(self, one: ChoiceOutcome) -> bool:
-        """A label for a question that does not ask for this one."""
+        """Tells whether a question is answered with a label that it does not ask for."""
         return self._labels(one) and not one.is_right
 
     def _surroundings(self) -> None:
@@ -181,7 +182,7 @@ class ChoiceFigures:
 
 
 def by_key(outcomes: Sequence[ChoiceOutcome], group: str, holds: Callable[[ChoiceOutcome], bool]) -> dict[str, Share]:
-    """The share of a group's outcomes for which `holds`, by the cases' key."""
+    """Returns the share of a group's outcomes for which `holds`, by the cases' key."""
     verdicts: dict[str, list[bool]] = {}
     for one in outcomes:
         if one.case.group == group:
@@ -190,7 +191,8 @@ def by_key(outcomes: Sequence[ChoiceOutcome], group: str, holds: Callable[[Choic
 
 
 def time_choices(choose: Callable[[str], object], texts: Sequence[str]) -> dict[str, float]:
-    """Milliseconds of one choice, the median and the 99th percentile: by the clock, and of processor time."""
+    """Returns the milliseconds of one choice, the median and the 99th percentile: by the clock, and of processor
+    time."""
     taken = np.empty((len(texts), 2))
     for row, text in enumerate(texts):
         started, busy = time.perf_counter(), time.thread_time()
@@ -201,7 +203,7 @@ def time_choices(choose: Callable[[str], object], texts: Sequence[str]) -> dict[
 
 
 def worst(tables: Mapping[str, Share]) -> list[tuple[str, Share]]:
-    """A table's rows, the smallest shares first."""
+    """Returns a table's rows, the smallest shares first."""
     return sorted(tables.items(), key=lambda pair: (pair[1].value, pair[0]))
 
 
@@ -218,7 +220,7 @@ def _wrong_domain(one: ChoiceOutcome) -> bool:
 
 
 def _recognised(one: ChoiceOutcome) -> bool:
-    """The likeliest task is the right one, whoever then answers it best."""
+    """Tells whether the likeliest task is the right one, whichever learnware then answers it best."""
     tasks = [name for name, _ in one.choice.probabilities]
     return bool(tasks) and one.case.asks in tasks[0].split("+")
 

@@ -1,8 +1,9 @@
-"""The simulator against a measurement: step costs are fitted to some cells of `benchmarks.paging`, others predicted.
+"""Compares the simulator with a measurement: step costs are fitted to some cells of `benchmarks.paging`, others are
+predicted.
 
 The simulated engine gets the very requests of the measurement, at the same times. What a run took is taken as a sum
-over its steps (`simulate_costs.Linear`); its five coefficients are found by least squares, none below zero. Since the
-steps themselves depend a little on the costs, simulating and fitting alternate.
+over its steps (`benchmarks.simulate.costs.Linear`); its five coefficients are found by least squares, none below zero.
+Since the steps themselves depend a little on the costs, simulating and fitting alternate.
 
 The cells are put into two halves, and each half is predicted with coefficients fitted to the other.
 """
@@ -28,12 +29,12 @@ from benchmarks.simulate.job import Job
 from benchmarks.simulate.stock_policies import StockQueue, StockSlots
 
 SIDES = ("ours", "stock")
-"""Those with the same operators, so with the same costs."""
+"""Sides with the same operators, and so with the same costs."""
 STEP_TOKENS = 2048
-"""vLLM 0.29's default where no other is set."""
+"""Tokens of a step: vLLM 0.29's default where no other is set."""
 KV_TOKENS = 23_301
-"""In 1 GiB, for the embedded base model in float32 (`deploy/cpu.yaml`); in bfloat16 twice as many, and neither is ever
-used up here."""
+"""Tokens whose keys and values fit into 1 GiB, for the embedded base model in float32 (`deploy/cpu.yaml`). In bfloat16
+twice as many fit; neither is ever used up here."""
 START = Linear(per_step=0.05, per_row=0.005, per_prefilled=0.002, per_adapter=0.003, per_load=0.01)
 FITS = 4
 MEASURED_SLOTS = 8
@@ -51,7 +52,8 @@ class CellRound(NamedTuple):
     requests: int
     loads: int
     work: tuple[float, ...]
-    """Steps, rows, prefilled, adapters, loads: what the coefficients go with. Empty for a measurement."""
+    """The work that the coefficients multiply: steps, rows, prefilled, adapters, loads. It is empty for a
+    measurement."""
 
     @property
     def throughput(self) -> float:
@@ -59,8 +61,8 @@ class CellRound(NamedTuple):
 
 
 def measure() -> dict[str, Any]:
-    """Cells in which all adapters fit, in which none do, and between, measured on this stack alone; as the `details`
-    of `benchmarks.paging`."""
+    """Measures, on this stack alone, cells in which all adapters fit, in which none do, and between; returns them as
+    the `details` of `benchmarks.paging`."""
     with tempfile.TemporaryDirectory(prefix="simulate-") as scratch_name:
         scratch = Path(scratch_name)
         ids = make_learnwares(scratch / "learnwares", 100, Path(embedded_base()))
@@ -74,7 +76,7 @@ def measure() -> dict[str, Any]:
 
 
 def jobs_of(cell: PagingCell, number: int, count: int, start: float) -> list[Job]:
-    """The requests of a cell's round, as `benchmarks.paging` sends them."""
+    """Returns the requests of a cell's round, as `benchmarks.paging` sends them."""
     ids = [str(adapter) for adapter in range(cell.adapters)]
     requests = make_load(ids, cell, count if number else count // 4, seed=1000 * number + 7)
     at = gamma_arrivals(len(requests), SATURATING_RATE, cell.cv, seed=number)
@@ -85,7 +87,7 @@ def jobs_of(cell: PagingCell, number: int, count: int, start: float) -> list[Job
 
 
 def simulate(cell: PagingCell, side: str, rounds: int, count: int, costs: Costs) -> list[CellRound]:
-    """All rounds of a cell, of `count` requests each, on one engine, after the one for warm-up."""
+    """Simulates all rounds of a cell, of `count` requests each, on one engine, after the round for warm-up."""
     shape = Shape(cell.slots, MAX_NUM_SEQS, STEP_TOKENS, KV_TOKENS, cell.adapters, 1)
     stock = (StockQueue(cell.slots), StockSlots(cell.slots)) if side == "stock" else (None, None)
     engine = Engine(shape, costs, *stock)
@@ -103,7 +105,7 @@ def simulate(cell: PagingCell, side: str, rounds: int, count: int, costs: Costs)
 
 
 def measured_runs(cell: PagingCell, count: int, rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[CellRound]:
-    """Of one cell, from the JSON's form."""
+    """Returns the measured rounds of one cell, from the JSON's form."""
     return [
         CellRound(
             cell.name,
@@ -120,7 +122,7 @@ def measured_runs(cell: PagingCell, count: int, rounds: Mapping[str, Sequence[Ma
 
 
 def fit(cells: Mapping[PagingCell, Sequence[CellRound]]) -> Linear:
-    """The coefficients that explain the measured rounds of these cells best, in relative error."""
+    """Returns the coefficients that explain the measured rounds of these cells best, in relative error."""
     costs = START
     for _ in range(FITS):
         rows, seconds = [], []
@@ -140,7 +142,7 @@ def fit(cells: Mapping[PagingCell, Sequence[CellRound]]) -> Linear:
 
 
 def compare(cell: PagingCell, runs: Sequence[CellRound], costs: Costs) -> list[dict[str, Any]]:
-    """Measured and predicted, the median of a cell's rounds for each side."""
+    """Returns measured and predicted throughput, the median of a cell's rounds for each side."""
     compared = []
     for side in SIDES:
         found = [run for run in runs if run.side == side]
@@ -166,7 +168,7 @@ def compare(cell: PagingCell, runs: Sequence[CellRound], costs: Costs) -> list[d
 
 
 def check(file: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Figures and details; prints both.
+    """Fits and predicts the cells of a file; prints and returns figures and details.
 
     Raises:
         ValueError: the file has fewer than four cells.

@@ -12,17 +12,17 @@ from benchmarks.simulate.job import Job
 from router.placement import Option, Placement, ReplicaState, Reports
 
 REPORT_PERIOD_S = 1.1
-"""From one report of a replica to the next, as Ray Serve 2.60 pulls them with a period of 1 s."""
+"""Seconds from one report of a replica to the next, as Ray Serve 2.60 pulls them with a period of 1 s."""
 
 
 class Choose(Protocol):
-    """Names the replica for a request."""
+    """A way to choose the replica for a request."""
 
     def __call__(self, job: Job, states: Mapping[str, ReplicaState]) -> str: ...
 
 
 def by_placement(placement: Placement) -> Choose:
-    """As the router does for a request whose learnware is fixed."""
+    """Returns a choice as the router makes it for a request whose learnware is fixed."""
 
     def choose(job: Job, states: Mapping[str, ReplicaState]) -> str:
         adapter = None if job.adapter is None else str(job.adapter)
@@ -32,13 +32,13 @@ def by_placement(placement: Placement) -> Choose:
 
 
 def at_random(seed: int = 0) -> Choose:
-    """As Ray Serve's own choice is when it reserves nothing."""
+    """Returns a random choice, as Ray Serve makes it when it reserves nothing."""
     generator = random.Random(seed)
     return lambda _job, states: generator.choice(list(states))
 
 
 class Event(NamedTuple):
-    """Something that is due; the number keeps events of one time in their order."""
+    """An event that is due at `time`; the number keeps events of one time in their order."""
 
     time: float
     number: int
@@ -47,8 +47,8 @@ class Event(NamedTuple):
 
 @dataclass
 class Cluster:
-    """Engines by name, one router in front of them, and the clock. The router knows of the engines what they reported
-    last, and what it sent them since."""
+    """Engines by name, one router in front of them, and the clock. The router knows each engine's last report, and the
+    requests that it has sent since."""
 
     engines: Mapping[str, Engine]
     choose: Choose

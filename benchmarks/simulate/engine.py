@@ -1,5 +1,5 @@
-"""One engine under a simulated clock, for `benchmarks.simulate`: what decides is the code that serves (waiting queue,
-slot table, host cache); what is simulated is time, by a cost model.
+"""Simulates one engine, for `benchmarks.simulate`. Waiting queue, slot table and host cache are the code that serves;
+time is simulated by a cost model.
 
 As in vLLM: a step gives each running request its next token, or the next part of its prompt, within a budget of
 tokens; then requests are taken from the queue while there are seats, tokens of the budget and room for keys and values.
@@ -37,7 +37,7 @@ class Waiting(Protocol):
 
 
 class Slots(Protocol):
-    """A slot table: which adapters a batch finds, and which it has to load."""
+    """A slot table: it holds the resident adapters and says which of a batch's have to be loaded."""
 
     loads: int
 
@@ -48,7 +48,7 @@ class Slots(Protocol):
 
 
 class OurQueue:
-    """`serving.paging.queue`."""
+    """The waiting queue that serves (`serving.paging.queue`), for simulated requests."""
 
     def __init__(self, slots: int, patience: float = 0.5) -> None:
         self._queue: AdapterQueue[Job] = AdapterQueue(slots, patience)
@@ -78,8 +78,8 @@ class OurQueue:
 
 @dataclass(frozen=True)
 class Shape:
-    """An engine: adapter slots, requests in a batch, tokens of a step, tokens whose keys and values fit, host memory
-    for adapters and the bytes of one."""
+    """The sizes of an engine: adapter slots, requests in a batch, tokens of a step, tokens whose keys and values fit,
+    host memory for adapters and the bytes of one."""
 
     slots: int
     seats: int
@@ -91,8 +91,8 @@ class Shape:
 
 @dataclass
 class Totals:
-    """Since the start: steps, their work summed up, adapters needed (not in a slot when a batch came), loaded, read
-    from disk, and the seconds of all steps."""
+    """Sums since the start: steps, their work, adapters needed (not in a slot when a batch came), loaded, read from
+    disk, and the seconds of all steps."""
 
     steps: int = 0
     decoded: int = 0
@@ -105,7 +105,8 @@ class Totals:
 
 
 class Engine:
-    """One engine. `step` and `read_next` say how long they take; whoever runs the clock calls back then."""
+    """A simulated engine. `step` and `read_next` return how long they take; the owner of the clock calls `step_done`
+    and `read_done` then."""
 
     def __init__(self, shape: Shape, costs: Costs, queue: Waiting | None = None, slots: Slots | None = None) -> None:
         self.shape = shape
@@ -122,11 +123,11 @@ class Engine:
 
     @property
     def load(self) -> int:
-        """Requests here, in whatever state."""
+        """Returns the number of requests in the engine, in whatever state."""
         return len(self.running) + len(self.queue) + sum(map(len, self._wait_for_read.values()))
 
     def tiers(self) -> dict[str, str]:
-        """The tier of each adapter, as a replica reports it."""
+        """Returns the tier of each adapter, as a replica reports it."""
         tiers = {str(adapter): HOST for adapter in self.host.sizes()}
         return tiers | {str(adapter): DEVICE for adapter in self.slots.residents}
 
@@ -146,7 +147,7 @@ class Engine:
         return True
 
     def arrive(self, job: Job, now: float) -> None:
-        """Raises ValueError for a request that could never be admitted."""
+        """Takes a request. Raises ValueError for one that could never be admitted."""
         if job.prompt + job.output > self.shape.kv_tokens:
             raise ValueError(f"request {job.number} has {job.prompt + job.output} tokens; {self.shape.kv_tokens} fit")
         if job.adapter is not None:
@@ -160,14 +161,15 @@ class Engine:
         self.queue.add(job, now)
 
     def read_next(self) -> tuple[int, float] | None:
-        """The adapter that is read now and the seconds that takes; None when there is none, or no room for it yet."""
+        """Returns the adapter that is read now and the seconds that takes; None when there is none, or no room for it
+        yet."""
         if not self._to_read or not self.host.make_room(self.shape.adapter_bytes):
             return None
         self.totals.reads += 1
         return self._to_read.popleft(), self._costs.read(self.shape.adapter_bytes)
 
     def read_done(self, adapter: int, now: float) -> None:
-        """The adapter is in host memory; what waited for it joins the queue."""
+        """Puts an adapter that was read into host memory; the requests that waited for it join the queue."""
         held = self._put(adapter)
         assert held
         for job in self._wait_for_read.pop(adapter):

@@ -7,7 +7,8 @@ from benchmarks.simulate.job import Job
 
 
 class StockQueue:
-    """vLLM 0.29's order: first come, first served; a request whose adapter would be one too many is passed over."""
+    """vLLM 0.29's waiting queue: first come, first served; a request whose adapter would be one too many is passed
+    over."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
@@ -39,8 +40,8 @@ class StockQueue:
 
 
 class StockSlots:
-    """vLLM 0.29's `_apply_adapters`: the batch in the order of a set, each adapter loaded or touched in turn, so one
-    that is loaded may evict another that comes later in the same batch."""
+    """vLLM 0.29's `_apply_adapters`: a batch's adapters are loaded or touched in turn, in the order of a set, so a
+    loaded adapter may evict another one that comes later in the same batch."""
 
     def __init__(self, slots: int, seed: int = 0) -> None:
         self._slots = slots

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.common.prompts import KINDS
 from benchmarks.common.report import page, result
 from benchmarks.common.tasks import task_of
-from benchmarks.paging import loads as paging_extra
+from benchmarks.paging import loads as paging_loads
 from benchmarks.paging.measure import MAIN, Kept, PagingCell, Size, make_load, run, summarise
 from benchmarks.paging.plots import plots_of
 from benchmarks.paging.sides import COUNTS, RANK, make_learnwares
@@ -135,22 +135,22 @@ def write_rows(data, each):
     for kind in KINDS:
         file = data / f"{task_of(kind.learnware)}.test.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        prompts = [f"{kind.learnware} {number}" for number in range(each)] + ["long " * paging_extra.PROMPT_CHARACTERS]
+        prompts = [f"{kind.learnware} {number}" for number in range(each)] + ["long " * paging_loads.PROMPT_CHARACTERS]
         file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
 
 
 def test_prompts_are_rows_of_the_tasks_in_turn_where_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(paging_extra, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(paging_loads, "data_folder", lambda: tmp_path)
     write_rows(tmp_path, 3)
-    source, prompts = paging_extra.task_prompts(len(KINDS) + 1)
+    source, prompts = paging_loads.task_prompts(len(KINDS) + 1)
     assert source == "rows of tasks"
     assert prompts == [*(f"{kind.learnware} 0" for kind in KINDS), f"{KINDS[0].learnware} 1"]
     with pytest.raises(ValueError, match=r"has 24 rows of at most 600 characters; 25 are needed"):
-        paging_extra.task_prompts(25)
+        paging_loads.task_prompts(25)
 
 
 def test_prompts_are_made_where_no_task_data_is(monkeypatch):
-    monkeypatch.setattr(paging_extra, "data_folder", lambda: None)
-    source, prompts = paging_extra.task_prompts(100)
+    monkeypatch.setattr(paging_loads, "data_folder", lambda: None)
+    source, prompts = paging_loads.task_prompts(100)
     assert source == "made"
     assert len(set(prompts)) == 100
