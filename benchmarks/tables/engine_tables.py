@@ -72,7 +72,7 @@ PAGING: Sequence[tuple[str, Sequence[Quantity], Sequence[Quantity]]] = (
         [Quantity("loads_over_needed", HUNDREDTHS, at_most(1.00))],
         [Quantity("loads_over_needed_stock")],
     ),
-    ("loads there per request, ratio", [Quantity("loads_per_request_ratio", HUNDREDTHS, at_most(0.60))], []),
+    ("the same, ratio", [Quantity("loads_per_request_ratio", HUNDREDTHS, at_most(0.60))], []),
     (
         "disk reads inside engine steps there",
         [Quantity("disk_reads_in_step", WHOLE, at_most(0))],
@@ -154,6 +154,7 @@ def paging(results: Results) -> Table:
         for title, ours, stock in PAGING
     ]
     rows[3:3] = [_loads_at_saturation(result), _grid_median(result)]
+    rows[1:1] = [_loads_at_cold_start(result)]
     return Table(["", "this stack", "95 %", "stock", "aim"], rows, result.source)
 
 
@@ -198,6 +199,12 @@ def _grid_median(result: Result) -> list[str]:
         "",
         "",
     ]
+
+
+def _loads_at_cold_start(result: Result) -> list[str]:
+    sides = [result.details["cold-start"][side] for side in ("ours", "stock")]
+    requests = round(sides[0]["loads"] / sides[0]["loads_per_request"])
+    return [f"loads there, of {requests} requests", f"{sides[0]['loads']}", "", f"{sides[1]['loads']}", ""]
 
 
 def _loads_at_saturation(result: Result) -> list[str]:
