@@ -9,6 +9,9 @@ request is refused, or the base model answers where the configuration says so), 
 id. Anything else gets a 404 that names close ids. Bodies that are no JSON object go on unread to vLLM's own
 application, which answers with the right 4xx.
 
+At `/invocations` a header may name the model: vLLM 0.29 writes SageMaker's adapter header over the body's `model`, and
+null where the client sent none. So it counts as the client's `model` here, and carries the one that answers.
+
 Nothing is chosen for a request that generates nothing (`/tokenize`), and none such is counted.
 
 While a stack starts, HAProxy knows the engine a moment before it knows the router, and `auto` would be answered by the
@@ -73,6 +76,10 @@ READY_ANYWAY_S = 60.0
 """Past this age a replica counts as ready although no choice has reached it: nobody has asked for `auto`, or there is
 no router any more, and then it still answers for named models."""
 
+SAGEMAKER_PATH = "/invocations"
+_SAGEMAKER_ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
+"""`inject_adapter_id` on the route of `vllm.entrypoints.serve.sagemaker.api_router` reads it."""
+
 EXPLAIN_PATH = "/v1/route"
 """Explains a choice, so it must see `model` as the client wrote it."""
 
@@ -129,6 +136,8 @@ class LearnwareMiddleware:
         try:
             payload = _json_object(body)
             model = payload.get("model") if payload else None
+            if scope["path"] == SAGEMAKER_PATH:
+                model = _sagemaker_adapter(scope) or model
             if payload is None or not (model is None or isinstance(model, str)):
                 await self._app(scope, _replay(body, receive), send)
                 return
@@ -157,6 +166,8 @@ class LearnwareMiddleware:
                 payload["model"] = answerer.model
                 body = json.dumps(payload, separators=(",", ":")).encode()
                 scope = _with_length(scope, len(body))
+            if scope["path"] == SAGEMAKER_PATH:
+                scope = _with_header(scope, _SAGEMAKER_ADAPTER, answerer.model)
             if scope["path"] in GENERATING_PATHS:
                 self._metrics.count(answerer.model, answerer.reason)
             await self._app(scope, _replay(body, receive), _announcing(send, answerer))
@@ -227,6 +238,11 @@ def _takes_a_model(scope: Scope) -> bool:
     return any(name == b"content-type" and b"json" in value.lower() for name, value in scope["headers"])
 
 
+def _sagemaker_adapter(scope: Scope) -> str | None:
+    value = dict(scope["headers"]).get(_SAGEMAKER_ADAPTER)
+    return value.decode("latin-1") if value else None
+
+
 def _json_object(body: bytes) -> dict[str, Any] | None:
     """The body as a JSON object, None when it is none.
 
@@ -271,10 +287,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_length(scope: Scope, length: int) -> Scope:
-    headers = [
-        (name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")
-    ]
-    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+    headers = [header for header in scope["headers"] if header[0] != b"transfer-encoding"]
+    return _with_header({**scope, "headers": headers}, b"content-length", str(length))
+
+
+def _with_header(scope: Scope, name: bytes, value: str) -> Scope:
+    headers = [header for header in scope["headers"] if header[0] != name]
+    return {**scope, "headers": [*headers, (name, value.encode())]}
 
 
 def _announcing(send: Send, answerer: Answerer) -> Send:
