@@ -17,7 +17,6 @@ A request has one or more *prompts*, each a conversation (`router.turn`):
 - `/v1/responses`: `input` is the user's one turn, or items, of which the messages count as in a chat; `instructions` is
   the system prompt. Earlier turns that `previous_response_id` stands for are not in the body (and vLLM keeps none).
 - `/v1/messages`: as a chat, with the system prompt in `system`.
-- `/generative_scoring`: one prompt for each of the `items`, with the `query`.
 """
 
 import json
@@ -100,7 +99,7 @@ def _prompts(
         conversations = _spread(messages) if _is_list_of(messages, list) else [messages]
         return tuple(_conversation(one, instructions, words) for one in conversations)
     if prompt is None:
-        prompt = payload.get("input", _scored_texts(payload, decode_tokens))
+        prompt = payload.get("input")
     if isinstance(prompt, list) and not _is_list_of(prompt, int):
         prompts = _spread(prompt)
     else:
@@ -113,17 +112,6 @@ def _messages_of_input(given: Any) -> list[Any] | None:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     return given if _is_list_of(given, Mapping) else None
-
-
-def _scored_texts(payload: Mapping[str, Any], decode_tokens: DecodeTokens | None) -> list[str] | None:
-    """The query of `/generative_scoring` with each of the items that are looked at; None where there is no query."""
-    query, items = payload.get("query"), payload.get("items")
-    if query is None or not isinstance(items, list):
-        return None
-    order = -1 if payload.get("item_first") else 1
-    asked = _prompt_text(query, decode_tokens)
-    pairs = [(asked, _prompt_text(item, decode_tokens))[::order] for item in _spread(items)]
-    return ["\n".join(filter(None, pair)) for pair in pairs]
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

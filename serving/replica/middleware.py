@@ -12,6 +12,9 @@ application, which answers with the right 4xx.
 At `/invocations` a header may name the model: vLLM 0.29 writes SageMaker's adapter header over the body's `model`, and
 null where the client sent none. So it counts as the client's `model` here, and carries the one that answers.
 
+Requests for log-probabilities of tokens that the client lists are refused, since they would spoil other clients'
+(`CHOSEN_LOGPROBS`).
+
 Nothing is chosen for a request that generates nothing (`/tokenize`), and none such is counted.
 
 While a stack starts, HAProxy knows the engine a moment before it knows the router, and `auto` would be answered by the
@@ -80,6 +83,11 @@ SAGEMAKER_PATH = "/invocations"
 _SAGEMAKER_ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
 """`inject_adapter_id` on the route of `vllm.entrypoints.serve.sagemaker.api_router` reads it."""
 
+CHOSEN_LOGPROBS = frozenset({"logprob_token_ids", "label_token_ids"})
+"""Fields of a body, or of its `sampling_params`, that list tokens: chat's, and those of `/generative_scoring`. With one
+such request in the batch vLLM 0.29 gives all others that ask for log-probabilities the listed tokens' places in the
+stead of their own likeliest ones, filled with minus infinity (`vllm.v1.sample.sampler.Sampler.forward`)."""
+
 EXPLAIN_PATH = "/v1/route"
 """Explains a choice, so it must see `model` as the client wrote it."""
 
@@ -135,6 +143,7 @@ class LearnwareMiddleware:
             return
         try:
             payload = _json_object(body)
+            _refuse_chosen_logprobs(payload)
             model = payload.get("model") if payload else None
             if scope["path"] == SAGEMAKER_PATH:
                 model = _sagemaker_adapter(scope) or model
@@ -258,6 +267,18 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None
+
+
+def _refuse_chosen_logprobs(payload: dict[str, Any] | None) -> None:
+    """Raises InvalidInput for a body that asks for log-probabilities of listed tokens."""
+    places = (payload, payload.get("sampling_params")) if payload else ()
+    for place in places:
+        for field in CHOSEN_LOGPROBS if isinstance(place, dict) else ():
+            if place.get(field) is not None:
+                raise InvalidInput(
+                    f"Log-probabilities of listed tokens ({field}) are not available: vLLM would give the same tokens "
+                    "to everybody whose request runs beside. Leave the field out; logprobs with top_logprobs are available."
+                )
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -120,13 +120,14 @@ def test_token_ids_to_generate_from_are_routed_on(http: httpx.Client):
         assert response.json()["model"] == response.headers["x-learnware"]
 
 
-def test_scored_items_are_routed_on(http: httpx.Client):
-    query, news = QUESTIONS[0].text.split("\n")
-    body = {"model": "auto", "query": f"{query}\n", "items": [news, news.replace("2.1", "2.2")]}
-    response = http.post("/generative_scoring", json={**body, "label_token_ids": [100, 200]})
-    assert response.status_code == 200, response.text
-    assert response.headers["x-learnware"].startswith("finance")
-    assert response.json()["model"] == response.headers["x-learnware"]
+def test_what_would_spoil_other_clients_logprobs_is_refused(http: httpx.Client):
+    """vLLM would list these tokens to everybody in the batch."""
+    scoring = {"query": QUESTIONS[0].text, "items": ["a", "b"], "label_token_ids": [100, 200]}
+    chosen = {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "logprob_token_ids": [100]}
+    for path, body in (("/generative_scoring", scoring), ("/v1/chat/completions", chosen)):
+        response = http.post(path, json={"model": "auto", **body})
+        assert response.status_code == 400, response.text
+        assert "listed tokens" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("model", ["auto", "finance-tfns", BASE, None])

@@ -217,15 +217,6 @@ def test_token_ids_of_the_generate_route_are_decoded():
     assert prompt.turns == ("<1> <2>",)
 
 
-def test_each_scored_item_is_a_prompt_with_the_query():
-    items = {"items": ["It fell.", "It rose."], "label_token_ids": [1, 2]}
-    assert texts(query="Good or bad?", **items) == ["Good or bad?\nIt fell.", "Good or bad?\nIt rose."]
-    assert texts(query="Good or bad?", item_first=True, **items)[0] == "It fell.\nGood or bad?"
-    decoded = read_request(body(query=[3], items=[[4]]), lambda ids: f"<{ids[0]}>").prompts
-    assert decoded == (Conversation("", ("<3>\n<4>",)),)
-    assert len(texts(query="Good or bad?", items=["x"] * 1_000)) == MAX_PROMPTS
-
-
 def test_what_programs_wrote_into_messages_does_not_count():
     said = [
         "<system-reminder>today is Monday</system-reminder>",
@@ -284,8 +275,6 @@ def test_a_cut_body_whose_model_comes_last_has_no_model_but_a_text():
         b'{"prompt": [[], [[1]], null, {}]}',
         b'{"prompt": [99999999999999999999999]}',
         b'{"messages": [{"role": [], "content": [[], {"type": [], "text": 5}]}]}',
-        b'{"query": {}, "items": [1, null, [[]]]}',
-        b'{"query": "a", "items": 5, "item_first": []}',
         b'{"token_ids": ["a", {}]}',
         b'{"input": [{"role": "user"}, 5, null], "instructions": [1, {"text": {}}]}',
         b'{"messages": [{"role": "system", "content": [5, [[]], {"text": 1}]}], "system": {"text": []}}',
@@ -313,9 +302,7 @@ json_values = st.recursive(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine draws the first example slowly
 @given(
     st.dictionaries(
-        st.sampled_from(
-            ["model", "messages", "prompt", "input", "instructions", "system", "query", "items", "token_ids"]
-        ),
+        st.sampled_from(["model", "messages", "prompt", "input", "instructions", "system", "token_ids"]),
         json_values,
         max_size=6,
     )

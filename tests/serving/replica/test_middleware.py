@@ -195,6 +195,24 @@ def test_sagemakers_header_carries_the_model_that_answers(registry, fields, name
     assert unknown.status_code == 404
 
 
+@pytest.mark.parametrize("model", ["auto", "finance-tfns", None, 5])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprob_token_ids": [1], "logprobs": True},
+        {"logprob_token_ids": []},
+        {"query": "a", "items": ["b"], "label_token_ids": [1, 2]},
+        {"token_ids": [1], "sampling_params": {"logprob_token_ids": [1]}},
+    ],
+)
+def test_logprobs_of_listed_tokens_are_refused_since_they_spoil_those_of_others(app, model, fields):
+    response = send(app, {"model": model, **fields}, choice())
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "listed tokens" in response.json()["error"]["message"]
+    kept = {"model": model, "logprobs": True, "top_logprobs": 5, "logprob_token_ids": None, "sampling_params": 3}
+    assert send(app, kept, choice()).status_code == 200
+
+
 def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_later_is_passed_on(registry):
     seen = []
 
