@@ -277,7 +277,7 @@ def _refuse_chosen_logprobs(payload: dict[str, Any] | None) -> None:
             if place.get(field) is not None:
                 raise InvalidInput(
                     f"Log-probabilities of listed tokens ({field}) are not available: vLLM would give the same tokens "
-                    "to everybody whose request runs beside. Leave the field out; logprobs with top_logprobs are available."
+                    "to everybody whose request runs beside. Leave the field out; logprobs with top_logprobs are there."
                 )
 
 
