@@ -19,18 +19,12 @@ SENTIMENT = {
     "type": "object",
     "properties": {"sentiment": {"enum": ["positive", "neutral", "negative"]}},
     "required": ["sentiment"],
+    "additionalProperties": False,
 }
+WHEN = {"type": "object", "properties": {"when": {"enum": ["rises", "falls"]}}, "required": ["when"]}
 TOOL = {
     "type": "function",
-    "function": {
-        "name": "set_alert",
-        "description": "Watches a share",
-        "parameters": {
-            "type": "object",
-            "properties": {"when": {"enum": ["rises", "falls"]}},
-            "required": ["when"],
-        },
-    },
+    "function": {"name": "set_alert", "description": "Watches a share", "parameters": WHEN},
 }
 
 
