@@ -49,10 +49,9 @@ def zip_of_learnware(folder: Path, training: list[str]) -> bytes:
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "card.yaml").write_text(json.dumps(CARD))  # JSON is YAML
-    for command in (
-        ["train", "--rows", "rows.jsonl", "--out", NAME, "--max-steps", "30", *training],
-        ["spec", "make-learnware", NAME, "--rows", "rows.jsonl", "--card", "card.yaml"],
-    ):
+    train = ["train", "--rows", "rows.jsonl", "--out", NAME, "--max-steps", "30", *training]
+    specify = ["spec", "make-learnware", NAME, "--rows", "rows.jsonl", "--card", "card.yaml"]
+    for command in (train, specify):
         print("learnware-serving", *command, flush=True)
         subprocess.run([sys.executable, "-m", "serving.cli", *command], cwd=folder, check=True)
     return Path(shutil.make_archive(str(folder / NAME), "zip", folder / NAME)).read_bytes()
