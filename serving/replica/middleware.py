@@ -271,14 +271,16 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 
 def _refuse_chosen_logprobs(payload: dict[str, Any] | None) -> None:
     """Raises InvalidInput for a body that asks for log-probabilities of listed tokens."""
-    places = (payload, payload.get("sampling_params")) if payload else ()
-    for place in places:
-        for field in CHOSEN_LOGPROBS if isinstance(place, dict) else ():
-            if place.get(field) is not None:
-                raise InvalidInput(
-                    f"Log-probabilities of listed tokens ({field}) are not available: vLLM would give the same tokens "
-                    "to everybody whose request runs beside. Leave the field out; logprobs with top_logprobs are there."
-                )
+    if payload is None:
+        return
+    sampling = payload.get("sampling_params")
+    for place in (payload, sampling if isinstance(sampling, dict) else {}):
+        given = sorted(field for field in CHOSEN_LOGPROBS if place.get(field) is not None)
+        if given:
+            raise InvalidInput(
+                f"Log-probabilities of listed tokens ({given[0]}) are not available: vLLM would give the same tokens "
+                "to everybody whose request runs beside. Leave the field out; logprobs with top_logprobs are there."
+            )
 
 
 async def _read_body(receive: Receive) -> bytes | None:
