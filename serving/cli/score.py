@@ -9,7 +9,6 @@ from typing import Any
 
 from serving.config import STARTER_FOLDER
 from serving.terminal import Progress, add_base_arguments
-from serving.training.matrix import sampled
 from specs.errors import InvalidInput
 
 SAID_ROWS = 100
@@ -60,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
     from serving.training.free_text import Said, text_report, text_table
+    from serving.training.matrix import sampled
     from serving.training.report import majority_scores, table, task_report, with_earlier_control
     from serving.training.rows import read_rows, rows_hash, rows_kind
     from serving.training.scoring import BASE, PROTOCOL, TEXT_PROTOCOL, Scorer

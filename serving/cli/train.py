@@ -15,9 +15,9 @@ DEFAULTS = TrainingSettings()
 
 def add_parser(subparsers: Any) -> None:
     """Adds `train`, `score`, `matrix` and `measure` to the command line."""
+    from serving.cli.matrix import add_parser as add_matrix_parser
     from serving.cli.measure import add_parser as add_measure_parser
     from serving.cli.score import add_parser as add_score_parser
-    from serving.training.matrix import add_parser as add_matrix_parser
 
     add_score_parser(subparsers)
     add_matrix_parser(subparsers)
