@@ -7,10 +7,8 @@ in the cache folder. A local folder, or the id of a model on the Hugging Face hu
 
 import argparse
 import contextlib
-import fcntl
 import io
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -19,8 +17,11 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from serving.paths import cache_folder
 from specs.errors import StartupError
+from specs.files import file_lock, sync
 
 EMBEDDED = "embedded"
 EMBEDDED_ID = "SmolLM2-135M-Instruct"
@@ -108,12 +109,13 @@ def is_complete(folder: Path) -> bool:
 @contextlib.contextmanager
 def _lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Holds an advisory lock, which the system drops when the process ends, however it ends."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is making the base model ready; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = file_lock(path)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        say("another process is making the base model ready; waiting for it")
+        held = lock.acquire()
+    with held:
         yield
 
 
@@ -131,13 +133,13 @@ def _make(folder: Path, say: Callable[[str], None]) -> None:
         )
         for path in temporary.iterdir():
             path.chmod(0o644)
-            _sync(path)
+            sync(path)
         temporary.chmod(0o755)
-        _sync(temporary)
+        sync(temporary)
         if folder.exists():
             shutil.rmtree(folder)  # incomplete: is_complete said so
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -257,12 +259,3 @@ def _check_weights(path: Path) -> None:
         raise StartupError(f"{path} is not a safetensors file ({error})") from error
     if size != expected:
         raise StartupError(f"{path} is truncated or damaged: {size} bytes, its header says {expected}")
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

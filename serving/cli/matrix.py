@@ -9,6 +9,7 @@ from typing import Any
 
 from serving.terminal import add_base_arguments
 from specs.errors import InvalidInput
+from specs.files import write_atomically
 
 MAX_ROWS = 50
 ACROSS = 0.1
@@ -70,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
         write_capabilities,
     )
     from serving.training.scoring import PROTOCOL, TEXT_PROTOCOL
-    from serving.training.trainer import write_atomically
     from specs.adapter import adapter_hash
 
     torch.set_num_threads(args.threads)

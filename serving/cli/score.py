@@ -10,6 +10,7 @@ from typing import Any
 from serving.config import STARTER_FOLDER
 from serving.terminal import Progress, add_base_arguments
 from specs.errors import InvalidInput
+from specs.files import write_atomically
 
 SAID_ROWS = 100
 SAID_TOKENS = 160
@@ -63,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
     from serving.training.report import majority_scores, table, task_report, with_earlier_control
     from serving.training.rows import read_rows, rows_hash, rows_kind
     from serving.training.scoring import BASE, PROTOCOL, TEXT_PROTOCOL, Scorer
-    from serving.training.trainer import write_atomically
 
     torch.set_num_threads(args.threads)
     names = adapter_names(args.learnwares, args.only)

@@ -5,7 +5,6 @@ lies in it. Its path must be short, since Ray appends a 56-character node id and
 holds 107 bytes; where $TMPDIR is too long for that, it lies below /tmp.
 """
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -17,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, Self
+
+from filelock import lock_descriptor
 
 from serving.launch import haproxy_wrapper
 from serving.launch.haproxy_wrapper import EdgeSettings
@@ -164,16 +165,12 @@ def claim(instance: Instance, say: Callable[[str], None], settings: EdgeSettings
     """
     prepare(instance, settings)
     lock = (instance.folder / "lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock_descriptor(lock.fileno(), blocking=False):
         lock.seek(0)
         owner = lock.read()
         lock.close()
         pid = json.loads(owner)["pid"] if owner else "unknown"
-        raise StartupError(
-            f"a stack of this project already runs on port {instance.ports.http}: process {pid}"
-        ) from None
+        raise StartupError(f"a stack of this project already runs on port {instance.ports.http}: process {pid}")
     try:
         end_leftovers(instance.folder, say)
         _sweep(instance)

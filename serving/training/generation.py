@@ -4,7 +4,6 @@ What a learnware does off its task is measured against what the base model says 
 what the base says: both take the answers from here, so that they speak of the same ones.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import lock_descriptor
 from torch import Tensor
 
 from serving.training.loops import is_looping
@@ -338,6 +338,6 @@ def _append(path: Path, answers: dict[str, GreedyAnswer]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"prompt": key, **answer._asdict()}) for key, answer in answers.items()]
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_descriptor(file.fileno())
         # A writer that was killed may have left half a line: it must not swallow the first of ours.
         file.write(("\n" + "\n".join(lines) + "\n").encode())

@@ -13,7 +13,6 @@ parse would keep a router's requests waiting.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specs.errors import InvalidInput
+from specs.files import write_atomically
 from specs.learnware import load_learnwares
 from specs.market.objects import fingerprint
 
@@ -135,14 +135,8 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
         for entry in catalogue.entries
     ]
     path = root / CATALOGUE_FILE
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"sequence":{catalogue.sequence},"learnwares":[\n')
-        file.write(",\n".join(lines))
-        file.write("\n]}\n" if lines else "]}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    text = f'{{"sequence":{catalogue.sequence},"learnwares":[\n' + ",\n".join(lines) + ("\n]}\n" if lines else "]}\n")
+    write_atomically(path, text.encode(), temporary=path.with_suffix(".new"))
 
 
 def static_catalogue(folder: Path) -> Catalogue:

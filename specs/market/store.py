@@ -13,19 +13,20 @@ older sequence (written again). So a change is in effect, whole, exactly when it
 """
 
 import difflib
-import fcntl
 import re
 import shutil
-import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import Timeout
+
 from specs.capability import Capability, save_capability
 from specs.card import CARD_FILE, Card, load_card
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
+from specs.files import file_lock
 from specs.learnware import SPECIFICATION_FOLDER, Learnware
 from specs.market import journal
 from specs.market.catalogue import Entry, write_catalogue
@@ -37,7 +38,6 @@ from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.search import search
 
 LOCK_TIMEOUT_S = 10.0
-LOCK_POLL_S = 0.02
 KEPT_S = 3600.0
 """How long the files of a learnware that is served no more are kept: running requests may still need them."""
 SEED_BATCH = 100
@@ -330,19 +330,14 @@ class Market:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """The market's lock, which the system drops when the process ends, however it ends."""
-        deadline = time.monotonic() + self._timeout_s
-        with (self.root / "market.lock").open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise MarketBusy(
-                            f"another process has been changing the market in {self.root} for more than "
-                            f"{self._timeout_s:g} s; try again"
-                        ) from None
-                    time.sleep(LOCK_POLL_S)
+        try:
+            held = file_lock(self.root / "market.lock").acquire(self._timeout_s)
+        except Timeout:
+            raise MarketBusy(
+                f"another process has been changing the market in {self.root} for more than {self._timeout_s:g} s; "
+                "try again"
+            ) from None
+        with held:
             yield
 
 
