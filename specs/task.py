@@ -23,7 +23,6 @@ specifications have equal bytes, and a task's id is made from them.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 from specs import safetensors_file as single_file
 from specs.encoding.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
+from specs.rows import rows_of
 
 TASK_PREFIX = "task:"
 TASK_ID = re.compile(r"task:[0-9a-f]{32}")
@@ -152,26 +152,11 @@ def read_rows(path: Path) -> list[str]:
         InvalidInput: it cannot be read, or a line is no row; the message names the line.
     """
     texts: list[str] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                place = f"{path.name}, line {number}"
-                row = line.rstrip("\r\n") if path.suffix == ".txt" else _parsed(line, place)
-                texts.append(text_of(row, place))
-                if len(texts) > MAX_ROWS:
-                    raise InvalidInput(f"{path.name} holds more than {MAX_ROWS:,} rows")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the rows {path} cannot be read: {error}") from None
+    for place, row in rows_of(path):
+        texts.append(text_of(row, place))
+        if len(texts) > MAX_ROWS:
+            raise InvalidInput(f"{path.name} holds more than {MAX_ROWS:,} rows")
     return texts
-
-
-def _parsed(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{place} is not JSON: {error}") from None
 
 
 def dump_task_specification(specification: TaskSpecification) -> bytes:
