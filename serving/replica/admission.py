@@ -1,9 +1,8 @@
 """What a replica serves at this moment, and which of it running requests still use."""
 
 import asyncio
-import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,9 +14,9 @@ class Names(NamedTuple):
     auto_names: frozenset[str]
     learnwares: Mapping[str, str]
 
-    def close_to(self, name: str) -> Sequence[str]:
-        """Ids that a client may have meant, best first."""
-        return difflib.get_close_matches(name, [*self.auto_names, self.base, *self.learnwares], n=3, cutoff=0.4)
+    @property
+    def every(self) -> tuple[str, ...]:
+        return (*self.auto_names, self.base, *self.learnwares)
 
 
 class Served:

@@ -53,6 +53,7 @@ from specs.errors import (
     RouterUnavailable,
     UnknownModel,
 )
+from specs.suggestion import did_you_mean
 from specs.task import TASK_PREFIX
 
 NO_MODEL = "base:no-model"
@@ -170,10 +171,9 @@ class LearnwareMiddleware:
             return Answerer(names.base, NO_MODEL, None)
         if model == names.base or model in names.learnwares:
             return Answerer(model, NAMED, None)
-        close = names.close_to(model)
-        hint = f"Did you mean {', '.join(close)}? " if close else ""
+        hint = did_you_mean(model, names.every) or "."
         raise UnknownModel(
-            f"The model {model!r} does not exist. {hint}Use {min(names.auto_names)!r} to let the router choose; "
+            f"The model {model!r} does not exist{hint} Use {min(names.auto_names)!r} to let the router choose; "
             "GET /v1/models lists every id."
         )
 

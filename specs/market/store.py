@@ -12,7 +12,6 @@ the catalogue. Killed in between, the next start finds an object that nothing re
 older sequence (written again). So a change is in effect, whole, exactly when its transaction is.
 """
 
-import difflib
 import re
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -36,6 +35,7 @@ from specs.market.integrity import catalogue_of, find_problems, repair
 from specs.market.journal import Journal, Record, State
 from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.search import search
+from specs.suggestion import did_you_mean
 
 LOCK_TIMEOUT_S = 10.0
 KEPT_S = 3600.0
@@ -313,9 +313,9 @@ class Market:
 
     def _unknown(self, book: Journal, learnware_id: str) -> UnknownLearnware:
         ids = [record.id for record in book.records(State.ACTIVE)]
-        close = difflib.get_close_matches(learnware_id, ids, n=3, cutoff=0.4)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        return UnknownLearnware(f"there is no learnware {learnware_id!r} in the market{hint}")
+        return UnknownLearnware(
+            f"there is no learnware {learnware_id!r} in the market{did_you_mean(learnware_id, ids)}"
+        )
 
     @contextmanager
     def _change(self) -> Iterator[Journal]:
