@@ -53,8 +53,6 @@ CLEAR_NOISE = 0.02
 """Up to this σ (100 rows at μ = 1) noise hardly changes the choice of a learnware. With 20 rows (σ = 0.1) a third to a
 half of the starters' own tasks no longer look like any, and foreign ones may look like another domain's."""
 MAX_ROWS = 1_000_000
-UNIT_NORM_SLACK = 1e-3
-"""Rounding of float32 in an encoder's unit vectors."""
 LARGEST_VALUE = 10.0
 """Of a coordinate: means of unit vectors are at most 1 long, and the noise of 20 rows has σ = 0.1."""
 
