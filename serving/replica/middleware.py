@@ -128,6 +128,9 @@ class LearnwareMiddleware:
         if body is None:
             return
         try:
+            # Each process that needs something of a body parses it: the router, for the prompts (`router.request`);
+            # this one, for `model` and for what `PromptLogprobs` asks; then vLLM's application, which takes bytes
+            # alone. They are written anew only where the model is another one than the client named.
             payload = _json_object(body)
             model = payload.get("model") if payload else None
             if payload is None or not (model is None or isinstance(model, str)):
