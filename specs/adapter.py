@@ -127,7 +127,8 @@ def _check_targets(targets: Any, layers: Mapping[str, tuple[int, int]]) -> None:
 def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """The layers with their features in and out."""
     try:
-        tensors = deserialize(path.read_bytes())  # the engine's own reader: it refuses cuts, gaps and overlaps
+        # the engine's own reader: it refuses cuts, gaps and overlaps
+        tensors: list[tuple[str, dict[str, Any]]] = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except FileNotFoundError:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is missing") from None
     except SafetensorError as error:
