@@ -64,16 +64,28 @@ class FollowUps:
     def kind(self, turn: str) -> FollowUp | None:
         """Returns the kind of follow-up, or None when the turn has a topic of its own. Never raises on odd text."""
         turn = turn.strip()
-        if len(turn) <= FOLLOW_UP_CHARS and (whole := self._vote(turn, 0.0)):
-            return whole  # otherwise a short next item may hide its beginning: "and this one: sales were flat"
+        if not turn:
+            return None
+        looked_at = set()
+        if len(turn) <= FOLLOW_UP_CHARS:
+            looked_at.add(whole := _plain(turn))
+            if kind := self._vote(whole, 0.0):
+                return kind  # otherwise a short next item may hide its beginning: "and this one: sales were flat"
         end = _CLAUSE.search(turn, 0, FOLLOW_UP_CHARS)
-        head = self._vote(turn[: end.end()], _CLEAR_COSINE) if end else None
-        return head or self._vote(_last_sentence(turn), _CLEAR_COSINE)
+        head = turn[: end.end()] if end else ""
+        for part in map(_plain, filter(None, (head, _last_sentence(turn)))):
+            # a turn of one sentence is its own beginning and end: no other bound makes a kind of it
+            if part not in looked_at and (kind := self._vote(part, _CLEAR_COSINE)):
+                return kind
+            looked_at.add(part)
+        return None
 
     def _vote(self, text: str, least: float) -> FollowUp | None:
-        cosines = self._vectors @ self._encoder.encode([_plain(text)])[0]
+        """Returns what the phrases near a text say, typed as they are (`_plain`); None where none is as near as `least`, a
+        cosine. The vector is not the one that chose a learnware, which the prompt encoder made of material and ask."""
+        cosines = self._vectors @ self._encoder.encode([text])[0]
         voters = np.argpartition(-cosines, _VOTERS)[:_VOTERS]
-        if not text or cosines[voters].max() < least:
+        if cosines[voters].max() < least:
             return None
         weights = np.exp(_SHARPNESS * (cosines[voters] - 1))
         explanation, continuation, topic = np.bincount(self._kinds[voters], weights, 3)

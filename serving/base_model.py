@@ -7,10 +7,8 @@ and kept in the cache folder. A local folder, or the id of a model on the Huggin
 
 import argparse
 import contextlib
-import fcntl
 import io
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -19,8 +17,12 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+from safetensors import SafetensorError, safe_open
+
 from serving.paths import cache_folder
 from specs.errors import StartupError
+from specs.files import file_lock, sync
 
 EMBEDDED = "embedded"
 """Name of the source that needs no network."""
@@ -43,8 +45,6 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Files of which a base model's folder must hold at least one."""
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """Patterns of the files that are downloaded from the hub."""
-_SAFETENSORS_HEADER = 8
-"""Bytes at the beginning of a safetensors file that hold the header's length."""
 
 
 def ensure_base_model(source: str, cache: Path, say: Callable[[str], None], revision: str | None = None) -> Path:
@@ -118,12 +118,13 @@ def is_complete(folder: Path) -> bool:
 @contextlib.contextmanager
 def _lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Holds an advisory lock, which the system drops when the process ends, however it ends."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is making the base model ready; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = file_lock(path)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        say("another process is making the base model ready; waiting for it")
+        held = lock.acquire()
+    with held:
         yield
 
 
@@ -141,13 +142,13 @@ def _make(folder: Path, say: Callable[[str], None]) -> None:
         )
         for path in temporary.iterdir():
             path.chmod(0o644)
-            _sync(path)
+            sync(path)
         temporary.chmod(0o755)
-        _sync(temporary)
+        sync(temporary)
         if folder.exists():
             shutil.rmtree(folder)  # incomplete: is_complete said so
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -259,33 +260,15 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _check_weights(path: Path) -> None:
-    """Checks that a safetensors file is as long as its own header says.
+    """Checks that a safetensors file is whole, from its header alone, which says how long it must be.
 
     Raises:
-        StartupError: it is not, or it has no such header.
+        StartupError: it is not, or it holds no tensors.
     """
-    size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_SAFETENSORS_HEADER), "little")
-            if length > size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
-        expected = (
-            _SAFETENSORS_HEADER
-            + length
-            + max(item["data_offsets"][1] for key, item in header.items() if key != "__metadata__")
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StartupError(f"{path} is not a safetensors file ({error})") from error
-    if size != expected:
-        raise StartupError(f"{path} is truncated or damaged: {size} bytes, its header says {expected}")
-
-
-def _sync(path: Path) -> None:
-    """Returns when a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with safe_open(path, "np") as file:
+            empty = not file.keys()
+    except (SafetensorError, OSError) as error:
+        raise StartupError(f"{path} is truncated, damaged or not a safetensors file ({error})") from None
+    if empty:
+        raise StartupError(f"{path} holds no tensors")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 
 from specs.errors import InvalidLearnware
 
@@ -29,8 +29,6 @@ EXECUTABLE_WEIGHTS = frozenset(
 """Endings of weight formats that can run code when they are read, or that nothing here reads."""
 MAX_RANK = 512
 """The largest LoRA rank that vLLM 0.29 takes (`MaxLoRARanks`)."""
-MAX_HEADER_BYTES = 16 << 20
-"""The longest safetensors header that is parsed, in bytes: 16 MiB, hundreds of times what an adapter's layers need."""
 
 _TENSOR_NAME = re.compile(r"^(?P<layer>base_model\.model\..+)\.lora_(?P<side>[AB])\.weight$")
 _EXPONENT_MASK = {"BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F32": (np.uint32, 0x7F800000)}
@@ -60,15 +58,6 @@ class Adapter(NamedTuple):
     layers: Mapping[str, tuple[int, int]]
 
 
-class _Tensor(NamedTuple):
-    """A tensor of a safetensors header: its data type, its shape, and its bytes `start` to `end` in the file's data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
 def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
     """Checks the adapter in `folder` and returns it. With `weights` False only its configuration is read, and `layers`
     is empty.
@@ -93,8 +82,6 @@ def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
 
 def adapts_output_layer(folder: Path) -> bool:
     """Whether the adapter in a checked folder changes `lm_head`, by the names of its tensors."""
-    from safetensors import safe_open
-
     with safe_open(str(folder / WEIGHTS_FILE), framework="numpy") as file:
         return any("lm_head" in name.split(".") for name in file.keys())  # noqa: SIM118 (no mapping)
 
@@ -150,79 +137,42 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, i
     """Checks names, shapes and values of all tensors, and returns the changed layers with their input and output
     features."""
     try:
-        raw = path.read_bytes()
+        # the engine's own reader: it refuses cuts, gaps and overlaps
+        tensors: list[tuple[str, dict[str, Any]]] = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except FileNotFoundError:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is missing") from None
-    tensors, data = _read_header(raw)
-    try:
-        with safe_open(path, "np"):
-            pass  # the engine's own reader, which also refuses gaps and overlaps
-    except (SafetensorError, OSError) as error:
-        raise InvalidLearnware(f"{WEIGHTS_FILE} is no safetensors file: {error}") from None
-    pairs: dict[str, dict[str, _Tensor]] = {}
+    except SafetensorError as error:
+        raise InvalidLearnware(f"{WEIGHTS_FILE} is truncated, or is no safetensors file: {error}") from None
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     idle = {"A": True, "B": True}
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
+        dtype, shape = tensor["dtype"], tuple(tensor["shape"])
         match = _TENSOR_NAME.match(name)
         if match is None:
             raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} is not a LoRA tensor (base_model.model.….lora_A.weight)")
-        if len(tensor.shape) != 2 or tensor.dtype not in _EXPONENT_MASK:
+        if len(shape) != 2 or dtype not in _EXPONENT_MASK:
             raise InvalidLearnware(
-                f"{WEIGHTS_FILE}: {name} is {tensor.dtype} {tensor.shape}; "
+                f"{WEIGHTS_FILE}: {name} is {dtype} {shape}; "
                 f"two dimensions and one of {sorted(_EXPONENT_MASK)} are needed"
             )
         side = match["side"]
-        rank = tensor.shape[0] if side == "A" else tensor.shape[1]
+        rank = shape[0] if side == "A" else shape[1]
         if rank != config["r"]:
             raise InvalidLearnware(
-                f"{WEIGHTS_FILE}: {name} has shape {tensor.shape}, but {CONFIG_FILE} says r = {config['r']}"
+                f"{WEIGHTS_FILE}: {name} has shape {shape}, but {CONFIG_FILE} says r = {config['r']}"
             )
-        kind, mask = _EXPONENT_MASK[tensor.dtype]
-        values = np.frombuffer(raw[data + tensor.start : data + tensor.end], kind)
+        kind, mask = _EXPONENT_MASK[dtype]
+        values = np.frombuffer(tensor["data"], kind)
         if bool(((values & kind(mask)) == mask).any()):
             raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has NaN or infinite values")
         idle[side] = idle[side] and not bool((values << kind(1)).any())  # the sign of -0 shifted out
-        pairs.setdefault(match["layer"].removeprefix("base_model.model."), {})[side] = tensor
+        pairs.setdefault(match["layer"].removeprefix("base_model.model."), {})[side] = shape
     for layer, sides in pairs.items():
-        if set(sides) != {"A", "B"} or sides["A"].shape[0] != sides["B"].shape[1]:
+        if set(sides) != {"A", "B"} or sides["A"][0] != sides["B"][1]:
             raise InvalidLearnware(f"{WEIGHTS_FILE}: {layer} needs lora_A and lora_B of one rank")
     if not pairs:
         raise InvalidLearnware(f"{WEIGHTS_FILE} holds no tensors")
     for side, empty in idle.items():
         if empty:
             raise InvalidLearnware(f"{WEIGHTS_FILE}: every lora_{side} is 0, so the adapter changes nothing")
-    return {layer: (sides["A"].shape[1], sides["B"].shape[0]) for layer, sides in pairs.items()}
-
-
-def _read_header(raw: bytes) -> tuple[dict[str, _Tensor], int]:
-    """Returns the tensors that a safetensors header lists, and the byte at which their data starts. The format: 8 bytes
-    little-endian header length, a JSON header, then the data without gaps."""
-    length = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or length > min(MAX_HEADER_BYTES, len(raw) - 8):
-        raise InvalidLearnware(f"{WEIGHTS_FILE} is cut off inside its header, or is no safetensors file")
-    try:
-        header = json.loads(raw[8 : 8 + length])
-        tensors = {
-            name: _Tensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidLearnware(f"{WEIGHTS_FILE} is no safetensors file: bad header ({error})") from None
-    size = len(raw) - 8 - length
-    for name, tensor in tensors.items():
-        width = {"BF16": 2, "F16": 2, "F32": 4}.get(tensor.dtype)
-        if not _is_sound(tensor):
-            raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has an impossible shape or place in the file")
-        if tensor.end > size:
-            raise InvalidLearnware(
-                f"{WEIGHTS_FILE} is truncated: {name} ends at byte {tensor.end} of the data, which has {size}"
-            )
-        if width is not None and tensor.end - tensor.start != width * int(np.prod(tensor.shape)):
-            raise InvalidLearnware(f"{WEIGHTS_FILE}: the bytes of {name} do not match its shape {tensor.shape}")
-    return tensors, 8 + length
-
-
-def _is_sound(tensor: _Tensor) -> bool:
-    """Whether a tensor's shape and offsets are whole numbers of at least 0 in the right order."""
-    numbers = (*tensor.shape, tensor.start, tensor.end)
-    return all(type(number) is int and number >= 0 for number in numbers) and tensor.start <= tensor.end
+    return {layer: (sides["A"][1], sides["B"][0]) for layer, sides in pairs.items()}

@@ -4,7 +4,6 @@ The semantic fields are those of the `learnware` package 0.4.0.post1 (data, task
 its zip files can be converted. YAML is read with the safe loader; unknown keys are refused with the nearest valid name.
 """
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from specs.errors import InvalidLearnware
+from specs.suggestion import did_you_mean
 
 CARD_FILE = "learnware.yaml"
 """File name of the card in a learnware's folder."""
@@ -94,7 +94,5 @@ def _explain(fault: dict[str, Any]) -> str:
         return f"{place}: {fault['msg']}"
     sections: dict[str, type[BaseModel]] = {"base_model": BaseModelReference, "semantics": Semantics}
     owner = sections.get(str(fault["loc"][0]), Card) if len(fault["loc"]) > 1 else Card
-    near = difflib.get_close_matches(str(fault["loc"][-1]), owner.model_fields, n=1, cutoff=0.5)
-    return f"unknown key {place}" + (
-        f"; did you mean {near[0]}?" if near else f"; there are {list(owner.model_fields)}"
-    )
+    hint = did_you_mean(str(fault["loc"][-1]), owner.model_fields, most=1)
+    return f"unknown key {place}" + (hint or f"; there are {list(owner.model_fields)}")

@@ -23,7 +23,6 @@ specifications have equal bytes, and a task's id is made from them.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 from specs import safetensors_file as single_file
 from specs.encoding.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
+from specs.rows import rows_of
 
 TASK_PREFIX = "task:"
 """Beginning of every task's id, by which a request's `model` is told to name a task."""
@@ -61,8 +61,6 @@ CLEAR_NOISE = 0.02
 domain's."""
 MAX_ROWS = 1_000_000
 """The most rows that a task specification may be made from."""
-UNIT_NORM_SLACK = 1e-3
-"""Allowed deviation of an encoder's unit vectors from norm 1, the rounding of float32."""
 LARGEST_VALUE = 10.0
 """The largest absolute coordinate that is accepted: means of unit vectors are at most 1 long, and the noise of 20 rows
 at μ = 1 has σ = 0.1."""
@@ -167,26 +165,11 @@ def read_rows(path: Path) -> list[str]:
         InvalidInput: the file cannot be read, or a line is no row; the message names the line.
     """
     texts: list[str] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                place = f"{path.name}, line {number}"
-                row = line.rstrip("\r\n") if path.suffix == ".txt" else _parsed(line, place)
-                texts.append(text_of(row, place))
-                if len(texts) > MAX_ROWS:
-                    raise InvalidInput(f"{path.name} holds more than {MAX_ROWS:,} rows")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the rows {path} cannot be read: {error}") from None
+    for place, row in rows_of(path):
+        texts.append(text_of(row, place))
+        if len(texts) > MAX_ROWS:
+            raise InvalidInput(f"{path.name} holds more than {MAX_ROWS:,} rows")
     return texts
-
-
-def _parsed(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{place} is not JSON: {error}") from None
 
 
 def dump_task_specification(specification: TaskSpecification) -> bytes:

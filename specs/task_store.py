@@ -4,12 +4,11 @@ A file is there whole or not at all, and never changes. Every router replica rea
 comes, so all of them know an upload or a removal at once, also after a restart.
 """
 
-import os
-import secrets
 from functools import lru_cache
 from pathlib import Path
 
 from specs.errors import StoreFull
+from specs.files import sync, write_atomically
 from specs.task import (
     TASK_ID,
     TASK_PREFIX,
@@ -52,16 +51,8 @@ class TaskStore:
                 f"{self._max_tasks:,} task specifications are kept already: remove one that is not needed any more "
                 "(DELETE /v1/task-specs/<id>)"
             )
-        temporary = self._folder / f"{secrets.token_hex(8)}.new"
-        try:
-            with temporary.open("wb") as file:
-                file.write(dump_task_specification(specification))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync(self._folder)
+        write_atomically(path, dump_task_specification(specification))
+        sync(self._folder)
         return name
 
     def find(self, name: str) -> TaskSpecification | None:
@@ -85,7 +76,7 @@ class TaskStore:
             self._path(name).unlink()
         except FileNotFoundError:
             return False
-        _sync(self._folder)
+        sync(self._folder)
         return True
 
     def _path(self, name: str) -> Path:
@@ -94,12 +85,3 @@ class TaskStore:
 
 def _read(path: Path) -> TaskSpecification:
     return load_task_specification(path.read_bytes())
-
-
-def _sync(folder: Path) -> None:
-    """Waits until the folder's entries are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

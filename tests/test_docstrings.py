@@ -16,7 +16,7 @@ import pytest
 from tests.support import ROOT
 
 PACKAGES = ("specs", "router", "serving", "benchmarks")
-STANDS_ALONE = ("specs", "router", "serving")
+STANDS_ALONE = PACKAGES
 """Packages whose docstrings stand alone under a hover: none begins with a word that needs the name above it."""
 FRAGMENTS = ("Of ", "What ", "Who ", "Whose ", "Where ", "The same ")
 TEXTS = ("*.md", "*.yaml", "*.toml", "Makefile")

@@ -9,8 +9,8 @@ from typing import Any
 
 from serving.config import STARTER_FOLDER
 from serving.terminal import Progress, add_base_arguments
-from serving.training.matrix import sampled
 from specs.errors import InvalidInput
+from specs.files import write_atomically
 
 SAID_ROWS = 100
 """Number of rows of a task in sentences that are answered for ROUGE-L."""
@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from serving.base_model import base_model_id, ensure_base_model
     from serving.paths import cache_folder
     from serving.training.free_text import Said, text_report, text_table
+    from serving.training.matrix import sampled
     from serving.training.report import majority_scores, table, task_report, with_earlier_control
     from serving.training.rows import read_rows, rows_hash, rows_kind
     from serving.training.scoring import BASE, PROTOCOL, TEXT_PROTOCOL, Scorer
-    from serving.training.trainer import write_atomically
 
     torch.set_num_threads(args.threads)
     names = adapter_names(args.learnwares, args.only)

@@ -1,12 +1,13 @@
 """`learnware-serving spec …`: makes a task's or a learnware's specification from its rows, on this machine."""
 
 import argparse
-import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specs.errors import InvalidInput
+from specs.rows import rows_of
 
 if TYPE_CHECKING:
     from specs.answers.description import Answers
@@ -168,24 +169,13 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _read_rows(path: Path) -> list[_Row]:
-    rows: list[_Row] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip() and len(rows) < ROW_LIMIT:
-                    rows.append(_row_of(line, f"{path.name}, line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the rows {path} cannot be read: {error}") from None
+    rows = [_row_of(row, place) for place, row in islice(rows_of(path), ROW_LIMIT)]
     if not rows:
         raise InvalidInput(f"{path} holds no rows")
     return rows
 
 
-def _row_of(line: str, place: str) -> _Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InvalidInput(f"{place} is not JSON: {error}") from None
+def _row_of(row: Any, place: str) -> _Row:
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidInput(f"{place}: a row needs a `prompt` with some text")

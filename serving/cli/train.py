@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from serving.terminal import Progress, add_base_arguments
 from serving.training.settings import TrainingSettings
 from specs.errors import InvalidInput
 
-DEFAULTS = TrainingSettings()
+OPTIONS = {name: field for name, field in TrainingSettings.model_fields.items() if field.description}
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds `train`, `score`, `matrix` and `measure` to the command line."""
+    from serving.cli.matrix import add_parser as add_matrix_parser
     from serving.cli.measure import add_parser as add_measure_parser
     from serving.cli.score import add_parser as add_score_parser
-    from serving.training.matrix import add_parser as add_matrix_parser
 
     add_score_parser(subparsers)
     add_matrix_parser(subparsers)
@@ -31,54 +32,35 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--rows", type=Path, required=True, help="JSONL file of training rows")
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
     add_base_arguments(parser)
-    parser.add_argument("--rank", type=int, default=DEFAULTS.rank)
-    parser.add_argument("--alpha", type=float, default=DEFAULTS.alpha)
-    parser.add_argument(
-        "--target-modules", default=",".join(DEFAULTS.target_modules), help="linear layers to adapt, comma-separated"
-    )
-    parser.add_argument(
-        "--first-layer-share",
-        type=float,
-        default=DEFAULTS.first_layer_share,
-        help="share of the depth left frozen below",
-    )
-    parser.add_argument("--learning-rate", type=float, default=DEFAULTS.learning_rate)
-    parser.add_argument("--batch", type=int, default=DEFAULTS.batch, help="rows a step")
-    parser.add_argument("--epochs", type=float, default=DEFAULTS.epochs, help="passes over the rows at most")
-    parser.add_argument(
-        "--patience", type=int, default=DEFAULTS.patience, help="evaluations without a better one before it stops"
-    )
-    parser.add_argument("--max-minutes", type=float, default=DEFAULTS.max_seconds / 60)
-    parser.add_argument("--max-steps", type=int, default=None)
-    parser.add_argument(
-        "--max-length", type=int, default=DEFAULTS.max_length, help="tokens of a prompt; longer ones lose their middle"
-    )
-    parser.add_argument(
-        "--shuffle-answers", action="store_true", help="the control: the same recipe on answers dealt out at random"
-    )
-    parser.add_argument(
-        "--keep-rows",
-        type=int,
-        default=DEFAULTS.keep_rows,
-        help="prompts off the task at which the adapter is held to the base model (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--no-keep", action="store_const", dest="keep_rows", const=0, help="the task alone; the same as --keep-rows 0"
-    )
-    parser.add_argument("--keep-batch", type=int, default=DEFAULTS.keep_batch, help="such prompts a step")
-    parser.add_argument(
-        "--keep-weight",
-        type=float,
-        default=DEFAULTS.keep_weight,
-        help="what the divergence from the base counts beside the task's loss (default: %(default)s)",
-    )
     parser.add_argument(
         "--from", type=Path, default=None, dest="start", metavar="ADAPTER", help="begin with this adapter's weights"
     )
-    parser.add_argument("--evaluation-rows", type=int, default=DEFAULTS.evaluation_rows, help="held-out rows looked at")
-    parser.add_argument("--seed", type=int, default=DEFAULTS.seed)
-    parser.add_argument("--checkpoint-seconds", type=float, default=DEFAULTS.checkpoint_seconds)
+    for name, field in OPTIONS.items():
+        _add_option(parser, name, field)
+    parser.add_argument(
+        "--no-keep", action="store_const", dest="keep_rows", const=0, help="the task alone; the same as --keep-rows 0"
+    )
+    minutes = TrainingSettings.model_fields["max_seconds"].default / 60
+    parser.add_argument("--max-minutes", type=float, help=f"time of training at most (default: {minutes:g})")
     parser.set_defaults(run=run)
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    """One setting as an option. Its value is None where it is not given, so that the default is the setting's own."""
+    option, description, default = "--" + name.replace("_", "-"), str(field.description), field.default
+    if isinstance(default, bool):
+        parser.add_argument(option, action="store_true", default=None, help=description)
+        return
+    if isinstance(default, tuple):
+        parser.add_argument(option, type=_names, help=f"{description} (default: {','.join(default)})")
+        return
+    shown = "none" if default is None else default
+    number = float if isinstance(default, float) else int
+    parser.add_argument(option, type=number, help=f"{description} (default: {shown})")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,28 +86,11 @@ def run(args: argparse.Namespace) -> int:
 
 def settings_of(args: argparse.Namespace) -> TrainingSettings:
     """The settings that the options of `train` stand for. Raises InvalidInput, which names the wrong ones."""
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.max_minutes is not None:
+        given["max_seconds"] = args.max_minutes * 60
     try:
-        return TrainingSettings(
-            rank=args.rank,
-            alpha=args.alpha,
-            target_modules=tuple(name.strip() for name in args.target_modules.split(",") if name.strip()),
-            first_layer_share=args.first_layer_share,
-            learning_rate=args.learning_rate,
-            batch=args.batch,
-            epochs=args.epochs,
-            patience=args.patience,
-            max_seconds=args.max_minutes * 60,
-            max_steps=args.max_steps,
-            max_length=args.max_length,
-            shuffle_answers=args.shuffle_answers,
-            evaluation_rows=args.evaluation_rows,
-            keep_rows=args.keep_rows,
-            keep_batch=args.keep_batch,
-            keep_weight=args.keep_weight,
-            seed=args.seed,
-            device=args.device,
-            checkpoint_seconds=args.checkpoint_seconds,
-        )
+        return TrainingSettings(device=args.device, **given)
     except ValidationError as error:
         options = {"max_seconds": "max-minutes"}
         faults = [(str(fault["loc"][0]), fault["msg"]) for fault in error.errors()]

@@ -7,6 +7,7 @@ from typing import Any
 
 from serving.terminal import Progress, add_base_arguments
 from specs.errors import InvalidInput
+from specs.files import write_atomically
 from specs.pave import EMBEDDED_PROXY, EMBEDDED_SHA256, PAVE_FILE, Basis, ParameterVector, dump_vector, read_vector
 
 ENDING = ".pave.safetensors"
@@ -45,7 +46,6 @@ def run(options: argparse.Namespace) -> int:
     from serving.base_model import EMBEDDED, base_model_id, ensure_base_model
     from serving.paths import cache_folder
     from serving.training.pave import Proxy, weights_hash
-    from serving.training.trainer import write_atomically
     from specs.learnware import SPECIFICATION_FOLDER
     from specs.task import read_rows
 

@@ -83,15 +83,6 @@ def instance_environment(
     return environment
 
 
-def serve_host(instance: Instance, *, one_machine: bool = True) -> str:
-    """Returns the `host` of Ray Serve's `http_options`, where replicas listen.
-
-    On one machine that is loopback, even when clients come from elsewhere: they reach HAProxy's frontend alone, whose
-    address `serving.launch.instance.edge_settings` sets.
-    """
-    return LOOPBACK if one_machine else instance.host
-
-
 _PRIVACY = {
     "RAY_USAGE_STATS_ENABLED": "0",  # ray/_common/usage/usage_constants.py:9
     "VLLM_NO_USAGE_STATS": "1",  # vllm/envs.py:813

@@ -52,7 +52,7 @@ ROUTER_HEADER_PREFIX = "x-serve-router-"
 ROUTER_FAILED_HEADER = ROUTER_HEADER_PREFIX + "failed"
 
 #: HAProxy's own errors, as OpenAI error objects: status → (reason phrase, error type, message); each of these statuses
-#: may have an `errorfile` in HAProxy 2.8.
+#: may have an `errorfile` in HAProxy 2.8. The types are those of `specs.errors`, which this program does not import.
 ERRORS = {
     400: ("Bad Request", "invalid_request_error", "The request is not valid HTTP."),
     403: ("Forbidden", "permission_error", "The request was refused at the edge."),
@@ -64,11 +64,11 @@ ERRORS = {
         "rate_limit_error",
         "More requests than can be decided on in time. Try again when Retry-After says, or name a model.",
     ),
-    500: ("Internal Server Error", "server_error", "The proxy met an internal error."),
+    500: ("Internal Server Error", "internal_error", "The proxy met an internal error."),
     501: ("Not Implemented", "invalid_request_error", "The proxy does not support this request."),
-    502: ("Bad Gateway", "server_error", "The replica closed the connection or sent an invalid answer."),
-    503: ("Service Unavailable", "server_error", "No replica is ready to answer; try again shortly."),
-    504: ("Gateway Timeout", "server_error", "The replica did not answer in time."),
+    502: ("Bad Gateway", "service_unavailable", "The replica closed the connection or sent an invalid answer."),
+    503: ("Service Unavailable", "service_unavailable", "No replica is ready to answer; try again shortly."),
+    504: ("Gateway Timeout", "service_unavailable", "The replica did not answer in time."),
 }
 
 

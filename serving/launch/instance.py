@@ -5,7 +5,6 @@ lies in it. Its path must be short, since Ray appends a 56-character node id and
 holds 107 bytes; where $TMPDIR is too long for that, it lies below /tmp.
 """
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -17,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, Self
+
+from filelock import lock_descriptor
 
 from serving.launch import haproxy_wrapper
 from serving.launch.haproxy_wrapper import EdgeSettings
@@ -48,11 +49,6 @@ class Instance(NamedTuple):
     folder: Path
 
     @property
-    def is_local(self) -> bool:
-        """True when the stack is for this machine's own clients only."""
-        return self.host in {LOOPBACK, "localhost", "::1"}
-
-    @property
     def launcher(self) -> Path:
         """The program that Ray Serve starts as HAProxy."""
         return self.folder / "haproxy"
@@ -66,11 +62,6 @@ class Instance(NamedTuple):
     def haproxy_config(self) -> Path:
         """The path of HAProxy's configuration as Ray is told; Ray puts the node's id between folder and name."""
         return self.folder / "haproxy.cfg"
-
-    @property
-    def ray_folder(self) -> Path:
-        """Ray's sessions and logs."""
-        return self.folder / "ray"
 
     def admin_sockets(self) -> list[Path]:
         """Returns the admin sockets that exist: one for each Ray node on this machine."""
@@ -95,7 +86,7 @@ def plan(host: str, http_port: int) -> Instance:
     return Instance(host, ports, folder)
 
 
-def prepare(instance: Instance, settings: EdgeSettings | None = None) -> None:
+def prepare(instance: Instance) -> None:
     """Makes the run folder and writes the launcher that Ray Serve starts as HAProxy.
 
     Raises:
@@ -107,20 +98,24 @@ def prepare(instance: Instance, settings: EdgeSettings | None = None) -> None:
         if found.st_uid != os.getuid() or folder.is_symlink():
             raise StartupError(f"the run folder {folder} belongs to somebody else; remove it or set TMPDIR")
         folder.chmod(0o700)
-    edge = map(str, settings or edge_settings(instance))
+    edge = map(str, edge_settings(instance))
     command = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *edge]
     instance.launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
     instance.launcher.chmod(0o700)
 
 
-def edge_settings(instance: Instance, admin_host: str = LOOPBACK, max_body_bytes: int = 0) -> EdgeSettings:
+def edge_settings(instance: Instance) -> EdgeSettings:
     """Returns the settings by which HAProxy's configuration is edited.
 
-    The exporter and the statistics page, which has no password, stay on loopback unless `admin_host` says otherwise.
+    The exporter and the statistics page, which has no password, stay on loopback.
     """
     everywhere = instance.host in {"0.0.0.0", "::"}  # noqa: S104
     return EdgeSettings(
-        "*" if everywhere else instance.host, admin_host, BODY_WAIT_S, max_body_bytes, " ".join(GENERATING_PATHS)
+        frontend_host="*" if everywhere else instance.host,
+        admin_host=LOOPBACK,
+        body_wait_s=BODY_WAIT_S,
+        max_body_bytes=0,  # no limit
+        generating_paths=" ".join(GENERATING_PATHS),
     )
 
 
@@ -159,24 +154,20 @@ class Claim:
         self.release()
 
 
-def claim(instance: Instance, say: Callable[[str], None], settings: EdgeSettings | None = None) -> Claim:
+def claim(instance: Instance, say: Callable[[str], None]) -> Claim:
     """Locks the run folder, ends what a killed run left in it, and checks every port. Call it before Ray starts.
 
     Raises:
         StartupError: another stack of this port runs (its process is named), or a port is busy (its holder is named).
     """
-    prepare(instance, settings)
+    prepare(instance)
     lock = (instance.folder / "lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock_descriptor(lock.fileno(), blocking=False):
         lock.seek(0)
         owner = lock.read()
         lock.close()
         pid = json.loads(owner)["pid"] if owner else "unknown"
-        raise StartupError(
-            f"a stack of this project already runs on port {instance.ports.http}: process {pid}"
-        ) from None
+        raise StartupError(f"a stack of this project already runs on port {instance.ports.http}: process {pid}")
     try:
         end_leftovers(instance.folder, say)
         _sweep(instance)

@@ -18,7 +18,6 @@ import errno
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -93,14 +92,6 @@ def listeners(pids: Iterable[int] | None = None) -> list[tuple[str, int, int | N
         for entry in psutil.net_connections("tcp")
         if entry.status == psutil.CONN_LISTEN and entry.laddr and (wanted is None or entry.pid in wanted)
     ]
-
-
-def holder_of(port: int) -> Holder | None:
-    """Returns the process that listens on a TCP port of this machine, whichever its address; None when none does."""
-    for _, held, pid in listeners():
-        if held == port:
-            return Holder(port, pid, _command(pid))
-    return None
 
 
 def check_ports_free(ports: Ports, host: str) -> None:
@@ -206,14 +197,6 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
         except psutil.NoSuchProcess:
             continue
-
-
-def wait_until_free(ports: Ports, timeout_s: float) -> None:
-    """Waits until no process listens on the single ports any more, at most `timeout_s` seconds."""
-    deadline = time.monotonic() + timeout_s
-    wanted = set(ports.named().values())
-    while time.monotonic() < deadline and any(port in wanted for _, port, _ in listeners()):
-        time.sleep(0.1)
 
 
 def end_leftovers(folder: Path, say: Callable[[str], None]) -> None:

@@ -19,9 +19,9 @@ from serving.base_model import ensure_base_model
 from serving.config import Config
 from serving.launch.deploy_process import Deployer, Deployment
 from serving.launch.drain import StopSignals, stop_stack
-from serving.launch.environment import instance_environment, serve_host
+from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import wait_until_routed
-from serving.launch.instance import Instance, claim, plan, prepare
+from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
 from serving.launch.market_setup import market_folder
 from serving.names import ENGINE
 from serving.paths import cache_folder
@@ -109,7 +109,9 @@ def _start(
     signals.install()  # over the handlers that ray.init has just set
     say("starting the proxy")
     ray_serve.start(
-        http_options={"host": serve_host(instance), "port": config.http.port},
+        # Where replicas listen: loopback, also when clients come from elsewhere. They reach HAProxy's frontend alone,
+        # whose address `edge_settings` sets.
+        http_options={"host": LOOPBACK, "port": config.http.port},
         logging_config={"enable_access_log": False},
     )
     say(f"starting {config.engine.replicas} engine and {config.router.replicas} router replicas")

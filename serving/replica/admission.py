@@ -1,9 +1,8 @@
 """The names that a replica serves now, and the requests that still run under each version."""
 
 import asyncio
-import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,9 +15,10 @@ class Names(NamedTuple):
     auto_names: frozenset[str]
     learnwares: Mapping[str, str]
 
-    def close_to(self, name: str) -> Sequence[str]:
-        """Returns up to three names that a client may have meant by `name`, best first."""
-        return difflib.get_close_matches(name, [*self.auto_names, self.base, *self.learnwares], n=3, cutoff=0.4)
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All names that a client may use."""
+        return (*self.auto_names, self.base, *self.learnwares)
 
 
 class Admission:

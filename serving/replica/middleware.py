@@ -58,6 +58,7 @@ from specs.errors import (
     RouterUnavailable,
     UnknownModel,
 )
+from specs.suggestion import did_you_mean
 from specs.task import TASK_PREFIX
 
 NO_MODEL = "base:no-model"
@@ -213,10 +214,9 @@ class LearnwareMiddleware:
             return Answerer(names.base, NO_MODEL, None)
         if model == names.base or model in names.learnwares:
             return Answerer(model, NAMED, None)
-        close = names.close_to(model)
-        hint = f"Did you mean {', '.join(close)}? " if close else ""
+        hint = did_you_mean(model, names.every) or "."
         raise UnknownModel(
-            f"The model {model!r} does not exist. {hint}Use {min(names.auto_names)!r} to let the router choose; "
+            f"The model {model!r} does not exist{hint} Use {min(names.auto_names)!r} to let the router choose; "
             "GET /v1/models lists every id."
         )
 
@@ -333,6 +333,9 @@ async def _read(scope: Scope, receive: Receive) -> _Request:
     """
     if not _takes_a_model(scope):
         return _Request(scope, receive)
+    # Each process that needs something of a body parses it: the router, for the prompts (`router.request`); this one, for
+    # `model` and for what `PromptLogprobs` asks; then vLLM's application, which takes bytes alone. They are written anew
+    # only where the model is another one than the client named.
     body = await _read_body(receive)
     payload = _json_object(body)
     if payload is None:

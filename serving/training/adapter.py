@@ -27,9 +27,10 @@ from serving.training.rows import (
 )
 from serving.training.settings import TrainingSettings
 from serving.training.split_model import Stack
-from serving.training.trainer import Outcome, Trainer, write_atomically
+from serving.training.trainer import Outcome, Trainer
 from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
+from specs.files import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 """File of an interrupted run's state in the adapter's folder."""

@@ -4,7 +4,6 @@ The effect of a learnware off its task is measured against the base model's answ
 model's behaviour by its answers: both take them from here, so that they use the same ones.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import lock_descriptor
 from torch import Tensor
 
 from serving.training.loops import is_looping
@@ -342,6 +342,6 @@ def _append(path: Path, answers: dict[str, GreedyAnswer]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"prompt": key, **answer._asdict()}) for key, answer in answers.items()]
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_descriptor(file.fileno())
         # A writer that was killed may have left half a line: it must not swallow the first of ours.
         file.write(("\n" + "\n".join(lines) + "\n").encode())

@@ -10,10 +10,11 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specs.answers.description import AnswerKind, answer_kind
 from specs.errors import InvalidInput
+from specs.rows import rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,21 +52,13 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         InvalidInput: the file is missing, empty, or a line is not a row; the message names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read rows from {path}: {error}") from error
-    rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [_row(item, place) for place, item in rows_of(path)]
     if not rows:
         raise InvalidInput(f"{path} has no rows; expected one JSON object a line with 'prompt' and 'answer'")
     return rows
 
 
-def _parse(line: str, place: str) -> Row:
-    try:
-        item = json.loads(line)
-    except ValueError as error:
-        raise InvalidInput(f"{place}: not JSON ({error})") from error
+def _row(item: Any, place: str) -> Row:
     if not isinstance(item, dict):
         raise InvalidInput(f"{place}: expected a JSON object with 'prompt' and 'answer'")
     prompt, answer, choices = item.get("prompt"), item.get("answer"), item.get("choices") or []

@@ -7,7 +7,6 @@ steps as one that was never interrupted.
 
 import io
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from serving.training.keep import Keeper, mixed_batches
 from serving.training.rows import EncodedRow
 from serving.training.settings import TrainingSettings
 from serving.training.split_model import Stack, bucket
+from specs.files import write_atomically
 
 GRADIENT_NORM = 1.0
 """Largest norm of the gradients of a step."""
@@ -216,14 +216,3 @@ class Trainer:
                 master.copy_(saved)
         self._show(self.masters)
         return True
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes the file so that it is either the old one or the new one, whole, whenever the process or the machine is
-    cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

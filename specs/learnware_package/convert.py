@@ -26,29 +26,26 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from specs.adapter import CONFIG_FILE, WEIGHTS_FILE
 from specs.card import CARD_FILE, BaseModelReference, Card, Semantics, load_card, save_card
-from specs.encoding.encoder import load_encoder, load_prompt_encoder
-from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
+from specs.encoding.encoder import load_prompt_encoder
+from specs.errors import InvalidInput, InvalidLearnware
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
 from specs.learnware_package.model import MODEL_CODE, MODEL_FILE, REQUIREMENTS
-from specs.specification import (
-    DESCRIPTION_FILE,
-    Specification,
-    View,
-    make_specification,
-    save_specification,
+from specs.learnware_package.rkme_text import (
+    RKME_TEXT_CLASS,
+    as_rkme_text,
+    as_specification,
+    dump_rkme_text,
+    load_rkme_text,
 )
+from specs.specification import DESCRIPTION_FILE, make_specification, save_specification
 
-RKME_TEXT_CLASS = "RKMETextSpecification"
-"""Class name of a text specification in the package."""
 STAT_FILE = "stat.json"
 """File name of an exported text specification."""
 SEMANTIC_FILE = "semantic_specification.json"
@@ -71,11 +68,6 @@ MAX_WEIGHTS_BYTES = 1 << 30
 """The largest weights of a zip that are read, in bytes."""
 MAX_FILES = 8
 """The most files that are taken from a zip's own folder of specifications; there are four kinds."""
-MAX_POINTS = 10_000
-"""The most points of a package's specification that is read."""
-WEIGHT_SLACK = 1e-6
-"""The package's solver leaves weights this far below 0."""
-
 SCENARIOS = {"finance": "Financial", "healthcare": "Health", "mathematics": "Education"}
 """Our domains in the package's fixed list of scenarios; others are `Others`."""
 LICENCES = frozenset(
@@ -101,61 +93,6 @@ _SPECIFICATION_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(json|safetensors)")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError)
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 """Time of every entry of an export, fixed so that equal learnwares make equal zips."""
-
-
-class RKMEText(NamedTuple):
-    """The package's RKMETextSpecification: points (k, d), weights (k,), γ, the number of rows, the languages that it
-    detected, and our encoder's id and SHA-256 if the points lie in its space."""
-
-    points: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    gamma: float
-    rows: int
-    languages: tuple[str, ...]
-    encoder: tuple[str, str] | None
-
-
-def dump_rkme_text(rkme: RKMEText) -> bytes:
-    """Returns the JSON that `RKMETextSpecification.save` writes, with our encoder where the points are its."""
-    content: dict[str, Any] = {
-        "z": rkme.points.tolist(),
-        "beta": rkme.weights.tolist(),
-        "gamma": rkme.gamma,
-        "num_points": rkme.rows,
-        "language": list(rkme.languages),
-        "type": RKME_TEXT_CLASS,
-    }
-    if rkme.encoder is not None:
-        content["encoder"] = {"id": rkme.encoder[0], "sha256": rkme.encoder[1]}
-    return json.dumps(content, separators=(",", ":")).encode()
-
-
-def load_rkme_text(content: bytes) -> RKMEText:
-    """Reads and checks the JSON that `RKMETextSpecification.save` wrote.
-
-    Raises:
-        InvalidSpecification: something in it is wrong.
-    """
-    try:
-        values = json.loads(content)
-        points, weights = np.array(values["z"], np.float64), np.array(values["beta"], np.float64)
-        gamma, rows, kind = float(values["gamma"]), int(values["num_points"]), values["type"]
-        languages = tuple(str(language) for language in values.get("language", ()))
-        named = values.get("encoder")
-        encoder = None if named is None else (str(named["id"]), str(named["sha256"]))
-    except (ValueError, KeyError, TypeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidSpecification(f"it is no {RKME_TEXT_CLASS} in JSON: {error!r}") from None
-    if kind != RKME_TEXT_CLASS:
-        raise InvalidSpecification(f"its type is {kind!r}; {RKME_TEXT_CLASS} is understood")
-    if points.ndim != 2 or weights.shape != points.shape[:1] or not 1 <= len(points) <= MAX_POINTS:
-        raise InvalidSpecification(
-            f"z has shape {points.shape} and beta {weights.shape}; they must be (k, d) and (k,), k up to {MAX_POINTS:,}"
-        )
-    if not (np.isfinite(points).all() and np.isfinite(weights).all() and np.isfinite(gamma) and gamma > 0 and rows > 0):
-        raise InvalidSpecification("z, beta, gamma and num_points must be finite, the last two above 0")
-    if weights.min() < -WEIGHT_SLACK or abs(weights.sum() - 1) > 1e-3:
-        raise InvalidSpecification(f"beta must be at least 0 and sum to 1, not {weights.sum():.4f}")
-    return RKMEText(points, np.maximum(weights, 0), gamma, rows, languages, encoder)
 
 
 def export_learnware(folder: Path, target: Path, base: str | None = None, needs: Sequence[str] = ()) -> Card:
@@ -295,34 +232,6 @@ def _import(files: _Files, folder: Path, card: Card | None, rows: Sequence[str],
     if stat is not None and load_rkme_text(stat).encoder is None:
         (folder / SPECIFICATION_FOLDER / KEPT_STAT_FILE).write_bytes(stat)
     return load_learnware(folder)
-
-
-def as_rkme_text(specification: Specification, languages: Sequence[str]) -> RKMEText:
-    """Returns a specification of ours in the package's form: all views as one weighted set."""
-    reduced = specification.whole_set
-    return RKMEText(
-        reduced.points.astype(np.float64),
-        reduced.weights,
-        specification.gamma,
-        sum(view.rows for view in specification.views),
-        tuple(languages),
-        (specification.encoder_id, specification.encoder_fingerprint),
-    )
-
-
-def as_specification(rkme: RKMEText) -> Specification:
-    """Returns a specification of the package as one of ours with a single view.
-
-    Raises:
-        InvalidSpecification: its points do not lie in the space of an encoder that is known here.
-    """
-    if rkme.encoder is None:
-        raise InvalidSpecification("its points lie in the space of the package's own encoder")
-    encoder = load_encoder(rkme.encoder[0])
-    if rkme.encoder[1] != encoder.fingerprint or rkme.points.shape[1] != encoder.dim:
-        raise InvalidSpecification(f"it was made with other data of encoder {encoder.id!r}")
-    view = View("whole", rkme.rows, rkme.points.astype(np.float32), rkme.weights / rkme.weights.sum())
-    return Specification(encoder.id, encoder.fingerprint, rkme.gamma, (view,))
 
 
 def semantic_specification(card: Card, needs: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,7 +13,6 @@ whole parse would keep a router's requests waiting.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from specs.engine_name import engine_name
 from specs.errors import InvalidInput
+from specs.files import write_atomically
 from specs.learnware import load_learnwares
 from specs.market.objects import fingerprint
 
@@ -138,14 +138,8 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
         for entry in catalogue.entries
     ]
     path = root / CATALOGUE_FILE
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"sequence":{catalogue.sequence},"learnwares":[\n')
-        file.write(",\n".join(lines))
-        file.write("\n]}\n" if lines else "]}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    text = f'{{"sequence":{catalogue.sequence},"learnwares":[\n' + ",\n".join(lines) + ("\n]}\n" if lines else "]}\n")
+    write_atomically(path, text.encode(), temporary=path.with_suffix(".new"))
 
 
 def static_catalogue(folder: Path) -> Catalogue:

@@ -75,7 +75,7 @@ def is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists()
 
 
-def download(hub_id: str, folder: Path, limits: Limits, revision: str | None = None) -> None:
+def download(hub_id: str, folder: Path, limits: Limits) -> None:
     """Fetches the files with known names of a model on the Hugging Face hub into `folder`, and no others.
 
     Raises:
@@ -86,9 +86,9 @@ def download(hub_id: str, folder: Path, limits: Limits, revision: str | None = N
 
     patterns = [*KNOWN_FILES, f"{SPECIFICATION_FOLDER}/*.json", f"{SPECIFICATION_FOLDER}/*.safetensors"]
     try:
-        plan = snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_dir=folder, dry_run=True)
+        plan = snapshot_download(hub_id, allow_patterns=patterns, local_dir=folder, dry_run=True)
         _check_total(sum(file.file_size for file in plan), limits)
-        snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_dir=folder)
+        snapshot_download(hub_id, allow_patterns=patterns, local_dir=folder)
     except (OSError, ValueError, RuntimeError) as error:  # huggingface_hub's and httpx's errors are of these
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(f"cannot get {hub_id!r} from the Hugging Face hub: {reason}") from None

@@ -5,15 +5,17 @@ quarantine/<sha256>/    submissions that failed a check, and learnwares that wer
 incoming/<random>/      submissions on their way; `<random>.lock` is held by the process that works on one
 """
 
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+
+from filelock import Timeout
+
+from specs.files import file_lock, is_held, sync
 
 _CHUNK = 1 << 20
 """Bytes that are read at a time."""
@@ -74,7 +76,7 @@ class ObjectStore:
         with the process, so that `sweep` can tell what a killed one left."""
         folder = self._incoming / secrets.token_hex(8)
         lock_path = folder.with_suffix(".lock")
-        with _held_lock(lock_path):
+        with file_lock(lock_path):  # one that a sweep removed before it was held is made again
             folder.mkdir()
             try:
                 yield folder
@@ -84,32 +86,15 @@ class ObjectStore:
 
     def leftovers(self) -> list[str]:
         """Returns the names in `incoming` that no living process works on."""
-        found = []
-        for path in sorted(self._incoming.iterdir()):
-            try:
-                with path.with_suffix(".lock").open("r+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            except FileNotFoundError:
-                pass
-            found.append(path.name)
-        return found
+        return [path.name for path in sorted(self._incoming.iterdir()) if not is_held(path.with_suffix(".lock"))]
 
     def sweep(self) -> None:
         """Removes what killed processes left in `incoming`. Call it under the market's lock."""
-        for path in sorted(self._incoming.iterdir()):
-            lock_path = path.with_suffix(".lock")
-            try:
-                with lock_path.open("r+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-                    lock_path.unlink(missing_ok=True)
-            except BlockingIOError:
-                continue  # somebody works on it
-            except FileNotFoundError:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
+        for folder in {path.with_suffix("") for path in self._incoming.iterdir()}:
+            lock_path = folder.with_suffix(".lock")
+            with suppress(Timeout), file_lock(lock_path).acquire(timeout=0):  # else somebody works on it
+                shutil.rmtree(folder, ignore_errors=True)
+                lock_path.unlink(missing_ok=True)
 
     def put(self, folder: Path, sha256: str) -> None:
         """Moves a folder of this hash in; does nothing where the same content is. Durable when it returns."""
@@ -125,8 +110,8 @@ class ObjectStore:
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
             source.rename(target)
-            _sync(target.parent)
-            _sync(source.parent)
+            sync(target.parent)
+            sync(source.parent)
 
     def delete(self, sha256: str) -> None:
         """Removes an object. If it is cut short, the object has left the store already."""
@@ -147,13 +132,13 @@ class ObjectStore:
             self._discard(target)
         for path in _files(folder):
             path.chmod(0o444)
-            _sync(path)
+            sync(path)
         for path in folder.rglob("*"):
             if path.is_dir():
-                _sync(path)
-        _sync(folder)
+                sync(path)
+        sync(folder)
         folder.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
 
     def _discard(self, folder: Path) -> None:
         """Takes a folder out of sight at once by a rename, then removes it piece by piece."""
@@ -162,24 +147,5 @@ class ObjectStore:
         shutil.rmtree(rubbish, ignore_errors=True)
 
 
-def _held_lock(path: Path) -> IO[str]:
-    """Makes a new lock file and holds it. One that a sweep took and removed before it was held is made again."""
-    while True:
-        lock = path.open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
-            return lock
-        lock.close()
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

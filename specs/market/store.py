@@ -12,20 +12,20 @@ the catalogue. Killed in between, the next start finds an object that nothing re
 older sequence (written again). So a change is in effect, whole, exactly when its transaction is.
 """
 
-import difflib
-import fcntl
 import re
 import shutil
-import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import Timeout
+
 from specs.capability import Capability, save_capability
 from specs.card import CARD_FILE, Card, load_card
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
+from specs.files import file_lock
 from specs.learnware import SPECIFICATION_FOLDER, Learnware
 from specs.market import journal
 from specs.market.catalogue import Entry, write_catalogue
@@ -35,11 +35,10 @@ from specs.market.integrity import catalogue_of, find_problems, repair
 from specs.market.journal import Journal, Record, State
 from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.search import search
+from specs.suggestion import did_you_mean
 
 LOCK_TIMEOUT_S = 10.0
 """Seconds that a change waits for the market's lock."""
-LOCK_POLL_S = 0.02
-"""Seconds between two tries to take the market's lock."""
 KEPT_S = 3600.0
 """Seconds that the files of a learnware are kept after it was served last: running requests may still need them."""
 SEED_BATCH = 100
@@ -322,9 +321,9 @@ class Market:
 
     def _unknown(self, book: Journal, learnware_id: str) -> UnknownLearnware:
         ids = [record.id for record in book.records(State.ACTIVE)]
-        close = difflib.get_close_matches(learnware_id, ids, n=3, cutoff=0.4)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        return UnknownLearnware(f"there is no learnware {learnware_id!r} in the market{hint}")
+        return UnknownLearnware(
+            f"there is no learnware {learnware_id!r} in the market{did_you_mean(learnware_id, ids)}"
+        )
 
     @contextmanager
     def _change(self) -> Iterator[Journal]:
@@ -339,19 +338,14 @@ class Market:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Holds the market's lock, which the system drops when the process ends, however it ends."""
-        deadline = time.monotonic() + self._timeout_s
-        with (self.root / "market.lock").open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise MarketBusy(
-                            f"another process has been changing the market in {self.root} for more than "
-                            f"{self._timeout_s:g} s; try again"
-                        ) from None
-                    time.sleep(LOCK_POLL_S)
+        try:
+            held = file_lock(self.root / "market.lock").acquire(self._timeout_s)
+        except Timeout:
+            raise MarketBusy(
+                f"another process has been changing the market in {self.root} for more than {self._timeout_s:g} s; "
+                "try again"
+            ) from None
+        with held:
             yield
 
 

@@ -114,7 +114,7 @@ def test_a_learnware_comes_is_replaced_and_goes_under_traffic(
     assert (response.status_code, response.json()["state"]) == (200, "removed")
     response = chat(http, "hi", COPY)
     assert response.status_code == 404
-    assert "Did you mean finance-tfns" in response.json()["error"]["message"]
+    assert "did you mean finance-tfns" in response.json()["error"]["message"]
     assert http.get(f"/v1/learnwares/{COPY}").json()["state"] == "removed"
 
     count = len(traffic)

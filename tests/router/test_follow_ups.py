@@ -338,3 +338,34 @@ def test_of_a_long_turn_the_ends_tell(follow_ups, begin, end, kind):
 @pytest.mark.parametrize("turn", ["", " ", "?", "\n" * 500, "\ud800", "." * 1_000, "؟" * 300, "🙂" * 200])
 def test_odd_turns_are_told_without_an_error(follow_ups, turn):
     follow_ups.kind(turn)
+
+
+class CountingEncoder:
+    """The encoder, with the texts that it was given."""
+
+    def __init__(self, encoder) -> None:
+        self.encoder, self.texts = encoder, []
+
+    def encode(self, texts):
+        self.texts += texts
+        return self.encoder.encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("turn", "texts"),
+    [
+        ("Write a poem about autumn.", ["write a poem about autumn"]),
+        (
+            f"The town is old. {'It was rebuilt by the council, and ' * 5}in spring. The boats are blue.",
+            ["the town is old", "the boats are blue"],
+        ),
+        ("the harbour was rebuilt, and " * 8, ["the harbour was rebuilt, and"]),
+        ("", []),
+    ],
+)
+def test_no_text_is_encoded_twice(turn, texts):
+    counting = CountingEncoder(load_encoder(STATIC_ENCODER))
+    follow_ups = FollowUps(counting)
+    counting.texts.clear()
+    assert follow_ups.kind(turn) is None
+    assert [text[-len(wanted) :] for text, wanted in zip(counting.texts, texts, strict=True)] == texts

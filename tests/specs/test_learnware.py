@@ -119,7 +119,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
         "adapter_model.safetensors is missing",
     ),
     "weights cut in the data": (_cut("adapter_model.safetensors", 0.8), "truncated"),
-    "weights cut in the header": (_cut("adapter_model.safetensors", 0.05), "cut off inside its header"),
+    "weights cut in the header": (_cut("adapter_model.safetensors", 0.05), "truncated, or is no safetensors file"),
     "NaN in the weights": (_tensors(_nan(A)), "NaN or infinite"),
     "half a pair": (_tensors(lambda tensors: tensors.pop(B)), "needs lora_A and lora_B"),
     "tensor that is no LoRA": (

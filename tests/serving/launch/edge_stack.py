@@ -9,9 +9,9 @@ import sys
 from collections.abc import AsyncIterator
 
 from serving.launch.drain import StopSignals, stop_stack
-from serving.launch.environment import instance_environment, serve_host
+from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import wait_until_routed
-from serving.launch.instance import claim, plan
+from serving.launch.instance import LOOPBACK, claim, plan
 
 
 def say(line: str) -> None:
@@ -113,7 +113,7 @@ def main(port: int, drain_seconds: float) -> None:
             ray.init(
                 address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
             )
-            serve.start(http_options={"host": serve_host(instance), "port": port})
+            serve.start(http_options={"host": LOOPBACK, "port": port})
             signals.install()
             application, metrics = build(f"http://127.0.0.1:{instance.ports.exporter}/metrics")
             serve.run_many(

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from serving.launch.haproxy_wrapper import (
 )
 from serving.launch.instance import haproxy_binary
 from serving.names import GENERATING_PATHS
+from specs.errors import LearnwareError
 from tests.serving.launch.haproxy_config import RenderedPorts, render
 
 SETTINGS = EdgeSettings("", "127.0.0.1", body_wait_s=30, max_body_bytes=0, generating_paths=" ".join(GENERATING_PATHS))
@@ -160,6 +162,24 @@ def test_error_bodies_are_openai_error_objects(status: int) -> None:
     error = json.loads(error_body(status))["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == status
+
+
+def test_errors_at_the_edge_have_the_types_of_the_same_statuses_behind_it() -> None:
+    types: dict[int, set[str]] = {}
+    for error in (LearnwareError, *_subclasses(LearnwareError)):
+        types.setdefault(error.status, set()).add(error.type)
+    edge = {status: kind for status, (_, kind, _) in ERRORS.items()}
+    shared = set(edge) & set(types)
+    assert shared >= {400, 403, 404, 413, 429, 500, 503}
+    assert {status: edge[status] for status in shared if edge[status] not in types[status]} == {}
+    known = set.union(*types.values())
+    assert {status: kind for status, kind in edge.items() if status >= 500 and kind not in known} == {}
+
+
+def _subclasses(kind: type[LearnwareError]) -> Iterator[type[LearnwareError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)
 
 
 def _wrapped(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -202,7 +202,7 @@ def test_lengths_are_padded_to_few_shapes(length: int, padded: int) -> None:
 def test_a_bad_row_is_named_by_file_and_line(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "answer": "b"}\n' + line + "\n")
-    with pytest.raises(InvalidInput, match=rf"rows\.jsonl:2: .*{message}"):
+    with pytest.raises(InvalidInput, match=rf"rows\.jsonl, line 2.*{message}"):
         read_rows(path)
 
 

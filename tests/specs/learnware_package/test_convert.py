@@ -14,13 +14,12 @@ from specs.capability import Capability, save_capability
 from specs.card import load_card
 from specs.errors import InvalidInput, InvalidLearnware, InvalidSpecification
 from specs.learnware import load_learnware
-from specs.learnware_package.convert import (
+from specs.learnware_package.convert import export_learnware, import_learnware
+from specs.learnware_package.rkme_text import (
     RKMEText,
     as_rkme_text,
     as_specification,
     dump_rkme_text,
-    export_learnware,
-    import_learnware,
     load_rkme_text,
 )
 from specs.market.objects import fingerprint

@@ -21,7 +21,8 @@ import pytest
 
 from specs.card import load_card
 from specs.learnware import load_learnware
-from specs.learnware_package.convert import KEPT_STAT_FILE, export_learnware, import_learnware, load_rkme_text
+from specs.learnware_package.convert import KEPT_STAT_FILE, export_learnware, import_learnware
+from specs.learnware_package.rkme_text import load_rkme_text
 from specs.rkme import squared_mmd
 from tests.specs.learnware_folder import PROMPTS, write_learnware
 

@@ -120,7 +120,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "ranks of single layers": (config(rank_pattern={"q_proj": 4}), "rank_pattern is {'q_proj': 4}"),
     "a scale that is no number": (config(lora_alpha="big"), "lora_alpha is 'big'"),
     "a gap in the weights": (with_gap, "is no safetensors file"),
-    "weights that begin before the file": (with_negative_place, "an impossible shape or place"),
+    "weights that begin before the file": (with_negative_place, "is no safetensors file"),
     "an id that means the router": (lambda folder: edit_card(folder, id="auto"), "its id must not be 'auto'"),
     "an id that is the base model's": (lambda folder: edit_card(folder, id=BASE), "its id must not be 'tiny-base'"),
     "a specification of an unknown type": (specification(type="words"), "type 'words'"),

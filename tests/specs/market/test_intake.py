@@ -201,7 +201,7 @@ class Hub:
         self.whole = whole
         self.asked: list[str] = []
 
-    def __call__(self, repo_id: str, *, revision: str | None, allow_patterns: list[str], local_dir: Path, **options):
+    def __call__(self, repo_id: str, *, allow_patterns: list[str], local_dir: Path, **options):
         from fnmatch import fnmatch
         from types import SimpleNamespace
 
