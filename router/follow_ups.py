@@ -81,8 +81,9 @@ class FollowUps:
         return None
 
     def _vote(self, text: str, least: float) -> FollowUp | None:
-        """Returns what the phrases near a text say, typed as they are (`_plain`); None where none is as near as `least`, a
-        cosine. The vector is not the one that chose a learnware, which the prompt encoder made of material and ask."""
+        """Returns what the phrases near a text say, typed as they are (`_plain`); None where none is as near as
+        `least`, a cosine. The vector is not the one that chose a learnware, which the prompt encoder made of material
+        and ask."""
         cosines = self._vectors @ self._encoder.encode([text])[0]
         voters = np.argpartition(-cosines, _VOTERS)[:_VOTERS]
         if cosines[voters].max() < least:

@@ -50,7 +50,8 @@ def main() -> None:
 
 
 def specification(rows: list[str]) -> bytes:
-    """Makes the file that `learnware-serving spec make` writes. Rows are JSON lines with a `prompt`; no answers are needed."""
+    """Makes the file that `learnware-serving spec make` writes. Rows are JSON lines with a `prompt`; no answers are
+    needed."""
     with tempfile.TemporaryDirectory() as folder:
         lines = "".join(json.dumps({"prompt": row}) + "\n" for row in rows)
         Path(folder, "rows.jsonl").write_text(lines, encoding="utf-8")

@@ -333,9 +333,9 @@ async def _read(scope: Scope, receive: Receive) -> _Request:
     """
     if not _takes_a_model(scope):
         return _Request(scope, receive)
-    # Each process that needs something of a body parses it: the router, for the prompts (`router.request`); this one, for
-    # `model` and for what `PromptLogprobs` asks; then vLLM's application, which takes bytes alone. They are written anew
-    # only where the model is another one than the client named.
+    # Each process that needs something of a body parses it: the router, for the prompts (`router.request`); this one,
+    # for `model` and for what `PromptLogprobs` asks; then vLLM's application, which takes bytes alone. They are written
+    # anew only where the model is another one than the client named.
     body = await _read_body(receive)
     payload = _json_object(body)
     if payload is None:
