@@ -4,6 +4,8 @@ VENV ?= .venv
 CONFIG ?= deploy/cpu.yaml
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
+# What `make test-all` reports, of the code that runs in pytest's own process alone (COVERAGE= for no report).
+COVERAGE ?= --cov=specs --cov=router --cov=serving --cov-report=term:skip-covered
 BENCH_OUT ?= bench-results
 LEARNWARE_DATA ?= $(wildcard ../shared/data/tasks)
 
@@ -13,44 +15,76 @@ STAMP := $(VENV)/.learnware-complete
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
 	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' \
 	>/dev/null 2>&1 && echo $(p))))
+# Where there is none, requirements/python.py fetches one into $(VENV)-python. That program runs on any of these.
+ANY_PYTHON = $(firstword $(foreach p,python3 python $(addprefix python3.,14 13 12 11 10 9 8),$(shell \
+	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 8))' \
+	>/dev/null 2>&1 && echo $(p))))
+FETCHED = $(or $(ANY_PYTHON),$(error Python 3.11 with venv and ensurepip is needed, as python3.11 or python3 on PATH \
+	(Debian 12: apt install python3.11-venv; with uv: uv python install 3.11, and ~/.local/bin on PATH), \
+	or as PYTHON=program)) \
+	requirements/python.py $(VENV)-python
+
+# $(call say,step,what): what is being done, with the seconds since make began, as requirements/steps.py says it.
+STARTED := $(shell date +%s)
+say = printf '[%s %4d s] %s\n' $(1) $$(($$(date +%s) - $(STARTED))) "$(2)"
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test lint format pytest bench lock clean
+.PHONY: help environment serve test test-all quick lint format pytest bench hooks lock clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 environment: $(STAMP) ## the virtual environment with every package, pinned
 
-$(STAMP): requirements/cpu.txt requirements/environment.py pyproject.toml
-	$(if $(PYTHON),,$(error Python 3.11 with venv and ensurepip is needed, as python3.11 or python3 on PATH (Debian: apt install python3.11-venv)))
-	@$(PYTHON) requirements/environment.py $(VENV)
+$(STAMP): requirements/cpu.txt requirements/environment.py requirements/steps.py pyproject.toml
+	@MAKE_STARTED=$(STARTED) $(or $(PYTHON),$(FETCHED)) requirements/environment.py $(VENV)
 
 serve: $(STAMP) ## start the stack (CONFIG=file, SERVE_ARGS="--port 9000"); Ctrl-C ends it
 	@exec $(BIN)/learnware-serving serve --config $(CONFIG) $(SERVE_ARGS)
 
-test: lint pytest ## lint, types, import rules, and all tests
+test: lint pytest ## lint, types, import rules, and all tests but those that `make test-all` adds
+
+test-all: lint ## the same, and the tests with browsers, clusters, injected faults and other servers' tools; coverage
+	@$(call say,test,pytest with everything (the tests of the running stack start it once: about a minute))
+	@COVERAGE_FILE=$(abspath $(VENV))/coverage $(BIN)/python -m pytest $(COVERAGE) $(PYTEST_ARGS)
+
+quick: $(STAMP) ## the tests that need no stack, no engine and little time, without lint
+	@$(call say,test,pytest without stack or engine and without slow tests)
+	@$(BIN)/python -m pytest -m "not e2e and not engine and not slow and not extra" $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
-	@echo "[lint] ruff" && $(BIN)/ruff check .
+	@$(call say,lint,ruff) && $(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@echo "[lint] mypy" && $(BIN)/mypy
-	@echo "[lint] import rules" && $(BIN)/lint-imports --no-logo
+	@$(call say,lint,mypy) && $(BIN)/mypy
+	@$(call say,lint,import rules) && $(BIN)/lint-imports --no-logo
 
 pytest: $(STAMP) # the tests alone (PYTEST_ARGS="tests/specs -k rkme")
-	@echo "[test] pytest (the tests of the running stack start it once, about a minute)"
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(call say,test,pytest (the tests of the running stack start it once: about a minute))
+	@$(BIN)/python -m pytest -m "not extra" $(PYTEST_ARGS)
 
 format: $(STAMP) ## put the code into the form that lint asks for
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(STAMP) ## the three benchmarks in short form (at most 20 minutes)
 	@mkdir -p $(BENCH_OUT)
-	@echo "[bench] router's own time" && $(BIN)/python -m benchmarks.routing --short --json $(BENCH_OUT)/routing.json
-	@if [ -n "$(LEARNWARE_DATA)" ]; then echo "[bench] selection" && \
+	@$(call say,bench,router's own time) && $(BIN)/python -m benchmarks.routing --short --json $(BENCH_OUT)/routing.json
+	@if [ -n "$(LEARNWARE_DATA)" ]; then $(call say,bench,selection) && \
 		$(BIN)/python -m benchmarks.selection --short --data $(LEARNWARE_DATA) --json $(BENCH_OUT)/selection.json; \
-	else echo "[bench] selection is left out: it needs the task data, LEARNWARE_DATA=folder"; fi
-	@echo "[bench] overhead beside the stock server" && $(BIN)/python -m benchmarks.overhead --short --json $(BENCH_OUT)/overhead.json
+	else $(call say,bench,selection is left out: it needs the task data (LEARNWARE_DATA=folder)); fi
+	@$(call say,bench,overhead beside the stock server) && $(BIN)/python -m benchmarks.overhead --short --json $(BENCH_OUT)/overhead.json
+
+# A hook of somebody else is left alone, and so is a folder of hooks that serves other repositories too.
+HOOK_LINE := \# Written by `make hooks` of learnware-serving.
+hooks: ## git runs `make lint` before each commit
+	@hook=$$(git rev-parse --git-path hooks/pre-commit) || exit; \
+	if git config core.hooksPath >/dev/null; then \
+		echo "[hooks] core.hooksPath is set, so nothing is written: let its pre-commit run 'make lint'" >&2; exit 1; \
+	elif { [ -e "$$hook" ] || [ -L "$$hook" ]; } && ! grep -qxF '$(HOOK_LINE)' "$$hook"; then \
+		echo "[hooks] $$hook is not of this project and is left alone: let it run 'make lint'" >&2; exit 1; \
+	fi; \
+	mkdir -p "$${hook%/*}" && printf '%s\n' '#!/bin/sh' '$(HOOK_LINE)' 'exec make lint' >"$$hook" && \
+	chmod +x "$$hook" && \
+	echo "[hooks] 'make lint' runs before each commit ($$hook); git commit --no-verify passes it over"
 
 lock: $(STAMP) ## resolve requirements/cpu.in anew, keeping versions that still fit (UPGRADE=1: the newest)
 	@$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)

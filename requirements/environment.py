@@ -2,10 +2,10 @@
 
     python3.11 requirements/environment.py .venv
 
-Runs on a bare Python 3.11 (standard library only) and is safe to cut short at any moment: the stamp is written last,
-and a folder that this program began and did not finish is made anew. With a finished one it takes no time; when only
-the list of packages changed, pip is asked for the difference. A folder that somebody else made is left alone, with a
-message.
+Runs on a bare Python 3.11 (standard library only; where there is none, `python.py` fetches one) and is safe to cut
+short at any moment: the stamp is written last, and a folder that this program began and did not finish is made anew.
+With a finished one it takes no time; when only the list of packages changed, pip is asked for the difference. A folder
+that somebody else made is left alone, with a message.
 
 Packages are installed with `--no-deps`: the list is complete, and it leaves out what some packages ask for without
 need (see `lock.py`). PyTorch's CPU build is looked for first where pip is configured to look, and only if it is not
@@ -19,15 +19,17 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+import steps
+from steps import StepFailure, run, say
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 LOCK = HERE / "cpu.txt"
 TORCH_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
 BEGUN, STAMP = ".learnware-begun", ".learnware-complete"
-PIP_OPTIONS = ("--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check", "--no-input")
+PIP_OPTIONS = ("--no-deps", "--no-compile")
 """`--no-compile`: compiling everything takes nearly as long as fetching and unpacking it (77 s on two cores,
 after 104 s); Python compiles the modules that are used at their first import."""
 
@@ -41,14 +43,6 @@ USED_AT_START = (
     "peft",
 )
 """What a start imports. Imported once here, so that the stack's processes don't all compile it at the same time."""
-
-
-class EnvironmentFailure(Exception):
-    """The environment cannot be made; the message says what to do."""
-
-
-def say(message: str) -> None:
-    print(f"[environment] {message}", flush=True)
 
 
 def wanted(folder: Path) -> dict[str, str]:
@@ -81,15 +75,14 @@ def make(folder: Path) -> None:
     """Leaves a complete environment at `folder`.
 
     Raises:
-        EnvironmentFailure: wrong Python, a folder that is not ours, or pip failed.
+        StepFailure: wrong Python, a folder that is not ours, or pip failed.
     """
     if sys.version_info[:2] != (3, 11):
-        raise EnvironmentFailure(f"Python 3.11 is needed; this is {sys.version.split()[0]}")
+        raise StepFailure(f"Python 3.11 is needed; this is {sys.version.split()[0]}")
     want, have = wanted(folder), read_stamp(folder)
     if have == want:
         (folder / STAMP).touch()
         return
-    started = time.monotonic()
     if any(have.get(key) != want[key] for key in ("folder", "python")):
         create(folder)
         have = {}
@@ -111,14 +104,14 @@ def make(folder: Path) -> None:
     say("this project, editable")
     pip(folder, "--no-build-isolation", "--editable", str(PROJECT))
     write_stamp(folder, want)
-    say(f"complete after {time.monotonic() - started:.0f} s")
+    say("complete")
 
 
 def create(folder: Path) -> None:
     """A new, empty virtual environment, in place of one that was begun and not finished, or that belongs elsewhere."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / BEGUN).exists():
-            raise EnvironmentFailure(
+            raise StepFailure(
                 f"{folder} was not made by this program: remove it, or name another folder (make VENV=folder …)"
             )
         say(f"{folder.name} is incomplete or from elsewhere: made anew")
@@ -140,12 +133,12 @@ def install_packages(folder: Path) -> None:
     say(f"{torch}, from where pip is configured to look")
     try:
         pip(folder, torch, quietly=True)
-    except EnvironmentFailure:
+    except StepFailure:
         say(f"not there: from PyTorch's CPU index {TORCH_INDEX}")
         try:
             pip(folder, "--index-url", TORCH_INDEX, torch)
-        except EnvironmentFailure:
-            raise EnvironmentFailure(
+        except StepFailure:
+            raise StepFailure(
                 f"no {torch} for this machine, neither where pip is configured to look nor at {TORCH_INDEX}. Put the "
                 "wheel into a folder and name it in PIP_FIND_LINKS, or name a mirror in TORCH_CPU_INDEX."
             ) from None
@@ -171,33 +164,19 @@ def remove_strangers(folder: Path, names: set[str]) -> None:
 
 
 def pip(folder: Path, *arguments: str, quietly: bool = False) -> None:
-    """`pip install` with this project's options; pip's own words go to the terminal unless `quietly`."""
-    run(
-        [python_of(folder), "-m", "pip", "install", *PIP_OPTIONS, *arguments],
-        "pip could not install (see above)",
-        quietly,
-    )
+    """`pip install` with this project's options."""
+    failure = "pip could not install (see above)"
+    steps.pip_install(python_of(folder), *PIP_OPTIONS, *arguments, failure=failure, quietly=quietly)
 
 
 def python_of(folder: Path) -> str:
     return str(folder / "bin" / "python")
 
 
-def run(command: list[str], failure: str, quietly: bool = False) -> None:
-    """Raises EnvironmentFailure with `failure` when the command fails. Settings that install elsewhere are hidden, and
-    the one that keeps Python from keeping what it compiled: each process of the stack would compile it anew."""
-    output = subprocess.DEVNULL if quietly else None
-    hidden = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PYTHONDONTWRITEBYTECODE")
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
-    if done.returncode != 0:
-        raise EnvironmentFailure(failure)
-
-
 if __name__ == "__main__":
     try:
         make(Path(sys.argv[1]).absolute())
-    except EnvironmentFailure as failure:
-        sys.exit(f"[environment] {failure}")
+    except StepFailure as failure:
+        sys.exit(steps.line(str(failure)))
     except KeyboardInterrupt:
-        sys.exit("[environment] stopped; the next run starts this anew")
+        sys.exit(steps.line("stopped; the next run starts this anew"))

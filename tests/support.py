@@ -1,17 +1,49 @@
 """What several test modules need."""
 
 import importlib.util
+import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 
+UV = f"""#!/bin/sh
+echo "$@" >>"${{UV_LOG:-/dev/null}}"
+[ "$*" = "python install 3.11" ] || exit 2
+place="$UV_PYTHON_INSTALL_DIR/cpython-3.11.9-linux-x86_64-gnu"
+mkdir -p "$place/bin"
+ln -s {Path(sys.executable).resolve()} "$place/bin/python3.11"
+ln -s "$place" "$UV_PYTHON_INSTALL_DIR/cpython-3.11-linux-x86_64-gnu"
+"""
+"""A stand-in for the program uv: the Python that it brings is the tests' own."""
+
 
 def load_program(path: str) -> ModuleType:
-    """A Python file that is a program of the repository, not a module of a package."""
+    """A Python file that is a program of the repository, not a module of a package. It finds its neighbours, as it
+    does when it is run."""
     specification = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    sys.path.insert(0, str((ROOT / path).parent))
+    try:
+        specification.loader.exec_module(module)
+    finally:
+        del sys.path[0]
     return module
+
+
+def put_program(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def folder_of_tools(folder: Path, *names: str) -> Path:
+    """A new folder with links to these programs alone, which can be the whole of PATH."""
+    folder.mkdir()
+    for name in names:
+        found = shutil.which(name)
+        assert found is not None, f"no {name} on PATH"
+        (folder / name).symlink_to(found)
+    return folder

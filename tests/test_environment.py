@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -77,7 +79,7 @@ def test_torch_comes_from_the_configured_place_first(
 def test_a_torch_that_is_nowhere_ends_with_both_places_and_what_to_do(program: ModuleType, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     program.create(environment)
-    with pytest.raises(program.EnvironmentFailure, match=r"PIP_FIND_LINKS.*TORCH_CPU_INDEX") as failure:
+    with pytest.raises(program.StepFailure, match=r"PIP_FIND_LINKS.*TORCH_CPU_INDEX") as failure:
         program.install_packages(environment)
     assert program.TORCH_INDEX in str(failure.value)
     assert program.read_stamp(environment) == {}
@@ -87,7 +89,7 @@ def test_a_folder_of_somebody_else_is_left_alone(program: ModuleType, tmp_path: 
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "file").write_text("precious", encoding="utf-8")
-    with pytest.raises(program.EnvironmentFailure, match="was not made by this program"):
+    with pytest.raises(program.StepFailure, match="was not made by this program"):
         program.make(theirs)
     assert (theirs / "file").read_text(encoding="utf-8") == "precious"
 
@@ -116,7 +118,7 @@ def test_a_project_that_cannot_be_installed_costs_no_packages(program: ModuleTyp
     packages = program.wanted(environment) | {"project": "an earlier one"}
     program.write_stamp(environment, packages)
     (tmp_path / "pyproject.toml").write_text("[project\n", encoding="utf-8")
-    with pytest.raises(program.EnvironmentFailure, match="pip could not install"):
+    with pytest.raises(program.StepFailure, match="pip could not install"):
         program.make(environment)
     assert program.read_stamp(environment)["packages"] == packages["packages"]
     assert (environment / program.STAMP).stat().st_mtime == 0
@@ -130,5 +132,33 @@ def test_an_unreadable_stamp_counts_as_none(program: ModuleType, tmp_path: Path,
 
 def test_another_python_is_refused(program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 12, 1, "final", 0))
-    with pytest.raises(program.EnvironmentFailure, match=r"Python 3\.11 is needed"):
+    with pytest.raises(program.StepFailure, match=r"Python 3\.11 is needed"):
         program.make(tmp_path / "environment")
+
+
+def test_a_line_carries_the_seconds_since_make_began(
+    program: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program.steps, "STARTED", time.time() - 42.2)
+    program.say("packages")
+    assert re.fullmatch(r"\[environment   4[2-9] s\] packages\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])
+@pytest.mark.parametrize("quietly", [True, False], ids=["quietly", "plainly"])
+def test_pip_shows_its_progress_on_a_terminal_alone(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, quietly: bool
+) -> None:
+    runs = []
+
+    def record(command: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
+        runs.append((command, settings))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(program.steps, "on_terminal", lambda: terminal)
+    monkeypatch.setattr(program.steps.subprocess, "run", record)
+    program.pip(tmp_path, "torch", quietly=quietly)
+    ((command, settings),) = runs
+    assert ("--quiet" in command) is not terminal
+    assert (settings["stdout"] is None) is (terminal or not quietly)
+    assert (settings["stderr"] is None) is not quietly

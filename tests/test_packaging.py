@@ -144,7 +144,7 @@ def test_the_command_and_the_version_are_installed() -> None:
     installed = distribution("learnware-serving")
     assert installed.version == PROJECT["project"]["version"] == "0.1.0"
     commands = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}
-    assert commands == {"learnware-serving": "serving.cli:main"}
+    assert commands == {"learnware-serving": "serving.cli.main:main"}
 
 
 @pytest.mark.parametrize("name", ["torchvision", "torchaudio", "torchcodec", "llama-cpp-python"])

@@ -236,10 +236,10 @@ def test_every_path_that_takes_a_post_is_known_to_generate_or_not_to():
 def test_vllm_internals_are_touched_in_few_modules():
     """Imports of vLLM's internals (other than its entrypoints) in `serving`."""
     allowed = {
-        *(f"engine/{name}.py" for name in ("adapters", "punica", "slot_writer", "worker", "worker_manager", "counted")),
+        *(f"engine/{name}.py" for name in ("adapters", "punica", "slot_writer", "worker", "worker_manager")),
         "paging/scheduler.py",
         "paging/gate.py",
-        "paging/waiting.py",
+        "paging/idle_polling.py",
     }
     internals = ("vllm.lora", "vllm.v1", "vllm.model_executor", "vllm.distributed")
     root = ENGINE.parent
