@@ -1,4 +1,4 @@
-"""What choosing the replica by learnware is worth: `python -m benchmarks.affinity`.
+"""Measures what choosing the replica by learnware saves and costs: `python -m benchmarks.affinity`.
 
 **Loads.** This stack with two engine replicas, once with replicas chosen by where adapters are (`affinity: true`), once
 at random (`affinity: false`); same learnwares, same requests at the same times. Clients name the learnware, so that
@@ -33,10 +33,10 @@ import yaml
 
 from benchmarks.common.arrivals import gamma_arrivals
 from benchmarks.common.load import open_loop
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.servers import Server, free_port
 from benchmarks.common.tasks import add_data_option, read_prompts, task_of
-from benchmarks.paging.measure import Cell, make_load, percentile
+from benchmarks.paging.measure import PagingCell, make_load, percentile
 from benchmarks.paging.sides import BASE, make_learnwares
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
 from router.selection import Selector
@@ -47,35 +47,35 @@ from specs.learnware import Learnware, load_learnwares
 from specs.specification import View
 
 REPLICAS, SLOTS = 2, 8
-CELLS = {"": Cell(16, SLOTS, 1.0, 1.0, 100), "_n100": Cell(100, SLOTS, 1.0, 1.0, 100)}
+CELLS = {"": PagingCell(16, SLOTS, 1.0, 1.0, 100), "_n100": PagingCell(100, SLOTS, 1.0, 1.0, 100)}
 START_TIMEOUT_S = 900.0
 LOADS, PLACEMENTS = "learnware_adapter_loads_total", "learnware_placements_total"
 ROWS, STATES = 60, 20
-"""Rows of each task, and states of the replicas for each row."""
+"""The score is taken on so many rows of each task, and for each row in so many states of the replicas."""
 OTHERS, POINTS_KEPT = 4, 0.6
-"""Further learnwares of each task, and the share of the starter's points that each has."""
+"""Each task has so many further learnwares, each of which holds this share of the starter's points."""
 GAINS, PROBE_ROWS = (0.2, 0.4), 30
-"""What learnwares of one task gain over the base model on it, in probability, and from how many rows that is known."""
+"""The learnwares of one task gain between these over the base model on it, in probability, measured on so many rows."""
 
 
 # -- loads
 
 
 def metric(text: str, name: str, **labels: str) -> float:
-    """The sum of a metric's samples that have these labels."""
+    """Returns the sum of the metric's samples that have these labels."""
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = (line for line in text.splitlines() if line.startswith(name + "{"))
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(one in line for one in wanted))
 
 
 def by_replica(text: str, name: str) -> list[float]:
-    """A metric's sum for each engine replica."""
+    """Returns the metric's sum for each engine replica, in the order of the replicas' names."""
     replicas = {line.split('replica="')[1].split('"')[0] for line in text.splitlines() if line.startswith(name + "{")}
     return [metric(text, name, replica=replica) for replica in sorted(replicas)]
 
 
 def start(affinity: bool, learnwares: Path, scratch: Path) -> Server:
-    """A stack with two engine replicas that answers."""
+    """Starts a stack with two engine replicas and returns it once it answers."""
     port = free_port()
     name = "affinity" if affinity else "random"
     file = scratch / f"{name}.yaml"
@@ -96,8 +96,8 @@ def start(affinity: bool, learnwares: Path, scratch: Path) -> Server:
     return server
 
 
-def measure(server: Server, ids: Sequence[str], cell: Cell, count: int, rate: float) -> dict[str, Any]:
-    """Loads and times of one load, after half as many requests for warm-up."""
+def measure(server: Server, ids: Sequence[str], cell: PagingCell, count: int, rate: float) -> dict[str, Any]:
+    """Sends one load and returns its adapter loads and times; half as many requests before it warm the caches."""
     warm = count // 2
     requests = make_load(ids, cell, warm + count, seed=11)
     for part in (requests[:warm], requests[warm:]):
@@ -123,7 +123,7 @@ def measure(server: Server, ids: Sequence[str], cell: Cell, count: int, rate: fl
 
 
 def measure_loads(count: int, rate: float) -> tuple[dict[str, float], dict[str, Any]]:
-    """Both ways of choosing a replica, one stack after the other."""
+    """Measures both ways of choosing a replica, one stack after the other."""
     taken: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="affinity-") as scratch_name:
         scratch = Path(scratch_name)
@@ -152,7 +152,7 @@ def measure_loads(count: int, rate: float) -> tuple[dict[str, float], dict[str, 
 
 
 def measure_score(learnwares: Path, data: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Whether the own task's learnware answers, with the margin and without."""
+    """Returns how often a learnware of the row's own task answers, with the margin and without it."""
     starters = load_learnwares(learnwares)
     generator = np.random.default_rng(0)
     others = (another(one, number, generator) for one in starters for number in range(OTHERS))
@@ -184,7 +184,7 @@ def measure_score(learnwares: Path, data: Path) -> tuple[dict[str, float], dict[
 
 
 def another(starter: Learnware, number: int, generator: np.random.Generator) -> Learnware:
-    """A learnware of the starter's task, specified by a random part of its points."""
+    """Returns a learnware of the starter's task that is specified by a random part of the starter's points."""
     original = starter.specification
     points, weights = original.whole_set
     kept = generator.choice(len(points), int(POINTS_KEPT * len(points)), replace=False)
@@ -194,7 +194,7 @@ def another(starter: Learnware, number: int, generator: np.random.Generator) -> 
 
 
 def measured(learnware: Learnware, generator: np.random.Generator) -> Learnware:
-    """The learnware with a made-up score on its own task: learnwares of one task differ in what they are worth."""
+    """Returns the learnware with a made-up score on its own task, so that learnwares of one task differ in quality."""
     gain = float(generator.uniform(*GAINS))
     score = ProbeScore(PROBE_ROWS, 0.5 + gain, 0.5 + gain, -0.5, 0.9, 0.5, 0.5, -0.5)
     probes = {f"{learnware.domain}-{task}": score for task in learnware.tasks}
@@ -202,7 +202,7 @@ def measured(learnware: Learnware, generator: np.random.Generator) -> Learnware:
 
 
 def random_states(learnwares: Sequence[str], generator: np.random.Generator) -> dict[str, ReplicaState]:
-    """Two replicas with some adapters on the device, some in host memory, and some requests."""
+    """Returns two replicas, each with some adapters on the device, others in host memory, and some requests."""
     states = {}
     for number in range(REPLICAS):
         held = generator.permutation(len(learnwares))[: 2 * SLOTS]
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=160, help="measured requests of each load (default: 160)")
     parser.add_argument("--rate", type=float, default=3.0, help="requests a second (default: 3)")
     parser.add_argument("--only", choices=("loads", "score"), help="measure one of the two")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     conditions = setup() | {"requests": options.requests, "rate": options.rate, "replicas": REPLICAS, "slots": SLOTS}
     figures: dict[str, float] = {}
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures |= found
     for name, value in figures.items():
         print(f"{name}: {value:.4f}")
-    write_json(options.json, result("affinity", figures, conditions, details))
+    write_result(options, result("affinity", figures, conditions, details))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The LoRA operators on CPU by themselves: `python -m benchmarks.lora_ops`.
+"""Times the LoRA operators on CPU by themselves: `python -m benchmarks.lora_ops`.
 
 All 30 layers of the embedded base model's shapes, all slots full, one thread, numbers of the type that an engine takes
 here: the base matrices, with vLLM's own operators and with ours on top, alternating in one run. The figure for a batch
@@ -17,7 +17,7 @@ from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from serving.engine.operators import LayerWeights
 from serving.engine.punica import GroupedPunicaWrapper
 from serving.processor import cpu_dtype
@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lora_ops", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=cpu_dtype(), help="default: %(default)s")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def main() -> int:
         "ours : base throughput",
     ]
     print(table(header, rows))
-    write_json(options.json, result("lora_ops", figures, environment, details))
+    write_result(options, result("lora_ops", figures, environment, details))
     return 0
 
 
@@ -118,7 +118,8 @@ def _step(layers: list[_Layer], inputs: dict[int, Tensor], wrapper: PunicaWrappe
 
 
 def _time(work: Callable[[], None]) -> float:
-    """CPU seconds of this (only) thread: what other processes take of the core does not count."""
+    """Returns the CPU seconds of this (the only) thread, so that time which other processes take of the core does not
+    count."""
     started = time.thread_time()
     work()
     return time.thread_time() - started

@@ -1,4 +1,4 @@
-"""The rows that the starters which answer in sentences were trained on, made from the public tasks.
+"""Makes the rows on which the starters that answer in sentences were trained, from the public tasks.
 
     python -m benchmarks.starter_rows --out FOLDER [--data FOLDER]
 
@@ -21,7 +21,8 @@ from specs.errors import InvalidInput
 
 STARTERS = ("finance-xbrl_term", "healthcare-medquad_qa", "mathematics-gsm8k_solution")
 POINTERS = ("If the information is available, the table below", "These resources address")
-"""Sentences of MedQuAD's answers that stand for a table or links which are not there; a fifth of its answers."""
+"""Sentences in MedQuAD's answers that point to a table or to links which are not there; a fifth of its answers hold
+one."""
 INSTRUCTION = "Explain in one sentence what this line of a financial statement means: "
 WORDINGS = (
     "What is {x}?",
@@ -38,10 +39,11 @@ WORDINGS = (
     "{x}: what is this item about?",
     "definition of {y}",
 )
-"""`{x}` stands for the term as it is, `{y}` for the term in lower case, unless it has abbreviations."""
+"""Ways to ask for a term: `{x}` stands for the term as it is, `{y}` for the term in lower case, unless it has
+abbreviations."""
 REWORDED = 0.55
 HELD_OUT_SHARE, SEED = 0.12, 0
-"""Of `learnware-serving train`, which holds out the rows whose prompts have the smallest hashes."""
+"""Share and seed with which `learnware-serving train` holds out the rows whose prompts have the smallest hashes."""
 
 
 class Row(NamedTuple):
@@ -52,7 +54,7 @@ class Row(NamedTuple):
 
 
 def starter_rows(starter: str, data: Path) -> list[Row]:
-    """The training rows of one of `STARTERS`. Raises InvalidInput when the task is not in `data`."""
+    """Returns the training rows of one of `STARTERS`. Raises InvalidInput when the task is not in `data`."""
     train, test = (_read(data / f"{task_of(starter)}.{split}.jsonl") for split in ("train", "test"))
     tested = {row.answer for row in test}
     rows = [row for row in train if row.answer not in tested]
@@ -62,8 +64,8 @@ def starter_rows(starter: str, data: Path) -> list[Row]:
 
 
 def reworded(rows: Sequence[Row]) -> list[Row]:
-    """Rows with `INSTRUCTION` in other words, a share `REWORDED` of those that are trained on. A new prompt's hash puts
-    it behind the rows that are held out, so they stay the same."""
+    """Returns the rows with `INSTRUCTION` in other words, in a share `REWORDED` of those that are trained on. A new
+    prompt's hash puts it behind the rows that are held out, so these stay the same."""
     ranks = sorted(_rank(row.prompt) for row in rows)
     last_held_out = ranks[max(1, round(len(rows) * HELD_OUT_SHARE)) - 1]
     generator = random.Random(SEED)
@@ -77,7 +79,7 @@ def reworded(rows: Sequence[Row]) -> list[Row]:
 
 
 def _wordings(term: str, generator: random.Random) -> list[str]:
-    """All ways to ask for a term, in random order."""
+    """Returns all ways to ask for a term, in random order."""
     has_abbreviation = any(word.isupper() and len(word) > 1 for word in term.split())
     small = term if has_abbreviation else term.lower()
     return [wording.format(x=term, y=small) for wording in generator.sample(WORDINGS, len(WORDINGS))]

@@ -1,4 +1,4 @@
-"""Which learnware does a task's specification get, by its number of rows? `python -m benchmarks.task_choice`.
+"""Measures which learnware a task's specification gets, by its number of rows: `python -m benchmarks.task_choice`.
 
 Of every task in the data n rows are drawn again and again, their mean gets the noise of a specification, and
 `Selector.choose_task` chooses. A task is *own* when a learnware names it; all others are *foreign*, though one may be
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.tasks import add_data_option, read_prompts
 from router.selection import Selector
 from router.settings import SelectionSettings
@@ -33,8 +33,8 @@ Vectors = Mapping[str, NDArray[np.float64]]
 
 
 class Shares(NamedTuple):
-    """Shares of draws. `right`, `base`, `own_wrong_domain`: of own tasks. `foreign_chosen`, `foreign_wrong_domain`: of
-    foreign ones."""
+    """Shares of draws: `right`, `base` and `own_wrong_domain` among those of own tasks, `foreign_chosen` and
+    `foreign_wrong_domain` among those of foreign ones."""
 
     right: float
     base: float
@@ -44,7 +44,7 @@ class Shares(NamedTuple):
 
 
 def tasks_in(data: Path, split: str) -> list[str]:
-    """As <domain>-<task>. Raises InvalidInput when there is none."""
+    """Returns the tasks of a folder, named <domain>-<task>. Raises InvalidInput when there is none."""
     ending = f".{split}.jsonl"
     found = sorted(f"{path.parent.name}-{path.name.removesuffix(ending)}" for path in data.glob(f"*/*{ending}"))
     if not found:
@@ -55,7 +55,7 @@ def tasks_in(data: Path, split: str) -> list[str]:
 def measure(
     selector: Selector, own: Mapping[str, set[str]], vectors: Vectors, rows: int, draws: int, mu: float
 ) -> Shares:
-    """`own`: by task the ids of the learnwares that name it."""
+    """Returns the shares over all tasks; `own` holds by task the ids of the learnwares that name it."""
     noise = sensitivity(rows) / mu
     mine, foreign = [], []
     for place, (task, all_rows) in enumerate(vectors.items()):
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=DRAWS, help="specifications of each task")
     parser.add_argument("--most", type=int, default=MOST, help="rows of a task that are read")
     parser.add_argument("--mu", type=float, default=DEFAULT_MU, help="privacy of a row")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     try:
         if options.data is None:
@@ -96,12 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     figures = {f"{name}_{n}": value for n, shares in found.items() for name, value in shares._asdict().items()}
     conditions: dict[str, Any] = setup() | {"tasks": tasks, "split": options.split, "mu": options.mu}
-    write_json(options.json, result("task_choice", figures, conditions, {}))
+    write_result(options, result("task_choice", figures, conditions, {}))
     return 0
 
 
 def run(options: argparse.Namespace) -> tuple[dict[int, Shares], list[str]]:
-    """Shares by rows, and the tasks."""
+    """Measures every number of rows; returns the shares by rows, and the tasks."""
     learnwares, encoder = load_learnwares(options.learnwares), load_prompt_encoder()
     selector = Selector(learnwares, encoder, SelectionSettings())
     own: dict[str, set[str]] = {}

@@ -1,9 +1,8 @@
 """The choice as it travels from the router to an engine replica: one signed header.
 
-HAProxy strips client headers named `x-serve-router-*` while a router replica runs, and the edge strips them always; but
-a client that reaches a replica's own port, or Ray's fallback proxy, could still write one. So the value is signed with
-a secret made at each start and known to the router and the engine replicas only; an unsigned or altered value counts as
-no choice.
+HAProxy strips client headers named `x-serve-router-*` (`serving.launch.haproxy_wrapper`); but a client that reaches a
+replica's own port, or Ray's fallback proxy, could still write one. So the value is signed with a secret made at each
+start and known to the router and the engine replicas only; an unsigned or altered value counts as no choice.
 
 Ray 2.60's Lua code (`ingress_request_router.lua.tmpl`, `set_router_response_headers`) copies values that hold no quote
 and no brace, so the value is URL-encoded: `learnware=…&reason=…&score=…&ms=…&sign=…`.
@@ -15,51 +14,66 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 CHOICE_HEADER = "x-serve-router-learnware"
+"""Name of the header that carries the signed choice."""
 
 FAILED_HEADER = "x-serve-router-failed"
-"""Set by the edge when it asked for a choice and got none; it only explains, so it needs no signature."""
+"""Name of the header that HAProxy sets when it asked for a choice and got none; it only explains, so it needs no
+signature."""
 FAILED_TIMEOUTS = frozenset({"router_timeout", "router_unreachable"})
-"""Its values when a router may live but gave no answer in time. Unreachable is what Ray's script calls its own time
-limit; since it asks a socket of the edge's own, which is always there, it means nothing else."""
+"""Values of `FAILED_HEADER` when a router may live but gave no answer in time. Unreachable is what Ray's script calls
+its own time limit; since it asks a socket of HAProxy's own, which is always there, it means nothing else."""
 
 MATCHED = "matched"
+"""Reason: the last turn's text matches the learnware."""
 NAMED = "named"
+"""Reason: the request names its model."""
 SESSION = "session"
+"""Reason: an earlier turn of the conversation matched the learnware."""
 TASK = "task"
+"""Reason: the task that the request names matches the learnware."""
 RESIDENT = ":resident"
-"""After a reason: another learnware was as good within the margin, and nearer to the device."""
+"""Ending of a reason: another learnware was as good within the margin, and its adapter was in a faster tier."""
 LOW_CONFIDENCE = "base:low-confidence"
+"""Reason for the base model: the best learnware's match is below the bound."""
 BASE_BETTER = "base:better"
-"""No learnware is expected to answer as well as the base model."""
+"""Reason for the base model: no learnware's expected quality is above its own."""
 NO_TEXT = "base:no-text"
+"""Reason for the base model: the request holds no text of the user's."""
 MIXED_PROMPTS = "base:mixed-prompts"
-"""The prompts of one request, which has one `model`, ask for different learnwares."""
+"""Reason for the base model: the prompts of one request, which has one `model`, ask for different learnwares."""
 EXPLANATION = "base:explanation"
-"""A turn asks for words about an answer of a learnware that only labels."""
+"""Reason for the base model: a turn asks for words about an answer of a learnware that only labels."""
 INTERFACE_TASK = "base:interface-task"
-"""A chat front end asks for something for itself, such as a title of the conversation."""
+"""Reason for the base model: a chat front end asks for something for itself, such as a title of the conversation."""
 NO_LEARNWARE = "base:no-learnware"
+"""Reason for the base model: the router has no learnware to choose from."""
 UNKNOWN_TASK = "base:unknown-task"
-"""Never answered from the base model: the replica turns it into a 404."""
+"""Reason for no learnware: there is no task with this id. The engine replica turns it into a 404, so the base model
+never answers."""
 ROUTER_ERROR = "base:router-error"
+"""Reason for the base model: the router failed on this request."""
 ROUTER_DEADLINE = "base:router-deadline"
+"""Reason for the base model: the decision took longer than its deadline."""
 ROUTER_OVERLOAD = "base:router-overload"
-"""More requests than the router can decide on in time. Where overload is refused, the edge does so; the replica, where
-only it could read the request's model."""
+"""Reason for no choice: more requests than the router can decide on in time. Where overload is refused, HAProxy
+answers; the engine replica answers where only it could read the request's model."""
 NO_CHOICE = "base:no-choice"
+"""Reason for no choice: no header came with the request, and HAProxy says nothing of the router."""
 ROUTER_UNREACHABLE = "base:router-unreachable"
+"""Reason for no choice: HAProxy could not reach a router."""
 ROUTER_TIMEOUT = "base:router-timeout"
-"""A router took the request and did not answer the edge in time."""
+"""Reason for no choice: a router took the request and did not answer HAProxy in time."""
 GENERATES_NOTHING = "base:generates-nothing"
-"""The request's path generates nothing, so there is nothing to choose: no router was asked."""
+"""Reason for no choice: the request's path generates nothing, so no router was asked."""
 
 _SIGNATURE_CHARS = 32
-"""128 bits of the HMAC: forging one needs 2^127 tries on average, and the header stays short."""
+"""Hexadecimal digits of the signature, 128 bits of the HMAC: forging one needs 2^127 tries on average, and the header
+stays short."""
 
 
 class RoutedChoice(NamedTuple):
-    """One learnware (None: the base model), why, how good the match was in [0, 1], and the router's own time in
-    milliseconds."""
+    """A choice as the header carries it: one learnware (None: the base model), the reason, the score of the match in
+    [0, 1], and the router's own time in milliseconds."""
 
     learnware: str | None
     reason: str
@@ -68,7 +82,7 @@ class RoutedChoice(NamedTuple):
 
 
 def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
-    """The header's value, signed."""
+    """Returns the header's value, signed."""
     payload = urlencode(
         {
             "learnware": choice.learnware or "",
@@ -81,7 +95,7 @@ def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
 
 
 def decode_choice(value: str, secret: bytes) -> RoutedChoice | None:
-    """The choice in a header's value; None when it is missing, malformed or not signed with this secret."""
+    """Returns the choice in a header's value, or None when it is missing, malformed or not signed with this secret."""
     payload, separator, signature = value.rpartition("&sign=")
     if not separator or not hmac.compare_digest(signature.encode(), _sign(payload, secret).encode()):
         return None

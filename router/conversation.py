@@ -1,8 +1,8 @@
-"""A conversation stays with its learnware until its topic or what is asked changes.
+"""Chooses for a conversation: it stays with its learnware until its topic or its ask changes.
 
-The router keeps no session: every chat request carries its whole conversation. What holds after its last turn is a fold
-over the user's turns, oldest first, so the same conversation gives the same answer in every router replica, before and
-after a restart. Each turn is chosen for alone, and then:
+The router keeps no session: every chat request carries its whole conversation. The choice that holds after its last
+turn is a fold over the user's turns, oldest first, so the same conversation gives the same answer in every router
+replica, before and after a restart. Each turn is chosen for alone, and then:
 
 - a turn that matches a learnware moves the conversation there when it scores it better than the present one by
   `switch_margin`: a follow-up ("and in 2019?") is near many learnwares, and a shared wording must not make a
@@ -43,26 +43,31 @@ from specs.encoding.system_prompt import instruction_probability
 from specs.home import load_home
 
 NEW_TURNS = 12
-"""Turns that one request has chosen for from its end, where they are not remembered: about 100 ms with new asks."""
+"""The most turns, from the end, that one request chooses for where they are not remembered: about 100 ms with new
+asks."""
 LONGEST = 7
-"""Earlier turns that it has chosen for where that was not enough, beside the first."""
+"""The most earlier turns, beside the first, that one request chooses for where that was not enough."""
 FAR = 2048
-"""Turns from the end that are looked at in any case: about 10 ms when all are remembered."""
+"""The most turns from the end that are looked at: about 10 ms when all are remembered."""
 
 REMEMBERED_TURNS = 8192
-"""What each alone chose, the latest used: about 1 kB each, whatever the turns' length."""
+"""Turns whose own choice is remembered, the latest used: about 1 kB each, whatever the turns' length."""
 
 INSTRUCTS_FROM = 0.7
-"""Probability from which a system prompt is taken to say what is to be done. In six-fold cross-validation on the
-project's own, which were written to be hard, 77 % of those that do are found and 89 % of the others let pass; what is
-not found is read like any other system prompt."""
+"""Probability from which a system prompt is taken to instruct (`specs.encoding.system_prompt`). In six-fold
+cross-validation on the project's own, which were written to be hard, 77 % of those that do are found and 89 % of the
+others let pass; one that is not found is read like any other system prompt."""
 SYSTEMS_KEPT = 1024
 """System prompts whose verdict is kept: a new one takes about 25 ms."""
 
 ChooseTurn = Callable[[Turn], Choice]
+"""Chooses for one turn alone."""
 Instructs = Callable[[str], bool]
+"""Tells whether a system prompt says what is to be done with every message."""
 IsInterfaceTask = Callable[[str, str], bool]
+"""Tells, from a turn's text and its system prompt, whether a chat front end asks for itself."""
 AnswersInSentences = Callable[[str], bool]
+"""Tells whether the learnware with this id answers in sentences."""
 
 
 class ConversationSettings(BaseModel):
@@ -95,8 +100,8 @@ class ConversationSettings(BaseModel):
 
 
 class _Own(NamedTuple):
-    """What a turn is by itself. `follow_up` is told only where it matters: the turn matches no learnware, or one that
-    only labels."""
+    """One turn's own choice and kind. `follow_up` is told only where it matters: the turn matches no learnware, or one
+    that only labels."""
 
     choice: Choice
     follow_up: FollowUp | None
@@ -115,8 +120,8 @@ class Conversations:
         is_interface_task: IsInterfaceTask,
         settings: ConversationSettings,
     ) -> None:
-        """`choose` decides one turn alone; `answers_in_sentences` is asked with the id of a learnware that it chose;
-        `is_interface_task` with a turn's text and system prompt."""
+        """Makes an empty memory of turns. `choose` decides one turn alone; `answers_in_sentences` is asked with the id
+        of a learnware that it chose; `is_interface_task` with a turn's text and system prompt."""
         self._choose = choose
         self._follow_up = follow_up
         self._answers_in_sentences = answers_in_sentences
@@ -126,9 +131,9 @@ class Conversations:
         self._remembered: OrderedDict[bytes, _Own] = OrderedDict()
 
     def choose_for_all(self, prompts: Sequence[Conversation], check: Callable[[], None] = lambda: None) -> Choice:
-        """The choice for the prompts of one request, which one learnware must serve: the one that all of them choose,
-        with the least score of any, else the base model. `check` is called before each turn that is new, and ends the
-        choice by raising."""
+        """Returns the choice for the prompts of one request, which one learnware must serve: the one that all of them
+        choose, with the least score of any, else the base model. `check` is called before each turn that is new, and
+        ends the choice by raising."""
         choices: list[Choice] = []
         for prompt in prompts:
             choices.append(self.choose(prompt, check))
@@ -137,8 +142,8 @@ class Conversations:
         return _weakest(choices) if choices else Choice(None, 0.0, 0.0, NO_TEXT, ())
 
     def choose(self, conversation: Conversation, check: Callable[[], None] = lambda: None) -> Choice:
-        """The choice for a conversation. Its reason is `matched` when the last turn alone decides the same, `session`
-        when an earlier turn holds."""
+        """Returns the choice for a conversation. Its reason is `matched` when the last turn alone decides the same,
+        `session` when an earlier turn holds."""
         if not conversation.turns:
             return Choice(None, 0.0, 0.0, NO_TEXT, ())
         held = answer = Choice(None, 0.0, 0.0, NO_TEXT, ())
@@ -147,8 +152,8 @@ class Conversations:
         return answer
 
     def deciding_turn(self, conversation: Conversation, choice: Choice) -> Turn:
-        """The turn that a choice of `choose` for this conversation came from: the latest one that alone chooses the
-        same learnware, and where none does, the last."""
+        """Returns the turn that a choice of `choose` for this conversation came from: the latest one that alone chooses
+        the same learnware, and where none does, the last."""
         turns = self._since_one_spoke(conversation, lambda: None)
         if choice.learnware_id is not None:
             for turn, own in turns:
@@ -157,10 +162,10 @@ class Conversations:
         return turns[0][0]
 
     def _since_one_spoke(self, conversation: Conversation, check: Callable[[], None]) -> list[tuple[Turn, _Own]]:
-        """The turns that decide, newest first: back to one that speaks for itself, or to the first."""
+        """Returns the turns that decide, newest first: back to one that speaks for itself, or to the first."""
         system, texts = conversation
         found: list[tuple[Turn, _Own]] = []
-        said: dict[str, _Own] = {}  # what is said again and again is looked up once
+        said: dict[str, _Own] = {}  # a text that is said again and again is looked up once
         number, new = len(texts) - 1, 0
         while number > 0 and len(found) < FAR:
             turn = Turn(texts[number], system)
@@ -181,7 +186,7 @@ class Conversations:
                 return found
         first = Turn(texts[0], system)
         own = self._recall(first) or self._choose_alone(first, check)
-        return [*found, (first, own._replace(follow_up=None))]  # it follows nothing
+        return [*found, (first, own._replace(follow_up=None))]  # the first turn follows nothing
 
     def _recall(self, turn: Turn) -> _Own | None:
         key = _hash(turn)
@@ -217,7 +222,7 @@ class Conversations:
         return self._clearly_better(choice, max(others, default=0.0))
 
     def _next(self, held: Choice, turn: Turn, own: _Own) -> tuple[Choice, Choice]:
-        """What holds after a turn, and what answers it."""
+        """Returns the choice that holds after a turn, and the choice that answers it."""
         if own.interface_task:
             return held, _base(own.choice, INTERFACE_TASK)
         after = own.choice if self._moves(held, turn, own) else held._replace(reason=SESSION)
@@ -253,8 +258,8 @@ class Conversations:
         return self._clearly_better(choice, scores.get(present, 0.0))
 
     def _brings_something(self, turn: Turn, own: _Own) -> bool:
-        """Whether a turn that asks for words is about a text of its own ("Translate this: …"), which is unlike what a
-        learnware is for."""
+        """Whether a turn that asks for words is about a text of its own ("Translate this: …"), which is unlike the
+        learnware's tasks."""
         long = len(turn.text) > FOLLOW_UP_CHARS
         return long and own.follow_up is not FollowUp.CONTINUATION and self._leaves(turn, own)
 
@@ -274,9 +279,10 @@ def says_what_to_do(system: str) -> bool:
 
 
 def by_readings(choose_text: Callable[[str], Choice], instructs: Instructs = says_what_to_do) -> ChooseTurn:
-    """Chooses for a turn by each of its readings, and takes the learnware that one of them finds with most confidence:
-    a neutral system prompt must not hide the question, and an instruction given as one must be found. `instructs` says
-    whether a system prompt is such an instruction; what a message asks without it then does not count."""
+    """Returns a function that chooses for a turn by each of its readings, and takes the learnware that one of them
+    finds with most confidence: a neutral system prompt must not hide the question, and an instruction given as one must
+    be found. `instructs` says whether a system prompt is such an instruction; the message without it then does not
+    count."""
 
     return lambda turn: best_reading(choose_text, turn, instructs)[1]
 
@@ -284,19 +290,20 @@ def by_readings(choose_text: Callable[[str], Choice], instructs: Instructs = say
 def best_reading(
     choose_text: Callable[[str], Choice], turn: Turn, instructs: Instructs = says_what_to_do
 ) -> tuple[str, Choice]:
-    """The reading of a turn that decides, and its choice (`by_readings`)."""
+    """Returns the reading of a turn that decides, and its choice (`by_readings`)."""
     instructed = bool(turn.system) and instructs(turn.system)
     choices = [(reading, choose_text(reading)) for reading in turn.readings(instructed)]
     return max(choices, key=lambda pair: (pair[1].learnware_id is not None, pair[1].score))
 
 
 def _longest(texts: Sequence[str], last: int) -> list[int]:
-    """The numbers of the longest turns from the second to number `last`, the latest first."""
+    """Returns the numbers of the longest turns from the second to number `last`, the latest first."""
     return sorted(heapq.nlargest(LONGEST, range(1, last + 1), key=lambda number: (len(texts[number]), number)))[::-1]
 
 
 def _weakest(choices: Sequence[Choice]) -> Choice:
-    """Of choices of one learnware: the least of all scores, so that what stands in for one prompt does for all."""
+    """Returns the least confident of several choices of one learnware, with the least of all scores, so that a
+    learnware that may replace the chosen one for one prompt may do so for all."""
     weakest = min(choices, key=lambda choice: choice.confidence)
     tables = [{each.learnware_id: each for each in choice.candidates} for choice in choices]
     common = [each for each in weakest.candidates if all(each.learnware_id in table for table in tables)]
@@ -318,6 +325,6 @@ def _base(choice: Choice, reason: str) -> Choice:
 
 def _hash(turn: Turn) -> bytes:
     digest = hashlib.blake2b(turn.system.encode("utf-8", "surrogatepass"), digest_size=16)
-    digest.update(b"\xff")  # in no text
+    digest.update(b"\xff")  # a byte that no UTF-8 text has
     digest.update(turn.text.encode("utf-8", "surrogatepass"))
     return digest.digest()

@@ -1,19 +1,19 @@
-"""Decisions wait in one bounded line, and each one's time begins when it starts.
+"""Decisions wait in one bounded queue, and each one's time begins when it starts.
 
-A decision is processor work of about a millisecond that runs in a thread. A burst of requests makes a line before the
-threads; a request that stands in it is not a slow decision. So the two are bounded apart: `max_wait_s` bounds the wait,
+A decision is processor work of about a millisecond that runs in a thread. A burst of requests queues before the
+threads; a request that waits there is not a slow decision. So the two are bounded apart: `max_wait_s` bounds the wait,
 `deadline_s` the decision itself, from its start.
 
-First come, first served. A newcomer is refused at once when the line before it, at the measured pace, is longer than it
-may wait; so who is in the line can expect an answer in time, nobody waits only to be refused, and no work is done for a
-request that has been given up. The other order, last come first, helps where the line is too long for its bound: it
-serves newcomers at the price of those who have waited most, and a line cut at its end has none to give up. A wait that
-outlasts the estimate ends at the bound all the same.
+First come, first served. A newcomer is refused at once when the queue before it, at the measured pace, is longer than
+it may wait; so every request in the queue can expect an answer in time, nobody waits only to be refused, and no work is
+done for a request that has been given up. The other order, last come first, helps where the queue is too long for its
+bound: it serves newcomers at the price of those who have waited most, and a queue cut at its end has none to give up. A
+wait that outlasts the estimate ends at the bound all the same.
 
-Who is refused is told when to come back: at the measured pace, after the line and after all who were refused before, so
-that they don't come back together.
+A refused client is told when to come back: at the measured pace, after the queue and after all who were refused before,
+so that they don't come back together.
 
-Work whose requester is gone (the edge hung up, or the deadline has passed) does not start if it waits, and stops at its
+Work whose requester is gone (HAProxy hung up, or the deadline has passed) does not start if it waits, and stops at its
 next look (`Check`) if it runs; its thread counts as busy until it has really stopped. (A client that hangs up is not
 noticed: HAProxy 2.8 does not interrupt the script that asks the router. So the bound on the wait bounds that as well.)
 """
@@ -30,28 +30,28 @@ from specs.errors import Overloaded
 T = TypeVar("T")
 
 FIRST_GUESS_S = 0.002
-"""What a decision is taken to last before any was measured: a conversation of a few turns."""
+"""Seconds that a decision is taken to last before any was measured: a conversation of a few turns."""
 
 NEWEST_WEIGHT = 0.05
 """Weight of the latest decision in the mean duration: the last twenty or so count, so that a single long text does not
-close the line."""
+close the queue."""
 
 LONGEST_RETRY_S = 30
-"""The most that a refused client is told to wait: the pace of half a minute from now is anybody's guess."""
+"""The most seconds that a refused client is told to wait: the pace of half a minute from now is anybody's guess."""
 
 Check = Callable[[], None]
 """Raises `Abandoned` once nobody waits for the result; for the work to call between its steps."""
 
 Submit = Callable[[Callable[[], Any]], "asyncio.Future[Any]"]
-"""Begins work elsewhere; the future is the event loop's."""
+"""Begins work elsewhere and returns a future of the event loop's."""
 
 
 class Abandoned(Exception):
-    """Nobody waits for this decision any more."""
+    """Raised inside a decision for which nobody waits any more."""
 
 
 class DeadlinePassed(Exception):
-    """A decision took longer than its deadline. `waited_s`: the time before it started."""
+    """A decision took longer than its deadline. `waited_s` is the time before it started."""
 
     def __init__(self, waited_s: float) -> None:
         super().__init__("the decision took longer than its deadline")
@@ -59,7 +59,7 @@ class DeadlinePassed(Exception):
 
 
 class Decided(NamedTuple, Generic[T]):
-    """A decision, and how long it waited before it started."""
+    """A decision's result, and the seconds that it waited before it started."""
 
     result: T
     waited_s: float
@@ -76,16 +76,18 @@ class _Ticket(Generic[T]):
         self.wanted = True
 
     def check(self) -> None:
+        """Raises Abandoned once nobody waits for the outcome."""
         if not self.wanted:
             raise Abandoned
 
     def fail(self, error: BaseException) -> None:
+        """Ends the wait with an error, unless it has ended."""
         if not self.outcome.done():
             self.outcome.set_exception(error)
 
 
 class DecisionQueue:
-    """The line and the threads of one router. Belongs to one event loop, whose clock is its clock."""
+    """The queue and the threads of one router. It belongs to one event loop, whose clock is its clock."""
 
     def __init__(self, threads: int, max_wait_s: float, deadline_s: float, submit: Submit | None = None) -> None:
         """`submit` begins work at once when at most `threads` run; the default has that many threads."""
@@ -97,18 +99,18 @@ class DecisionQueue:
         self._waiting: OrderedDict[_Ticket[Any], None] = OrderedDict()
         self._mean_s = FIRST_GUESS_S
         self._promised = -math.inf
-        """Until when, at the measured pace, there is work for those who were refused."""
+        """Time until which, at the measured pace, those who were refused make work."""
 
     @property
     def waiting(self) -> int:
-        """Decisions that have not started."""
+        """Number of decisions that have not started."""
         return len(self._waiting)
 
     async def decide(self, work: Callable[[Check], T]) -> Decided[T]:
         """Runs `work` in a thread when its turn comes. When the caller is cancelled the work is abandoned.
 
         Raises:
-            Overloaded: the line is too long, or did not move; `work` has not started.
+            Overloaded: the queue is too long, or did not move; `work` has not started.
             DeadlinePassed: `work` took too long and is abandoned.
             Exception: whatever `work` raised.
         """
@@ -128,7 +130,7 @@ class DecisionQueue:
 
     @property
     def _pace_s(self) -> float:
-        """Seconds from one start to the next while the line is not empty."""
+        """Seconds from one start to the next while the queue is not empty."""
         return self._mean_s / self._threads
 
     def _line_up(self, ticket: _Ticket[Any], loop: asyncio.AbstractEventLoop) -> None:
@@ -173,7 +175,7 @@ class DecisionQueue:
         waited: float,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        # At most the deadline: work past it has been given up, and the bound on the wait holds without an estimate.
+        # At most the deadline: work past it has been given up, and the wait is bounded without an estimate, too.
         lasted = min(loop.time() - started, self._deadline_s)
         self._mean_s += NEWEST_WEIGHT * (lasted - self._mean_s)
         self._free += 1

@@ -1,9 +1,10 @@
 """The router as a Ray Serve deployment: HAProxy asks it, for each request, which learnware and which replica.
 
 The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`, edited by `serving.launch.haproxy_wrapper`):
-`POST /internal/route` with the client's body answers 200 with a flat object, `replica_id` and the headers to set; or
-429 with `Retry-After`, which the edge passes on. Anything else counts as a failure of the router, so errors inside
-become a choice of the base model, with the reason in the signed header.
+`POST /internal/route` with the client's body answers 200 with the address of an engine replica (`host`, `port`,
+`replica_id`; empty where HAProxy may take any) and, for a request that asks for a choice, `request_headers` with the
+signed choice; or 429 with `Retry-After`, which HAProxy passes on. Anything else counts as a failure of the router, so
+errors inside become a choice of the base model, with the reason in the signed header.
 
 A request that names a model needs no decision: it is read, placed and let through, however many wait for theirs.
 """
@@ -56,45 +57,51 @@ from specs.task_store import TaskStore
 logger = logging.getLogger("ray.serve")
 
 DECISION_THREADS = 2
-"""Threads that decide. Two, so that one slow decision (a long text) does not hold up all that wait; more would only
-share the same core, since encoding and scoring hold it, and make each decision longer."""
+"""Number of threads that decide. Two, so that one slow decision (a long text) does not hold up all that wait; more
+would only share the same core, since encoding and scoring occupy it, and make each decision longer."""
 
 READ_AT_ONCE_BYTES = 16_384
-"""Bodies up to this size, nearly all, are read in the event loop, in some 50 µs; a longer one, up to some milliseconds,
-in a thread beside those that decide."""
+"""The largest body, in bytes, that is read in the event loop, in some 50 µs; nearly all are. A longer one, up to some
+milliseconds, is read in a thread beside those that decide."""
 
 ANSWER_WITHIN_S = 1.9
-"""The edge waits 2 s for a router's answer (`serving.launch.haproxy_wrapper`). What wait and decision leave of it is
-the time to wait for an engine replica to be known; past it HAProxy balances the request itself."""
+"""Seconds after a request's arrival by which the router answers. HAProxy waits 2 s (`serving.launch.haproxy_wrapper`);
+what waiting and decision leave of this time is for an engine replica to become known, and past it HAProxy balances the
+request itself."""
 
 Outcome = Literal["refuse", "base"]
-"""What becomes of a request whose decision cannot start in time."""
+"""The ways to answer a request whose decision cannot start in time."""
 
 
 class RouterOptions(BaseModel):
-    """What a router replica is started with; every field is read once, at start."""
+    """The options that a router replica is started with; every field is read once, at start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learnwares: Path
-    """A folder of learnwares that stay as they are; read where there is no market."""
+    """A folder of learnwares that stay as they are; it is read where there is no market."""
     market: Path | None
+    """The market's folder, or None."""
     base_model: Path | None
+    """The base model's folder, whose tokenizer decodes prompts of token ids, or None."""
     auto_names: tuple[str, ...]
+    """Values of `model` that ask for a choice."""
     deadline_ms: float
-    """Of a decision, from its start."""
+    """Milliseconds that a decision may take, from its start."""
     max_wait_ms: float
-    """Of a request, until its decision starts."""
+    """Milliseconds that a request may wait until its decision starts."""
     on_overload: Outcome
     selection: SelectionSettings
     conversation: ConversationSettings
     request: RequestSettings = RequestSettings()
     placement: PlacementSettings = PlacementSettings()
     on_loopback: bool
+    """Whether the replica's gRPC server is kept on the loopback interface
+    (`router.ray_internals.keep_grpc_on_loopback`)."""
 
 
 class Decision(NamedTuple):
-    """A choice, and how long the request had waited before it was begun, seconds."""
+    """A choice, and the seconds that the request had waited before it was begun."""
 
     choice: Choice
     waited_s: float
@@ -103,7 +110,7 @@ class Decision(NamedTuple):
 class LearnwareRouter:
     """One router replica. Holds the learnwares' specifications, never their weights.
 
-    Of a change in the market a request sees nothing or all: the snapshot is made in a thread and swapped in. Until an
+    A request sees a market change completely or not at all: the snapshot is made in a thread and swapped in. Until an
     engine replica has made the same change, it answers a choice that it does not know from the base model.
     """
 
@@ -153,7 +160,7 @@ class LearnwareRouter:
         return self._builder.snapshot
 
     async def market_reached(self, sequence: int) -> int:
-        """Returns when the market's change number `sequence` is in effect here."""
+        """Waits until the market's change number `sequence` is in effect here, and returns the number that is."""
         return await self._follower.reached(sequence)
 
     async def _route(self, request: Request) -> JSONResponse:
@@ -182,7 +189,7 @@ class LearnwareRouter:
         return self._place(choice)[1] or await self._any_replica(arrived)
 
     async def _read(self, body: bytes) -> RoutedRequest:
-        """Never raises: a body that cannot be read may ask for a choice, and gets the base model's."""
+        """Reads a body. Never raises: a body that cannot be read may ask for a choice, and gets the base model's."""
         try:
             if len(body) <= READ_AT_ONCE_BYTES:
                 return read_request(body, self._decode_tokens, self._words)
@@ -199,12 +206,13 @@ class LearnwareRouter:
         return request.model in self._options.auto_names or _for_task(request)
 
     def _named(self, request: RoutedRequest) -> Choice:
-        """For a request that asks for no choice: what to place it by."""
+        """Returns the choice by which a request that asks for none is placed."""
         served = request.model if request.model in self._adapters() else None
         return _base(NAMED)._replace(learnware_id=served)
 
     def _place(self, choice: Choice) -> tuple[Choice, dict[str, Any]]:
-        """The joint choice and its replica's address: empty when none is known, or any will do. Never raises."""
+        """Returns the joint choice and its replica's address, which is empty when none is known, or any will do. Never
+        raises."""
         try:
             placed_choice, placed = self._joint.decide(choice, self._adapters())
             if placed is None:
@@ -221,8 +229,8 @@ class LearnwareRouter:
         return {} if snapshot is None else snapshot.adapters
 
     async def _any_replica(self, arrived: float) -> dict[str, Any]:
-        """Where the request goes; empty when no engine replica is known in time, and HAProxy then balances by
-        itself."""
+        """Returns the address that Ray's own balancing picks; empty when no engine replica is known in time, and
+        HAProxy then balances by itself."""
         try:
             async with asyncio.timeout(max(arrived + ANSWER_WITHIN_S - time.perf_counter(), 0)):
                 return await choose_replica_id(self._server)
@@ -231,7 +239,7 @@ class LearnwareRouter:
             return {}
 
     async def _decide_in_time(self, request: RoutedRequest) -> Decision:
-        """The decision, or the base model with the reason when it fails or takes longer than the deadline.
+        """Returns the decision, or the base model with the reason when it fails or takes longer than the deadline.
 
         Raises:
             Overloaded: it could not begin in time.
@@ -249,7 +257,8 @@ class LearnwareRouter:
         return Decision(choice, waited_s)
 
     def _decide(self, request: RoutedRequest, check: Check) -> Choice:
-        """The choice for a request that asks for one; `check` ends it between turns once nobody waits for it."""
+        """Returns the choice for a request that asks for one; `check` ends it between turns once nobody waits for
+        it."""
         if request.model is not None and _for_task(request):
             return self._choose_for_task(request.model)
         snapshot = self._snapshot  # one for the whole decision
@@ -258,7 +267,7 @@ class LearnwareRouter:
         return self._conversations_over(snapshot).choose_for_all(request.prompts, check)
 
     def _decide_and_read(self, request: RoutedRequest, check: Check) -> tuple[Choice, tuple[str, ...]]:
-        """The choice, and what the first prompt's deciding turn was found to ask for: sentences, none where no text
+        """Returns the choice, and the ask of the first prompt's deciding turn: its sentences, none where no text
         decides."""
         choice = self._decide(request, check)
         snapshot = self._snapshot
@@ -269,7 +278,7 @@ class LearnwareRouter:
         return choice, split_prompt(best_reading(snapshot.selector.choose, turn)[0]).ask
 
     def _conversations_over(self, snapshot: Snapshot) -> Conversations:
-        """What remembers turns' choices over this state of the market: it ends with it."""
+        """Returns the memory of turns' choices over this state of the market, which ends with it."""
         held = self._conversations
         if held is None or held[0] is not snapshot:
             conversations = Conversations(
@@ -291,8 +300,8 @@ class LearnwareRouter:
         return _base(NO_LEARNWARE) if snapshot is None else snapshot.selector.choose_task(task.mean, task.noise)
 
     async def explain(self, body: bytes) -> dict[str, Any]:
-        """The choice for a request body and what it was made by, as `POST /v1/route` shows it. Generates nothing and
-        counts nothing. A body without a model is explained as if it asked for a choice.
+        """Returns the choice for a request body and the figures that it was made by, as `POST /v1/route` shows them.
+        Generates nothing and counts nothing. A body without a model is explained as if it asked for a choice.
 
         Raises:
             Overloaded: the decision could not begin in time.
@@ -320,7 +329,7 @@ class LearnwareRouter:
         }
 
     async def metrics_text(self) -> str:
-        """This replica's metrics as Prometheus text, after a comment that says which replica it is."""
+        """Returns this replica's metrics as Prometheus text, after a comment that says which replica it is."""
         return replica_line() + generate_latest(self._registry).decode()
 
 
@@ -333,7 +342,8 @@ def _base(reason: str) -> Choice:
 
 
 def _token_decoder(base_model: Path | None) -> DecodeTokens | None:
-    """Decodes prompts given as token ids with the base model's own tokenizer; None when its file is not at hand."""
+    """Returns a decoder of prompts given as token ids, with the base model's own tokenizer; None when its file is not
+    at hand."""
     file = base_model / "tokenizer.json" if base_model else None
     if file is None or not file.is_file():
         return None

@@ -1,6 +1,6 @@
-"""A choice explained: the figures that the rule compared, and the reason in a sentence.
+"""Explains a choice: the figures that the rule compared, and the reason in a sentence.
 
-Every reason that a router gives has its sentence here; a test holds that none is missing.
+Every reason that a router gives has its sentence here; a test checks that none is missing.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from router.choice import (
 from router.selection import Choice
 
 DIGITS = 6
-"""Decimals of what is shown."""
+"""Decimals of the figures that are shown."""
 
 _BEST = "{name} is the likeliest to answer better than the base model, with a probability of {match}"
 _SENTENCES = {
@@ -55,9 +55,9 @@ _STAND_IN = " {name} stands in for the best one: it is nearly as good, and its a
 
 
 def figures(choice: Choice) -> dict[str, Any]:
-    """What the rule compared, for JSON: the likeliest tasks (parts of the base model's home as `base:…`), the base
-    model's expected quality, the best candidate's `match` and `min_match`, which it was held against (None where no
-    learnware was looked for)."""
+    """Returns the figures that the rule compared, for JSON: the likeliest tasks (parts of the base model's home as
+    `base:…`), the base model's expected quality, the best candidate's `match`, and `min_match`, the bound that it was
+    held against (None where no learnware was looked for)."""
     return {
         "tasks": [{"task": name, "probability": round(p, DIGITS)} for name, p in choice.probabilities],
         "base": {"expected": round(choice.base, DIGITS)},
@@ -67,7 +67,7 @@ def figures(choice: Choice) -> dict[str, Any]:
 
 
 def in_words(choice: Choice) -> str:
-    """The reason as a sentence, with the figures that decided."""
+    """Returns the reason as a sentence, with the figures that decided."""
     reason = choice.reason.removesuffix(RESIDENT)
     by_id = {one.learnware_id: one for one in choice.candidates}
     best = choice.candidates[0] if choice.candidates else None
@@ -84,5 +84,6 @@ def in_words(choice: Choice) -> str:
 
 
 def describe(choice: Choice, ask: Sequence[str]) -> dict[str, Any]:
-    """All of it, as `POST /v1/route` shows it beside the candidates. `ask`: the sentences taken for what is asked."""
+    """Returns explanation, ask and figures, as `POST /v1/route` shows them beside the candidates. `ask` holds the
+    sentences that were taken for the ask."""
     return {"explanation": in_words(choice), "ask": list(ask), **figures(choice)}

@@ -1,6 +1,6 @@
-"""Tells a turn that only makes sense after what was said before from one with a topic of its own ("write a poem about
-autumn"), and what it wants: words about the answer ("why?", "explain that in one sentence"), or more of the same task
-("and this one: …", "and in 2019?").
+"""Tells follow-ups, turns that only make sense after what was said before, from turns with a topic of their own ("write
+a poem about autumn"), and what a follow-up wants: words about the answer ("why?", "explain that in one sentence"), or
+more of the same task ("and this one: …", "and in 2019?").
 
 Neither fits a learnware when it is looked at alone. The nearest of the project's own phrases (`follow_ups.txt`) and of
 its everyday prompts and domains' questions, which have topics, vote: each with a weight that falls exponentially with
@@ -18,26 +18,28 @@ from specs.encoding.encoder import Encoder
 from specs.prompts import domain_questions, everyday_prompts
 
 FOLLOW_UP_CHARS = 160
-"""Of a longer turn only the first clause and the last sentence can be a follow-up: the rest is a topic, or the next
-item."""
+"""Characters of the longest turn that can be a follow-up as a whole. In a longer one only the first clause and the last
+sentence can: the rest is a topic, or the next item."""
 _VOTERS = 50
+"""Number of the nearest phrases that vote."""
 _SHARPNESS = 20.0
-"""Of the vote: a phrase that is nearer by a cosine of 0.05 counts e times as much."""
+"""How fast a phrase's vote falls with its distance: one that is nearer by a cosine of 0.05 counts e times as much."""
 _CLEAR_VOTES = 2.0
-"""By what factor one kind must outvote the other. Without it 8 in 100 unseen turns that ask for words count as
+"""Factor by which one kind must outvote the other. Without it 8 in 100 unseen turns that ask for words count as
 continuations, with it 3; one continuation in three is then `EITHER`."""
 _CLEAR_TOPIC = 1.25
-"""By what factor topics must outvote both kinds: there are four times as many of them, so that some are near to
+"""Factor by which topics must outvote both kinds: there are four times as many of them, so that some are near to
 anything. With 1 twice as many of the benchmark's requests for an explanation stay with a learnware that labels; it was
 chosen on these."""
 _CLEAR_COSINE = 0.7
-"""How near the end of a long turn must be to some phrase: with no bound every text's first words are nearest to one."""
+"""The least cosine of the end of a long turn to some phrase: with no bound every text's first words are nearest to
+one."""
 _CLAUSE = re.compile(r"[:.?!\n。？！：]")
 _FINAL = ".!。！ "
 
 
 class FollowUp(Enum):
-    """What a turn without a topic of its own wants. The first two values are the sections of `follow_ups.txt`."""
+    """The kinds of follow-ups, by what they want. The first two values are the sections of `follow_ups.txt`."""
 
     EXPLANATION = "explanations"
     CONTINUATION = "continuations"
@@ -45,6 +47,7 @@ class FollowUp(Enum):
 
 
 TellFollowUp = Callable[[str], FollowUp | None]
+"""Tells the kind of a turn's text; None when it has a topic of its own."""
 
 
 class FollowUps:
@@ -59,7 +62,7 @@ class FollowUps:
         self._kinds = np.repeat(np.arange(3), [len(group) for group in groups])
 
     def kind(self, turn: str) -> FollowUp | None:
-        """What the turn wants; None when it has a topic of its own. Never raises on odd text."""
+        """Returns the kind of follow-up, or None when the turn has a topic of its own. Never raises on odd text."""
         turn = turn.strip()
         if len(turn) <= FOLLOW_UP_CHARS and (whole := self._vote(turn, 0.0)):
             return whole  # otherwise a short next item may hide its beginning: "and this one: sales were flat"
@@ -82,7 +85,7 @@ class FollowUps:
 
 
 def follow_up_phrases() -> Mapping[FollowUp, list[str]]:
-    """The project's own phrases, in several languages."""
+    """Returns the project's own phrases, in several languages."""
     text = importlib.resources.files("router").joinpath("follow_ups.txt").read_text(encoding="utf-8")
     phrases: dict[FollowUp, list[str]] = {FollowUp.EXPLANATION: [], FollowUp.CONTINUATION: []}
     section = phrases[FollowUp.EXPLANATION]
@@ -95,7 +98,7 @@ def follow_up_phrases() -> Mapping[FollowUp, list[str]]:
 
 
 def _plain(phrase: str) -> str:
-    """How people type it: case and a full stop say nothing; a question mark and a colon do."""
+    """Returns a phrase as people type it: case and a full stop say nothing; a question mark and a colon do."""
     return phrase.lower().rstrip(_FINAL)
 
 

@@ -9,14 +9,14 @@ from router.placement import Placed
 from router.selection import Choice
 
 ROUTE_SECONDS = tuple(step / 1e4 for step in (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2500, 5000))
-"""Sub-millisecond steps, since a choice takes some hundred microseconds and its target is one millisecond; then coarser
-up to the default deadline of 500 ms."""
+"""Buckets of the time for a choice, in seconds: sub-millisecond steps, since a choice takes some hundred microseconds
+and its target is one millisecond; then coarser ones, past the default deadline of 500 ms."""
 
 WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
-"""From nothing to the longest wait that may be configured."""
+"""Buckets of the wait for a decision, in seconds: from nothing to the longest wait that may be configured."""
 
 UNIT_INTERVAL = tuple(step / 20 for step in range(1, 20))
-"""Scores and confidences lie in [0, 1]; steps of 0.05 show where a threshold would cut."""
+"""Buckets of scores and confidences, which lie in [0, 1]; steps of 0.05 show where a threshold would cut."""
 
 
 class RouterMetrics:
@@ -68,7 +68,7 @@ class RouterMetrics:
         )
 
     def watch_waiting(self, waiting: Callable[[], int]) -> None:
-        """Asks `waiting` at each scrape how many requests wait."""
+        """Makes each scrape ask `waiting` how many requests wait."""
         self._waiting.set_function(waiting)
 
     def observe_wait(self, seconds: float) -> None:

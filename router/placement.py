@@ -1,17 +1,17 @@
-"""One learnware and one replica for a request: which learnwares would do, which replica holds one of them, and how much
-each replica has to do.
+"""Places a request on one learnware and one engine replica, by the learnwares' expected qualities, the replicas'
+resident adapters, and their loads.
 
 **Replicas.** Every adapter has an order of all replicas of its own, by rendezvous hashing (Thaler and Ravishankar
-1998): a replica that comes or goes changes the home of its own share of the adapters and of no others. A replica takes
-new requests while it has fewer than the load bound, `max(free_load, ⌈load_factor · (all requests + 1) / replicas⌉)`; so
-none has more than `load_factor` times its share (consistent hashing with bounded loads: Mirrokni, Thorup and
-Zadimoghaddam 2018), and an adapter too hot for its home spreads to the next of its order. At least one replica is
-always below the bound.
+1998); the first is its home replica. A replica that comes or goes changes the home of its own share of the adapters and
+of no others. A replica takes new requests while it has fewer than the load bound, `max(free_load, ⌈load_factor · (all
+requests + 1) / replicas⌉)`; so none has more than `load_factor` times its share, nor more than `free_load` where that
+is larger (consistent hashing with bounded loads: Mirrokni, Thorup and Zadimoghaddam 2018), and an adapter too hot for
+its home spreads to the next of its order. At least one replica is always below the bound.
 
-**Learnwares.** Those count whose expected quality is at most `margin` below the best one's. Of all pairs of such a
-learnware and a replica below the bound, the one wins whose adapter is on the device there, else in host memory, else
-neither; among equals the better learnware, then, of replicas that have it on the device, the one with fewer requests,
-then the one that comes first in the adapter's order.
+**Learnwares.** A learnware may answer if its expected quality is at most `margin` below the best one's. Of all pairs of
+such a learnware and a replica below the bound, the pair wins whose adapter is on the device there, else in host memory,
+else neither; among equals the better learnware, then, of replicas that have it on the device, the one with fewer
+requests, then the one that comes first in the adapter's order.
 
 Nothing here knows Ray or a clock of its own: `router.deployment` runs it on Ray Serve, `benchmarks.simulate` under a
 simulated clock.
@@ -27,21 +27,29 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 TIERS = DEVICE, HOST, DISK = "device", "host", "disk"
+"""Tiers that an adapter may be in on a replica, the fastest first: in a slot on the device, in host memory, on disk
+alone."""
 _TIERS = {tier: rank for rank, tier in enumerate(TIERS)}
 
 HOME = "home"
+"""Reason of a placement: the replica is the adapter's home."""
 RESIDENT = "resident"
+"""Reason of a placement: the replica is not the adapter's home, but has it in a faster tier, or has it on the device as
+well and fewer requests."""
 SPREAD = "spread"
+"""Reason of a placement: all replicas before this one in the adapter's order are at the load bound."""
 LEAST_LOADED = "least-loaded"
+"""Reason of a placement: the base model answers, and the replica has the fewest requests."""
 
 REMEMBERED_ORDERS = 4096
 """Adapters whose order of replicas is kept: an order of 64 replicas takes 0.1 ms to work out and 0.6 kB."""
 
 REPORT_LAG_S = 0.2
-"""A report is about this old when it arrives: Ray Serve's controller looks for it every 0.1 s and sends it on."""
+"""Age of a report in seconds when it arrives: Ray Serve's controller (2.60) looks for it every 0.1 s and sends it
+on."""
 SENT_HORIZON_S = 1.5
-"""After this a request that was sent is in the replica's report, or done: reports come about once a second, but an
-unchanged one is not sent again."""
+"""Seconds after which a request that was sent is in the replica's report, or done: reports come about once a second,
+but an unchanged one is not sent again."""
 
 
 class PlacementSettings(BaseModel):
@@ -69,8 +77,8 @@ class PlacementSettings(BaseModel):
 
 
 class Option(NamedTuple):
-    """A learnware that may answer: the engine's name of its adapter (None: the base model, no adapter) and its
-    expected quality, in [0, 1]."""
+    """A learnware that may answer: the engine's name of its adapter (None: the base model, no adapter) and its expected
+    quality relative to the best one's, in [0, 1]."""
 
     learnware: str | None
     adapter: str | None
@@ -78,17 +86,16 @@ class Option(NamedTuple):
 
 
 class ReplicaState(NamedTuple):
-    """What is known of a replica: the tier of each adapter (`device` or `host`; others are on disk), and its requests,
-    running or waiting."""
+    """The known state of a replica: the tier of each adapter (`device` or `host`; others are on disk), and its number
+    of requests, running or waiting."""
 
     adapters: Mapping[str, str]
     load: int
 
 
 class Placed(NamedTuple):
-    """The choice. `tier` is where the adapter is on that replica (for the base model: the device). `why`: `home`;
-    `resident` (not the adapter's home, but it holds it in a faster tier, or on the device as well and has fewer
-    requests); `spread` (those before it in the adapter's order are at their bound); `least-loaded` (the base model)."""
+    """A request's learnware and replica. `tier` is the tier of the adapter on that replica (for the base model: the
+    device); `why` is the reason, one of `HOME`, `RESIDENT`, `SPREAD` and `LEAST_LOADED`."""
 
     option: Option
     replica: str
@@ -97,17 +104,18 @@ class Placed(NamedTuple):
 
 
 class Placement:
-    """The policy. Remembers nothing but hashes; not thread-safe."""
+    """The policy of placing. Keeps nothing but the adapters' orders of replicas; not thread-safe."""
 
     def __init__(self, margin: float, settings: PlacementSettings) -> None:
-        """`margin`: how much expected quality may be given up for an adapter that is resident."""
+        """Makes the policy. `margin` is the expected quality that may be given up for an adapter that is resident."""
         self.margin = margin
         self._settings = settings
         self._names: tuple[str, ...] = ()
         self._orders: dict[str, tuple[str, ...]] = {}
 
     def place(self, options: Sequence[Option], replicas: Mapping[str, ReplicaState]) -> Placed:
-        """`options`: at least one, the best first. `replicas`: at least one.
+        """Places a request; `options` holds at least one learnware, the best first, and `replicas` at least one
+        replica.
 
         Raises:
             ValueError: there is no option or no replica.
@@ -132,17 +140,17 @@ class Placement:
         return Placed(option, name, TIERS[fastest], self._why(option, name, replicas, bound))
 
     def within_margin(self, options: Sequence[Option]) -> Sequence[Option]:
-        """Those good enough to answer, the best first."""
+        """Returns the options that are good enough to answer, the best first."""
         return [option for option in options if options[0].quality - option.quality <= self.margin]
 
     def bound(self, loads: Iterable[int]) -> int:
-        """A replica with this many requests gets no further one."""
+        """Returns the number of requests at which a replica gets no further one."""
         known = list(loads)
         share = self._settings.load_factor * (sum(known) + 1) / len(known)
         return max(self._settings.free_load, math.ceil(share))
 
     def order(self, adapter: str, replicas: Iterable[str]) -> tuple[str, ...]:
-        """The replicas in the adapter's order; the first is its home."""
+        """Returns the replicas in the adapter's order; the first is its home."""
         names = tuple(sorted(replicas))
         if names != self._names:
             self._names, self._orders = names, {}
@@ -162,7 +170,7 @@ class Placement:
 
 
 def least_loaded(replicas: Mapping[str, ReplicaState]) -> str:
-    """The replica with the fewest requests."""
+    """Returns the replica with the fewest requests."""
     return min(replicas, key=lambda name: replicas[name].load)
 
 
@@ -171,22 +179,22 @@ def _weight(adapter: str, replica: str) -> bytes:
 
 
 class Reports:
-    """What each replica last said of itself, and how many requests were sent to it since."""
+    """Keeps each replica's last report, and the times of the requests that were sent to it since."""
 
     def __init__(self) -> None:
         self._reports: dict[str, tuple[Mapping[str, Any], float]] = {}
         self._sent: dict[str, deque[float]] = {}
 
     def states(self, reports: Mapping[str, Mapping[str, Any]], now: float) -> dict[str, ReplicaState]:
-        """The replicas' states, from their newest reports (`{"adapters": {name: tier}, "running": …, "waiting": …}`,
-        empty before the first). Replicas that are not there any more are forgotten. `now`: seconds."""
+        """Returns the replicas' states, from their newest reports (`{"adapters": {name: tier}, "running": …, "waiting":
+        …}`, empty before the first). Replicas that are not there any more are forgotten. `now` is in seconds."""
         for gone in self._reports.keys() - reports.keys():
             del self._reports[gone]
             self._sent.pop(gone, None)
         return {name: self._state(name, report, now) for name, report in reports.items()}
 
     def note_sent(self, replica: str, now: float) -> None:
-        """A request goes to this replica."""
+        """Notes that a request goes to this replica."""
         self._sent.setdefault(replica, deque()).append(now)
 
     def _state(self, name: str, report: Mapping[str, Any], now: float) -> ReplicaState:

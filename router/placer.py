@@ -1,4 +1,4 @@
-"""The joint choice as a router makes it: a choice of a learnware becomes one of a learnware and an engine replica."""
+"""Makes the joint choice: turns a choice of a learnware into one of a learnware and an engine replica."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +10,20 @@ from router.placement import DISK, Option, Placed, Placement, PlacementSettings,
 from router.selection import Candidate, Choice
 
 PREFETCH_AGAIN_S = 1.0
-"""A replica is not asked twice within this time to read the same adapter: by then its report says that it has it."""
+"""Seconds within which a replica is not asked twice to read the same adapter: by then its report says that it has
+it."""
 REMEMBERED_PREFETCHES = 1024
+"""Prefetches that are remembered before all are forgotten."""
 
 
 class Replicas(Protocol):
-    """The engine replicas (`router.ray_internals.EngineReplicas`)."""
+    """The engine replicas, as `router.ray_internals.EngineReplicas` knows them."""
 
-    def reports(self) -> dict[str, Mapping[str, Any]]: ...
+    def reports(self) -> dict[str, Mapping[str, Any]]:
+        """Returns each running replica's last report, by its name."""
 
-    def call(self, name: str, method: str, *arguments: Any) -> None: ...
+    def call(self, name: str, method: str, *arguments: Any) -> None:
+        """Calls a method of one replica and does not wait for it."""
 
 
 class JointChoice:
@@ -40,8 +44,8 @@ class JointChoice:
         self._prefetched: dict[tuple[str, str], float] = {}
 
     def decide(self, choice: Choice, adapters: Mapping[str, str]) -> tuple[Choice, Placed | None]:
-        """The choice, whose learnware another one may have replaced, and where it goes: None when no replica is known
-        yet, or any will do (`affinity: false`). `adapters`: the engines' names by learnware."""
+        """Returns the choice, whose learnware another one may have replaced, and its placement: None when no replica is
+        known yet, or any will do (`affinity: false`). `adapters` holds the engines' names by learnware."""
         now = self._clock()
         states = self._states(now)
         if not states or not self._settings.affinity:
@@ -53,8 +57,9 @@ class JointChoice:
         return _answered_by(choice, placed.option.learnware), placed
 
     def explain(self, choice: Choice, adapters: Mapping[str, str]) -> tuple[Choice, dict[str, Any]]:
-        """As `decide`, but nothing is counted or asked for: what is expected of each candidate, where its adapter is,
-        and why which replica would get the request."""
+        """Returns the choice as `decide` would, and the figures behind it, but counts nothing and prefetches nothing:
+        the expected quality of each candidate, the tiers of its adapter, and the replica that would get the request,
+        with the reason."""
         states = self._states(self._clock())
         candidates = [self._explain_one(each, adapters, states) for each in choice.candidates]
         explained: dict[str, Any] = {"candidates": candidates, "replica": None}
@@ -104,8 +109,8 @@ class JointChoice:
 
 
 def options_of(choice: Choice, adapters: Mapping[str, str]) -> Sequence[Option]:
-    """What may answer, the chosen learnware first. Others stand in for one that the request's text matched; never for
-    one that was named, or that keeps a task."""
+    """Returns the learnwares that may answer, the chosen one first. Another one may replace a learnware that the
+    request's text matched; never one that was named, or that keeps a task."""
     chosen = choice.learnware_id
     adapter = None if chosen is None else adapters.get(chosen)
     qualities = {one.learnware_id: one.quality for one in choice.candidates}

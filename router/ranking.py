@@ -1,27 +1,26 @@
-"""Who is expected to answer best: the one rule of the choice.
+"""The one rule of the choice: the candidate that is expected to answer best answers.
 
 With p(t | x) the probability that request x is of task t (`router.task_model`), the base model's home among the
-tasks, and q(i, t) what learnware i is worth on t, the one with the largest
+tasks, and q(i, t) the quality of learnware i on t, the learnware with the largest
 
     Σ_t p(t | x) q(i, t)
 
 answers; the base model is a candidate like the others. Qualities are told against the base model's, in probability:
 
-- *measured on a task* (`specs.capability`): its gain over the base model there, shrunk towards none, since a few
-  probe rows
-  say little. Gains are in the gold answer's probability among those to choose from, and in its log-likelihood: on a few
-  rows that tells equals apart with less noise, and where any answer may be given, it is all that does;
-- *on its own tasks, unmeasured*: what the average learnware gains on its own; what a provider made it for is worth
-  something even when nobody has looked;
-- *on the base model's home*: minus what it was measured to lose there (`specs.off_task`), by the kind of request:
-  everyday
-  work, free questions of its domain, other asks on its material. Where nobody has looked it is taken to lose most of
-  it, as learnwares that label do;
-- *on others' tasks, unmeasured*: as on everyday work, but neither gain nor loss where the answers are the same (the
-  same labels; letters in the same domain): who tells the sentiment of headlines tells that of tweets about as well.
+- *measured on a task* (`specs.capability`): its gain over the base model there, shrunk towards none, since a few probe
+  rows say little. Gains are in the gold answer's probability among those to choose from, and in its log-likelihood: on
+  a few rows that tells equals apart with less noise, and where any answer may be given, it is all that does;
+- *on its own tasks, unmeasured*: the average learnware's gain on its own; the purpose that a provider made it for is
+  worth something even when nobody has measured it;
+- *on the base model's home*: minus its measured loss there (`specs.off_task`), by the kind of request: everyday
+  prompts, free questions of its domain, other asks on its material. Where nobody has measured it, it is taken to lose
+  most of it, as learnwares that label do;
+- *on others' tasks, unmeasured*: as on everyday prompts, but neither gain nor loss where the answers are the same (the
+  same labels; letters in the same domain): a learnware that tells the sentiment of headlines tells that of tweets about
+  as well.
 
 A table of all tasks and all learnwares would take 800 MB at 10,000 of each, so only measured tasks have a row; the rest
-is told by a learnware's own tasks and its usual losses.
+is told by a learnware's own tasks and its losses on everyday prompts.
 """
 
 import copy
@@ -39,22 +38,26 @@ from specs.learnware import Learnware
 from specs.off_task import LIKELIHOOD_WEIGHT, Kind
 
 SHRINKAGE_ROWS = 4.0
-"""A gain over the base model counts as if that many more rows had shown none."""
+"""Rows without a gain that are added to the measured ones when a gain over the base model is shrunk."""
 USUAL_GAIN = 0.25
-"""What a learnware gains on its own tasks where nobody was measured: the mean of the starters' accuracies less the base
-model's is 0.3."""
+"""Gain of a learnware on its own tasks, in probability, where nobody was measured: the mean of the starters' accuracies
+less the base model's is 0.3."""
 PRIOR_AT_LEAST_BASE = (8.0, 1.0)
-"""Rows answered at least as well as the base model, and rows answered worse, that are added to what was counted on a
+"""Rows answered at least as well as the base model, and rows answered worse, that are added to those counted on a
 learnware's own tasks."""
 NO_KIND = 0
+"""Number for learnwares whose answers are of no kind that others share."""
 BASE_UNMEASURED = 0.5
 """The base model's quality on a task that nobody measured; only differences decide, so it is for show."""
 
 
 class Best(NamedTuple):
-    """The learnwares that are expected to answer best, the first one first: their numbers, expected qualities, and
-    `matches`, the probabilities that the request asks for what they answer better than the base model. Of the first
-    one the probability to answer at least as well as the base model; of the base model what is expected of it."""
+    """The learnwares that are expected to answer best, in that order.
+
+    `owners` are their numbers, `qualities` their expected qualities, and `matches` the probabilities that the request
+    asks for something that they answer better than the base model. `at_least_base` is the probability that the first
+    one answers at least as well as the base model, `base` the base model's expected quality.
+    """
 
     owners: NDArray[np.int64]
     qualities: NDArray[np.float64]
@@ -71,11 +74,12 @@ class _Rows(NamedTuple):
 
 
 class Ranking:
-    """Immutable. Learnwares are numbered in the order in which they are given, those that `changed` adds take the next
-    numbers; classes as in the `TaskModel` of the same learnwares."""
+    """Ranks learnwares by expected quality; immutable. Learnwares are numbered in the order in which they are given,
+    those that `changed` adds take the next numbers; classes as in the `TaskModel` of the same learnwares."""
 
     def __init__(self, learnwares: Sequence[Learnware], classes: Sequence[str], home: Sequence[str]) -> None:
-        """`classes` and `home` name the tasks and the parts of the home, in the order of their probabilities."""
+        """Makes the ranking. `classes` and `home` name the tasks and the parts of the home, in the order of their
+        probabilities."""
         self._home = tuple(home)
         self._learnwares: tuple[Learnware, ...] = ()
         self._alive = np.zeros(0, bool)
@@ -90,15 +94,15 @@ class Ranking:
         self._append(learnwares, (), classes)
 
     def changed(self, added: Sequence[Learnware], removed: Sequence[int], classes: Sequence[str]) -> "Ranking":
-        """This ranking without the learnwares of some numbers and with others. What the average learnware gains on
+        """Returns this ranking without the learnwares of some numbers and with others. The average learnware's gain on
         its own tasks stays as it was."""
         other = copy.copy(self)
         other._append(added, removed, classes)  # noqa: SLF001 (an object of this very class)
         return other
 
     def expect(self, probabilities: Probabilities) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        """Expected quality of every learnware (n,), -∞ of those that were removed; `matches` (n,) as in `Best`; and the
-        expected quality of the base model."""
+        """Returns the expected quality of every learnware (n,), -∞ for those that were removed; `matches` (n,) as in
+        `Best`; and the expected quality of the base model."""
         tasks, home = probabilities
         base = float(self._base @ tasks + home.sum())
         unmeasured = tasks[self._unmeasured].sum()
@@ -116,7 +120,7 @@ class Ranking:
         return quality, matches, base
 
     def best(self, probabilities: Probabilities, nearest: Closeness, top: int) -> Best:
-        """The `top` learnwares; among equals the nearer one comes first."""
+        """Returns the `top` learnwares; among equals the nearer one comes first."""
         quality, matches, base = self.expect(probabilities)
         closeness = np.full(len(quality), -np.inf)
         closeness[nearest.owners] = nearest.values
@@ -127,7 +131,7 @@ class Ranking:
         return Best(order, quality[order], matches[order], self.at_least_base(int(order[0]), probabilities), base)
 
     def at_least_base(self, learnware: int, probabilities: Probabilities) -> float:
-        """Probability that a learnware answers at least as well as the base model."""
+        """Returns the probability that a learnware answers at least as well as the base model."""
         tasks, home = probabilities
         better, worse = PRIOR_AT_LEAST_BASE
         own = tasks[self._own_class[self._own_learnware == learnware]].sum()
@@ -170,7 +174,7 @@ class Ranking:
         self._own_learnware = np.array([i for _, i in ordered], np.int64)
 
     def _number_kinds(self, classes: Sequence[str]) -> None:
-        """Numbers what learnwares answer with; a class has the kind of its first learnware."""
+        """Numbers the kinds of answers; a class has the kind of its first learnware."""
         numbers: dict[object, int] = {None: NO_KIND}
         kinds = [numbers.setdefault(_answered_with(one), len(numbers)) for one in self._learnwares]
         of_class: dict[str, int] = {}
@@ -181,7 +185,7 @@ class Ranking:
         self._kind_of_class = np.array([of_class.get(name, NO_KIND) for name in classes], np.int64)
 
     def _measured_rows(self, measured: Sequence[frozenset[str]], classes: int) -> tuple[_Rows, NDArray[np.float64]]:
-        """The rows of measured classes, and the base model's quality on every class."""
+        """Returns the rows of measured classes, and the base model's quality on every class."""
         better, worse = PRIOR_AT_LEAST_BASE
         base = np.full(classes, BASE_UNMEASURED)
         gains = np.empty((len(measured), len(self._learnwares)))
@@ -209,7 +213,8 @@ class Ranking:
 
 
 def _answered_with(learnware: Learnware) -> object:
-    """What a learnware answers with, the same for those whose answers are of one kind; None where it tells nothing."""
+    """Returns a value that is equal for learnwares whose answers are of one kind; None where the answers tell
+    nothing."""
     answers = learnware.specification.answers
     if answers is None or answers.kind not in ("label", "letter"):
         return None
@@ -217,7 +222,7 @@ def _answered_with(learnware: Learnware) -> object:
 
 
 def _loss(learnware: Learnware, part: str) -> float:
-    """What a learnware loses on a part of the home."""
+    """Returns the expected loss of a learnware on a part of the home."""
     if part == OTHER_ASKS:
         return harm(learnware.capability, Kind.MATERIAL)
     of_its_domain = part == learnware.domain + QUESTIONS
@@ -225,7 +230,8 @@ def _loss(learnware: Learnware, part: str) -> float:
 
 
 def gain(probe: ProbeScore) -> float:
-    """A learnware's measured gain over the base model, in the gold answer's probability and log-likelihood, shrunk."""
+    """Returns a learnware's measured gain over the base model, in the gold answer's probability and log-likelihood,
+    shrunk by `SHRINKAGE_ROWS`."""
     probability = probe.probability - probe.base_probability
     likelihood = probe.log_likelihood - probe.base_log_likelihood
     return (probability + LIKELIHOOD_WEIGHT * likelihood) * probe.rows / (probe.rows + SHRINKAGE_ROWS)

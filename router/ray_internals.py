@@ -1,5 +1,7 @@
-"""Every private touch of Ray Serve 2.60.0 that replicas of any kind need (the engine's own:
-`serving.ray_internals`)."""
+"""The private names of Ray Serve 2.60.0 that replicas of any kind need.
+
+`serving.ray_internals` has the names that only the engine needs.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +11,7 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve.handle import DeploymentHandle
 
 _EVERY_INTERFACE = "[::]:0"
+"""The address, every interface and a random port, that Ray Serve 2.60.0 opens its gRPC servers on."""
 
 
 def initialise(server: DeploymentHandle[Any]) -> None:
@@ -17,8 +20,7 @@ def initialise(server: DeploymentHandle[Any]) -> None:
 
 
 async def choose_replica_id(server: DeploymentHandle[Any]) -> dict[str, Any]:
-    """The replica that the deployment's request router picks, as HAProxy's Lua action reads it: host, port and
-    replica_id.
+    """Returns the replica that the deployment's request router picks, as host, port and replica_id.
 
     `_reserve=False`, since HAProxy and not this process sends the request: a reserved slot would never be released by
     it.
@@ -38,14 +40,14 @@ class EngineReplicas:
         self._server = server
 
     def reports(self) -> dict[str, Mapping[str, Any]]:
-        """What each running replica last said of itself; empty before it did."""
+        """Returns each running replica's last report; it is empty before the first."""
         return {name: replica.routing_stats for name, replica in self._known().items()}
 
     def address(self, name: str) -> dict[str, Any]:
-        """As `choose_replica_id`, for this replica.
+        """Returns host, port and replica_id of this replica.
 
         Raises:
-            KeyError: it is not there any more.
+            KeyError: the replica is not there any more.
         """
         return _address(self._known()[name])
 
@@ -72,7 +74,8 @@ def _address(replica: Any) -> dict[str, Any]:
 
 
 def replica_line() -> str:
-    """The first line of a replica's metrics: a comment that names it, as `serving.applications.metrics` reads it."""
+    """Returns the first line of a replica's metrics, a comment that names it, as `serving.applications.metrics` reads
+    it."""
     return f"# replica {serve.get_replica_context().replica_id.unique_id}\n"
 
 

@@ -1,8 +1,9 @@
-"""Reads a request body as the router receives it: which model is asked for, and which texts the choice is made on.
+"""Reads a request body as the router receives it: the model that is asked for, and the texts to choose by.
 
-The body is what a client sent to `/v1/chat/completions`, `/v1/completions` or another of vLLM's JSON routes, cut at the
-edge when it is large (Ray 2.60 forwards at most `RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE` bytes, and marks the
-cut only when the client sent a `Content-Length`). So every body that does not parse is treated as possibly cut.
+The body is the one that a client sent to `/v1/chat/completions`, `/v1/completions` or another of vLLM's JSON routes,
+cut by HAProxy when it is large (Ray 2.60 forwards at most `RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE` bytes, and
+marks the cut only when the client sent a `Content-Length`). So every body that does not parse is treated as possibly
+cut.
 
 A request has one or more *prompts*, each a conversation (`router.turn`):
 
@@ -25,28 +26,32 @@ from router.turn import Conversation
 from router.wrappers import OwnWords, RequestSettings
 
 MAX_PROMPTS = 32
-"""Prompts of one request that are looked at, spread evenly over all, the first and the last among them: what is 10 % of
-a large request is seen in 97 of 100, and looking at all of 1,000 would take a router longer than its deadline."""
+"""The most prompts of one request that are looked at, spread evenly over all, the first and the last among them: a kind
+that is 10 % of a large request is seen in 97 of 100, and looking at all of 1,000 would take a router longer than its
+deadline."""
 
 PARTIAL_PARSE_BYTES = 65_536
-"""How much of an unparsable body is read. The tolerant parser is pure Python, about 3 ms for this much; the question of
-a request that large is at its head (completion prompt, first turn)."""
+"""Bytes of an unparsable body that are read. The tolerant parser is pure Python, about 3 ms for this much; the question
+of a request that large is at its head (completion prompt, first turn)."""
 
 EDGE_TOKENS = 2048
-"""Of a prompt of token ids so many are decoded at each end: a token is a character or more, and no encoder reads on."""
+"""Tokens that are decoded at each end of a prompt of token ids: a token is a character or more, and no encoder reads
+on."""
 
 _NOT_TEXT = frozenset({"tool_result", "tool_use", "tool_call", "function_call", "function_call_output", "thinking"})
-"""Content parts that may hold text which nobody wrote."""
+"""Types of content parts that may hold text which nobody wrote."""
 
 DecodeTokens = Callable[[Sequence[int]], str]
+"""Turns token ids into text."""
 
 DEFAULT_WORDS = OwnWords(RequestSettings())
+"""Tells the user's own words by the default settings."""
 
 
 class RoutedRequest(NamedTuple):
-    """What the router needs of a body. `model` is None when the body names none that could be read; `prompts` is empty
-    when there is nothing to route on, and holds a conversation without turns for a prompt that says nothing; `whole` is
-    False when the body could not be parsed as it stands."""
+    """The facts of a body that the router needs. `model` is None when the body names none that could be read; `prompts`
+    is empty when there is nothing to route on, and holds a conversation without turns for a prompt that says nothing;
+    `whole` is False when the body could not be parsed as it stands."""
 
     model: str | None
     prompts: tuple[Conversation, ...]
@@ -56,8 +61,8 @@ class RoutedRequest(NamedTuple):
 def read_request(
     body: bytes, decode_tokens: DecodeTokens | None = None, words: OwnWords = DEFAULT_WORDS
 ) -> RoutedRequest:
-    """Never raises: what cannot be read yields an empty request, and the replica's own application tells the client
-    what is wrong.
+    """Reads a body. Never raises: a body that cannot be read yields an empty request, and the replica's own application
+    tells the client what is wrong.
 
     `decode_tokens` turns token ids of a completion prompt into text; without it such a prompt has no turns.
     """
@@ -102,7 +107,7 @@ def _is_list_of(value: Any, kind: type) -> bool:
 
 
 def _spread(prompts: Sequence[Any]) -> list[Any]:
-    """At most MAX_PROMPTS of them, spread evenly."""
+    """Returns at most MAX_PROMPTS of the prompts, spread evenly."""
     if len(prompts) <= MAX_PROMPTS:
         return list(prompts)
     return [prompts[n * (len(prompts) - 1) // (MAX_PROMPTS - 1)] for n in range(MAX_PROMPTS)]
@@ -133,7 +138,7 @@ def _conversation_of_one(text: str, words: OwnWords) -> Conversation:
 
 
 def _text_of(content: Any) -> str:
-    """The text of a message's content: a string, or the text parts of a list of parts."""
+    """Returns the text of a message's content: a string, or the text parts of a list of parts."""
     if isinstance(content, str):
         return content.strip()
     if not isinstance(content, list):

@@ -1,12 +1,12 @@
-"""One request's text → one learnware, or the base model: Filter → Score → Pick.
+"""Chooses one learnware, or the base model, for one text: Filter → Score → Pick.
 
 Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
 Score    p(task | request), the base model's home among the tasks (`router.task_model`), and none for tasks whose
-         answers lack the form that the request names (`specs.answers.form`); what is expected of every learnware for it
+         answers lack the form that the request names (`specs.answers.form`); the expected quality of every learnware
          (`router.ranking`); nearness of the specifications (`router.index.index`, in a metric fitted to all of them,
          `router.index.metric`) tells equals apart
 Pick     the largest expected quality, the base model being a candidate like the others; and a learnware only if the
-         request probably asks for what it answers
+         request probably asks for something that it answers better than the base model
 """
 
 import copy
@@ -32,18 +32,17 @@ from specs.learnware import Learnware
 from specs.rkme import ReducedSet
 
 NEAREST = 48
-"""Learnwares whose nearness tells the tasks of one group apart, and equals; beyond them nothing that matters is
-near."""
+"""Number of the nearest learnwares that are looked up, to tell equals and the tasks of one group apart; beyond them
+nothing that matters is near."""
 FORMS_KEPT = 256
-"""Forms of answers, as lists of labels, whose tasks are kept."""
+"""Forms of answers, as lists of labels, whose fitting tasks are kept."""
 _NONE_PASSES = "no learnware passes the filter (selection.languages, selection.domains)"
 
 
 class Candidate(NamedTuple):
-    """A learnware; `score` in [0, 1] is the probability that the request asks for what it answers better than the
-    base model. `quality` in [0, 1] is what may be expected of its answer relative to the best candidate's (1): 1 less
-    the difference of the two expected qualities. 0 where nobody may stand in for the best. `expected` is the expected
-    quality itself."""
+    """A learnware that might answer. `score` in [0, 1] is the probability that the request asks for something that it
+    answers better than the base model. `expected` is its expected quality. `quality` in [0, 1] is 1 less the difference
+    of its expected quality to the best candidate's; 0 where no learnware may replace the best."""
 
     learnware_id: str
     score: float
@@ -52,9 +51,9 @@ class Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """`learnware_id` None is the base model. `score` is the best candidate's, also when the base model was picked.
-    `confidence` is the probability that the chosen one answers at least as well as the base model; for the base model
-    itself that of the best learnware. `base` is the base model's expected quality."""
+    """The chosen learnware (None: the base model) and the reason. `score` is the best candidate's, also when the base
+    model was picked. `confidence` is the probability that the chosen one answers at least as well as the base model;
+    for the base model itself that of the best learnware. `base` is the base model's expected quality."""
 
     learnware_id: str | None
     score: float
@@ -69,8 +68,8 @@ class Choice(NamedTuple):
 
 
 class Selector:
-    """An immutable snapshot of specifications. To add or remove learnwares, make another one (`changed`, or a new one)
-    and swap the reference: a request never sees half a change. Safe to use from several threads.
+    """Chooses over an immutable snapshot of specifications. To add or remove learnwares, make another one (`changed`,
+    or a new one) and swap the reference: a request never sees half a change. Safe to use from several threads.
 
     Learnwares are numbered in the order in which they come; the numbers of those that are removed stay unused.
     """
@@ -82,7 +81,8 @@ class Selector:
         settings: SelectionSettings,
         before: "Selector | None" = None,
     ) -> None:
-        """`before`, a selector of other learnwares, only makes it faster.
+        """Fits metric and task model to these learnwares. `before`, a selector of other learnwares, only makes it
+        faster.
 
         Raises:
             InvalidSpecification: no learnware passes the filter, or one is of another encoder.
@@ -102,8 +102,8 @@ class Selector:
         self._forms = _Forms(self._learnwares, self._tasks)
 
     def changed(self, added: Sequence[Learnware], removed: Collection[str]) -> "Selector":
-        """The selector for these learnwares without those of the ids `removed` and with those `added`, in time in
-        proportion to the changes since the last new one. The metric stays as it was fitted.
+        """Returns the selector for these learnwares without those of the ids `removed` and with those `added`, in time
+        in proportion to the changes since the last new one. The metric stays as it was fitted.
 
         Raises:
             InvalidSpecification: no learnware is left, or one is of another encoder.
@@ -113,16 +113,16 @@ class Selector:
         return other
 
     def __len__(self) -> int:
-        """Learnwares among which it chooses."""
+        """Number of learnwares among which it chooses."""
         return len(self._numbers)
 
     @property
     def changes(self) -> int:
-        """How many learnwares came or went since the metric was fitted."""
+        """Number of learnwares that came or went since the metric was fitted."""
         return self.index.changes
 
     def check_integrity(self) -> list[str]:
-        """What is wrong, in words; empty when the selector is whole."""
+        """Returns everything that is wrong, in words; empty when the selector is whole."""
         problems = [f"index: {problem}" for problem in self.index.check_integrity()]
         if len(self.index) != len(self._numbers):
             problems.append(f"the index holds {len(self.index)} learnwares, {len(self._numbers)} have a number")
@@ -130,15 +130,15 @@ class Selector:
         return problems + [f"learnware {name} has the number of another one" for name in wrong]
 
     def choose(self, text: str, top: int = 5) -> Choice:
-        """The learnware for a request with this text, and up to `top` candidates. Never raises on odd text."""
+        """Returns the choice for a request with this text, with up to `top` candidates. Never raises on odd text."""
         return self.choose_embedded(self.embed(text), top, answer_form(split_prompt(text).ask))
 
     def embed(self, text: str) -> NDArray[np.float32]:
-        """The text's vector, for `choose_embedded`: (dim,), unit norm."""
+        """Returns the text's vector, for `choose_embedded`: (dim,), unit norm."""
         return np.asarray(self._encoder.encode([text])[0])
 
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5, form: AnswerForm | None = None) -> Choice:
-        """As `choose`, for a vector of `embed` and the form of answer that the text names."""
+        """Returns the choice for a vector of `embed` and the form of answer that the text names."""
         nearest = self.index.search(self.metric.apply(vector), max(top, NEAREST))
         probabilities = self._tasks.probabilities(vector, nearest)
         if form is not None:
@@ -152,16 +152,16 @@ class Selector:
         return answers is not None and answers.in_sentences
 
     def probabilities(self, vector: NDArray[np.float32]) -> Probabilities:
-        """p of every task and part of the home for a vector of `embed`."""
+        """Returns the probability of every task and part of the home for a vector of `embed`."""
         return self._tasks.probabilities(vector, self.index.search(self.metric.apply(vector), NEAREST))
 
     def choose_task(self, mean: NDArray[np.float32], noise: float = 0.0, top: int = 5) -> Choice:
-        """The learnware for a whole task, given by the mean of its rows' vectors (dim,), which bears noise of this
+        """Returns the choice for a whole task, given by the mean of its rows' vectors (dim,), which bears noise of this
         standard deviation in every coordinate.
 
-        Log-odds are linear, so those of the mean are the rows' mean log-odds; what the noise may add to them makes the
-        probabilities less sharp, and much noise raises the bound (`SelectionSettings.task_bound`). Nearness is the
-        distance to the nearest of a learnware's views' means.
+        Log-odds are linear, so those of the mean are the rows' mean log-odds; the noise in them makes the probabilities
+        less sharp, and much noise raises the bound (`SelectionSettings.task_bound`). Nearness is the distance to the
+        nearest of a learnware's views' means.
         """
         x = self.metric.apply(mean)
         means = self._view_means
@@ -174,14 +174,14 @@ class Selector:
         return self._pick(nearest, probabilities, TASK, self._settings.task_bound(noise), top)
 
     def _pick(self, nearest: Closeness, probabilities: Probabilities, reason: str, bound: float, top: int) -> Choice:
-        """The choice of the rule in this module's docstring."""
+        """Applies the rule in this module's docstring."""
         best = self._ranking.best(probabilities, nearest, top)
         qualities = np.maximum(1 - (best.qualities[0] - best.qualities), 0.0)
         candidates = tuple(
             Candidate(
                 self._learnwares[owner].id,
                 float(match),
-                0.0 if reason == TASK else float(quality),  # a task keeps its learnware: nobody stands in
+                0.0 if reason == TASK else float(quality),  # a task keeps its learnware: none replaces it
                 float(expected),
             )
             for owner, match, quality, expected in zip(
@@ -230,7 +230,8 @@ class Selector:
             self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
 
     def _admitted(self, learnwares: Sequence[Learnware]) -> tuple[Learnware, ...]:
-        """Those that pass the filter. Raises InvalidSpecification when one of them is of another encoder."""
+        """Returns the learnwares that pass the filter. Raises InvalidSpecification when one of them is of another
+        encoder."""
         kept = tuple(learnware for learnware in learnwares if _passes(learnware, self._settings))
         for learnware in kept:
             if learnware.specification.encoder_id != self._encoder.id:
@@ -242,7 +243,8 @@ class Selector:
 
 
 class _Forms:
-    """Which tasks have answers of the form that an ask names. Made when it is first needed, kept by form."""
+    """Tells which tasks have answers of the form that an ask names. A form is worked out when it is first needed, and
+    kept."""
 
     def __init__(self, learnwares: Sequence[Learnware], tasks: TaskModel) -> None:
         self._learnwares = learnwares
@@ -250,7 +252,8 @@ class _Forms:
         self._fit: dict[AnswerForm, NDArray[np.bool_]] = {}
 
     def applied(self, form: AnswerForm, found: Probabilities) -> Probabilities:
-        """The probabilities when the request wants this form: a task without it is another ask on its material."""
+        """Returns the probabilities when the request wants this form: a task without it is another ask on its
+        material."""
         fits = self._fit.get(form)
         if fits is None:
             if len(self._fit) >= FORMS_KEPT:
@@ -261,7 +264,7 @@ class _Forms:
         return Probabilities(np.where(fits, found.tasks, 0.0), home)
 
     def _fitting(self, form: AnswerForm) -> NDArray[np.bool_]:
-        """Of a task with several learnwares, whether any of them can give it."""
+        """Returns for each class whether any of its learnwares can give this form."""
         fits = np.zeros(len(self._tasks.classes), bool)
         for number, one in zip(self._tasks.class_of_learnware, self._learnwares, strict=True):
             if not fits[number]:
@@ -288,7 +291,7 @@ def _projected(learnware: Learnware, metric: Metric) -> tuple[NDArray[np.float32
 
 
 def _view_means(learnwares: Sequence[Learnware], metric: Metric) -> PointStack:
-    """The mean of each view's points, weighted, by learnware."""
+    """Returns the weighted mean of each view's points in the metric's space, by learnware."""
     views = [learnware.specification.views for learnware in learnwares]
     means = [view.weights @ view.points / view.weights.sum() for of_one in views for view in of_one]
     starts = np.concatenate([[0], np.cumsum([len(of_one) for of_one in views])])

@@ -1,4 +1,4 @@
-"""What the choice of a learnware depends on besides the specifications; every default is written here once."""
+"""Settings of the choice of a learnware; every default is written here once."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,5 +75,6 @@ class SelectionSettings(BaseModel):
     )
 
     def task_bound(self, noise: float) -> float:
-        """The least match with which a learnware answers a task whose specification bears this noise."""
+        """Returns the least match with which a learnware answers a task whose specification bears noise of this
+        standard deviation."""
         return self.min_task_match if noise <= CLEAR_NOISE else max(self.min_task_match, self.min_blurred_task_match)

@@ -1,8 +1,8 @@
-"""What a router replica decides with: made from a catalogue, and swapped in by reference.
+"""The snapshot that a router replica decides with: made from a catalogue, and swapped in by reference.
 
 Small markets are built anew with each change. In large ones a change is a change of the selector that is there, whose
-metric stays; once enough has changed, a new selector is built beside the requests, and what came meanwhile is applied
-to it.
+metric stays; once enough has changed, a new selector is built beside the requests, and the changes that came meanwhile
+are applied to it.
 """
 
 import gc
@@ -24,19 +24,20 @@ from specs.learnware import Learnware, load_learnware
 from specs.market.catalogue import Catalogue, Entry
 
 ALWAYS_REBUILT = 150
-"""Up to so many learnwares every change fits the metric anew, which then takes well under a second."""
+"""The most learnwares for which every change fits the metric anew, which then takes well under a second."""
 REBUILT_SHARE = 0.05
 """Share of learnwares that come or go before the metric is fitted anew."""
 AT_ONCE_SHARE = 0.25
-"""A single change of more than this share is not applied to what is there: that would leave it slow and far off."""
+"""The largest share of learnwares that one change may add or remove without a new selector: to apply a larger one to
+the old selector would leave it slow and its metric far off."""
 SWITCH_INTERVAL_S = 0.0005
-"""How long a request may wait each time that a change runs Python code. The interpreter's own 5 ms add up, since a
+"""Seconds that a request may wait each time that a change runs Python code. The interpreter's own 5 ms add up, since a
 choice lets go of the interpreter several times."""
 
 
 class Snapshot(NamedTuple):
-    """The selector over one state of the market, and the follow-ups; the engines' names of the
-    adapters by learnware."""
+    """The selector over one state of the market, the follow-ups, and the engines' names of the adapters by
+    learnware."""
 
     selector: Selector
     follow_ups: FollowUps
@@ -48,7 +49,8 @@ class SnapshotBuilder:
     threads: `rebuild` keeps nobody else waiting."""
 
     def __init__(self, settings: SelectionSettings, load: Callable[[Entry], Learnware] | None = None) -> None:
-        """`load` reads one learnware; the default reads its folder, without its weights."""
+        """Makes a builder without a snapshot. `load` reads one learnware; the default reads its folder, without its
+        weights."""
         self._settings = settings
         self._load = load or load_for_selection
         self._lock = threading.Lock()
@@ -56,10 +58,10 @@ class SnapshotBuilder:
         self._known: dict[str, Learnware] = {}  # by the hash of their files
         self._follow_ups: FollowUps | None = None
         self.snapshot: Snapshot | None = None
-        """Of the catalogue that was built last; None when it holds nothing."""
+        """The snapshot of the catalogue that was built last; None when that holds nothing."""
 
     def build(self, catalogue: Catalogue) -> Snapshot | None:
-        """The snapshot for a catalogue, which is `snapshot` from now on. When it raises, `snapshot` stays.
+        """Returns the snapshot for a catalogue, which is `snapshot` from now on. When it raises, `snapshot` stays.
 
         Raises:
             InvalidLearnware: a learnware cannot be read.
@@ -83,7 +85,7 @@ class SnapshotBuilder:
         return snapshot is not None and snapshot.selector.changes > REBUILT_SHARE * len(snapshot.selector)
 
     def rebuild(self) -> None:
-        """Puts a selector with a new metric into `snapshot`. Takes as long as a first start, beside which requests and
+        """Puts a selector with a new metric into `snapshot`. It takes as long as a first start, while requests and
         changes go on.
 
         Raises:
@@ -111,7 +113,7 @@ class SnapshotBuilder:
         adapters = {} if before is None else dict(before.adapters)
         for entry in removed:
             adapters.pop(entry.id, None)
-        adapters |= {entry.id: entry.internal_name for entry in added}
+        adapters |= {entry.id: entry.engine_name for entry in added}
         if self._follow_ups is None:
             self._follow_ups = FollowUps(load_encoder(STATIC_ENCODER))
         return Snapshot(selector, self._follow_ups, adapters)
@@ -126,15 +128,16 @@ class SnapshotBuilder:
 
 def serve_beside_changes() -> None:
     """Prepares this process, once its first snapshot is there, for changes beside requests: threads take turns more
-    often, and the collector passes over what is there now, which takes it some 50 ms for 10,000 learnwares."""
+    often, and the garbage collector passes over the objects that are there now, which would take it some 50 ms for
+    10,000 learnwares."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()
 
 
 def _differences(before: Sequence[Entry], after: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """What left and what came. Two catalogues of one reader share most entries, in the same order: those at the
-    beginning and at the end are passed over without a look at what they hold."""
+    """Returns the entries that left and those that came. Two catalogues of one reader share most entries, in the same
+    order: those at the beginning and at the end are passed over by identity."""
     start = _shared(before, after)
     end = min(_shared(before[::-1], after[::-1]), min(len(before), len(after)) - start)
     old = {entry.sha256: entry for entry in before[start : len(before) - end]}
@@ -143,13 +146,13 @@ def _differences(before: Sequence[Entry], after: Sequence[Entry]) -> tuple[list[
 
 
 def _shared(before: Sequence[Entry], after: Sequence[Entry]) -> int:
-    """How many entries, from the first on, are the same objects."""
+    """Returns how many entries, from the first on, are the same objects."""
     same = list(map(operator.is_, before, after))
     return same.index(False) if False in same else len(same)
 
 
 def load_for_selection(entry: Entry) -> Learnware:
-    """A learnware without its weights, its points in the half precision that they have on disk."""
+    """Returns a learnware without its weights, its points in the half precision that they have on disk."""
     learnware = load_learnware(entry.folder, weights=False)
     specification = learnware.specification
     views = tuple(replace(view, points=_halved(view.points)) for view in specification.views)

@@ -1,14 +1,13 @@
-"""p(task | request): which of the known tasks a request belongs to, the base model's own work among them.
+"""p(task | request): the probability that a request belongs to each known task, the base model's home among them.
 
 The classes are the learnwares' tasks and the base model's *home*: everyday prompts, free questions of each domain, and
-other asks put to the learnwares' own material. Their log-odds are linear in the request's vector (what it asks for
-beside what it is about, `specs.encoding.encoder.PromptEncoder`): a multinomial logistic regression, fitted to the
-points of the specifications and to the home's prompts, so it needs nobody's rows. A density would ask whether a
-training point is near, which a user's own words never are; a discriminative model asks which differences tell the tasks
-apart.
+other asks put to the learnwares' own material. Their log-odds are linear in the request's vector (its ask beside its
+material, `specs.encoding.encoder.PromptEncoder`): a multinomial logistic regression, fitted to the points of the
+specifications and to the home's reduced sets, so it needs nobody's rows. A density would ask whether a training point
+is near, which a user's own words never are; a discriminative model asks which differences tell the tasks apart.
 
-That ask and material stand side by side is what makes the third part of the home possible: any of the project's other
-asks ("translate this", "why?") can be joined to any point's material without having seen the text behind it.
+Ask and material stand side by side in a vector; that makes the third part of the home possible: any of the project's
+other asks ("translate this", "why?") can be joined to any point's material without having seen the text behind it.
 
 The loss is the cross-entropy, each class with a fixed share of the weight, plus a ridge on the coefficients; L-BFGS
 (`scipy.optimize`) minimises it, starting from the fit before where there is one.
@@ -32,28 +31,30 @@ from specs.rkme import ReducedSet
 Matrix = NDArray[np.float32]
 
 MATERIAL_SCALE, ASK_SCALE = 4.0, 6.0
-"""A vector's two parts have the same norm; the ridge acts on coefficients of vectors this long. A larger scale for
-the ask lets it count for more: more rewordings are told from other asks on the same material."""
+"""Lengths of a vector's two parts in the fit, where the ridge acts on their coefficients; in the vector itself both
+have the same norm. A larger scale for the ask lets it count for more: more rewordings are told from other asks on the
+same material."""
 RIDGE = 2e-4
 """Weight of half the squared coefficients against the mean cross-entropy. From 5e-5 to 6e-4 the figures move by a
 point."""
 HOME_SHARE = 0.5
-"""Share of the weight that the base model's home has, whatever the number of tasks: half of all requests ask for
-nothing that a learnware answers, as far as nobody knows better."""
+"""Share of the weight that the base model's home has, whatever the number of tasks: as far as nobody knows better, half
+of all requests ask for nothing that a learnware answers."""
 ITERATIONS = 80
-"""Of L-BFGS: further ones change no probability that is shown."""
+"""The most iterations of L-BFGS: further ones change no probability that is shown."""
 TASK_POINTS = 160
-"""Points of one task that are fitted to: of a task with many learnwares evenly spaced ones."""
+"""The most points of one task that are fitted to; for a task with many learnwares they are evenly spaced ones."""
 COMPOSED_ASKS = 720
+"""Points of other asks that are composed from vectors, the learnwares' material with the home's asks."""
 DECLINED_POINTS = 720
-"""Points of other asks on the learnwares' material, by vectors and by what their makers composed; evenly spaced ones
-where there are more."""
+"""The most declined points of specifications that are fitted to beside the composed ones; evenly spaced ones where
+there are more."""
 MOST_CLASSES = 64
-"""Of the learnwares' tasks. More are put into so many groups of tasks that are alike, and the specifications' nearness
-tells the tasks of a group apart."""
+"""The most classes of the learnwares' tasks. More tasks are put into so many groups of tasks that are alike, and the
+specifications' nearness tells the tasks of a group apart."""
 NEARNESS_TAIL = 20.0
-"""How fast a task's share of its group falls with the squared distance d² to its nearest specification: (1 +
-d²/2r)^-r, with r this value. Larger is better for single requests (chosen on probe rows)."""
+"""The r by which a task's share of its group falls with the squared distance d² to its nearest specification: (1 +
+d²/2r)^-r. Larger is better for single requests (chosen on probe rows)."""
 
 
 class Fitted(NamedTuple):
@@ -64,7 +65,7 @@ class Fitted(NamedTuple):
     intercepts: NDArray[np.float32]
 
     def logits(self, x: Matrix) -> NDArray[np.float64]:
-        """Unnormalised log-probabilities of one vector (d,) or several (n, d)."""
+        """Returns unnormalised log-probabilities of one vector (d,) or several (n, d)."""
         return np.asarray(x @ self.coefficients.T + self.intercepts, np.float64)
 
 
@@ -75,7 +76,7 @@ def fit(
     ridge: float = RIDGE,
     home_share: float = HOME_SHARE,
 ) -> Fitted:
-    """The model of these classes, given by weighted points; names must differ. `before`, a fit of other or fewer
+    """Fits the model of these classes, given by weighted points; names must differ. `before`, a fit of other or fewer
     classes, only makes it faster."""
     names = (*tasks, *home)
     sets = [*tasks.values(), *home.values()]
@@ -129,19 +130,20 @@ def _start(names: Sequence[str], scale: NDArray[np.float32], before: Fitted | No
 
 
 class Probabilities(NamedTuple):
-    """Of one request: p(t | x) by class of the learnwares' tasks (classes,), and by part of the base model's home."""
+    """One request's p(t | x) by class of the learnwares' tasks (classes,), and by part of the base model's home
+    (parts,)."""
 
     tasks: NDArray[np.float64]
     home: NDArray[np.float64]
 
 
 def class_of(learnware: Learnware) -> str:
-    """The class that a learnware's specification speaks for: its task, or its tasks together."""
+    """Returns the class that a learnware's specification speaks for: its task, or its tasks together."""
     return "+".join(sorted(own_tasks(learnware)))
 
 
 def own_tasks(learnware: Learnware) -> list[str]:
-    """The tasks that its card names, each as <domain>-<task>."""
+    """Returns the tasks that its card names, each as <domain>-<task>."""
     return [f"{learnware.domain}-{task}" for task in learnware.tasks]
 
 
@@ -150,7 +152,7 @@ class TaskModel:
     numbers. Classes are numbered in the order of their first learnwares."""
 
     def __init__(self, learnwares: Sequence[Learnware], home: Home, before: "TaskModel | None" = None) -> None:
-        """`before`, the model of other learnwares, only makes it faster."""
+        """Fits the model. `before`, the model of other learnwares, only makes it faster."""
         self._home_sets = home
         self.classes: tuple[str, ...] = tuple(dict.fromkeys(map(class_of, learnwares)))
         numbers = {name: number for number, name in enumerate(self.classes)}
@@ -162,8 +164,8 @@ class TaskModel:
         self._centres = np.stack([one.weights @ one.points / one.weights.sum() for one in grouped.values()])
 
     def changed(self, added: Sequence[Learnware], learnwares: Sequence[Learnware]) -> "TaskModel":
-        """The model after `added` have joined; `learnwares` are all, these among them, by number. Where a task is new
-        and has no group to join it is fitted anew, from where it was."""
+        """Returns the model after `added` have joined; `learnwares` are all, these among them, by number. Where a task
+        is new and has no group to join the model is fitted anew, from where it was."""
         classes = dict.fromkeys([*self.classes, *map(class_of, added)])
         if len(classes) > len(self.classes) and len(self._groups_alone) == len(self.classes):
             return TaskModel(learnwares, self._home_sets, self)
@@ -179,9 +181,14 @@ class TaskModel:
         return other
 
     def probabilities(self, x: Matrix, nearest: Closeness, variance: float = 0.0) -> Probabilities:
-        """p of every class for a vector (dim,). `nearest` are the learnwares that are nearest to it, which tell tasks
-        of one group apart. `variance` is that of noise in each coordinate of x, which makes the probabilities less
-        sharp (MacKay 1992, "The Evidence Framework Applied to Classification Networks", equation 19)."""
+        """Returns p of every class for a vector (dim,).
+
+        Args:
+            x: the vector.
+            nearest: the nearest learnwares, which tell tasks of one group apart.
+            variance: variance of noise in each coordinate of x, which makes the probabilities less sharp (MacKay 1992,
+                "The Evidence Framework Applied to Classification Networks", equation 19).
+        """
         logits = self._fitted.logits(x)
         if variance:
             centred = self._fitted.coefficients - self._fitted.coefficients.mean(0)
@@ -196,11 +203,11 @@ class TaskModel:
 
     @property
     def _groups_alone(self) -> NDArray[np.int64]:
-        """The groups that hold one class each."""
+        """Numbers of the groups that hold one class each."""
         return np.flatnonzero(np.bincount(self._groups) == 1)
 
     def _within(self, groups: NDArray[np.float64], nearest: Closeness) -> NDArray[np.float64]:
-        """Each group's probability dealt out to its classes by the nearness of their specifications. A group of which
+        """Deals each group's probability out to its classes by the nearness of their specifications. A group of which
         none is near keeps its probability in its first class, so that nothing is lost."""
         shares = np.zeros(len(self.classes))
         owners = self.class_of_learnware[nearest.owners]
@@ -229,7 +236,7 @@ def _sets_by_class(learnwares: Sequence[Learnware], classes: Sequence[str]) -> d
 
 
 def _points_of(learnwares: Sequence[Learnware]) -> ReducedSet:
-    """The points of learnwares of one class, all counting alike."""
+    """Returns the points of learnwares of one class, all counting alike."""
     sets = [one.specification.whole_set for one in learnwares]
     points = np.concatenate([one.points for one in sets])
     weights = np.concatenate([one.weights / one.weights.sum() for one in sets])
@@ -242,7 +249,7 @@ def _evenly(count: int, most: int) -> NDArray[np.int64]:
 
 
 def _grouped(sets: Mapping[str, ReducedSet]) -> tuple[NDArray[np.int64], dict[str, ReducedSet]]:
-    """The group of each class, and the groups' points."""
+    """Returns the group of each class, and the groups' points."""
     names = list(sets)
     if len(names) <= MOST_CLASSES:
         return np.arange(len(names)), dict(sets)
@@ -260,7 +267,8 @@ def _grouped(sets: Mapping[str, ReducedSet]) -> tuple[NDArray[np.int64], dict[st
 
 
 def _other_asks(learnwares: Sequence[Learnware], home: Home) -> ReducedSet:
-    """Other asks on the learnwares' material: composed from vectors, and as their makers composed them from texts."""
+    """Returns other asks on the learnwares' material: composed from vectors, and declined points that their makers
+    composed from texts."""
     encoder = load_prompt_encoder()
     sets = [one.specification.whole_set.points for one in _spread(learnwares)]
     materials, asks = encoder.parts(np.concatenate(sets).astype(np.float32))
@@ -274,5 +282,5 @@ def _other_asks(learnwares: Sequence[Learnware], home: Home) -> ReducedSet:
 
 
 def _spread(learnwares: Sequence[Learnware]) -> list[Learnware]:
-    """So many learnwares, evenly spaced, that each may give a composed ask its material."""
+    """Returns so many learnwares, evenly spaced, that each may give a composed ask its material."""
     return [learnwares[i] for i in _evenly(len(learnwares), COMPOSED_ASKS)]

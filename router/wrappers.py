@@ -3,7 +3,7 @@
 Agents, retrieval templates and chat front ends write into user messages: reminders, the state of an editor, results of
 tools, summaries of a conversation that became too long, documents that were found. Routed on as they are, they drown
 what the user asks. Front ends also ask for titles and tags of a conversation: the whole conversation then stands in the
-prompt as material, and what is asked is something else.
+prompt as material, and the ask is about something else.
 
 Everything here takes time in proportion to the text, whatever the text is: tags are found in one pass, and patterns
 look at a bounded piece of it.
@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from router.turn import SYSTEM_CHARS
 
 OPENING_CHARS = 400
-"""Of a message; where the openings of machine-made messages are looked for."""
+"""Characters from a message's beginning in which the openings of machine-made messages are looked for."""
 EDGE_CHARS = 600
-"""Of a turn's head and tail; where a front end's task is looked for. The instruction stands at one of the ends."""
+"""Characters of a turn's head and tail in which a front end's task is looked for: the instruction stands at one of the
+ends."""
 _NAME = re.compile(r"[A-Za-z_][\w.:-]{0,63}")
 _TAG = re.compile(rf"<(/?)({_NAME.pattern})(?:\s[^<>]{{0,512}})?>")
 
@@ -36,7 +37,7 @@ _SUMMARY_OF_CHAT = (
 
 
 class RequestSettings(BaseModel):
-    """What in a request is not the user's own words, so that the choice is not made on it; the model gets the request
+    """The parts of a request that are not the user's own words, on which no choice is made; the model gets the request
     as it is. Tags are names of XML-like elements, without regard to case; patterns are Python regular expressions
     without regard to case. A list that is given replaces the default's."""
 
@@ -187,7 +188,7 @@ class RequestSettings(BaseModel):
 
 
 class OwnWords:
-    """Applies the settings. Immutable; safe to use from several threads."""
+    """Tells the user's own words by the settings. Immutable; safe to use from several threads."""
 
     def __init__(self, settings: RequestSettings) -> None:
         self.settings = settings
@@ -200,7 +201,7 @@ class OwnWords:
         self._tasks = _any_of(settings.interface_tasks)
 
     def of(self, message: str) -> str:
-        """What the user wrote of a message; empty when all of it is a program's."""
+        """Returns the user's own words of a message; empty when all of it is a program's."""
         text = message.strip()
         if self._openings is not None and self._openings.match(text[:OPENING_CHARS]):
             return ""
@@ -224,18 +225,18 @@ class OwnWords:
         return False
 
     def of_system(self, system: str) -> str:
-        """What a system prompt is routed on: all of it, or its ends."""
+        """Returns the part of a system prompt that is routed on: all of it, or its ends."""
         text = self.of(system) or system.strip()
         return text if len(text) <= 2 * SYSTEM_CHARS else f"{text[:SYSTEM_CHARS]}\n{text[-SYSTEM_CHARS:]}"
 
     def _without_blocks(self, text: str) -> str:
-        """The text without wrappers, and with the head only of long material."""
+        """Returns the text without wrappers, and with the head only of long material."""
         kept: list[str] = []
         said = False  # anything outside of blocks
         position = 0
         for tag, start, end in _blocks(text, self._removed):
             if start < position:
-                continue  # inside of one that was dealt with
+                continue  # inside of a block that was dealt with
             between = text[position:start]
             kept.append(between)
             said = said or bool(between.strip())
@@ -249,7 +250,7 @@ class OwnWords:
 
 
 def _blocks(text: str, tags: frozenset[str]) -> list[tuple[str, int, int]]:
-    """(tag, start, end) of every element of these tags that is closed, outer ones before those inside them."""
+    """Returns (tag, start, end) of every element of these tags that is closed, outer ones before those inside them."""
     opened: dict[str, list[int]] = {}
     found: list[tuple[str, int, int]] = []
     for match in _TAG.finditer(text):

@@ -25,20 +25,20 @@ from serving.replica.server import LearnwareServer, ReplicaOptions
 from serving.requirements import fill_market
 
 SECRET_BYTES = 32
-"""As long as the digest of the HMAC that it keys; made anew at each start, so a header of an earlier run is worth
-nothing."""
+"""Length of the key that signs the router's choices: that of the digest of its HMAC. The key is made anew at each
+start, so a header of an earlier run is not accepted."""
 
 STOP_POLL_S = 0.1
-"""How often a stopping replica looks whether it still has requests. Ray's default of 2 s adds to each stop; by then the
-edge has already waited for them."""
+"""Seconds between two checks whether a stopping replica still has requests. Ray's default of 2 s adds to each stop, and
+by then the drain has already waited for them."""
 
 ROUTING_STATS_PERIOD_S = 1.0
-"""How often replicas are asked which adapters they hold and what waits (Ray's default: 10 s). Each answer that differs
-from the one before goes to all routers."""
+"""Seconds between two requests of Serve's controller for a replica's routing statistics (Ray's default: 10 s). Each
+answer that differs from the one before goes to all routers."""
 
 ROUTER_OPTIONS = {
-    # The router's own line is the only one, since it bounds the wait and refuses; Ray's would hold requests back before
-    # it without a word.
+    # The router's own queue is the only one, since it bounds the wait and refuses; Ray's would hold requests back
+    # silently before it.
     "max_ongoing_requests": 10_000,
     # Ray's default of 10 s delays the replacement of a crashed router by as much.
     "health_check_period_s": 1,
@@ -47,10 +47,12 @@ ROUTER_OPTIONS = {
     # 0 CPUs: it lives beside the proxy on every node, also on a head node without resources.
     "ray_actor_options": {"num_cpus": 0},
 }
+"""Ray Serve's options for the router's deployment."""
 
 
 def build(arguments: Mapping[str, str]) -> Application:
-    """Ray Serve's application builder. `arguments`: `config`, the path of a YAML file; without it the defaults."""
+    """Builds Ray Serve's application. `arguments` may hold `config`, the path of a YAML file; without it the defaults
+    hold."""
     path = arguments.get("config")
     config = load_config(Path(path) if path else None)
     base = ensure_base_model(config.base_model.source, cache_folder(), print, config.base_model.revision)
@@ -61,10 +63,12 @@ def build(arguments: Mapping[str, str]) -> Application:
 
 
 def build_application(config: Config, base: Path, market: Path | None, *, on_loopback: bool) -> Application:
-    """The engine and the router for a checked configuration, a base model's folder and the market's, which is filled
-    if it is new; None: `learnwares.folder` is served as it is.
+    """Builds the engine and the router for a checked configuration.
 
-    `on_loopback`: all replicas are on this machine, so what they open for each other stays on it.
+    Args:
+        base: the base model's folder.
+        market: the market's folder, which must be filled; None serves `learnwares.folder` as it is.
+        on_loopback: all replicas are on this machine, so the ports that they open for each other stay on loopback.
     """
     secret = secrets.token_bytes(SECRET_BYTES)
     router = config.router
@@ -75,7 +79,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         market=market,
         secret=secret,
         on_loopback=on_loopback,
-        base_stands_in=config.engine.on_load_failure == "base",
+        base_on_load_failure=config.engine.on_load_failure == "base",
         base_without_choice=router.on_overload == "base",
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
@@ -98,7 +102,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
 
 
 def llm_config(config: Config, base: Path) -> LLMConfig:
-    """Ray Serve LLM's configuration of the engine."""
+    """Makes Ray Serve LLM's configuration of the engine."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
     settings: dict[str, Any] = {
@@ -128,7 +132,8 @@ def llm_config(config: Config, base: Path) -> LLMConfig:
 
 
 def engine_dtype(config: Config) -> str:
-    """vLLM's dtype. `auto` is decided where the application is built: all nodes of a cluster should be alike."""
+    """Returns vLLM's dtype. `auto` is decided here, where the application is built, because all nodes of a cluster
+    should be alike."""
     engine = config.engine
     if engine.dtype != "auto":
         return engine.dtype
@@ -136,7 +141,8 @@ def engine_dtype(config: Config) -> str:
 
 
 def engine_arguments(config: Config) -> dict[str, Any]:
-    """vLLM's engine and front-end arguments; `engine.options` of the configuration has the last word."""
+    """Makes vLLM's engine and front-end arguments; `engine.options` of the configuration overrides each of them, but
+    `additional_config` is merged."""
     engine = config.engine
     on_cpu = engine.device == "cpu"
     arguments: dict[str, Any] = {

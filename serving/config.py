@@ -24,7 +24,7 @@ from specs.errors import InvalidConfig
 PAGING = PagingSettings()
 MIB = 1 << 20
 ROUTER_BUDGET_MS = 1500.0
-"""What wait and decision may take together. The edge waits 2 s for the router's answer
+"""Longest that wait and decision may take together, ms. The edge waits 2 s for the router's answer
 (`serving.launch.haproxy_wrapper`) and then takes it for lost; half a second is left for reading, placing and both ways
 under the load that makes a line.
 """
@@ -37,7 +37,7 @@ class _Section(BaseModel):
 
 
 class HTTPSettings(_Section):
-    """Where clients reach the stack."""
+    """The address at which clients reach the stack."""
 
     host: str = Field(
         "127.0.0.1",
@@ -78,7 +78,7 @@ class BaseModelSettings(_Section):
 
 
 class LearnwareSettings(_Section):
-    """Where the learnwares lie."""
+    """The learnwares that a stack begins with."""
 
     folder: str = Field(
         STARTER,

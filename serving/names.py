@@ -1,5 +1,5 @@
 """Names that several processes must agree on: Ray Serve's applications and deployments, as they appear in Ray's status,
-logs and metrics, and the paths of requests that generate."""
+logs and metrics, and the paths of requests that generate text."""
 
 APPLICATION = "learnware"
 ENGINE = "engine"
@@ -19,5 +19,5 @@ GENERATING_PATHS = (
     "/cohere/v2/chat",
     "/generative_scoring",
 )
-"""Requests that vLLM 0.29 answers by generating, so that a learnware can be chosen for them. HAProxy asks the router
-about these paths alone."""
+"""Paths that vLLM 0.29 answers by generating, so that a learnware can be chosen for them. HAProxy asks the router about
+requests to these paths alone."""

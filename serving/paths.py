@@ -1,12 +1,12 @@
-"""Where the project keeps what it can make again."""
+"""The folder for files that the project can make again."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`$LEARNWARE_CACHE`, else `$XDG_CACHE_HOME/learnware-serving`, else `~/.cache/learnware-serving`. Not created
-    here."""
+    """Returns `$LEARNWARE_CACHE`, else `$XDG_CACHE_HOME/learnware-serving`, else `~/.cache/learnware-serving`, without
+    creating it."""
     own = os.environ.get("LEARNWARE_CACHE")
     if own:
         return Path(own).expanduser()

@@ -1,4 +1,4 @@
-"""Every private touch of Ray Serve LLM 2.60.0 on the serving side, in one module (the router's own is
+"""Every use of Ray Serve LLM 2.60.0's private names on the serving side (the router's own are in
 `router.ray_internals`).
 
 `tests/serving/test_ray_seams.py` checks each of them, so that a Ray upgrade which moves one fails there and not in
@@ -29,12 +29,13 @@ __all__ = [
 
 
 class ModelIsHere(CallbackBase):
-    """For `LLMConfig.callback_config`: the model is a folder, so nothing is downloaded.
+    """Callback for `LLMConfig.callback_config` that skips Ray's download of the model, which is a local folder.
 
     Ray would find that out in a task of its own: a process that imports vLLM first, while the engine waits for it.
     """
 
     async def on_before_node_init(self) -> None:
+        """Tells Ray to skip the initialisation of the node."""
         self.ctx.run_init_node = False
 
 
@@ -53,20 +54,21 @@ class EngineServer(LLMServer):
 def engine_application(
     config: LLMConfig, server: type[EngineServer], name: str, arguments: Mapping[str, Any]
 ) -> Application:
-    """The engine deployment whose replicas HAProxy talks to directly; `arguments` go to the server's constructor."""
+    """Builds the engine deployment, whose replicas HAProxy talks to directly; `arguments` are passed to the server's
+    constructor."""
     return _build_direct_streaming_llm_deployment(
         config, deployment_cls=server, bind_kwargs=dict(arguments), override_serve_options={"name": name}
     )
 
 
 def router_application(router: type, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Application:
-    """A deployment whose ASGI application its class builds on the replica (`__serve_build_asgi_app__`)."""
+    """Builds a deployment from a class that makes its ASGI application on the replica (`__serve_build_asgi_app__`)."""
     application: Application = serve.deployment(serve.ingress()(router), **options).bind(**arguments)
     return application
 
 
 def attach_router(engine: Application, router: Application) -> Application:
-    """HAProxy asks `router` for a replica before each POST to `engine` (Ray's ingress request router)."""
+    """Makes HAProxy ask `router` for a replica before each POST to `engine` (Ray's ingress request router)."""
     return engine._with_ingress_request_router(router)
 
 

@@ -1,4 +1,4 @@
-"""The learnwares that a configuration serves, checked against it before anything is started."""
+"""The requirements that a configuration puts on learnwares, and the learnwares that it serves at first."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,13 +14,13 @@ from specs.pave import Basis, read_vector
 
 
 def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
-    """Every learnware that is served at first, sorted by id: the market's, or the configured folder's if there is no
-    market yet (which begins with these).
+    """Loads every learnware that is served at first, sorted by id: those of the market in `market`, or those of the
+    configured folder if there is no market yet (a new market begins with these).
 
     Raises:
         InvalidLearnware: one is invalid, is for another base model, has a rank that the engine's slots cannot hold, or
             an id that clients already use for something else.
-        DuplicateLearnware: two with one id.
+        DuplicateLearnware: two have the same id.
     """
     needed = requirements(config)
     if market is not None and (market / CATALOGUE_FILE).is_file():
@@ -32,10 +32,11 @@ def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
 
 
 def requirements(config: Config) -> Requirements:
-    """What a learnware must be to be served with this configuration, without what the base model's folder says.
+    """Returns the requirements on a learnware that follow from the configuration alone, without the base model's
+    layers.
 
     Raises:
-        InvalidSpecification: `market.vector_basis` is no parameter vector.
+        InvalidSpecification: `market.vector_basis` is not a parameter vector.
     """
     named = config.market.vector_basis
     return Requirements(
@@ -48,15 +49,16 @@ def requirements(config: Config) -> Requirements:
 
 
 def market_requirements(config: Config, base: Path) -> Requirements:
-    """What a learnware must be to come into the configuration's market; `base` is the base model's folder."""
+    """Returns the requirements on a learnware that enters the configuration's market; `base` is the base model's
+    folder, whose layers an adapter must fit."""
     return replace(requirements(config), layers=read_layers(base))
 
 
 def fill_market(config: Config, folder: Path, base: Path, say: Callable[[str], None]) -> Path:
-    """Begins the market in `folder` with `learnwares.folder` if it is new; returns its root.
+    """Opens the market in `folder`, fills it with `learnwares.folder` if it is new, and returns its root.
 
     Raises:
-        InvalidLearnware: one of these is refused.
+        InvalidLearnware: a learnware of that folder is refused.
     """
     market = Market(folder, market_requirements(config, base))
     market.seed(config.learnwares.path, say)

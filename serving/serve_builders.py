@@ -1,4 +1,4 @@
-"""The applications beside the endpoint, for Ray's own `serve run` and `serve deploy`.
+"""Builders of the applications beside the endpoint, for Ray's own `serve run` and `serve deploy`.
 
 In their files:
 

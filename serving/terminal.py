@@ -1,4 +1,4 @@
-"""What the commands of this package share: the options that name the base model, and a progress bar."""
+"""Parts that several commands share: the options that name the base model, and a progress bar."""
 
 import argparse
 import os
@@ -8,7 +8,8 @@ from typing import Self
 
 
 def add_base_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which base model, and where it runs."""
+    """Adds the options that name the base model, the folder of prepared ones, and the device and threads that it runs
+    on."""
     parser.add_argument(
         "--base", default="embedded", help="'embedded', a local folder, or a hub id (default: %(default)s)"
     )
@@ -21,7 +22,7 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Progress:
-    """A tqdm bar over steps whose total is known only when training begins."""
+    """A tqdm bar over steps whose total is known only when the work begins."""
 
     def __init__(self, title: str, unit: str = "step"):
         from tqdm import tqdm  # type: ignore[import-untyped]
@@ -30,7 +31,7 @@ class Progress:
         self.say: Callable[[str], None] = self._bar.write
 
     def show(self, step: int, total: int, text: str) -> None:
-        """Moves the bar to `step` of `total`."""
+        """Moves the bar to `step` of `total` and shows `text` behind it."""
         self._bar.total = total
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n)

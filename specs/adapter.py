@@ -1,7 +1,8 @@
-"""Checks of a PEFT LoRA folder that need neither PEFT nor torch, and execute nothing: JSON and safetensors headers.
+"""Checks of a PEFT LoRA folder that need neither PEFT nor torch and execute nothing: they read JSON and safetensors
+headers.
 
-vLLM finds most of these faults only when the adapter is first asked for, inside the engine's step; some (a name that
-matches no layer) it does not find at all and answers with the base model. So they are found when the learnware is
+vLLM 0.29 finds most of these faults only when the adapter is first asked for, inside the engine's step; some (a name
+that matches no layer) it does not find at all and answers with the base model. So they are found when the learnware is
 loaded.
 """
 
@@ -18,19 +19,23 @@ from safetensors import SafetensorError, safe_open
 from specs.errors import InvalidLearnware
 
 CONFIG_FILE = "adapter_config.json"
+"""File name of an adapter's configuration, as PEFT writes it."""
 WEIGHTS_FILE = "adapter_model.safetensors"
+"""File name of an adapter's weights, as PEFT writes it."""
 
 EXECUTABLE_WEIGHTS = frozenset(
     {".bin", ".ckpt", ".dill", ".h5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 )
-"""Weight formats that can run code when they are read, or that nothing here reads."""
+"""Endings of weight formats that can run code when they are read, or that nothing here reads."""
 MAX_RANK = 512
-"""The largest rank that vLLM 0.29 takes (`MaxLoRARanks`)."""
+"""The largest LoRA rank that vLLM 0.29 takes (`MaxLoRARanks`)."""
 MAX_HEADER_BYTES = 16 << 20
+"""The longest safetensors header that is parsed, in bytes: 16 MiB, hundreds of times what an adapter's layers need."""
 
 _TENSOR_NAME = re.compile(r"^(?P<layer>base_model\.model\..+)\.lora_(?P<side>[AB])\.weight$")
 _EXPONENT_MASK = {"BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F32": (np.uint32, 0x7F800000)}
-"""A float whose exponent bits are all set is NaN or infinite; read so, bfloat16 needs no library that knows it."""
+"""The unsigned integer type and exponent bits of each float type. A float whose exponent bits are all set is NaN or
+infinite; read so, bfloat16 needs no library that knows it."""
 _UNSUPPORTED = {
     "use_dora": False,
     "bias": "none",
@@ -41,12 +46,13 @@ _UNSUPPORTED = {
     "rank_pattern": {},
     "alpha_pattern": {},
 }
-"""Options that vLLM 0.29 refuses or ignores, with the only value served here."""
+"""Options that vLLM 0.29 refuses or ignores, with the only value of each that is served here."""
 
 
 class Adapter(NamedTuple):
-    """What the folder says: the rank, the base model that it was trained on and its revision, and for each layer that
-    it changes (`model.layers.0.self_attn.q_proj`) the features in and out."""
+    """The facts that an adapter's folder states: its rank, the base model that it was trained on, that model's
+    revision, and for each layer that it changes (`model.layers.0.self_attn.q_proj`) the numbers of input and output
+    features."""
 
     rank: int
     base_model: str
@@ -55,6 +61,8 @@ class Adapter(NamedTuple):
 
 
 class _Tensor(NamedTuple):
+    """A tensor of a safetensors header: its data type, its shape, and its bytes `start` to `end` in the file's data."""
+
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -62,10 +70,12 @@ class _Tensor(NamedTuple):
 
 
 def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
-    """The adapter in `folder`; with `weights` False only its configuration is read, and `layers` is empty.
+    """Checks the adapter in `folder` and returns it. With `weights` False only its configuration is read, and `layers`
+    is empty.
 
     Raises:
-        InvalidLearnware: what is wrong: configuration, shapes, truncation, NaN, weights in other formats.
+        InvalidLearnware: the configuration or a shape is wrong, the weights are truncated, hold NaN, or have another
+            format.
     """
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in EXECUTABLE_WEIGHTS:
@@ -90,7 +100,7 @@ def adapts_output_layer(folder: Path) -> bool:
 
 
 def adapter_hash(folder: Path) -> str:
-    """SHA-256 of the adapter's configuration and weights: names what was measured."""
+    """SHA-256 (hexadecimal) of the adapter's configuration and weights, which names the adapter that was measured."""
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         digest.update((folder / name).read_bytes())
@@ -98,6 +108,7 @@ def adapter_hash(folder: Path) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """Reads the configuration and checks its fields. Raises InvalidLearnware with the field that is wrong."""
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -121,8 +132,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check_targets(targets: Any, layers: Mapping[str, tuple[int, int]]) -> None:
-    """Every name of `target_modules` ends the path of a layer that the adapter changes. Where PEFT was given a pattern
-    instead of names, the tensors alone say which layers those are: a pattern of somebody else's is not run here."""
+    """Checks that every name of `target_modules` ends the path of a layer that the adapter changes. Where PEFT was
+    given a pattern instead of names, the tensors alone say which layers those are: a foreign regular expression is not
+    run here."""
     if isinstance(targets, str) and targets:
         return
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
@@ -135,7 +147,8 @@ def _check_targets(targets: Any, layers: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """The layers with their features in and out."""
+    """Checks names, shapes and values of all tensors, and returns the changed layers with their input and output
+    features."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -143,7 +156,7 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, i
     tensors, data = _read_header(raw)
     try:
         with safe_open(path, "np"):
-            pass  # the engine's own reader: gaps, overlaps and what else it refuses
+            pass  # the engine's own reader, which also refuses gaps and overlaps
     except (SafetensorError, OSError) as error:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is no safetensors file: {error}") from None
     pairs: dict[str, dict[str, _Tensor]] = {}
@@ -181,8 +194,8 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, i
 
 
 def _read_header(raw: bytes) -> tuple[dict[str, _Tensor], int]:
-    """The tensors that the header lists, and where their data starts. The format: 8 bytes little-endian header
-    length, a JSON header, then the data, without gaps."""
+    """Returns the tensors that a safetensors header lists, and the byte at which their data starts. The format: 8 bytes
+    little-endian header length, a JSON header, then the data without gaps."""
     length = int.from_bytes(raw[:8], "little")
     if len(raw) < 8 or length > min(MAX_HEADER_BYTES, len(raw) - 8):
         raise InvalidLearnware(f"{WEIGHTS_FILE} is cut off inside its header, or is no safetensors file")
@@ -210,5 +223,6 @@ def _read_header(raw: bytes) -> tuple[dict[str, _Tensor], int]:
 
 
 def _is_sound(tensor: _Tensor) -> bool:
+    """Whether a tensor's shape and offsets are whole numbers of at least 0 in the right order."""
     numbers = (*tensor.shape, tensor.start, tensor.end)
     return all(type(number) is int and number >= 0 for number in numbers) and tensor.start <= tensor.end

@@ -1,6 +1,6 @@
-"""Which layers of a base model take adapters, and how large they are, from its `config.json` alone.
+"""The layers of a base model that take adapters, and their sizes, read from its `config.json` alone.
 
-Read so, an adapter for another base is refused when it is submitted, without an engine and in milliseconds.
+With them an adapter for another base model is refused when it is submitted, without an engine and in milliseconds.
 """
 
 import json
@@ -11,17 +11,19 @@ from typing import Any
 from specs.errors import InvalidInput, InvalidLearnware
 
 LLAMA_LIKE = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""Model types (`model_type`) whose decoder layers are named and shaped as Llama's."""
+"""Model types (`model_type`) whose decoder layers have Llama's names and shapes."""
 
 Layers = Mapping[str, tuple[int, int]]
-"""A layer's path as PEFT writes it (`model.layers.0.self_attn.q_proj`) → its features in and out."""
+"""Maps a layer's path as PEFT writes it (`model.layers.0.self_attn.q_proj`) to its numbers of input and output
+features."""
 
 SHOWN = 3
+"""Number of unknown layers that an error message names."""
 
 
 def read_layers(base: Path) -> Layers | None:
-    """The layers of the base model in `base` that take adapters; None for a model type that is not known here (then
-    the engine alone finds out, when it loads the adapter).
+    """Returns the layers of the base model in `base` that take adapters, or None for a model type that is not known
+    here (then the engine alone finds out, when it loads the adapter).
 
     Raises:
         InvalidInput: there is no readable config.json.

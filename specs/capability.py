@@ -1,12 +1,12 @@
-"""Capability: what a learnware was measured to answer, on probe rows of some tasks, beside its base model, and what it
-does to requests that are not its task (`specs.off_task`).
+"""Capability: a learnware's measured scores on probe rows of some tasks, beside its base model's, and its measured
+effect on off-task requests (`specs.off_task`).
 
 Similarity is not quality: of two learnwares whose prompts look alike one may be useless. A capability says how good
 each is where it was measured; the router (`router.ranking`) weighs those measurements by how much a request looks like
 each task. (The idea of EmbedLLM, Zhuang et al. 2025, and of LoRAuter, arXiv 2601.21795.)
 
 On disk: `specification/capability.json`, beside the reduced sets. It names the adapter by its hash, so that it never
-speaks for other weights. Format 1, which knows nothing of requests off the task, is still read.
+speaks for other weights. Format 1, which has no off-task scores, is still read.
 """
 
 import json
@@ -20,24 +20,36 @@ from specs.errors import InvalidSpecification
 from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore, Z
 
 CAPABILITY_FILE = "capability.json"
+"""File name of a capability in a specification's folder."""
 CAPABILITY = "capability"
+"""Name of this type of specification, in the file and in `specs.specification_types`."""
 FORMAT_VERSION = 2
+"""Number of the file format that is written."""
 OLDER_FORMATS = (1,)
+"""Numbers of older file formats that are still read."""
 MAX_BYTES = 1 << 20
+"""The largest capability file that is read, in bytes; 1 MiB holds about `MAX_PROBES` tasks."""
 MAX_PROBES = 4096
+"""The most tasks that one capability may name."""
 MAX_PROMPTS = 1_000_000
+"""The largest count of rows or prompts that a file may state; a larger one is a fault."""
 LARGEST_DRIFT = 1000.0
-"""Nats a token: far more than any model's logits come to, so a number beyond it is a fault."""
+"""The largest drift in nats a token that is accepted: far more than any model's logits come to, so a number beyond it
+is a fault."""
 TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+"""Pattern of a task's name, <domain>-<task>."""
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """Means over the probe rows of one task. `probability` is the gold answer's among those to choose from (or its
-    likelihood, where any answer may be given), `log_likelihood` in nats; `at_least_base` is the share of rows that it
-    answers at least as well as the base model. Where the answers are sentences, none is right (accuracy 0), likelihood
-    and probability are means a token of the gold answer, and it is at least as good where the gold answer is at least
-    as likely."""
+    """Mean scores over the probe rows of one task, the learnware's and its base model's.
+
+    `probability` is the gold answer's among those to choose from (or its likelihood, where any answer may be given),
+    `log_likelihood` the gold answer's in nats. `at_least_base` is the share of rows that the learnware answers at least
+    as well as the base model. Where the answers are sentences, no answer counts as right (accuracy 0), likelihood and
+    probability are means over the gold answer's tokens, and a row is answered at least as well where the gold answer is
+    at least as likely.
+    """
 
     rows: int
     accuracy: float
@@ -51,8 +63,8 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class Capability:
-    """Scores by task, named <domain>-<task>, and `elsewhere` by kind of request off its tasks. `protocol` and
-    `elsewhere_protocol` say how they were measured; one of a part that was not is empty."""
+    """Scores by task, named <domain>-<task>, and off-task scores by kind of request in `elsewhere`. `protocol` and
+    `elsewhere_protocol` say how the two parts were measured; the protocol of a part that was not measured is empty."""
 
     base_model: str
     adapter_sha256: str
@@ -63,15 +75,16 @@ class Capability:
 
 
 def harm(capability: Capability | None, kind: Kind) -> float:
-    """The expected loss against the base model, in probability (0 to 1), of giving a learnware a request of this kind,
-    none of its tasks. Where it was not measured on the kind it is `UNMEASURED_LOSS`, whatever it does to other kinds:
-    who leaves everyday talk alone may still label every text that looks like its own."""
+    """Returns the expected loss against the base model, in probability (0 to 1), of giving a learnware an off-task
+    request of this kind. It is `UNMEASURED_LOSS` where the kind was not measured, whatever other kinds say: a learnware
+    that leaves everyday prompts alone may still label every text that looks like its own."""
     found = None if capability is None else capability.elsewhere.get(kind)
     return UNMEASURED_LOSS if found is None else found.loss
 
 
 def describe_off_task(capability: Capability | None) -> list[str]:
-    """What it does to requests off its task, a line for each kind; one line where it was not measured."""
+    """Describes the measured effect on off-task requests, a line for each kind; a single line where nothing was
+    measured."""
     if capability is None or not capability.elsewhere:
         return [f"not measured off its task: taken to lose {UNMEASURED_LOSS:.2f} there"]
     return [
@@ -97,10 +110,10 @@ def _rounded(score: ProbeScore | OffTaskScore) -> dict[str, float]:
 
 
 def load_capability(folder: Path) -> Capability | None:
-    """The capability in a specification's folder, None when there is none.
+    """Returns the capability in a specification's folder, or None when there is none.
 
     Raises:
-        InvalidSpecification: what is wrong with it.
+        InvalidSpecification: the file is damaged or too large, has an unknown format, or a field of it is wrong.
     """
     path = folder / CAPABILITY_FILE
     try:
@@ -138,8 +151,8 @@ def load_capability(folder: Path) -> Capability | None:
 
 
 def capability_of(folder: Path, base_model: str, adapter_sha256: str) -> Capability:
-    """What a specification's folder says of these very weights; an empty capability when it says nothing of them, or
-    cannot be read: a new measurement then takes its place."""
+    """Returns the capability in a specification's folder if it belongs to these very weights. Otherwise, or if the file
+    cannot be read, returns an empty capability: a new measurement then takes its place."""
     try:
         found = load_capability(folder)
     except InvalidSpecification:
@@ -177,7 +190,8 @@ def _off_task_score(kind: str, values: object) -> OffTaskScore:
 
 
 def _numbers(place: str, values: object, names: list[str]) -> dict[str, float]:
-    """Exactly these numbers, integers left as they are."""
+    """Returns exactly the named numbers, integers left as they are. Raises InvalidSpecification for any other
+    object."""
     if not isinstance(values, dict) or set(values) != set(names):
         raise InvalidSpecification(f"{CAPABILITY_FILE}: {place} must have exactly {', '.join(names)}")
     for name in names:

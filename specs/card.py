@@ -1,4 +1,4 @@
-"""`learnware.yaml`, the card of a learnware: what a person or a search reads about it.
+"""`learnware.yaml`, the card of a learnware: what people and searches read about it.
 
 The semantic fields are those of the `learnware` package 0.4.0.post1 (data, task and library type, scenario), so that
 its zip files can be converted. YAML is read with the safe loader; unknown keys are refused with the nearest valid name.
@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from specs.errors import InvalidLearnware
 
 CARD_FILE = "learnware.yaml"
+"""File name of the card in a learnware's folder."""
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""In C where PyYAML was built with libyaml: a card in 1 ms instead of 10, which requests beside it would wait for."""
+"""PyYAML's safe loader, in C where PyYAML was built with libyaml: a card then takes 1 ms instead of 10, during which
+other requests of the process would wait."""
 
 LearnwareId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
-"""Stands in HTTP headers, paths and `model` fields, so it is plain ASCII."""
+"""A learnware's id, which stands in HTTP headers, paths and `model` fields and so is plain ASCII."""
 
 
 class _Section(BaseModel):
@@ -26,12 +28,14 @@ class _Section(BaseModel):
 
 
 class BaseModelReference(_Section):
+    """The base model that an adapter was trained on, and its revision if the provider names one."""
+
     id: str = Field(min_length=1, description="As in `base_model_name_or_path` of adapter_config.json.")
     revision: str | None = None
 
 
 class Semantics(_Section):
-    """The semantic specification of the `learnware` package."""
+    """The semantic specification of the `learnware` package 0.4.0.post1."""
 
     data_type: str = "Text"
     task_type: str = "Text Generation"
@@ -40,6 +44,9 @@ class Semantics(_Section):
 
 
 class Card(_Section):
+    """The content of `learnware.yaml`. `examples` are requests in the provider's own words; they become a view of the
+    specification."""
+
     id: LearnwareId
     version: int = Field(1, ge=1)
     name: str = Field(min_length=1)
@@ -59,7 +66,7 @@ class Card(_Section):
 
 
 def load_card(path: Path) -> Card:
-    """Raises InvalidLearnware with the field that is wrong; executes nothing."""
+    """Reads and checks a card; executes nothing. Raises InvalidLearnware, which names the field that is wrong."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_SAFE_LOADER)  # noqa: S506 (safe, and in C)
     except FileNotFoundError:
@@ -75,12 +82,13 @@ def load_card(path: Path) -> Card:
 
 
 def save_card(card: Card, path: Path) -> None:
+    """Writes a card as YAML, without fields that are None."""
     values = card.model_dump(mode="json", exclude_none=True)
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
 
 
 def _explain(fault: dict[str, Any]) -> str:
-    """One validation fault in words, with the nearest valid name for an unknown key."""
+    """Puts one validation fault into words, with the nearest valid name for an unknown key."""
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
         return f"{place}: {fault['msg']}"

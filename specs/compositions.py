@@ -1,11 +1,11 @@
 """Requests that a learnware's rows and card imply: its ask in other words, and other asks, on its own material.
 
 A provider's rows share one wording. The card's examples hold others, each with one material, and whatever the topic,
-people ask for a label, a letter or a number in ways of their own ("which one fits?"); put to the rows' material these
-show that any of them may meet any of it (*asked*). And whoever has such material may ask for something else
-altogether: for a translation, an explanation, a summary. What the learnware was made for says nothing about these, so
-they are composed here, where the rows lie, from the project's own asks (*declined*). Of both only points enter a
-specification.
+people ask for a label, a letter or a number in ways of their own ("which one fits?"). Composed with the rows' material
+they become *asked* requests, which show that any of these wordings may meet any of the material. And whoever has such
+material may ask for something else altogether: a translation, an explanation, a summary. The rows say nothing about
+these, so *declined* requests are composed here, where the rows lie, from the project's own asks. Only points of either
+enter a specification.
 """
 
 import random
@@ -16,31 +16,32 @@ from specs.encoding.ask import split_prompt
 from specs.prompts import ASK, LABELS, AskKind, near_asks, other_asks, own_asks
 
 ASKED = 120
+"""Number of asked requests that are composed for one learnware; they are reduced to points like other rows."""
 DECLINED = 280
-"""Requests composed; reduced to points like other rows."""
+"""Number of declined requests that are composed for one learnware; they are reduced to points like other rows."""
 GENERIC_SHARE = 0.4
-"""Share of asked requests in the project's own words for that kind of answer (`specs.prompts.own_asks`)."""
+"""Share of asked requests that use the project's own wording for that kind of answer (`specs.prompts.own_asks`)."""
 MOST_LABELS_SAID = 8
-"""Labels that an ask lists at most: nobody writes more into an instruction of their own."""
+"""The most labels that a composed ask lists: nobody writes more into an instruction of their own."""
 VERDICTS = frozenset({"yes", "no", "maybe", "true", "false", "unknown", "not sure"})
-"""Labels of a verdict, which is asked for in other words than a class."""
+"""Labels of a verdict, which people ask for in other words than for a class."""
 BEFORE = 0.55
 """Share of asks that stand before their material."""
 NEAR_SHARE = 0.45
-"""Share of declined requests that speak of the learnware's own ask."""
+"""Share of declined requests that speak of the learnware's own ask (`specs.prompts.near_asks`)."""
 ANSWER_CUE_CHARS = 20
-"""A last line this short that ends in a colon ("Answer:", "Answer to Q2:", "答案：") asks for the answer and says
-nothing else."""
+"""The most characters of an answer cue. A last line this short that ends in a colon ("Answer:", "Answer to Q2:" or
+"答案：") asks for the answer and says nothing else."""
 
 
 def asked_and_declined(
     prompts: Sequence[str], examples: Sequence[str], answers: Answers | None
 ) -> tuple[list[str], list[str]]:
-    """The composed requests, both lists empty where there is nothing to compose: prompts of one line have no ask
-    apart from their material. A learnware that answers in sentences may well explain or translate what it is for, so
-    nothing is declined there, and asks for sentences are put to whole prompts.
+    """Composes asked and declined requests for a learnware; the same input gives the same output.
 
-    The same input gives the same output.
+    A learnware that answers in sentences may well explain or translate its material, so it has no declined requests,
+    and asks for sentences are put to whole prompts. For other learnwares both lists are empty if every prompt is one
+    line, which has no ask apart from its material. Both are empty, too, if `answers` is None.
     """
     if answers is None or not prompts:
         return [], []
@@ -70,7 +71,8 @@ def asked_and_declined(
 
 
 def generic_asks(answers: Answers) -> list[str]:
-    """Asks for such answers that name no topic."""
+    """Returns the project's own asks for answers of this kind that name no topic, with the labels written in where
+    there are few enough."""
     asks = own_asks(_ask_kind(answers))
     if not 2 <= len(answers.labels) <= MOST_LABELS_SAID:
         asks = tuple(ask for ask in asks if LABELS not in ask)
@@ -92,8 +94,8 @@ def _put(ask: str, material: str, generator: random.Random) -> str:
 
 
 def bare_prompt(prompt: str) -> str:
-    """The prompt without its first line (the instruction) and without an answer cue at its end. A prompt of one line
-    is all content and only loses the cue."""
+    """Returns the prompt without its first line (the instruction) and without an answer cue at its end. A prompt of one
+    line only loses the cue."""
     lines = prompt.split("\n")
     if len(lines) > 1:
         lines = lines[1:]

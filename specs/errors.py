@@ -25,8 +25,8 @@ objects.
 
 
 class LearnwareError(Exception):
-    """The root: an internal failure. `type` and `code` are the fields of an OpenAI error object; `retry_after_s`, if
-    there is one, is its `Retry-After` header, whole seconds."""
+    """Root of the project's errors; itself an internal failure. `type` and `code` are the fields of an OpenAI error
+    object; `retry_after_s`, if there is one, is its `Retry-After` header in whole seconds."""
 
     status = 500
     type = "internal_error"
@@ -35,73 +35,102 @@ class LearnwareError(Exception):
 
 
 class InvalidInput(LearnwareError):
+    """The caller sent, or the operator wrote, something that cannot be used."""
+
     status = 400
     type = "invalid_request_error"
 
 
 class InvalidConfig(InvalidInput):
+    """A configuration file or a command's option is wrong."""
+
     code = "invalid_config"
 
 
 class InvalidLearnware(InvalidInput):
+    """A learnware's folder cannot be used: its adapter, its card or a specification is wrong."""
+
     code = "invalid_learnware"
 
 
 class DuplicateLearnware(InvalidLearnware):
+    """Two learnwares have one id, or the market already serves one with this id."""
+
     status = 409
     code = "duplicate_learnware"
 
 
 class InvalidSpecification(InvalidInput):
+    """A specification has wrong shapes, values, type or encoder."""
+
     code = "invalid_specification"
 
 
 class TooLarge(InvalidInput):
+    """A request's body is larger than the configuration allows."""
+
     status = 413
     code = "body_too_large"
 
 
 class Unauthorized(LearnwareError):
+    """The key that a request needs is missing, or it is another one."""
+
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
 
 
 class Forbidden(LearnwareError):
+    """No key of this stack allows the request."""
+
     status = 403
     type = "permission_error"
     code = "forbidden"
 
 
 class UnknownModel(LearnwareError):
+    """The request names a model, learnware or task that is not served."""
+
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
 
 
 class UnknownLearnware(UnknownModel):
+    """The market has no learnware with this id."""
+
     code = "learnware_not_found"
 
 
 class MarketBusy(LearnwareError):
+    """Another process is changing the market."""
+
     status = 503
     type = "service_unavailable"
     code = "market_busy"
 
 
 class StoreFull(LearnwareError):
+    """The store of task specifications is full."""
+
     status = 507
     type = "invalid_request_error"
     code = "store_full"
 
 
 class StartupError(LearnwareError):
+    """The stack cannot start on this machine: a port is taken, or the base model or a package is missing."""
+
     status = 503
     type = "service_unavailable"
     code = "startup_failed"
 
 
 class Overloaded(LearnwareError):
+    """The router has more requests than it can decide on in time. `retry_after_s` tells the client when to come
+    back."""
+
     status = 429
     type = "rate_limit_error"
     code = "router_overloaded"
@@ -112,20 +141,27 @@ class Overloaded(LearnwareError):
 
 
 class RouterUnavailable(LearnwareError):
+    """No router replica is alive that could choose."""
+
     status = 503
     type = "service_unavailable"
     code = "router_unavailable"
     retry_after_s = 2
-    """Ray looks after its replicas each second; a new router needs some seconds to come up."""
+    """Seconds after which a client should retry: Ray checks its replicas each second, and a new router needs some
+    seconds to start."""
 
 
 class NotReady(LearnwareError):
+    """The stack is still starting."""
+
     status = 503
     type = "service_unavailable"
     code = "not_ready"
 
 
 class AdapterUnavailable(LearnwareError):
+    """The adapter of a learnware could not be loaded."""
+
     status = 503
     type = "service_unavailable"
     code = "adapter_unavailable"

@@ -1,14 +1,14 @@
-"""The base model's home: the prompts of `specs.prompts` as reduced sets, so that a start need not embed thousands of
+"""The base model's home: the prompts of `specs.prompts` as reduced sets, so that no start has to embed thousands of
 them.
 
     everyday              chat, writing, code, general knowledge
     <domain> questions    free questions of a domain, and asks about its material that no shipped learnware answers
-    other asks            vectors of asks alone, which can be put to any material (`other_asks_on`)
-    instruction           coefficients that tell system prompts which say what is to be done
+    other asks            vectors of asks alone, which can be joined to any material (`other_asks_on`)
+    instruction           coefficients of the regression that tells system prompts which instruct the model
                           (`specs.encoding.system_prompt`)
 
 `python -m specs.home` makes `specs/prompts/home.safetensors` anew, after the prompts or the encoder have changed. The
-file names the encoder and the prompts that it was made from, and a test holds that these are the present ones.
+file names the encoder and the prompts that it was made from, and a test checks that these are the present ones.
 """
 
 import hashlib
@@ -33,23 +33,29 @@ Matrix = NDArray[np.float32]
 Vector = NDArray[np.float32]
 
 EVERYDAY = "everyday"
+"""Name of the home's reduced set of everyday prompts."""
 QUESTIONS = " questions"
-"""After a domain's name."""
+"""Ending of the name of a domain's reduced set of questions, after the domain's name."""
 OTHER_ASKS = "other asks"
+"""Name of the home's part for other asks, which the router composes with the learnwares' material."""
 FILE = "home.safetensors"
+"""File name of the shipped home in `specs/prompts`."""
 
 EVERYDAY_POINTS = 360
+"""Points of the reduced set of everyday prompts. With all prompts the choice is no better, and the router's fit takes
+twice as long."""
 QUESTION_POINTS = 130
-"""Points of a set; with all prompts the choice is no better, and the fit takes twice as long."""
+"""Points of each domain's reduced set of questions. With all prompts the choice is no better, and the router's fit
+takes twice as long."""
 LEFT_OF_OWN_ASK = 0.5
-"""Weight of a learnware's own ask beside another one. With 0 more than twice as many requests with another ask went to
-learnwares that label; with 0.8 more rewordings of their own asks were missed."""
+"""Weight of a learnware's own ask beside another one in a composed vector. With 0 more than twice as many requests with
+another ask went to learnwares that label; with 0.8 more rewordings of their own asks were missed."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """Reduced sets by name, the vectors of other asks (n, `ASK_DIM`), and what tells a system prompt that says what is
-    to be done (`specs.encoding.system_prompt`)."""
+    """Reduced sets by name, the vectors of other asks (n, `ASK_DIM`), and the coefficients (`ASK_DIM` + 1,) that tell
+    system prompts which instruct the model (`specs.encoding.system_prompt`)."""
 
     sets: Mapping[str, ReducedSet]
     asks: Matrix
@@ -64,7 +70,7 @@ def make_home(
     instructions: Sequence[str],
     neutral: Sequence[str],
 ) -> Home:
-    """The home of these prompts. Takes some 20 s for the project's own."""
+    """Makes the home of these prompts, in some 20 s for the project's own."""
     sets = {EVERYDAY: _reduced(encoder.encode(everyday), EVERYDAY_POINTS)}
     for domain, prompts in questions.items():
         sets[domain + QUESTIONS] = _reduced(encoder.encode(prompts), QUESTION_POINTS)
@@ -78,7 +84,7 @@ def _reduced(vectors: Matrix, points: int) -> ReducedSet:
 
 @lru_cache(maxsize=1)
 def load_home() -> Home:
-    """The shipped home.
+    """Returns the shipped home, which is read once per process.
 
     Raises:
         StartupError: it was made with another encoder.
@@ -96,7 +102,7 @@ def load_home() -> Home:
 
 
 def prompts_hash() -> str:
-    """SHA-256 of the project's own prompts: what a home was made from."""
+    """SHA-256 (hexadecimal) of the project's own prompts, which names what a home was made from."""
     digest = hashlib.sha256()
     systems = (*system_prompts("instruction"), *system_prompts("neutral"))
     for prompt in (*everyday_prompts(), *sum(domain_questions().values(), ()), *other_asks(), *systems):
@@ -105,7 +111,7 @@ def prompts_hash() -> str:
 
 
 def write_home(path: Path) -> None:
-    """Makes the home of the project's own prompts and writes it."""
+    """Makes the home of the project's own prompts and writes it to `path`."""
     encoder = load_prompt_encoder()
     home = make_home(
         encoder,
@@ -127,10 +133,16 @@ def write_home(path: Path) -> None:
 
 
 def other_asks_on(materials: Matrix, own_asks: Matrix, asks: Matrix, count: int) -> Matrix:
-    """`count` vectors of other asks put to a learnware's materials (n, ·), with what is left of its own asks (n,
-    `ASK_DIM`): a prompt may still hold its own question beside the other ask.
+    """Returns `count` vectors (count, dim) of other asks composed with a learnware's material.
 
-    Every second one is without it. Which materials and asks meet is fixed, so the same input gives the same output.
+    Every second pass through `asks` also keeps `LEFT_OF_OWN_ASK` of the learnware's own ask: a prompt may still hold
+    its own question beside the other ask. The pairing is fixed, so the same input gives the same output.
+
+    Args:
+        materials: material parts of the learnware's points (n, dim - `ASK_DIM`).
+        own_asks: ask parts of the same points (n, `ASK_DIM`).
+        asks: vectors of the other asks (m, `ASK_DIM`).
+        count: number of vectors to compose.
     """
     encoder = load_prompt_encoder()
     generator = np.random.default_rng(0)

@@ -1,9 +1,9 @@
-"""A learnware on disk: an adapter with its card and its specification, one folder each.
+"""A learnware on disk: an adapter with its card and its specifications, in one folder.
 
     <folder>/adapter_config.json           PEFT, as is
     <folder>/adapter_model.safetensors     PEFT, as is
     <folder>/learnware.yaml                the card (`specs.card`)
-    <folder>/specification/                what it is good at (`specs.specification_types`)
+    <folder>/specification/                its specifications, by type (`specs.specification_types`)
 
 Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fault is found here, with a message
 that says what would be right, rather than by the engine under traffic.
@@ -23,13 +23,15 @@ from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification, with
 from specs.specification_types import FOLDER, ROUTED_TYPES, TYPES, specifications_of
 
 SPECIFICATION_FOLDER = FOLDER
+"""Name of the folder of specifications inside a learnware's folder."""
 MOST_ASKS = 16
-"""Examples of the card whose asks a specification of format 1 is given: each new ask takes some milliseconds."""
+"""The most examples of the card whose asks are given to a specification of format 1: each new ask takes some
+milliseconds."""
 
 
 @dataclass(frozen=True)
 class Learnware:
-    """A checked learnware; `folder` is what vLLM loads the adapter from."""
+    """A checked learnware. vLLM loads the adapter from `folder`."""
 
     id: str
     version: int
@@ -46,19 +48,20 @@ class Learnware:
     base_revisions: frozenset[str] = frozenset()
     """Revisions of the base model that its card and its adapter name."""
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """The base model's layers that it changes, with their features in and out."""
+    """Layers of the base model that the adapter changes, with their input and output features; empty if loaded without
+    weights."""
     capability: Capability | None = None
-    """What it was measured to answer, where it was."""
+    """Measured capability; None if it was not measured."""
     vector: ParameterVector | None = None
-    """What its texts make of a shared model, where its provider says so; not read without the weights."""
+    """Parameter vector (PAVE); None if the provider gives none, or if loaded without weights."""
 
 
 def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool = True) -> Learnware:
-    """The learnware in `folder`, which must be for `base_model` if that is given. With `weights` False neither its
-    weights nor what belongs to them is read, for who needs the rest only and knows that all has been checked.
+    """Reads and checks the learnware in `folder`, which must be for `base_model` if that is given. With `weights` False
+    neither the weights nor the parameter vector are read or checked, for callers that know that the folder was checked.
 
     Raises:
-        InvalidLearnware: what is wrong in the folder, and what would be right.
+        InvalidLearnware: something in the folder is wrong; the message says what, and what would be right.
     """
     try:
         card = load_card(folder / CARD_FILE)
@@ -67,7 +70,7 @@ def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool
             raise InvalidLearnware(
                 f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
             )
-        # Before what was measured on a base model is looked at: that could only be wrong as well, and says less.
+        # Checked before a capability, which would be for another base model as well: this message says more.
         check_base_model(adapter.base_model, base_model)
         types = TYPES if weights else ROUTED_TYPES
         found = specifications_of(folder, adapter.base_model, types, check=weights)
@@ -100,18 +103,18 @@ def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool
 
 
 def check_base_model(trained_on: str, served: str | None) -> None:
-    """Raises InvalidLearnware when an adapter was trained on another base model than the one that is served, if any
-    is named."""
+    """Raises InvalidLearnware when an adapter was trained on another base model than `served`, unless that is None."""
     if served is not None and trained_on != served:
         raise InvalidLearnware(f"it is an adapter for {trained_on!r}; the base model here is {served!r}")
 
 
 def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:
-    """Every learnware in a sub-folder of `root` (hidden ones aside), sorted by id.
+    """Returns every learnware in a sub-folder of `root`, sorted by id. Folders whose names begin with a dot or an
+    underscore are left out.
 
     Raises:
         InvalidLearnware: `root` is no folder, one learnware is invalid, or one is for another base than `base_model`.
-        DuplicateLearnware: two with one id.
+        DuplicateLearnware: two learnwares have one id.
     """
     if not root.is_dir():
         raise InvalidLearnware(f"the learnwares' folder {root} does not exist")

@@ -1,4 +1,4 @@
-"""What a learnware does to requests that are not its task, measured beside the base model.
+"""The effect of a learnware on off-task requests, measured beside the base model.
 
 Two numbers for each kind of request. `drift`: the mean log-likelihood a token (nats) that the adapter gives the base
 model's own greedy answers, less the base's; 0 where it keeps the base, below 0 where it would say something else.
@@ -23,36 +23,38 @@ from specs.prompts import MEASURED, domain_questions, everyday_prompts, half, ot
 
 
 class Kind(StrEnum):
-    """Kinds of requests that are not a learnware's task."""
+    """Kinds of off-task requests."""
 
     EVERYDAY = "everyday"
-    """Chat, writing, code, general knowledge."""
+    """Everyday prompts: chat, writing, code, general knowledge."""
     DOMAIN = "domain"
-    """Free questions of its own domain; of all domains, where the project has none of its."""
+    """Free questions of the learnware's own domain, or of all domains where the project has none of its own domain."""
     MATERIAL = "material"
-    """Another ask (translate, summarise, explain …) on what its card gives as examples."""
+    """Another ask (translate, summarise, explain …) about the requests that the card gives as examples."""
 
 
 PROMPTS = {Kind.EVERYDAY: 40, Kind.DOMAIN: 40, Kind.MATERIAL: 12}
-"""How many are measured, as many as a quarter of a minute allows with a 135M base on one core. Wilson's interval of one
-degenerate answer in 40 ends at 13 %, that of eight begins at 10 %; a labeller's share on its own material is near 1."""
+"""Number of prompts that are measured, by kind: as many as a quarter of a minute allows with a 135M base on one core.
+Wilson's interval of one degenerate answer in 40 ends at 13 %, that of eight begins at 10 %; the share of a learnware
+that labels, on its own material, is near 1."""
 MAX_TOKENS = 32
-"""Of an answer: enough to see a phrase repeated or a label in the place of a sentence."""
+"""The longest measured answer in tokens, enough to see a repeated phrase, or a label in the place of a sentence."""
 LONGEST_PROMPT = 160
-"""Characters, for time's sake: a prompt is read, and its answer scored, for every learnware."""
+"""The longest measured prompt in characters, to save time: it is read, and its answer scored, for every learnware."""
 
 Z = 1.96
-"""Of intervals that hold in 95 % of cases."""
+"""Standard normal quantile of two-sided 95 % intervals."""
 PRIOR_DEGENERATE = (0.5, 0.5)
 """Degenerate and sound answers that are added to those counted (Jeffreys' prior). Where nothing was counted the share
 is then a half: of four labelling adapters trained without the base's answers 52 to 83 % of the answers to everyday
 prompts and questions of their domain were degenerate, and 69 to 94 % of those to other asks on their material; adapters
 trained beside the base's answers have few, but nobody can tell which an unmeasured one is."""
 PRIOR_DRIFT = (-1.0, 2.0)
-"""Drift of learnwares that were trained without the base's answers, in nats a token, and prompts that it counts for."""
+"""Prior mean of the drift, that of learnwares trained without the base's answers, in nats a token, and the number of
+prompts that it counts for."""
 LIKELIHOOD_WEIGHT = 0.2
-"""What one nat of mean log-likelihood counts, in probability, here and for gains on tasks (`router.ranking`). Chosen on
-probe rows alone: one half of them ranked and the other half judged, and tasks left out in turn."""
+"""Probability that one nat of mean log-likelihood counts as, here and for gains on tasks (`router.ranking`). It was
+chosen on probe rows alone: one half of them ranked and the other half judged, and tasks were left out in turn."""
 
 
 class Interval(NamedTuple):
@@ -65,8 +67,8 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class OffTaskScore:
-    """Of one kind of requests: how many were asked, mean drift over them (nats a token) with its standard error, and
-    how many answers are degenerate where the base's is not."""
+    """Scores on off-task requests of one kind: the number of prompts, the mean drift over them (nats a token) with its
+    standard error, and the number of degenerate answers where the base model's is not."""
 
     prompts: int
     drift: float
@@ -75,7 +77,7 @@ class OffTaskScore:
 
     @property
     def degenerate_share(self) -> Interval:
-        """Shrunk by `PRIOR_DEGENERATE`, with Wilson's interval."""
+        """The share of degenerate answers, shrunk by `PRIOR_DEGENERATE`, with Wilson's interval."""
         bad, good = PRIOR_DEGENERATE
         n, share = self.prompts, self.degenerate / self.prompts
         centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
@@ -85,7 +87,8 @@ class OffTaskScore:
 
     @property
     def drift_interval(self) -> Interval:
-        """Shrunk by `PRIOR_DRIFT`; the interval is the normal one around the mean that was measured."""
+        """The drift in nats a token, shrunk by `PRIOR_DRIFT`; its interval is the normal one around the measured
+        mean."""
         prior, weight = PRIOR_DRIFT
         mean = (self.prompts * self.drift + weight * prior) / (self.prompts + weight)
         half = Z * self.drift_error
@@ -93,8 +96,8 @@ class OffTaskScore:
 
     @property
     def loss(self) -> float:
-        """Expected loss against the base model, in probability (0 to 1): a degenerate answer loses all, any other what
-        its drift costs."""
+        """The expected loss against the base model, in probability (0 to 1): a degenerate answer loses all, any other
+        answer what its drift costs."""
         return _loss(self.degenerate_share.mean, self.drift_interval.mean)
 
 
@@ -103,12 +106,13 @@ def _loss(share: float, drift: float) -> float:
 
 
 UNMEASURED_LOSS = _loss(PRIOR_DEGENERATE[0] / sum(PRIOR_DEGENERATE), PRIOR_DRIFT[0])
-"""What a learnware is taken to lose on requests of a kind that it was not measured on: 0.6."""
+"""The loss that a learnware is taken to have on a kind of requests that was not measured, 0.6 by the two priors."""
 
 
 class Answered(NamedTuple):
-    """One prompt: what the learnware and the base model say, and how much less likely the learnware finds the base's
-    answer: the difference of the log-likelihoods (nats, mostly below 0) of so many of its tokens."""
+    """One prompt's answers by the learnware and the base model, and how much less likely the learnware finds the base
+    model's answer: `log_ratio` is the difference of the log-likelihoods (nats, mostly below 0) over `tokens` of its
+    tokens."""
 
     own: str
     base: str
@@ -117,9 +121,9 @@ class Answered(NamedTuple):
 
 
 def score(answered: Sequence[Answered], labels: Collection[str] = ()) -> OffTaskScore:
-    """What answers to prompts of one kind come to; `labels` are those that the learnware answers its task with.
+    """Scores the answers to prompts of one kind; `labels` are those that the learnware answers its own task with.
 
-    Drift is the ratio of two sums, over all prompts, so each token counts alike; its standard error is the ratio
+    The drift is the ratio of two sums over all prompts, so each token counts alike; its standard error is the ratio
     estimator's.
 
     Raises:
@@ -138,8 +142,8 @@ def score(answered: Sequence[Answered], labels: Collection[str] = ()) -> OffTask
 def off_task_prompts(
     domain: str, examples: Sequence[str] = (), counts: Mapping[Kind, int] = PROMPTS
 ) -> dict[Kind, tuple[str, ...]]:
-    """The prompts to measure a learnware of this domain on, by kind; kinds without any are left out. `examples` are
-    its card's."""
+    """Returns the prompts on which a learnware of this domain is measured, by kind; kinds without prompts are left out.
+    `examples` are those of its card."""
     questions = domain_questions()
     of_domain = questions.get(domain) or tuple(one for some in questions.values() for one in some)
     material = _first(examples, counts[Kind.MATERIAL])
@@ -153,7 +157,7 @@ def off_task_prompts(
 
 
 def _first(texts: Sequence[str], count: int) -> tuple[str, ...]:
-    """The first ones in the order of their hashes, of those that are not too long: drawn at random, and the same ones
-    every time, whatever comes or goes beside them."""
+    """Returns the first `count` short texts in the order of their hashes: drawn at random, and the same ones every
+    time, whatever texts come or go beside them."""
     short = {text for text in texts if len(text) <= LONGEST_PROMPT}
     return tuple(sorted(short, key=lambda text: hashlib.sha256(text.encode()).digest())[:count])

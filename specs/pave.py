@@ -1,8 +1,8 @@
 """PAVE, a parameter vector: the change that a set of texts makes to a small model that everybody shares.
 
 Everybody takes the same *basis*: a proxy model, and on some of its layers LoRA pairs (A, B) whose A is random, frozen
-and the same for all, and whose B begins at zero. The proxy is trained on the texts for a few steps, B alone moving; the
-vector is what has become of B, all of it in one row. Since A is shared, the cosine of two changes B₁A and B₂A is
+and the same for all, and whose B begins at zero. The proxy is trained on the texts for a few steps in which only B
+moves; the vector is the trained B of all layers in one row. Since A is shared, the cosine of two changes B₁A and B₂A is
 approximated by that of B₁ and B₂ (rows of a random A are nearly orthogonal), so only B is stored and compared.
 (`learnware` package 0.4.0.post1, `text/generative.py`; the match sigmoid(10 cos) is the package's, too.)
 
@@ -31,17 +31,23 @@ from specs import safetensors_file as single_file
 from specs.errors import InvalidSpecification
 
 PAVE = "pave"
+"""Name of this type of specification, in the file and in `specs.specification_types`."""
 PAVE_FILE = "pave.safetensors"
+"""File name of a parameter vector in a specification's folder."""
 FORMAT_VERSION = 1
+"""Number of the file format that is written and read."""
 MAX_BYTES = 8 << 20
-"""The default basis makes some tens of kB; a larger proxy's has room."""
+"""The largest file that is read, in bytes: the default basis makes some tens of kB, and 8 MiB leave room for a larger
+proxy."""
 MAX_NAME = 200
+"""The longest name of a proxy model, in characters."""
 SHARPNESS = 10.0
-"""Of the match: sigmoid(10 cos), as in the `learnware` package."""
+"""Factor of the cosine in the match, sigmoid(10 cos), as in the `learnware` package 0.4.0.post1."""
 
 EMBEDDED_PROXY = "SmolLM2-135M-Instruct"
+"""Name of the base model that the project ships, the default proxy."""
 EMBEDDED_SHA256 = "c7675a57f20d0942937a02c9b6379a391954daa91c566049afba2e292b38f512"
-"""Of the embedded base model's weights (`serving.training.pave.weights_hash`)."""
+"""SHA-256 of the default proxy's weights, as `serving.training.pave.weights_hash` computes it."""
 
 _MODULE = re.compile(r"[A-Za-z0-9_]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -54,7 +60,9 @@ _LARGEST = {
     "batch": 1024,
     "steps": 100_000,
 }
+"""Upper bounds of the basis' whole numbers, which keep a foreign file from asking for absurd work."""
 _SMALLEST = {"first": 0}
+"""Lower bounds of the basis' whole numbers where they are not 1."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +70,33 @@ class Basis:
     """All that two vectors must have in common to be comparable: the proxy, the frozen A, and the recipe."""
 
     proxy: str = EMBEDDED_PROXY
-    """Its name, for people; what counts is the hash of its weights."""
+    """The proxy's name, for people; vectors are comparable by the hash of its weights."""
     sha256: str = EMBEDDED_SHA256
+    """SHA-256 of the proxy's weights."""
     layers: int = 6
-    """The proxy is the model's lowest layers, under its own final norm and output matrix."""
+    """Number of the model's lowest layers that make the proxy, under the model's own final norm and output matrix."""
     first: int = 0
-    """The first layer with LoRA pairs."""
+    """Number of the first layer with LoRA pairs."""
     modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
+    """Names of the linear layers with LoRA pairs."""
     rank: int = 4
+    """LoRA rank."""
     seed: int = 0
-    """Of A, and of which windows, positions and batches are seen."""
+    """Seed of A, and of the windows, positions and batches that training sees."""
     window: int = 32
-    """Tokens of a text that are seen at once, from a random place on."""
+    """Tokens of a text that are seen at once, from a random position on."""
     predicted: int = 12
-    """Tokens of a window whose prediction counts in the loss, random ones: each costs a row of the output matrix."""
+    """Tokens of a window whose prediction counts in the loss, chosen at random: each costs a row of the output
+    matrix."""
     batch: int = 8
+    """Windows in one training step."""
     steps: int = 16
+    """Training steps."""
     learning_rate: float = 1e-4
+    """Learning rate of the training steps."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidSpecification when a value is of another type or out of bounds."""
+        """Raises InvalidSpecification when a value has another type or is out of bounds."""
         for name, bound in _LARGEST.items():
             value = getattr(self, name)
             if type(value) is not int or not _SMALLEST.get(name, 1) <= value <= bound:
@@ -105,32 +120,32 @@ class Basis:
 
     @cached_property
     def key(self) -> str:
-        """Equal for vectors that may be compared. The proxy's name does not enter: its weights do."""
+        """A hash that is equal for vectors that may be compared. The proxy's weights enter it, its name does not."""
         content = {name: value for name, value in asdict(self).items() if name != "proxy"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ParameterVector:
-    """What a set of texts makes of B: by layer (out features, rank) float32, of which float16 is stored."""
+    """The trained B for a set of texts: by layer, (out features, rank) float32, stored as float16."""
 
     basis: Basis
     rows: int
-    """Texts that it was trained on."""
+    """Number of texts that it was trained on."""
     parts: Mapping[str, NDArray[np.float32]] = field(repr=False)
 
     @cached_property
     def tau(self) -> NDArray[np.float32]:
-        """All of B in one row, of unit length: (d,)."""
+        """All of B in one row of unit length: (d,)."""
         flat = np.concatenate([self.parts[name].ravel() for name in sorted(self.parts)])
         return np.asarray(flat / np.linalg.norm(flat), np.float32)
 
 
 def cosine(left: ParameterVector, right: ParameterVector) -> float:
-    """Of two vectors, in [-1, 1].
+    """Returns the cosine of two parameter vectors, in [-1, 1].
 
     Raises:
-        InvalidSpecification: they have different bases, or other shapes under one.
+        InvalidSpecification: they have different bases, or other shapes under one basis.
     """
     check_basis(right, left.basis)
     if left.tau.shape != right.tau.shape:
@@ -139,12 +154,12 @@ def cosine(left: ParameterVector, right: ParameterVector) -> float:
 
 
 def match(left: ParameterVector, right: ParameterVector) -> float:
-    """sigmoid(10 cos), the `learnware` package's score of a pair, in (0, 1)."""
+    """Returns sigmoid(10 cos), the score of a pair of vectors in the `learnware` package 0.4.0.post1, in (0, 1)."""
     return 1 / (1 + math.exp(-SHARPNESS * cosine(left, right)))
 
 
 def check_basis(vector: ParameterVector, basis: Basis) -> None:
-    """Raises InvalidSpecification when the vector was made in another basis, with the values that differ."""
+    """Raises InvalidSpecification, which names the values that differ, when the vector was made in another basis."""
     if vector.basis.key == basis.key:
         return
     names = [one.name for one in fields(Basis) if getattr(vector.basis, one.name) != getattr(basis, one.name)]
@@ -153,7 +168,7 @@ def check_basis(vector: ParameterVector, basis: Basis) -> None:
 
 
 def dump_vector(vector: ParameterVector) -> bytes:
-    """The file's content."""
+    """Returns the content of a parameter vector's file."""
     description = {"type": PAVE, "format": FORMAT_VERSION, "basis": asdict(vector.basis), "rows": vector.rows}
     tensors = {name: np.ascontiguousarray(part, np.float16) for name, part in sorted(vector.parts.items())}
     return single_file.dump(tensors, description)
@@ -163,7 +178,7 @@ def parse_vector(content: bytes) -> ParameterVector:
     """Reads and checks a file's content; parses JSON and safetensors, executes nothing.
 
     Raises:
-        InvalidSpecification: what is wrong with it, and what would be right.
+        InvalidSpecification: something in it is wrong; the message says what, and what would be right.
     """
     if len(content) > MAX_BYTES:
         raise InvalidSpecification(f"a parameter vector has at most {MAX_BYTES >> 20} MiB")
@@ -185,17 +200,17 @@ def parse_vector(content: bytes) -> ParameterVector:
 
 
 def is_vector(path: Path) -> bool:
-    """Whether a file says of itself that it is a parameter vector; it may still be a wrong one."""
+    """Whether a file's header says that it is a parameter vector; the rest of it may still be wrong."""
     with path.open("rb") as file:
         length = min(int.from_bytes(file.read(single_file.LENGTH_BYTES), "little"), MAX_BYTES)
         return f'\\"type\\":\\"{PAVE}\\"'.encode() in file.read(length)
 
 
 def read_vector(path: Path) -> ParameterVector:
-    """The vector in a file.
+    """Returns the parameter vector in the file at `path`.
 
     Raises:
-        InvalidSpecification: it cannot be read, or what is wrong with it.
+        InvalidSpecification: the file cannot be read, or something in it is wrong.
     """
     try:
         with path.open("rb") as file:
@@ -207,10 +222,10 @@ def read_vector(path: Path) -> ParameterVector:
 
 
 def load_vector(folder: Path) -> ParameterVector | None:
-    """The vector in a specification's folder, None when there is none.
+    """Returns the parameter vector in a specification's folder, or None when there is none.
 
     Raises:
-        InvalidSpecification: what is wrong with it.
+        InvalidSpecification: the file cannot be read, or something in it is wrong.
     """
     return read_vector(folder / PAVE_FILE) if (folder / PAVE_FILE).exists() else None
 
@@ -229,7 +244,7 @@ def _basis(values: Any) -> Basis:
 
 
 def _check_parts(tensors: Mapping[str, NDArray[Any]], basis: Basis) -> None:
-    """Every adapted layer's B is there, of the basis' rank and finite."""
+    """Checks that B of every adapted layer is there, has the basis' rank and is finite."""
     expected = {f"{layer}.{module}" for layer in range(basis.first, basis.layers) for module in basis.modules}
     if set(tensors) != expected:
         odd = sorted(set(tensors) ^ expected)[:3]

@@ -23,17 +23,21 @@ Matrix = NDArray[np.float32]
 Weights = NDArray[np.float64]
 
 SHARPNESS = 30.0
-"""How many times narrower than the median heuristic the kernel is. At 1 the smooth kernel is matched by few points (a
-fifth of the weights become 0) and neighbouring tasks blur: 91.6 % of bare prompts found their task, against 93.7 % at
-30 (test rows, everything else equal). In so narrow a kernel the weights come close to the shares of the k-means cells,
-and centroids are no longer the points of least MMD; they stay, because most are means of several rows
-rather than rows."""
+"""Factor of γ over the median heuristic's, 1 / median squared distance. At 1 the smooth kernel is matched by few points
+(a fifth of the weights become 0) and neighbouring tasks blur: 91.6 % of prompts without their instruction found their
+task, against 93.7 % at 30 (test rows, everything else equal). In so narrow a kernel the weights come close to the
+shares of the k-means clusters, and centroids are no longer the points of least MMD; they stay, because most are means
+of several rows rather than rows."""
 KMEANS_ROUNDS = 20
+"""The most rounds of Lloyd's algorithm."""
 REFINE_ROUNDS = 3
-"""Rounds of (step on Z, β again), as in the `learnware` package."""
+"""The most rounds of a step on Z and then β, as in the `learnware` package 0.4.0.post1."""
 REFINE_STEP = 0.1
+"""Length of a gradient step on Z."""
 SIMPLEX_ROUNDS = 2000
+"""The most iterations of the quadratic program for β."""
 SIMPLEX_TOLERANCE = 1e-9
+"""The largest move of any weight at which the quadratic program for β ends."""
 MEDIAN_SAMPLE = 400
 """Points from which the median distance is taken: 79,800 pairs fix it to well under a percent."""
 
@@ -46,20 +50,20 @@ class ReducedSet(NamedTuple):
 
 
 def gaussian(x: Matrix, z: Matrix, gamma: float) -> NDArray[np.float64]:
-    """k(x_i, z_j) = exp(-γ‖x_i - z_j‖²): (n, d), (k, d) → (n, k) in float64."""
+    """Returns the Gaussian kernel's values k(x_i, z_j) = exp(-γ‖x_i - z_j‖²): (n, d), (k, d) → (n, k) in float64."""
     return np.asarray(np.exp(-gamma * squared_distances(x, z)), np.float64)
 
 
 def squared_distances(x: Matrix, z: Matrix) -> NDArray[np.float64]:
-    """‖x_i - z_j‖² ≥ 0: (n, d), (k, d) → (n, k)."""
+    """Returns the squared distances ‖x_i - z_j‖² ≥ 0: (n, d), (k, d) → (n, k) in float64."""
     left, right = x.astype(np.float64), z.astype(np.float64)
     squares = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
     return np.asarray(np.maximum(squares, 0.0))
 
 
 def local_gamma(x: Matrix, seed: int = 0) -> float:
-    """SHARPNESS / median squared distance between distinct rows. The median heuristic (Gretton et al. 2012, "A Kernel
-    Two-Sample Test", section 8) sets the scale; SHARPNESS makes it local."""
+    """Returns γ = SHARPNESS / median squared distance between distinct rows of x (n, d). The median heuristic (Gretton
+    et al. 2012, "A Kernel Two-Sample Test", section 8) sets the scale; SHARPNESS makes the kernel local."""
     if len(x) > MEDIAN_SAMPLE:
         x = x[np.random.default_rng(seed).choice(len(x), MEDIAN_SAMPLE, replace=False)]
     distances = squared_distances(x, x)[np.triu_indices(len(x), 1)]
@@ -68,10 +72,10 @@ def local_gamma(x: Matrix, seed: int = 0) -> float:
 
 
 def reduce_points(x: Matrix, size: int, gamma: float, seed: int = 0) -> ReducedSet:
-    """The reduced set of rows x (n, d), with at most `size` points (fewer when rows repeat).
+    """Returns the reduced set of rows x (n, d), with at most `size` points (fewer when rows repeat).
 
     Raises:
-        InvalidSpecification: no rows, or a size below 1.
+        InvalidSpecification: there are no rows, or the size is below 1.
     """
     if not len(x) or size < 1:
         raise InvalidSpecification(f"a specification needs at least one row and one point, not {len(x)} and {size}")
@@ -90,7 +94,8 @@ def reduce_points(x: Matrix, size: int, gamma: float, seed: int = 0) -> ReducedS
 
 
 def squared_mmd(left: ReducedSet, right: ReducedSet, gamma: float) -> float:
-    """Squared maximum mean discrepancy ‖μ_left - μ_right‖² between two weighted sets: 0 for equal ones, at most 2."""
+    """Returns the squared maximum mean discrepancy ‖μ_left - μ_right‖² of two weighted sets: 0 for equal sets, at most
+    2."""
     value = float(
         left.weights @ gaussian(left.points, left.points, gamma) @ left.weights
         + right.weights @ gaussian(right.points, right.points, gamma) @ right.weights
@@ -100,10 +105,10 @@ def squared_mmd(left: ReducedSet, right: ReducedSet, gamma: float) -> float:
 
 
 def simplex_minimum(quadratic: NDArray[np.float64], linear: NDArray[np.float64]) -> Weights:
-    """argmin ½βᵀQβ - cᵀβ over β ≥ 0, Σβ = 1, for positive semidefinite Q (k, k) and c (k,).
+    """Returns argmin ½βᵀQβ - cᵀβ over β ≥ 0, Σβ = 1, for positive semidefinite Q (k, k) and c (k,).
 
-    Accelerated projected gradient with restarts (Beck & Teboulle 2009; O'Donoghue & Candès 2015): no solver package,
-    and k is some dozens.
+    Accelerated projected gradient with restarts (Beck & Teboulle 2009; O'Donoghue & Candès 2015): it needs no solver
+    package, and k is some dozens.
     """
     size = len(linear)
     step = 1.0 / max(float(np.linalg.norm(quadratic, 2)), 1e-12)
@@ -124,7 +129,7 @@ def simplex_minimum(quadratic: NDArray[np.float64], linear: NDArray[np.float64])
 
 
 def project_to_simplex(vector: NDArray[np.float64]) -> Weights:
-    """The nearest point with entries ≥ 0 that sum to 1 (Held, Wolfe & Crowder 1974)."""
+    """Returns the nearest point with entries ≥ 0 that sum to 1 (Held, Wolfe & Crowder 1974)."""
     ordered = np.sort(vector)[::-1]
     excess = (np.cumsum(ordered) - 1) / np.arange(1, len(vector) + 1)
     shift = excess[np.nonzero(ordered > excess)[0][-1]]
@@ -136,13 +141,13 @@ def _fit_weights(x: Matrix, points: Matrix, gamma: float) -> Weights:
 
 
 def _objective(x: Matrix, reduced: ReducedSet, gamma: float) -> float:
-    """‖Σβk(z,·) - μ‖² without the constant term."""
+    """Returns the squared distance ‖Σβk(z,·) - μ‖² without its constant term."""
     own = reduced.weights @ gaussian(reduced.points, reduced.points, gamma) @ reduced.weights
     return float(own - 2 * reduced.weights @ gaussian(reduced.points, x, gamma).mean(1))
 
 
 def _point_gradient(x: Matrix, reduced: ReducedSet, gamma: float) -> NDArray[np.float64]:
-    """Gradient of the objective in Z: (k, d). With k_ij = k(z_i, z_j) and a_ij = k(z_i, x_j)/n:
+    """Returns the gradient of the objective in Z: (k, d). With k_ij = k(z_i, z_j) and a_ij = k(z_i, x_j)/n:
     ∂/∂z_i = -4γβ_i Σ_j β_j k_ij (z_i - z_j) + 4γβ_i Σ_j a_ij (z_i - x_j)."""
     points = reduced.points.astype(np.float64)
     own = gaussian(reduced.points, reduced.points, gamma) * reduced.weights
@@ -153,7 +158,7 @@ def _point_gradient(x: Matrix, reduced: ReducedSet, gamma: float) -> NDArray[np.
 
 
 def _kmeans(x: Matrix, size: int, generator: np.random.Generator) -> Matrix:
-    """Centroids (at most `size`, d) by k-means++ (Arthur & Vassilvitskii 2007) and Lloyd's rounds."""
+    """Returns centroids (at most `size`, d) by k-means++ (Arthur & Vassilvitskii 2007) and Lloyd's algorithm."""
     chosen = [int(generator.integers(len(x)))]
     nearest = squared_distances(x, x[chosen]).ravel()
     while len(chosen) < min(size, len(x)) and nearest.max() > 1e-9:

@@ -1,4 +1,4 @@
-"""A specification in one file: safetensors, with what describes the tensors as JSON in the header."""
+"""A specification in one file: safetensors, with a JSON description of the tensors in its header."""
 
 import json
 from collections.abc import Mapping
@@ -9,22 +9,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors, save as save_safetensors
 
 LENGTH_BYTES = 8
-"""Of a safetensors file's first field, the header's length."""
+"""Bytes of a safetensors file's first field, which holds the header's length."""
 KEY = "specification"
+"""Key of the description in the header's metadata."""
 
 
 def dump(tensors: Mapping[str, NDArray[Any]], description: Mapping[str, Any]) -> bytes:
-    """The file's content."""
+    """Returns the file's content for these tensors and this description; equal input gives equal bytes."""
     text = json.dumps(description, separators=(",", ":"))
     content: bytes = save_safetensors(dict(tensors), metadata={KEY: text})
     return content
 
 
 def parse(content: bytes) -> tuple[dict[str, NDArray[Any]], Any]:
-    """The tensors, and the description as it stands there; executes nothing.
+    """Returns the tensors and the description of a file's content, the latter unchecked; executes nothing.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: the content is no such file.
     """
     try:
         tensors = load_safetensors(content)

@@ -1,4 +1,4 @@
-"""A learnware's specification: reduced sets of what its prompts look like, on disk as JSON and safetensors.
+"""A learnware's specification: reduced sets that describe the prompts it is for, on disk as JSON and safetensors.
 
 A specification has up to three *views* of the same learnware, each a reduced set of its own (`specs.rkme`):
 
@@ -6,16 +6,16 @@ A specification has up to three *views* of the same learnware, each a reduced se
     examples   requests in the provider's own words, from the card: the same ask in other wordings
     asked      the asks of these examples put to the rows' material (`specs.compositions`)
 
-and, beside them, points of requests on the same material that ask for something else, and so are *declined*.
+and, beside them, points of *declined* requests, which ask for something else about the same material.
 
-A point is a prompt's vector: what it asks for beside what it is about (`specs.encoding.encoder.PromptEncoder`). Beside
-the points a specification says what the answers are (`specs.answers`): labels and which, letters, numbers, spans or
-free text, and how long they are.
+A point is a prompt's vector: its ask beside its material (`specs.encoding.encoder.PromptEncoder`). Beside the points a
+specification describes the answers (`specs.answers.description`): labels and which, letters, numbers, spans or free
+text, and how long they are.
 
 On disk: `specification.json` (type, encoder id and fingerprint, γ, views with rows and points, answers) and
 `points.safetensors` (`points` (k, d) float16, `weights` (k,) float32, which sum to 1 over all views together, and where
-there are some `declined` (k, d) float16). float16
-halves the size; its rounding (2⁻¹¹) is far below the distance between points.
+there are some `declined` (k, d) float16). float16 halves the size; its rounding (2⁻¹¹) is far below the distance
+between points.
 
 Format 1 knew no asks: its points are vectors of whole prompts under the static encoder alone, with a third view *bare*
 of prompts without their instruction. It is still read; `with_asks` gives it the asks of the card.
@@ -39,29 +39,35 @@ from specs.errors import InvalidSpecification
 from specs.rkme import ReducedSet, local_gamma, reduce_points
 
 RKME_TEXT = "rkme-text"
+"""Name of this type of specification, in the file and in `specs.specification_types`."""
 FORMAT_VERSION = 2
+"""Number of the file format that `make_specification` makes."""
 VIEWS: Mapping[int, tuple[str, ...]] = {1: ("whole", "bare", "examples"), 2: ("whole", "examples", "asked")}
-"""The views of each format that is read."""
+"""Names of the views in each format that is read."""
 ENCODERS: Mapping[int, str] = {1: STATIC_ENCODER, 2: PROMPT_ENCODER}
-"""The encoder that a format's points are made with."""
+"""Id of the encoder that a format's points are made with."""
 DESCRIPTION_FILE = "specification.json"
+"""File name of the description in a specification's folder."""
 POINTS_FILE = "points.safetensors"
+"""File name of the points and weights in a specification's folder."""
 
 POINTS_PER_VIEW = 50
-"""Reduced points of a view. 25 to 80 differ by less than a point of task accuracy; 50 of 920 float16 numbers are
-92 kB."""
+"""The most reduced points of a view. 25 to 80 differ by less than a point of task accuracy; 50 of 920 float16 numbers
+are 92 kB."""
 POINTS_SHARE = 2 / 3
-"""A view has at most this share of its rows as points, as in the `learnware` package. It makes most points means of
-several rows; it is no promise of privacy (a point may still be one row's vector). Examples are public (they stand in
-the card) and are kept whole."""
+"""The largest share of a view's rows that it has as points, as in the `learnware` package 0.4.0.post1. It makes most
+points means of several rows; it is no promise of privacy (a point may still be one row's vector). Examples are public
+(they stand in the card) and are kept whole."""
 MAX_POINTS = 2000
+"""The most points, and the most declined points, of a file that is read."""
 MAX_BYTES = 4 << 20
+"""The largest points file that is read, in bytes; 2,000 float16 points of 920 numbers take 3.7 MB."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One reduced set: its kind, how many rows it stands for, its points (k, d) and weights (k,), which sum to the
-    view's share."""
+    """One reduced set: its name, the number of rows that it stands for, its points (k, d) and weights (k,), which sum
+    to the view's share."""
 
     name: str
     rows: int
@@ -71,19 +77,20 @@ class View:
 
 @dataclass(frozen=True)
 class Specification:
-    """Reduced sets of one learnware under one encoder."""
+    """The reduced sets of one learnware under one encoder, with the kernel's γ."""
 
     encoder_id: str
     encoder_fingerprint: str
     gamma: float
     views: tuple[View, ...]
     answers: Answers | None = None
-    """What the answers are; None where its maker did not say (format 1, or rows without answers)."""
+    """Description of the answers; None where the maker gave none (format 1, or rows without answers)."""
     declined: NDArray[np.float32] | None = None
-    """Points (k, d) of requests on its material that it does not answer."""
+    """Points (k, d) of declined requests; None where there are none."""
 
     @property
     def dim(self) -> int:
+        """Length of a point."""
         return int(self.views[0].points.shape[1])
 
     @property
@@ -101,13 +108,17 @@ def make_specification(
     answers: Answers | None = None,
     declined: Sequence[str] = (),
 ) -> Specification:
-    """Reduces each view's texts; views count equally, whatever their number of rows.
+    """Reduces each view's texts; views count equally, whatever their numbers of rows.
 
-    `texts` maps a view's name (see the module's docstring) to its texts; empty views are left out. `answers` says what
-    the rows' answers are, `declined` holds requests that ask for something else.
+    Args:
+        texts: each view's texts by its name (see the module's docstring); empty views are left out.
+        encoder: makes the points.
+        points: the most points of a view other than `examples`.
+        answers: description of the rows' answers.
+        declined: requests that ask for something else.
 
     Raises:
-        InvalidSpecification: an unknown view, or no text at all.
+        InvalidSpecification: a view's name is unknown, or there is no text at all.
     """
     names = VIEWS[FORMAT_VERSION]
     unknown = sorted(set(texts) - set(names))
@@ -132,10 +143,10 @@ def make_specification(
 
 
 def with_asks(specification: Specification, requests: Sequence[str]) -> Specification:
-    """A specification of format 1 as one of format 2: each of its points (what a prompt is about) with the ask of one
-    of these requests, in turn. One of format 2 is returned as it is.
+    """Turns a specification of format 1 into one of format 2: each of its points (the material) is joined with the ask
+    of one of these requests, in turn. One of format 2 is returned as it is.
 
-    `requests` are what the card says: its examples, or else its description, which names the ask in most cards.
+    `requests` come from the card: its examples, or else its description, which names the ask in most cards.
 
     Raises:
         InvalidSpecification: there is no request.
@@ -185,7 +196,7 @@ def load_specification(folder: Path) -> Specification:
     """Reads and checks a specification; parses JSON and safetensors, executes nothing.
 
     Raises:
-        InvalidSpecification: what is wrong with it, and what would be right.
+        InvalidSpecification: something in it is wrong; the message says what, and what would be right.
     """
     description = _read_description(folder / DESCRIPTION_FILE)
     points, weights, declined = _read_points(folder / POINTS_FILE)
@@ -235,6 +246,7 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32] | None]:
+    """Returns points (k, d), weights (k,) that sum to 1, and declined points or None."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InvalidSpecification(f"{path.name} is larger than {MAX_BYTES >> 20} MiB")

@@ -1,9 +1,9 @@
 """The types of specification, behind one small interface.
 
-    type         stands for                                             is asked with
-    rkme-text    how the learnware's prompts look (`specs.specification`)    a task's reduced set
-    pave         what its texts make of a shared model (`specs.pave`)        a task's parameter vector
-    capability   what it was measured to answer (`specs.capability`)         how probable each task is
+    type         stands for                                                  is compared with
+    rkme-text    the learnware's prompts (`specs.specification`)             a task's reduced set
+    pave         the change its texts make to a shared model (`specs.pave`)  a task's parameter vector
+    capability   the scores that were measured (`specs.capability`)          the probability of each task
 
 A learnware always has the first; the others are optional files beside it. Loading a learnware, `spec show` and the
 rules of `benchmarks.market.rules` go through this interface, so that another type is another entry of `TYPES`.
@@ -34,39 +34,42 @@ from specs.specification import (
 )
 
 FOLDER = "specification"
-"""Inside a learnware's folder."""
+"""Name of the folder of specifications inside a learnware's folder."""
 
 Value = TypeVar("Value")
 Asked_contra = TypeVar("Asked_contra", contravariant=True)
 
 
 class SpecificationType(Protocol[Value, Asked_contra]):
-    """One type. `Value` is a learnware's specification of it, `Asked_contra` what a task brings to be compared."""
+    """One type of specification. `Value` is a learnware's specification of this type, `Asked_contra` a task's
+    counterpart that it is compared with."""
 
     type: str
+    """Name of the type, unique among `TYPES`."""
 
     def load(self, folder: Path) -> Value | None:
-        """The one in a specification's folder, None when there is none. Executes nothing.
+        """Returns the specification of this type in a specification's folder, or None when there is none. Executes
+        nothing.
 
         Raises:
-            InvalidSpecification: what is wrong with it.
+            InvalidSpecification: something in it is wrong.
         """
 
     def save(self, value: Value, folder: Path) -> None:
-        """Writes it into a specification's folder."""
+        """Writes a specification of this type into a specification's folder."""
 
     def check(self, value: Value, learnware: Path, base_model: str) -> None:
-        """Raises InvalidSpecification when it doesn't belong to the learnware in this folder."""
+        """Raises InvalidSpecification when the value does not belong to the learnware in this folder."""
 
     def score(self, value: Value, asked: Asked_contra) -> float:
-        """How well it fits: from 0 to 1, larger is better."""
+        """Returns how well a learnware fits a task, from 0 to 1; larger is better."""
 
     def describe(self, value: Value) -> str:
-        """What it holds, for people."""
+        """Describes the value for people."""
 
 
 class Rkme:
-    """Reduced kernel mean embedding of texts."""
+    """The type `rkme-text`: a reduced kernel mean embedding of texts."""
 
     type = RKME_TEXT
 
@@ -77,11 +80,12 @@ class Rkme:
         save_specification(value, folder)
 
     def check(self, value: Specification, learnware: Path, base_model: str) -> None:
-        """Nothing in it speaks of weights."""
+        """Accepts every value: nothing in it depends on the weights."""
 
     def score(self, value: Specification, asked: ReducedSet) -> float:
-        """The cosine of the two kernel means under the learnware's own kernel. MMD itself would not do: under so narrow
-        a kernel the norms of the means decide it, and the most scattered learnware is nearest to everything."""
+        """Returns the cosine of the two kernel means under the learnware's own kernel. MMD itself would not do: under
+        so narrow a kernel the norms of the means decide it, and the most scattered learnware is nearest to
+        everything."""
         own = value.whole_set
         norms = mean_product(own, own, value.gamma) * mean_product(asked, asked, value.gamma)
         return float(mean_product(own, asked, value.gamma) / norms**0.5)
@@ -93,12 +97,12 @@ class Rkme:
 
 
 def mean_product(left: ReducedSet, right: ReducedSet, gamma: float) -> float:
-    """The inner product of two kernel means."""
+    """Returns the inner product of two kernel means."""
     return float(left.weights @ gaussian(left.points, right.points, gamma) @ right.weights)
 
 
 class Pave:
-    """Parameter vector."""
+    """The type `pave`: a parameter vector."""
 
     type = PAVE
 
@@ -109,7 +113,7 @@ class Pave:
         save_vector(value, folder)
 
     def check(self, value: ParameterVector, learnware: Path, base_model: str) -> None:
-        """The proxy need not be the base model; which one is compared is the market's to say."""
+        """Accepts every value: the proxy need not be the base model, and the market says which basis it compares in."""
 
     def score(self, value: ParameterVector, asked: ParameterVector) -> float:
         return match(value, asked)
@@ -121,7 +125,7 @@ class Pave:
 
 
 class Measured:
-    """Capability."""
+    """The type `capability`: measured scores."""
 
     type = CAPABILITY
 
@@ -140,8 +144,8 @@ class Measured:
             )
 
     def score(self, value: Capability, asked: Mapping[str, float]) -> float:
-        """Mean probability of a right answer over the measured ones of these tasks, each weighted as asked; 0 without
-        any."""
+        """Returns the mean probability of a right answer over those of these tasks that were measured, each weighted by
+        its probability; 0 where none was measured."""
         known = {task: weight for task, weight in asked.items() if task in value.probes and weight > 0}
         total = sum(known.values())
         return sum(weight * value.probes[task].probability for task, weight in known.items()) / total if total else 0.0
@@ -152,20 +156,25 @@ class Measured:
 
 
 RKME: SpecificationType[Specification, ReducedSet] = Rkme()
+"""The type `rkme-text`."""
 PARAMETER_VECTOR: SpecificationType[ParameterVector, ParameterVector] = Pave()
+"""The type `pave`."""
 MEASURED: SpecificationType[Capability, Mapping[str, float]] = Measured()
+"""The type `capability`."""
 TYPES: tuple[SpecificationType[Any, Any], ...] = (RKME, PARAMETER_VECTOR, MEASURED)
+"""All types of specification, `rkme-text` first."""
 ROUTED_TYPES: tuple[SpecificationType[Any, Any], ...] = (RKME, MEASURED)
-"""Those that requests are ranked by."""
+"""Types that the router ranks learnwares by."""
 
 
 def specifications_of(
     learnware: Path, base_model: str, types: Sequence[SpecificationType[Any, Any]] = TYPES, *, check: bool = True
 ) -> Iterator[tuple[SpecificationType[Any, Any], Any]]:
-    """Every specification of these types in a learnware's folder, loaded; with `check` also whether it belongs there.
+    """Yields every specification of these types in a learnware's folder, with its type; with `check` also checks that
+    it belongs there.
 
     Raises:
-        InvalidSpecification: what is wrong with one.
+        InvalidSpecification: something in one of them is wrong.
     """
     for kind in types:
         value = kind.load(learnware / FOLDER)

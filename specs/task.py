@@ -1,4 +1,4 @@
-"""A task's specification: what its owner sends in the place of rows, made on the owner's machine.
+"""Task specification: a small file that a task's owner makes from its rows, on their own machine, and sends instead.
 
 It is a reduced set of one point: the mean of the rows' vectors, with noise added. The router compares it with the means
 of the learnwares' views (`router.selection`); more points would not choose better there, and each of them would stand
@@ -15,8 +15,8 @@ other rows, has a larger AUC than Φ(μ/√2). It holds for single rows, for one
 μ√2 together), with the number of rows public, and up to the rounding of floating-point numbers (Mironov 2012).
 
 The noise is the same in all directions, so to keep fewer coordinates, chosen by public data, would not make it smaller:
-the router may project what it gets just as well, and its log-odds already are projections. Only more rows, or a larger
-μ, do; a reader who knows σ takes it into account (`Selector.choose_task`).
+the router may project the mean just as well, and its log-odds already are projections. Only more rows, or a larger μ,
+do; a reader who knows σ takes it into account (`router.selection.Selector.choose_task`).
 
 The file is one safetensors file: the tensor `mean` (d,) float32, and the rest as JSON in its header. Equal
 specifications have equal bytes, and a task's id is made from them.
@@ -39,30 +39,41 @@ from specs.encoding.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
 
 TASK_PREFIX = "task:"
+"""Beginning of every task's id, by which a request's `model` is told to name a task."""
 TASK_ID = re.compile(r"task:[0-9a-f]{32}")
+"""Pattern of a task's id."""
 TASK_TYPE = "task-mean"
+"""Name of the file's type, in its header."""
 FORMAT_VERSION = 1
+"""Number of the file format that is written and read."""
 MAX_BYTES = 64 << 10
-"""A specification has about 2.5 kB; a larger encoder's has room."""
+"""The largest task specification that is read, in bytes: one has about 4 kB, and 64 KiB leave room for a larger
+encoder."""
 
 DEFAULT_MU = 1.0
-"""No attack has an AUC above 0.76. What attacks reach in practice, and what the noise costs: `benchmarks.privacy`."""
+"""The default μ of Gaussian differential privacy: no attack has an AUC above 0.76. `benchmarks.privacy` measures what
+attacks reach in practice, and what the noise costs."""
 MIN_ROWS = 20
-"""With fewer the noise is larger than what tells most tasks apart."""
+"""The fewest rows of a task: with fewer the noise is larger than the differences that tell most tasks apart."""
 CLEAR_NOISE = 0.02
-"""Up to this σ (100 rows at μ = 1) noise hardly changes the choice of a learnware. With 20 rows (σ = 0.1) a third to a
-half of the starters' own tasks no longer look like any, and foreign ones may look like another domain's."""
+"""The largest σ (that of 100 rows at μ = 1) at which noise hardly changes the choice of a learnware. With 20 rows (σ =
+0.1) a third to a half of the starters' own tasks no longer look like any, and foreign ones may look like another
+domain's."""
 MAX_ROWS = 1_000_000
+"""The most rows that a task specification may be made from."""
 UNIT_NORM_SLACK = 1e-3
-"""Rounding of float32 in an encoder's unit vectors."""
+"""Allowed deviation of an encoder's unit vectors from norm 1, the rounding of float32."""
 LARGEST_VALUE = 10.0
-"""Of a coordinate: means of unit vectors are at most 1 long, and the noise of 20 rows has σ = 0.1."""
+"""The largest absolute coordinate that is accepted: means of unit vectors are at most 1 long, and the noise of 20 rows
+at μ = 1 has σ = 0.1."""
 
 BLOCK = 256
+"""Rows that are encoded at a time, between two reports of progress."""
 
 Row = str | Mapping[str, Any]
+"""A row: a text, or an object with the text in `prompt`."""
 Progress = Callable[[int], object]
-"""Told how many rows have just been encoded."""
+"""A callback that gets the number of rows that have just been encoded."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,12 @@ class TaskSpecification:
 
     @property
     def mu(self) -> float:
-        """Of Gaussian differential privacy; infinite without noise."""
+        """The μ of Gaussian differential privacy; infinite without noise."""
         return sensitivity(self.rows) / self.noise if self.noise else math.inf
 
     @property
     def clear_rows(self) -> int:
-        """How many rows would be needed, at this μ, for noise that hardly changes the choice."""
+        """Number of rows that would be needed, at this μ, for noise that hardly changes the choice."""
         return math.ceil(2 / (self.mu * CLEAR_NOISE) - 1e-9) if self.noise else MIN_ROWS
 
     @property
@@ -98,14 +109,18 @@ def make_task_specification(
     generator: np.random.Generator | None = None,
     progress: Progress = lambda _: None,
 ) -> TaskSpecification:
-    """The specification of a task's rows, which stay where they are.
+    """Makes the specification of a task's rows, which stay where they are.
 
-    `rows` are texts, or objects with a `prompt`; answers are not looked at. `mu` None adds no noise: for tests and
-    comparisons. `generator` makes the noise; by default it is seeded by the operating system, and for privacy it must
-    be: noise that can be made again can be taken off again.
+    Args:
+        rows: texts, or objects with a `prompt`; answers are not looked at.
+        encoder: makes the rows' vectors.
+        mu: μ of Gaussian differential privacy; None adds no noise, for tests and comparisons.
+        generator: makes the noise. The default is seeded by the operating system, as privacy needs: noise that can be
+            made again can be taken off again.
+        progress: called with the number of rows after each block.
 
     Raises:
-        InvalidInput: too few rows, one without text, or a `mu` that is not positive.
+        InvalidInput: there are too few or too many rows, one has no text, or `mu` is not positive.
     """
     if not MIN_ROWS <= len(rows) <= MAX_ROWS:
         raise InvalidInput(f"a task's specification needs {MIN_ROWS} to {MAX_ROWS:,} rows, not {len(rows):,}")
@@ -126,18 +141,18 @@ def make_task_specification(
 
 
 def sensitivity(rows: int) -> float:
-    """How far the mean of so many unit vectors moves at most when one of them is replaced."""
+    """Returns how far the mean of so many unit vectors moves at most when one of them is replaced."""
     return 2 / rows
 
 
 def largest_auc(mu: float) -> float:
-    """Φ(μ/√2): the largest area under the curve that any test for one row's membership can have under μ-Gaussian
-    differential privacy (its best trade-off is that between N(0, 1) and N(μ, 1))."""
+    """Returns Φ(μ/√2), the largest area under the curve that any test for one row's membership can have under
+    μ-Gaussian differential privacy (its best trade-off is that between N(0, 1) and N(μ, 1))."""
     return (1 + math.erf(mu / 2)) / 2
 
 
 def text_of(row: Row, place: str) -> str:
-    """A row's text. Raises InvalidInput, which names `place`, when there is none."""
+    """Returns a row's text. Raises InvalidInput, which names `place`, when there is none."""
     text = row.get("prompt") if isinstance(row, Mapping) else row
     if not isinstance(text, str) or not text.strip():
         raise InvalidInput(f'{place}: a row is a text, or an object with one: {{"prompt": "…"}}')
@@ -145,11 +160,11 @@ def text_of(row: Row, place: str) -> str:
 
 
 def read_rows(path: Path) -> list[str]:
-    """The texts of a file: JSON lines (objects with a `prompt`, or strings), or with the ending `.txt` a text a line.
-    Empty lines are left out.
+    """Returns the texts of a file: JSON lines (objects with a `prompt`, or strings), or, if its name ends in `.txt`,
+    one text a line. Empty lines are left out.
 
     Raises:
-        InvalidInput: it cannot be read, or a line is no row; the message names the line.
+        InvalidInput: the file cannot be read, or a line is no row; the message names the line.
     """
     texts: list[str] = []
     try:
@@ -175,7 +190,7 @@ def _parsed(line: str, place: str) -> Any:
 
 
 def dump_task_specification(specification: TaskSpecification) -> bytes:
-    """The file's content."""
+    """Returns the content of a task specification's file."""
     description = {
         "type": TASK_TYPE,
         "format": FORMAT_VERSION,
@@ -192,7 +207,7 @@ def load_task_specification(content: bytes) -> TaskSpecification:
 
     Raises:
         TooLarge: it has more than MAX_BYTES.
-        InvalidSpecification: what is wrong with it, and what would be right.
+        InvalidSpecification: something in it is wrong; the message says what, and what would be right.
     """
     if len(content) > MAX_BYTES:
         raise TooLarge(f"a task's specification has at most {MAX_BYTES >> 10} KiB, not {len(content):,} bytes")
@@ -226,7 +241,8 @@ def load_task_specification(content: bytes) -> TaskSpecification:
 
 
 def task_id(specification: TaskSpecification) -> str:
-    """`task:` and 32 hexadecimal digits, made from the content: the same file always has the same id."""
+    """Returns the task's id, `task:` and 32 hexadecimal digits of the content's hash: the same file always has the same
+    id."""
     return TASK_PREFIX + hashlib.sha256(dump_task_specification(specification)).hexdigest()[:32]
 
 

@@ -1,7 +1,7 @@
-"""Uploaded task specifications on disk: a folder of the market's, one file for each, named by its content.
+"""The store of uploaded task specifications: a folder in the market's, with one file for each, named by its content.
 
-A file is there whole or not at all, and never changes, so every router replica reads the folder as it is when a request
-comes: an upload or a removal is known to all of them at once, also after a restart.
+A file is there whole or not at all, and never changes. Every router replica reads the folder as it is when a request
+comes, so all of them know an upload or a removal at once, also after a restart.
 """
 
 import os
@@ -20,10 +20,12 @@ from specs.task import (
 )
 
 FOLDER = "tasks"
+"""Name of the folder of task specifications inside the market's."""
 MAX_TASKS = 10_000
-"""25 MB; everybody with an API key may upload."""
+"""The most task specifications that are kept, about 40 MB: everybody with an API key may upload."""
 REMEMBERED = 1024
-"""Specifications kept in memory, 2 kB each: with them a request costs one look at the folder."""
+"""Task specifications that are kept in memory, about 4 kB each: a request for one of them costs one look at the
+folder."""
 
 
 class TaskStore:
@@ -35,7 +37,7 @@ class TaskStore:
         self._read = lru_cache(REMEMBERED)(_read)
 
     def put(self, specification: TaskSpecification) -> str:
-        """Keeps a specification; returns its id. Putting it twice is harmless.
+        """Keeps a specification and returns its id. Putting it twice is harmless.
 
         Raises:
             StoreFull: there are `max_tasks` already.
@@ -63,10 +65,10 @@ class TaskStore:
         return name
 
     def find(self, name: str) -> TaskSpecification | None:
-        """The specification of this id; None when there is none, or `name` is no id.
+        """Returns the specification of this id, or None when there is none or `name` is no id.
 
         Raises:
-            InvalidSpecification: its file is damaged, or of another encoder than this version's.
+            InvalidSpecification: its file is damaged, or was made with another encoder than this version's.
         """
         if not TASK_ID.fullmatch(name) or not self._path(name).exists():
             return None
@@ -76,7 +78,7 @@ class TaskStore:
             return None
 
     def remove(self, name: str) -> bool:
-        """Forgets a specification; says whether there was one."""
+        """Removes a specification and returns whether there was one."""
         if not TASK_ID.fullmatch(name):
             return False
         try:

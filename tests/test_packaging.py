@@ -1,6 +1,7 @@
 """The distribution's metadata, the pinned list and the sources agree with each other."""
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ def imported_modules() -> Iterator[tuple[Path, str]]:
 
 def test_the_command_and_the_version_are_installed() -> None:
     installed = distribution("learnware-serving")
-    assert installed.version == PROJECT["project"]["version"] == "0.1.0"
+    assert installed.version == PROJECT["project"]["version"]
     commands = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}
     assert commands == {"learnware-serving": "serving.cli.main:main"}
 
@@ -164,6 +165,19 @@ def test_only_what_is_reached_without_the_left_out_is_kept(lock: ModuleType) -> 
     }
     kept = lock.reachable([Requirement("a")], lock.read_report(report))
     assert kept == {"a": "1", "b": "2", "d": "4"}
+
+
+def test_the_version_is_ready_to_be_tagged() -> None:
+    """The changelog's newest section, the package and the container images name one version."""
+    version = PROJECT["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[([^\]]+)\](?: - (\d{4}-\d{2}-\d{2}))?$", changelog, flags=re.MULTILINE)
+    named = [(name, date) for name, date in released if name != "Unreleased"]
+    assert named[0][0] == version
+    assert all(date for _, date in named)
+    for file in sorted((ROOT / "deploy").iterdir()):
+        tags = re.findall(r"learnware-serving:(\d+\.\d+\.\d+)", file.read_text(encoding="utf-8"))
+        assert set(tags) <= {version}, file.name
 
 
 def test_everything_in_a_package_that_is_no_module_is_installed_but_its_readme() -> None:

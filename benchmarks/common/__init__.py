@@ -1,1 +1,1 @@
-"""What benchmarks share: load, servers, prompts, cases, rules that choose, statistics, reports."""
+"""Shared by the benchmarks: load, servers, prompts, cases, rules of choice, statistics, reports."""

@@ -1,12 +1,12 @@
-"""When requests arrive and which adapter each names: seeded, so that two servers get the very same load."""
+"""Draws arrival times, adapters and lengths of requests; a seed gives two servers the very same load."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def gamma_arrivals(count: int, rate: float, cv: float, seed: int) -> NDArray[np.float64]:
-    """Arrival times in seconds, (count,), ascending from 0: gaps are gamma distributed with mean 1 / `rate` and
-    coefficient of variation `cv` (1: Poisson; 4: bursts)."""
+    """Returns arrival times in seconds, (count,), ascending from 0. The gaps are gamma distributed with mean 1 / `rate`
+    and coefficient of variation `cv` (1: Poisson; 4: bursts)."""
     shape = 1 / cv**2
     gaps = np.random.default_rng(seed).gamma(shape, 1 / (rate * shape), count)
     gaps[0] = 0.0
@@ -14,8 +14,8 @@ def gamma_arrivals(count: int, rate: float, cv: float, seed: int) -> NDArray[np.
 
 
 def power_law(count: int, adapters: int, alpha: float, seed: int) -> NDArray[np.int64]:
-    """The adapter of each request, (count,): number k (from 0) with probability proportional to (k + 1)^-alpha, the
-    numbers dealt out at random to the adapters, so that neighbours by name are not neighbours by heat."""
+    """Returns the adapter of each request, (count,). Rank k (from 0) has a probability proportional to (k + 1)^-alpha;
+    the ranks are dealt out at random, so that adapters next to each other by name are not alike in popularity."""
     generator = np.random.default_rng(seed)
     weights = np.arange(1, adapters + 1, dtype=float) ** -alpha
     heat = generator.permutation(adapters)
@@ -23,6 +23,6 @@ def power_law(count: int, adapters: int, alpha: float, seed: int) -> NDArray[np.
 
 
 def uniform_lengths(count: int, low: int, high: int, scale: int, seed: int) -> NDArray[np.int64]:
-    """Lengths in tokens, (count,): uniform from `low` to `high`, divided by `scale`, at least 1."""
+    """Returns lengths in tokens, (count,), uniform from `low` to `high`, divided by `scale`, at least 1."""
     drawn = np.random.default_rng(seed).integers(low, high + 1, count)
     return np.asarray(np.maximum(1, np.rint(drawn / scale)), dtype=np.int64)

@@ -1,5 +1,5 @@
-"""Requests with what ought to become of them: the starters' test rows, reworded and wrapped, other asks on their
-material, follow-ups, users' questions and everyday work.
+"""Labelled requests for the selection benchmarks: the starters' test rows as they are, reworded and wrapped, other asks
+on their material, follow-ups, users' questions and everyday work.
 
 Everything goes through `router.request.read_request`, as a client's body does. Rows come from the test split when
 figures are reported, and from the train split when thresholds are looked at; texts of our own from the half of that
@@ -25,13 +25,13 @@ ROWS_AN_ASK = 2
 ROWS_A_FOLLOW_UP = 2
 BARE_ROWS = 60
 POOL_ROWS = 4
-"""Rows of each starter among the requests that are wrapped or given system prompts."""
+"""So many rows of each starter are among the requests that are wrapped or given system prompts."""
 WRAPPED = 40
-"""Requests that are put into each wrapper."""
+"""Each wrapper is put around so many requests."""
 SYSTEM_ROWS = 40
-"""Rows whose instruction stands in the system prompt, for each such prompt."""
+"""Each system prompt that holds an instruction is tried with so many rows."""
 SHORT = 4
-"""A short run takes one in so many."""
+"""A short run takes one case in so many."""
 NEUTRAL_SHOWN = 4
 GENERAL = "general"
 
@@ -42,13 +42,12 @@ CHANGES: Mapping[str, Callable[[str], str]] = {
     "please_help": lambda text: f"Please help me with this. {text}",
     "thanks": lambda text: f"{text} Thanks!",
 }
-"""What people put around a request, or do to it, without asking for anything else."""
+"""Changes that people make to a request without asking for anything else, by name."""
 
 
 class Case(NamedTuple):
-    """One request. `asks` is the learnware that answers it; None: the base model. `key` is what tables are ordered by
-    within a group. `beside` is the same request without what was put around it, or the conversation one turn
-    before."""
+    """A request with its label. `asks` is the learnware that answers it (None: the base model); tables order a group's
+    cases by `key`. `beside` is the same request without what was put around it, or the conversation one turn before."""
 
     group: str
     conversation: Conversation
@@ -59,7 +58,7 @@ class Case(NamedTuple):
 
 
 class Starters(NamedTuple):
-    """The learnwares whose rows are there, and those of them that answer in sentences."""
+    """The learnwares whose rows are available, and the subset that answers in sentences."""
 
     ids: tuple[str, ...]
     in_sentences: frozenset[str]
@@ -74,13 +73,13 @@ def domain_of(learnware_id: str) -> str:
 
 
 def conversation_of(messages: Sequence[Mapping[str, Any]]) -> Conversation:
-    """As the router reads a chat request of these messages."""
+    """Returns the conversation that the router reads from a chat request with these messages."""
     body = json.dumps({"model": "auto", "messages": list(messages)}).encode()
     return read_request(body).prompts[0]
 
 
 def said(*turns: str, system: str = "") -> Conversation:
-    """A chat request of these user's turns, with the assistant's between them."""
+    """Returns the conversation of a chat request with these user's turns and the assistant's answers between them."""
     messages = [{"role": "system", "content": system}] if system else []
     for turn in turns:
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "…"}]
@@ -88,8 +87,8 @@ def said(*turns: str, system: str = "") -> Conversation:
 
 
 def make_cases(starters: Starters, data: Path, prompts: Path | None, half: Half, short: bool = False) -> list[Case]:
-    """All cases. `data` holds the tasks; `prompts`, where given, the users' questions. `short`: about a fourth of
-    them.
+    """Returns all cases. `data` is the folder of the tasks' rows; `prompts`, if given, that of the users' questions;
+    `short` keeps about a fourth of the cases.
 
     Raises:
         InvalidInput: a file is not there.
@@ -136,7 +135,7 @@ def _whole(rows: Mapping[str, Sequence[str]]) -> list[Case]:
 
 
 def _bare(starters: Starters, rows: Mapping[str, Sequence[str]]) -> Iterator[Case]:
-    """Material without any ask: nobody asked for anything, so it is reported only."""
+    """Makes cases of material without any ask. Nobody asked for anything, so they are reported and have no aim."""
     for name in starters.labelling:
         for row in rows[name][:BARE_ROWS]:
             yield Case("bare", said(sets.material_of(name, row).text), name, domain_of(name), name)
@@ -194,7 +193,7 @@ def _pairs(draw: random.Random, rows: Sequence[str]) -> Iterator[tuple[str, str]
 
 
 def _questions(prompts: Path | None, half: Half) -> Iterator[Case]:
-    """Labelled questions: users' (`users`) and our own (`own`)."""
+    """Makes cases of labelled questions: users' (`users`) and the project's (`own`)."""
     users = [] if prompts is None else sets.read_users_questions(prompts)
     for group, questions in (
         ("users", [(one.prompt, one.label.asks, one.label.domain) for one in users if one.half == half]),
@@ -205,7 +204,8 @@ def _questions(prompts: Path | None, half: Half) -> Iterator[Case]:
 
 
 def _everyday(data: Path, split: str, limit: int | None) -> Iterator[Case]:
-    """Work of no learnware's domain. Rows of `general_chat` that in truth ask a domain's question are left out."""
+    """Makes cases of work in no learnware's domain. Rows of `general_chat` that ask a domain's question are left
+    out."""
     for row in read_prompts(data, CHAT, split, limit).whole:
         if chat_domain(row) is None:
             yield Case("everyday", said(row), None, GENERAL, "general_chat")
@@ -226,7 +226,7 @@ def _neutral(pool: Sequence[Case], half: Half) -> Iterator[Case]:
 
 
 def _instructed(rows: Mapping[str, Sequence[str]], half: Half) -> Iterator[Case]:
-    """The instruction in the system prompt, bare material as the user's turn."""
+    """Makes cases whose instruction stands in the system prompt, with bare material as the user's turn."""
     for one in sets.read_system_prompts().with_ask:
         starter = one.starter
         if one.half != half or starter is None or starter not in rows:
@@ -245,7 +245,7 @@ def _changed(pool: Sequence[Case]) -> Iterator[Case]:
 
 
 def _wrapped(pool: Sequence[Case], half: Half) -> Iterator[Case]:
-    """What agents, retrieval and chat front ends make of a request; the group says what is expected."""
+    """Makes cases of requests as agents, retrieval and chat front ends wrap them; the group names what is expected."""
     draw = random.Random(SEED)
     wrappers = sets.read_wrappers()
     for wrapper in (one for one in wrappers.wrappers if one.half == half):
@@ -265,7 +265,8 @@ def _foreign(half: Half) -> Iterator[Case]:
 
 
 def starters_of(learnwares: Sequence[Learnware]) -> Starters:
-    """Who answers in sentences is known of the starters, whether their specifications say so or not."""
+    """Returns the learnwares' ids, and those of them that answer in sentences: the ones whose specifications say so,
+    and the starters that are known to."""
     answers = {one.id: one.specification.answers for one in learnwares}
     stated = (name for name, found in answers.items() if found is not None and found.in_sentences)
     known = (name for name in get_args(FreeText) if name in answers)
@@ -273,7 +274,7 @@ def starters_of(learnwares: Sequence[Learnware]) -> Starters:
 
 
 def prompts_folder(data: Path, named: Path | None) -> Path | None:
-    """The folder of users' questions: the named one, else `prompts` beside the task data if it is there."""
+    """Returns the folder of users' questions: the named one, else `prompts` beside the task data if it exists."""
     if named is not None:
         return named
     beside = data.parent / "prompts"

@@ -1,4 +1,5 @@
-"""What chooses: the router's rule as it serves, the rule with parts of it switched off, and two rules that need none.
+"""Rules of choice that are compared: the router's rule as it serves, the rule with parts of it switched off, and two
+baselines that need no specification of asks.
 
 All choose for a `router.turn.Conversation`, so that conversations, system prompts and wrapped requests are seen as the
 router sees them. Vectors are kept by text: one text is encoded once, whichever rules look at it.
@@ -32,12 +33,14 @@ Matrix = NDArray[np.float32]
 
 
 KEPT = OffTaskScore(prompts=48, drift=-0.1, drift_error=0.02, degenerate=1)
-"""Off the task, of a learnware that keeps the base model's behaviour there, as `learnware-serving train` makes them."""
+"""The measured behaviour off the task of a learnware that keeps the base model's, as `learnware-serving train` makes
+them."""
 
 
 def keeping_base(learnwares: Sequence[Learnware]) -> list[Learnware]:
-    """The learnwares as if each had been measured to keep the base model's behaviour off its task (`KEPT`). In the
-    project's folders they lie unmeasured, and count as if they lost most of it; a market measures them at intake."""
+    """Returns the learnwares as if each had been measured to keep the base model's behaviour off its task (`KEPT`). The
+    ones in the project's folders are unmeasured, so the rule assumes that they lose most of it; a market measures
+    learnwares at intake."""
     return [
         replace(
             one,
@@ -48,7 +51,7 @@ def keeping_base(learnwares: Sequence[Learnware]) -> list[Learnware]:
 
 
 class Chooser(Protocol):
-    """Chooses for conversations."""
+    """A rule that chooses a learnware, or the base model, for a conversation."""
 
     @property
     def name(self) -> str: ...
@@ -57,7 +60,7 @@ class Chooser(Protocol):
 
 
 class RememberingEncoder:
-    """An encoder that keeps every text's vector."""
+    """An encoder that keeps every text's vector, so that each text is encoded once."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self._encoder = encoder
@@ -72,7 +75,7 @@ class RememberingEncoder:
 
 
 class WithoutAsk:
-    """An encoder's vectors with nothing in the place of the ask."""
+    """An encoder whose vectors hold zeros in the place of the ask."""
 
     def __init__(self, encoder: RememberingEncoder) -> None:
         self._encoder = encoder
@@ -100,7 +103,7 @@ class OurRule:
         follow_ups: FollowUps | None = None,
         readings: bool = True,
     ) -> None:
-        """`readings` False looks at the user's turn alone, without the system prompt."""
+        """With `readings` False the rule reads the user's turn alone, without the system prompt."""
         self.name = name
         self.selector = Selector(learnwares, encoder, settings)
         self.follow_ups = follow_ups or FollowUps(load_encoder(STATIC_ENCODER))
@@ -118,7 +121,7 @@ class OurRule:
 
 
 class AlwaysBase:
-    """The base model for every request."""
+    """The rule that chooses the base model for every request."""
 
     name = "always base"
 
@@ -127,8 +130,8 @@ class AlwaysBase:
 
 
 class ByDomain:
-    """The learnware whose material is nearest to the last turn's, whatever is asked, and never the base model: what a
-    choice by topic alone amounts to."""
+    """The rule that chooses the learnware whose material is nearest to the last turn's, whatever is asked, and never
+    the base model: a choice by topic alone."""
 
     name = "by domain alone"
 
@@ -158,7 +161,7 @@ def _units(vectors: Matrix) -> Matrix:
 def with_parts_off(
     learnwares: Sequence[Learnware], encoder: RememberingEncoder, settings: SelectionSettings, follow_ups: FollowUps
 ) -> Iterator[OurRule]:
-    """Our rule with one part after the other switched off."""
+    """Yields the router's rule with one part after the other switched off."""
 
     def rule(name: str, learnwares: Sequence[Learnware] = learnwares, **changes: bool) -> OurRule:
         return OurRule(learnwares, encoder, settings, name, follow_ups, **changes)
@@ -187,6 +190,6 @@ def _changed_home(home: Home) -> Home:
 
 @contextmanager
 def _home(home: Home) -> Iterator[None]:
-    """A selector that is made within takes this for the base model's home."""
+    """Replaces the base model's home for selectors that are made within this context."""
     with mock.patch("router.selection.load_home", return_value=home):
         yield

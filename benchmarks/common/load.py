@@ -1,5 +1,5 @@
-"""Load for OpenAI endpoints. Closed loop: N clients, each sends its next request when its last is answered. Open loop:
-requests are sent at given times, whatever became of the earlier ones.
+"""Load for OpenAI endpoints. In a closed loop each of N clients sends its next request when its last one is answered;
+in an open loop requests are sent at given times, whatever became of earlier ones.
 
 Streams, and takes the times that a user sees: TTFT (time to first token), TPOT (time per output token after the first),
 throughput. Usage, response model and headers come along, so that a benchmark can check who answered.
@@ -19,7 +19,7 @@ TIMEOUT_S = 600.0
 
 
 class LoadError(Exception):
-    """A request was not answered as it must be; the measurement is void."""
+    """A request was not answered as it must be, so the measurement is void."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Times in seconds on one clock (`time.perf_counter`)."""
+class TimedAnswer:
+    """An answer with the times of its chunks, in seconds on one clock (`time.perf_counter`)."""
 
     model: str
     headers: Mapping[str, str]
@@ -44,7 +44,7 @@ class Answer:
     text: str
     sent: float
     times: Sequence[float]
-    """When each chunk with text came: tokens of one engine step come together."""
+    """The time at which each chunk with text came; tokens of one engine step come together."""
 
     @property
     def first(self) -> float:
@@ -60,21 +60,22 @@ class Answer:
 
     @property
     def tpot(self) -> float:
-        """Seconds for each token after the first; 0 when there was only one."""
+        """Returns the mean seconds for each token after the first; 0 when there was only one."""
         return (self.last - self.first) / max(self.completion_tokens - 1, 1)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One load: its answers in the order of the requests, and the seconds from the first sent to the last token."""
+class MeasuredLoad:
+    """A finished load: its answers in the order of the requests, and the seconds from the first request sent to the
+    last token."""
 
-    answers: Sequence[Answer]
+    answers: Sequence[TimedAnswer]
     seconds: float
     clients: int = field(default=1)
 
     @property
     def throughput(self) -> float:
-        """Output tokens per second, all clients together."""
+        """Returns output tokens per second, all clients together."""
         return sum(answer.completion_tokens for answer in self.answers) / self.seconds
 
     @property
@@ -87,7 +88,7 @@ class Measured:
 
 
 def body(request: Request) -> dict[str, Any]:
-    """Greedy and of fixed length, so that both sides of a comparison do the same work."""
+    """Returns a request's body: greedy and of fixed length, so that both sides of a comparison do the same work."""
     if isinstance(request.prompt, str):
         prompt: dict[str, Any] = {"messages": [{"role": "user", "content": request.prompt}]}
     else:
@@ -103,8 +104,8 @@ def body(request: Request) -> dict[str, Any]:
     }
 
 
-async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Answer:
-    """Streams one answer.
+async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> TimedAnswer:
+    """Sends a request and reads its streamed answer.
 
     Raises:
         LoadError: another status than 200, a stream without tokens, usage or end.
@@ -139,16 +140,16 @@ async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Ans
                 text.append(delta.get("content") or "")
     if not times or usage is None or not done:
         raise LoadError(f"{url} ended the stream without {'tokens' if not times else 'usage' if done else '[DONE]'}")
-    return Answer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, times)
+    return TimedAnswer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, times)
 
 
-async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Measured:
+async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> MeasuredLoad:
     """Sends `requests` in order from `clients` clients at once; every client keeps its connection.
 
     Raises:
         LoadError: as `ask`; the first failure ends the load.
     """
-    answers: list[Answer | None] = [None] * len(requests)
+    answers: list[TimedAnswer | None] = [None] * len(requests)
     queue: Iterator[tuple[int, Request]] = iter(enumerate(requests))
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
 
@@ -168,10 +169,10 @@ async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Me
     except* aiohttp.ClientError as failed:
         raise LoadError(f"{url}: {failed.exceptions[0]!r}") from None
     done = [answer for answer in answers if answer is not None]
-    return Measured(done, max(answer.last for answer in done) - started, clients)
+    return MeasuredLoad(done, max(answer.last for answer in done) - started, clients)
 
 
-async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) -> Measured:
+async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) -> MeasuredLoad:
     """Sends each request `at` seconds after the start, whether or not earlier ones are answered.
 
     Raises:
@@ -182,7 +183,7 @@ async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) 
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         started = time.perf_counter()
 
-        async def send(request: Request, when: float) -> Answer:
+        async def send(request: Request, when: float) -> TimedAnswer:
             await asyncio.sleep(when - (time.perf_counter() - started))
             return await ask(session, url, request)
 
@@ -194,4 +195,4 @@ async def open_loop(url: str, requests: Sequence[Request], at: Sequence[float]) 
         except* aiohttp.ClientError as failed:
             raise LoadError(f"{url}: {failed.exceptions[0]!r}") from None
     done = [task.result() for task in sent]
-    return Measured(done, max(answer.last for answer in done) - started)
+    return MeasuredLoad(done, max(answer.last for answer in done) - started)

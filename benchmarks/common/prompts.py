@@ -1,4 +1,4 @@
-"""Prompts of a fixed number of tokens for load, written here: a task's instruction, made-up content, the cue to answer.
+"""Makes prompts of a fixed number of tokens for load: a task's instruction, made-up content, and the cue to answer.
 
 Seeded, and no two alike, so that a prefix cache finds nothing in them but chat template and instruction.
 """
@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """Prompts for one learnware: `head`, then as many sentences made from `sentences` as fit, then `tail`."""
+    """The parts of prompts for one learnware: `head`, then as many sentences made from `sentences` as fit, then
+    `tail`."""
 
     learnware: str
     head: str
@@ -120,14 +121,14 @@ KINDS = (
 )
 
 Count = Callable[[str], Awaitable[int]]
-"""Tokens of a chat of one user message, chat template included."""
+"""Counts the tokens of a chat with one user message, chat template included."""
 
 PADDING = " now"
-"""One token in the vocabularies of the models at hand; the count is checked after it is added."""
+"""Padding that is one token in the vocabularies of the models in use; the prompt is counted again after it is added."""
 
 
 def _fill(template: str, random_: random.Random) -> str:
-    """The template with its names replaced, each time by another random word of their list."""
+    """Returns the template with its names replaced, each time by another random word of their list."""
     for name, choices in WORDS.items():
         while f"{{{name}}}" in template:
             template = template.replace(f"{{{name}}}", random_.choice(choices), 1)
@@ -140,7 +141,7 @@ def _sentences(kind: Kind, random_: random.Random) -> Iterator[str]:
 
 
 def text_of(kind: Kind, words: int, seed: int) -> str:
-    """A prompt of this kind whose content has `words` words; the instruction and the cue come on top."""
+    """Returns a prompt of this kind whose content has `words` words; instruction and cue come on top."""
     random_ = random.Random(seed)
     head, tail = _fill(kind.head, random_), _fill(kind.tail, random_)
     found: list[str] = []
@@ -152,7 +153,7 @@ def text_of(kind: Kind, words: int, seed: int) -> str:
 
 
 async def prompt(kind: Kind, tokens: int, seed: int, count: Count) -> str:
-    """A prompt of this kind that counts exactly `tokens`.
+    """Returns a prompt of this kind that counts exactly `tokens`.
 
     Raises:
         ValueError: `tokens` is less than instruction and cue take, or the tokenizer has no padding of one token.

@@ -1,4 +1,5 @@
-"""Questions with hand-given labels, other wordings and wrapped requests: what the choice is tuned and reported with.
+"""Reads questions with hand-given labels, other wordings and wrapped requests, by which the choice is tuned and
+reported.
 
 The files lie in `benchmarks/questions/`. All texts in them are our own. Users' questions from public data are there as
 hashes with their label (`users_labels.json`, which states the rule of labelling), and are joined with the data's folder
@@ -42,9 +43,11 @@ Asks = Starter | Literal["none"]
 PromptHash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
 
 HASH_DIGITS = 16
-"""Hexadecimal digits of SHA-256 that name a prompt: no two of ten thousand prompts share 64 bits by chance."""
+"""Prompts are named by so many hexadecimal digits of their SHA-256: no two of ten thousand prompts share 64 bits by
+chance."""
 PASSAGES_CHARS = 6_000
-"""What a retrieval template puts before the question: about ten passages of the usual size."""
+"""A retrieval template puts so many characters of passages before the question, about ten passages of the usual
+size."""
 LETTER_INSTRUCTION = "Answer with the letter only."
 """The multiple-choice tasks repeat their ask in this line after the options."""
 
@@ -54,8 +57,8 @@ class _Row(BaseModel):
 
 
 class UserLabel(_Row):
-    """What a user's question asks for. `in_english` names the starter for a translation of a question that asks for
-    none because of its language; `near_line`: another careful reader may decide otherwise."""
+    """The label of a user's question. `in_english` names the starter that would answer a translation, for a question
+    that gets none because of its language; `near_line`: another careful reader may decide otherwise."""
 
     set: str
     asks: Asks
@@ -92,14 +95,15 @@ class HarmPrompt(_Row):
 
 
 class Material(NamedTuple):
-    """A row's content without its ask; `about` is the entity or company that the ask names, else empty."""
+    """A row's content without its ask; `about` is the entity or company that the ask names, or empty."""
 
     text: str
     about: str
 
 
 class Wording(_Row):
-    """An ask in other words, before and after the material. `{about}` stands for what the ask names."""
+    """An ask in other words, put before and after the material; `{about}` stands for the entity or company that the ask
+    names."""
 
     before: str
     after: str
@@ -111,7 +115,8 @@ class Wording(_Row):
 
 
 class OtherAsk(Wording):
-    """Another ask on a starter's content, which no learnware that labels may take. Without `starters`, it fits all."""
+    """An ask for something else on a starter's content, which no learnware that labels may take. Without `starters` it
+    fits all of them."""
 
     starters: list[Labelling] | None = None
 
@@ -120,7 +125,8 @@ class OtherAsk(Wording):
 
 
 class SystemPrompt(_Row):
-    """`starter` is the one whose ask it carries, with bare material as the user's turn; None: it is neutral."""
+    """A system prompt. `starter` is the learnware whose ask it carries, with bare material as the user's turn; None: it
+    is neutral."""
 
     half: Half
     text: str
@@ -133,7 +139,7 @@ class SystemPrompts(_Row):
 
 
 class Explain(_Row):
-    """Asks to explain the answer of the turn before: the base model's task (`side`)."""
+    """A follow-up that asks to explain the previous turn's answer, which is the base model's task (`side`)."""
 
     text: str
     side: Literal["base"]
@@ -142,13 +148,14 @@ class Explain(_Row):
 
 
 class SameTask(Wording):
-    """Goes on with the task of the turn before, on other material."""
+    """A follow-up that continues the previous turn's task on other material."""
 
     side: Literal["same"]
 
 
 class NewTopic(_Row):
-    """Turns to something else: what a starter answers (`other`), or what none does (`base`)."""
+    """A follow-up that turns to another topic: one that a starter answers (`other`), or one that none answers
+    (`base`)."""
 
     text: str
     side: Literal["base", "other"]
@@ -165,7 +172,7 @@ class Turn(_Row):
 
 
 class LongConversation(_Row):
-    """A row of `first` with its answer, then turns on another topic to the end."""
+    """A conversation that begins with a row of `first` and its answer and then stays on another topic to the end."""
 
     half: Half
     first: Labelling
@@ -185,7 +192,7 @@ class Message(_Row):
 
 
 class Wrapper(_Row):
-    """A request as an agent or a chat interface sends it.
+    """A template of a request as an agent or a chat interface sends it.
 
     `{request}`, `{answer}` and `{passages}` in its messages stand for the request, for an answer to it, and for about
     6,000 characters of passages on other matters. `expect`: `hold` - the same choice as without the wrapper; `base` -
@@ -198,7 +205,8 @@ class Wrapper(_Row):
     messages: list[Message]
 
     def around(self, request: str, answer: str = "", passages: str = "") -> list[dict[str, str]]:
-        """Messages of a chat request. What is filled in may hold braces itself."""
+        """Returns the messages of a chat request with the placeholders filled in. The inserted text may hold braces
+        itself."""
         values = {"{request}": request, "{answer}": answer, "{passages}": passages}
 
         def fill(content: str) -> str:
@@ -208,7 +216,8 @@ class Wrapper(_Row):
 
 
 class ForeignQuestion(_Row):
-    """A question in another language: asks for none, since the starters that answer in sentences answer in English."""
+    """A question in another language. It asks for no starter, since those that answer in sentences answer in
+    English."""
 
     prompt: str
     asks: Literal["none"]
@@ -224,7 +233,7 @@ class Wrappers(_Row):
     passages: list[str]
 
     def passages_text(self, seed: int) -> str:
-        """Passages in an order of their own for each seed, at least 6,000 characters of them."""
+        """Returns at least 6,000 characters of passages, in an order that depends on the seed."""
         chosen: list[str] = []
         for passage in random.Random(seed).sample(self.passages, len(self.passages)):
             chosen.append(passage)
@@ -241,7 +250,7 @@ def prompt_hash(prompt: str) -> str:
 
 
 def half_of(prompt: str) -> Half:
-    """Even hashes tune, odd ones report."""
+    """Returns the half of a text for which none is written down: even hashes tune, odd ones report."""
     return "report" if int(sha256(prompt.encode()).hexdigest(), 16) % 2 else "tune"
 
 
@@ -250,7 +259,7 @@ def read_users_labels() -> UsersLabels:
 
 
 def read_users_questions(prompts: Path) -> list[UserQuestion]:
-    """The labelled users' questions with their text, in the order of the data.
+    """Returns the labelled users' questions with their text, in the order of the data.
 
     Args:
         prompts: the folder of `users_questions.jsonl` and `finance_questions.txt` (a question a line).
@@ -299,7 +308,7 @@ def read_wrappers() -> Wrappers:
 
 
 def material_of(starter: str, prompt: str) -> Material:
-    """The content of a starter's row without instruction line, answer cue and letter instruction.
+    """Returns the content of a starter's row without instruction line, answer cue and letter instruction.
 
     Raises:
         InvalidInput: the row's instruction does not name what this starter's asks are about.
@@ -329,8 +338,8 @@ def lower_case(text: str) -> str:
 
 
 def three_typos(text: str) -> str:
-    """Three words, or as many as there are of four letters and more, get a letter left out, doubled or swapped with
-    the next one; the same text always gets the same typos."""
+    """Returns the text with typos in three words of four letters and more, or in fewer where it has fewer: a letter is
+    left out, doubled, or swapped with the next one. The same text always gets the same typos."""
     draw = random.Random(prompt_hash(text))
     words = [match.span() for match in re.finditer(r"[^\W\d_]{4,}", text)]
     for start, end in sorted(draw.sample(words, min(3, len(words))), reverse=True):
@@ -358,7 +367,7 @@ def _parse(text: str, kind: type[Model], name: str) -> Model:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a file; only line feeds end one, since questions may hold other separators."""
+    """Returns the lines of a file. Only line feeds end a line, since questions may hold other separators."""
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:

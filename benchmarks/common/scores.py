@@ -1,7 +1,6 @@
-"""The score matrix that `learnware-serving matrix` writes: which system answers which test row right, and the
+"""Reads the score matrix that `learnware-serving matrix` writes: which system answers which test row right, and the
 log-likelihood of each gold answer. `evaluate` turns a routing of the rows into the scores of base, routed, best single
-learnware and oracle.
-"""
+learnware and oracle."""
 
 import base64
 import json
@@ -19,8 +18,9 @@ Right = NDArray[np.bool_]
 
 
 class TaskScores(NamedTuple):
-    """Positions of the scored rows in the task's split; for each system whether it answers them right, the
-    log-likelihood of their gold answers in nats, and the gold answers' probability among those to choose from."""
+    """The scores of one task: positions of the scored rows in the task's split; for each system whether it answers them
+    right, the log-likelihood of their gold answers in nats, and the gold answers' probability among those to choose
+    from."""
 
     rows: list[int]
     right: dict[str, Right]
@@ -29,7 +29,7 @@ class TaskScores(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Mean accuracy over tasks, in [0, 1]."""
+    """The scores of a routing, as mean accuracy over tasks in [0, 1], and by task."""
 
     base: float
     routed: float
@@ -40,7 +40,7 @@ class Scores(NamedTuple):
 
 
 def read_scores(path: Path) -> dict[str, TaskScores]:
-    """The matrix: task, as <domain>-<name> → scores.
+    """Returns the matrix by task, named <domain>-<name>.
 
     Raises:
         InvalidInput: the file is not there or not a score matrix.
@@ -65,7 +65,8 @@ def _task_scores(entry: Mapping[str, Any]) -> TaskScores:
 
 
 def evaluate(matrix: Mapping[str, TaskScores], routed: Mapping[str, Sequence[str | None]]) -> Scores:
-    """Scores of a routing: for each task the chosen learnware of every test row (None: the base model).
+    """Returns the scores of a routing, which names for each task the chosen learnware of every test row (None: the base
+    model).
 
     The oracle and the best single learnware are chosen on one half of a task's rows and scored on the other, and
     swapped, among the learnwares and the base.

@@ -1,4 +1,4 @@
-"""Servers under test: started, watched (memory of all their processes) and ended."""
+"""Starts servers under test, watches the memory of all their processes, and ends them."""
 
 import os
 import random
@@ -20,13 +20,14 @@ from serving.processor import cpu_dtype
 __all__ = ["Server", "ServerError", "cpu_dtype", "embedded_base", "free_port"]
 
 MARK = "LEARNWARE_BENCHMARK_RUN"
-"""Variable in the environment of a server and of all it starts: finds them even when their parent is gone."""
+"""Environment variable of a server and of every process that it starts, by which they are found even when their parent
+is gone."""
 
 KIB = 1024
 
 PORTS = (10_000, 17_000)
 STACK_PORTS = (0, 404, 800, 1_101)
-"""What a stack listens on beside its HTTP port, after that."""
+"""A stack listens on its HTTP port and on ports at these distances from it."""
 
 
 class ServerError(Exception):
@@ -34,7 +35,8 @@ class ServerError(Exception):
 
 
 def _stat(process: Path) -> list[str]:
-    """Fields of proc(5)'s `stat` from the third, `state`, on: 1 is the parent, 11 and 12 are user and system time."""
+    """Returns the fields of proc(5)'s `stat` from the third one, `state`, on: 1 is the parent, 11 and 12 are user and
+    system time."""
     return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
@@ -46,7 +48,7 @@ def _runs(process: int) -> bool:
 
 
 class Server:
-    """A command that serves HTTP at `url`, with every process that descends from it."""
+    """A running command that serves HTTP at `url`, with every process that descends from it."""
 
     def __init__(self, name: str, command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> None:
         self.name, self.url, self.log = name, url, log
@@ -64,7 +66,7 @@ class Server:
         )
 
     def wait_for(self, path: str, timeout_s: float, body: bytes | None = None) -> bytes:
-        """Asks until the answer is 200, twice a second; returns it.
+        """Asks twice a second until the answer is 200, and returns its body.
 
         Raises:
             ServerError: the process ended, or no such answer came in time; with the end of its output.
@@ -86,8 +88,8 @@ class Server:
         raise ServerError(f"{self.name} did not answer {path} within {timeout_s:.0f} s:\n{self._tail()}")
 
     def processes(self) -> list[int]:
-        """Ids of the server's processes that run now: marked ones and what descends from them. (A process that writes
-        itself a long title, as vLLM's do, loses its environment to it, and with that the mark.)"""
+        """Returns the ids of the server's running processes: marked ones and their descendants. (A process that writes
+        itself a long title, as vLLM's do, overwrites its environment and with that the mark.)"""
         mark, marked, children = self._mark.encode(), {self._process.pid}, defaultdict(list)
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -108,7 +110,8 @@ class Server:
         return sorted(process for process in found if _runs(process))
 
     def measure_memory(self) -> int:
-        """Bytes that all processes use now, pages they share counted once (PSS); the largest so far is kept."""
+        """Returns the bytes that all processes use now, shared pages counted once (PSS), and keeps the largest value so
+        far."""
         total = 0
         for process in self.processes():
             try:
@@ -120,7 +123,7 @@ class Server:
         return total
 
     def cpu_seconds(self) -> float:
-        """CPU time that the processes which run now have used since they started."""
+        """Returns the CPU seconds that the running processes have used since they started."""
         ticks = 0
         for process in self.processes():
             try:
@@ -131,7 +134,7 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def stop(self, timeout_s: float = 60) -> None:
-        """SIGTERM, and after `timeout_s` SIGKILL to whatever of it is left."""
+        """Ends the server: SIGTERM, and after `timeout_s` SIGKILL to the processes that are left."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -148,7 +151,7 @@ class Server:
         self._out.close()
 
     def _left_after(self, seconds: float) -> list[int]:
-        """The processes that still run after at most so long."""
+        """Returns the processes that still run after at most this many seconds."""
         end = time.perf_counter() + seconds
         while (left := self.processes()) and time.perf_counter() < end:
             time.sleep(0.1)
@@ -159,9 +162,9 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of the loopback interface with which a stack or a server can start: nothing listens on it, nor on those
-    that a stack derives from it. From below those that the system gives to connections, which may take one before the
-    server comes to it.
+    """Returns a port of the loopback interface with which a stack or a server can start: nothing listens on it, nor on
+    those that a stack derives from it. It lies below those that the system gives to connections, which could take one
+    before the server binds it.
 
     Raises:
         OSError: none was found.
@@ -179,7 +182,7 @@ def free_port() -> int:
 
 
 def embedded_base() -> str:
-    """The folder of the embedded base model, prepared through the command line as an operator would."""
+    """Returns the folder of the embedded base model, prepared through the command line as an operator would."""
     program = str(Path(sys.executable).with_name("learnware-serving"))
     made = subprocess.run([program, "base-model"], capture_output=True, text=True, check=True)
     return made.stdout.strip().splitlines()[-1].split()[-1]

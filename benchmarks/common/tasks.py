@@ -1,4 +1,4 @@
-"""The rows and questions that the selection benchmarks read."""
+"""Reads the tasks' rows and the project's questions for the selection benchmarks."""
 
 import argparse
 import hashlib
@@ -21,7 +21,7 @@ OTHER_CHOICES = ("general/arc_easy", "general/commonsenseqa")
 
 
 class Prompts(NamedTuple):
-    """Prompts of one task in one split, as they are and without their instruction line and answer cue."""
+    """The prompts of one task in one split, as they are and without their instruction line and answer cue."""
 
     whole: list[str]
     bare: list[str]
@@ -40,7 +40,7 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
 
 
 def data_folder() -> Path | None:
-    """$LEARNWARE_DATA, else the sibling folder that a checkout may have, else None."""
+    """Returns $LEARNWARE_DATA, else the sibling folder that a checkout may have, else None."""
     if given := os.environ.get("LEARNWARE_DATA"):
         return Path(given)
     sibling = REPOSITORY.parent / "shared" / "data" / "tasks"
@@ -48,12 +48,12 @@ def data_folder() -> Path | None:
 
 
 def task_of(learnware_id: str) -> str:
-    """`finance-tfns` → `finance/tfns`."""
+    """Returns the task of a starter's id: `finance/tfns` for `finance-tfns`."""
     return learnware_id.replace("-", "/", 1)
 
 
 def read_prompts(data: Path, task: str, split: str, limit: int | None = None) -> Prompts:
-    """The first `limit` rows of a split.
+    """Returns the prompts of the first `limit` rows of a split.
 
     Raises:
         InvalidInput: the file is not there.
@@ -68,13 +68,14 @@ def read_prompts(data: Path, task: str, split: str, limit: int | None = None) ->
 
 
 def read_questions(name: str) -> list[str]:
-    """Our own free-form questions of a domain, or `general`: one a line, a literal \\n for a line break."""
+    """Returns the project's free-form questions of a domain, or of `general`; the file has one a line, with a literal
+    \\n for a line break."""
     lines = (QUESTIONS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return [line.replace("\\n", "\n") for line in lines if line]
 
 
 def chat_domain(prompt: str) -> str | None:
-    """The domain whose question a row of `general_chat` in truth is, or None for everyday work.
+    """Returns the domain whose question a row of `general_chat` asks, or None for everyday work.
 
     `questions/general_chat_domains.json` names such rows by the first 16 hexadecimal digits of their prompt's SHA-256.
     One reader judged all 1,276 rows of both splits, without a model's scores: long rows by their beginning and end,

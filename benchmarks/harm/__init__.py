@@ -1,1 +1,1 @@
-"""Whether `auto` answers worse than the base model."""
+"""Compares the answers of `auto` with the base model's."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.harm`."""
+"""Runs `python -m benchmarks.harm`."""
 
 import sys
 

@@ -1,4 +1,5 @@
-"""Greedy answers of a running stack, over HTTP, kept in a file so that a measurement can be broken off and go on."""
+"""Fetches greedy answers of a running stack over HTTP and keeps them in a file, so that an interrupted measurement goes
+on."""
 
 import asyncio
 import json
@@ -12,37 +13,37 @@ from benchmarks.common.questions import prompt_hash
 from specs.errors import InvalidInput
 
 MAX_TOKENS = 48
-"""Of an answer: enough to see a label, or a phrase repeated."""
+"""Answers have at most so many tokens, enough to see a label or a repeated phrase."""
 CONCURRENCY = 8
 TIMEOUT_S = 600.0
 OVERLOADED = (429, 503)
 MOST_TRIES = 8
 
 Key = tuple[str, str]
-"""A prompt's hash and the model that answers it."""
+"""An answer's key: the prompt's hash and the model that answers it."""
 
 
 class TooLong(InvalidInput):
     """The prompt and its answer do not fit into the base model's context."""
 
 
-class Answers:
-    """Answers by prompt and model. What is in the file is not asked for again."""
+class KeptAnswers:
+    """Answers by prompt and model. Those that are in the file are not asked for again."""
 
     def __init__(self, url: str, file: Path | None) -> None:
         """Raises InvalidInput when the file is there and holds something else."""
         self._url = url.rstrip("/")
         self._file = file
         self.too_long: set[str] = set()
-        """Hashes of prompts that do not fit into the base model's context; nobody answers them."""
+        """Hashes of prompts that do not fit into the base model's context, so that no model answers them."""
         self._known: dict[Key, str] = {} if file is None or not file.exists() else _read(file)
 
     def of(self, prompt: str, model: str) -> str:
-        """An answer that was fetched."""
+        """Returns an answer that was fetched before."""
         return self._known[prompt_hash(prompt), model]
 
     async def fetch(self, wanted: Sequence[tuple[str, str]]) -> None:
-        """Answers to (prompt, model) pairs that are not known yet.
+        """Fetches the answers to (prompt, model) pairs that are not known yet.
 
         Raises:
             InvalidInput: the stack does not answer them.
@@ -82,7 +83,7 @@ class Answers:
 
 
 async def routed_by(url: str, prompts: Sequence[str]) -> list[str | None]:
-    """The stack's own choice for each prompt (`POST /v1/route`); None: the base model.
+    """Returns the stack's own choice for each prompt (`POST /v1/route`); None is the base model.
 
     Raises:
         InvalidInput: the stack does not answer.
@@ -100,7 +101,7 @@ async def routed_by(url: str, prompts: Sequence[str]) -> list[str | None]:
 
 
 async def base_model_of(url: str) -> str:
-    """The id of the stack's base model: the one that others name as their parent.
+    """Returns the id of the stack's base model: the one that others name as their parent.
 
     Raises:
         InvalidInput: the stack does not list any.

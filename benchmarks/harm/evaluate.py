@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 from benchmarks.common.cases import prompts_folder, said, starters_of
 from benchmarks.common.choosers import AlwaysBase, ByDomain, Chooser, OurRule, RememberingEncoder, keeping_base
 from benchmarks.common.questions import prompt_hash
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.scores import BASE, TaskScores, read_scores
 from benchmarks.common.statistics import Share, percent, share
 from benchmarks.common.tasks import add_data_option
-from benchmarks.harm.answers import Answers, base_model_of, routed_by
+from benchmarks.harm.answers import KeptAnswers, base_model_of, routed_by
 from benchmarks.harm.requests import FreeForm, read_requests, sample_of
 from router.settings import SelectionSettings
 from specs.answers.degenerate import Fault, fault_of, is_degenerate
@@ -37,7 +37,8 @@ from specs.errors import LearnwareError
 from specs.learnware import Learnware, load_learnwares
 
 WORSE_NATS = 0.1
-"""A token of the reference answer: less is within what equals differ by."""
+"""An answer is worse where a token of the reference answer is less likely by more than so many nats; equals differ by
+less."""
 BY_DOMAIN_SAMPLE = 300
 SHORT = 4
 OURS = "auto"
@@ -45,15 +46,15 @@ SHOWN = 12
 
 
 class Routed(NamedTuple):
-    """A request with the learnware that a rule gives it to; None: the base model."""
+    """A request with the learnware that a rule chooses for it (None: the base model)."""
 
     request: FreeForm
     learnware: str | None
 
 
 class Verdict(NamedTuple):
-    """How a learnware's answer stands beside the base model's. `fault` is what is degenerate about it alone; `nats`
-    what it gives a token of the reference more than the base model does, where that is known."""
+    """The comparison of a learnware's answer with the base model's. `fault` says how the learnware's alone is
+    degenerate; `nats` is the difference in log-likelihood of the reference answer a token, where it is known."""
 
     routed: Routed
     fault: Fault | None
@@ -74,12 +75,13 @@ def routed(requests: Sequence[FreeForm], chooser: Chooser) -> list[Routed]:
 
 def judged(
     found: Sequence[Routed],
-    answers: Answers | None,
+    answers: KeptAnswers | None,
     base: str,
     labels: Mapping[str, Sequence[str]],
     scores: Mapping[str, TaskScores],
 ) -> list[Verdict]:
-    """Verdicts on the routed requests that can be judged: all with a stack, else those that the scores hold."""
+    """Returns verdicts on the routed requests that can be judged: all of them with a stack, else those that the scores
+    hold."""
     verdicts = []
     for one in found:
         nats = _nats(one, scores)
@@ -103,7 +105,8 @@ def _nats(one: Routed, scores: Mapping[str, TaskScores]) -> float | None:
 
 
 def figures_of(name: str, found: Sequence[Routed], verdicts: Sequence[Verdict]) -> dict[str, Share]:
-    """Shares of one rule: routed and harmed, over all and by set; `name` stands before them but for the router's."""
+    """Returns the shares of routed and of harmed requests of one rule, over all and by set. `name` prefixes every
+    rule's figures except the router's."""
     prefix = "" if name == OURS else f"{name.replace(' ', '_')}_"
     shares = {f"{prefix}routed_share": share(one.learnware is not None for one in found)}
     shares[f"{prefix}harm_share"] = share(one.is_harmed for one in verdicts)
@@ -120,7 +123,8 @@ def figures_of(name: str, found: Sequence[Routed], verdicts: Sequence[Verdict]) 
 
 
 def flat(shares: Mapping[str, Share]) -> dict[str, float]:
-    """Figures by name: the shares that have rows, the harm's upper bounds, and how many requests were routed."""
+    """Returns figures by name: the shares that have rows, the harm's upper bounds, and the numbers of routed
+    requests."""
     figures = {name: one.value for name, one in shares.items() if one.rows}
     for name, one in shares.items():
         if name.endswith("harm_share") and one.rows:
@@ -148,8 +152,8 @@ def report(rules: Mapping[str, tuple[Sequence[Routed], Sequence[Verdict]]]) -> d
     return shares
 
 
-def harmed(verdicts: Sequence[Verdict], answers: Answers | None, base: str) -> list[dict[str, Any]]:
-    """The harmed requests, the first of them."""
+def harmed(verdicts: Sequence[Verdict], answers: KeptAnswers | None, base: str) -> list[dict[str, Any]]:
+    """Returns the first of the harmed requests with both answers."""
     shown = []
     for one in [one for one in verdicts if one.is_harmed][:SHOWN]:
         prompt, learnware = one.routed.request.prompt, one.routed.learnware or base
@@ -162,7 +166,7 @@ def harmed(verdicts: Sequence[Verdict], answers: Answers | None, base: str) -> l
 
 
 def write_choices(path: Path, rules: Mapping[str, Sequence[Routed]]) -> None:
-    """A line a choice: rule, set, learnware (null: base), and the prompt."""
+    """Writes one line for each choice: rule, set, learnware (null: base), and the prompt."""
     lines = [
         json.dumps(
             {
@@ -194,7 +198,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scores", type=Path, help="score matrix with tasks in sentences")
     parser.add_argument("--short", action="store_true", help=f"one request in {SHORT}")
     parser.add_argument("--kept", action="store_true", help="with choices made here: as in benchmarks.selection")
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -235,7 +239,7 @@ async def _measure(options: argparse.Namespace) -> int:
     answers, base = None, ""
     if options.url is not None:
         base = options.base_model or await base_model_of(options.url)
-        answers = Answers(options.url, options.answers)
+        answers = KeptAnswers(options.url, options.answers)
         given = [(one.request.prompt, one.learnware) for found in rules.values() for one in found if one.learnware]
         await answers.fetch([(prompt, model) for prompt, name in given for model in (name, base)])
         if answers.too_long:
@@ -255,5 +259,5 @@ async def _measure(options: argparse.Namespace) -> int:
         "rows": {name: one.rows for name, one in shares.items()},
         "harmed": {name: harmed(some, answers, base) for name, some in verdicts.items()},
     }
-    write_json(options.json, result("harm", flat(shares), conditions, details))
+    write_result(options, result("harm", flat(shares), conditions, details))
     return 0

@@ -12,17 +12,18 @@ from benchmarks.common.questions import Half
 from benchmarks.common.tasks import CHAT, read_prompts, read_questions, task_of
 
 FINANCE_SAMPLE = 300
-"""Of the 1,500 unlabelled questions of private investors."""
+"""So many of the 1,500 unlabelled questions of private investors are taken."""
 ROWS = 200
-"""Test rows of each task in sentences."""
+"""So many test rows of each task in sentences are taken."""
 ROWS_A_WORDING = 6
 SEED = 11
 WITH_REFERENCE = ("finance/fiqa_qa", CHAT)
-"""Tasks in sentences that no starter answers; the starters' own come beside them."""
+"""Tasks in sentences that no starter answers; the starters' own tasks are added to them."""
 
 
 class FreeForm(NamedTuple):
-    """One request; `row` is its number in the test split of `task` (as <domain>-<task>), where it is a row."""
+    """A free-form request. `row` is its number in the test split of `task` (<domain>-<task>), where it comes from
+    one."""
 
     set: str
     prompt: str
@@ -31,7 +32,7 @@ class FreeForm(NamedTuple):
 
 
 def read_requests(starters: Starters, data: Path, prompts: Path | None, half: Half = "report") -> list[FreeForm]:
-    """All of them, each prompt once; texts of our own from one half.
+    """Returns all free-form requests, each prompt once; texts written for this project come from one half.
 
     Raises:
         InvalidInput: a file is not there.

@@ -1,1 +1,1 @@
-"""How well a market of many learnwares is chosen from, by this rule and by others."""
+"""Compares rules that choose from a market of many learnwares."""

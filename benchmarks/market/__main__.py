@@ -1,4 +1,4 @@
-"""`python -m benchmarks.market`."""
+"""Runs `python -m benchmarks.market`."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""What rules that choose by the adapters' weights alone are made of: Arrow (Ostapenko et al. 2024) and SpectR (Fleshman
-& Van Durme 2025).
+"""Scores of rules that choose by the adapters' weights alone: Arrow (Ostapenko et al. 2024) and SpectR (Fleshman & Van
+Durme 2025).
 
 An adapter changes a linear layer by ΔW = BA = U S Vᵀ. An input h that matters to the adapter lies along its right
 singular vectors: Arrow takes |v₁ᵀh|, SpectR ‖S Vᵀh‖ = ‖ΔW h‖. Both route each token in each layer; here their scores
@@ -21,11 +21,11 @@ _LAYER = re.compile(r"layers\.(\d+)\.\w+\.(\w+)\.lora_A\.weight$")
 _INPUT_OF = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 Spectra = Mapping[tuple[int, str], NDArray[np.float32]]
-"""S Vᵀ of each layer that an adapter changes, (rank, features in), by number and projection."""
+"""S Vᵀ of each layer that an adapter changes, (rank, features in), by layer number and projection."""
 
 
 def read_spectra(folder: Path) -> Spectra:
-    """Of the adapter in `folder`."""
+    """Returns the spectra of the adapter in `folder`."""
     from safetensors.torch import load_file
 
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -39,7 +39,8 @@ def read_spectra(folder: Path) -> Spectra:
 
 
 def spectrum(b: NDArray[np.float32], a: NDArray[np.float32]) -> NDArray[np.float32]:
-    """S Vᵀ of BA, largest first: (out, r), (r, in) → (r, in). The product itself is never made."""
+    """Returns S Vᵀ of the product BA, largest singular value first: (out, r), (r, in) → (r, in). The product itself is
+    never formed."""
     left = np.linalg.qr(b, mode="r")
     basis, right = np.linalg.qr(a.T)
     _, values, vectors = np.linalg.svd(left @ right.T)
@@ -47,7 +48,7 @@ def spectrum(b: NDArray[np.float32], a: NDArray[np.float32]) -> NDArray[np.float
 
 
 def scores(adapters: Sequence[Spectra], states: States) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Arrow's and SpectR's score of every adapter for a task with these states."""
+    """Returns Arrow's and SpectR's score of every adapter for a task with these states."""
     arrow, spectr = np.zeros(len(adapters)), np.zeros(len(adapters))
     for number, spectra in enumerate(adapters):
         for (layer, projection), rows in spectra.items():

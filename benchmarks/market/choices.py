@@ -32,9 +32,9 @@ from specs.encoding.encoder import Encoder
 from specs.learnware import Learnware
 
 TASK_ROWS = 200
-"""Train rows that a task's owner is taken to have; unlabelled."""
+"""A task's owner is assumed to have so many unlabelled train rows."""
 SUBSETS = 8
-"""Drawings of markets that are smaller than the one measured."""
+"""Markets smaller than the measured one are drawn so many times."""
 
 Vectors = NDArray[np.float32]
 Values = NDArray[np.float64]
@@ -48,14 +48,14 @@ WORDINGS: dict[str, Callable[[str], str]] = {
 
 
 @dataclass(frozen=True)
-class Market:
-    """Learnwares with their capabilities, and the tasks that were measured with all of them of their domain."""
+class MeasuredMarket:
+    """Learnwares with their capabilities, and the tasks on which all of a domain's learnwares were measured."""
 
     learnwares: list[Learnware]
     matrix: dict[str, TaskScores]
     probes: dict[str, TaskScores]
     domains: dict[str, str]
-    """Of each task."""
+    """The domain of each task."""
 
 
 class Texts(NamedTuple):
@@ -67,7 +67,7 @@ class Texts(NamedTuple):
 
 
 def probe_score(own: TaskScores, system: str, rows: NDArray[np.int64] | None = None) -> ProbeScore:
-    """A learnware's scores on a task's probe rows (or on those of `rows`)."""
+    """Returns a learnware's scores on a task's probe rows, or on those of `rows`."""
     pick = np.arange(len(own.rows)) if rows is None else rows
     right, base = own.right[system][pick], own.right[BASE][pick]
     return ProbeScore(
@@ -83,8 +83,8 @@ def probe_score(own: TaskScores, system: str, rows: NDArray[np.int64] | None = N
 
 
 def with_capability(learnware: Learnware, probes: Mapping[str, TaskScores], seed: int | None = None) -> Learnware:
-    """The learnware with what its probe rows say; `seed`: with a bootstrap sample of them, as another provider's
-    measurement of an equal learnware would differ."""
+    """Returns the learnware with the capability that its probe rows give. With `seed` it is that of a bootstrap sample
+    of them, as another provider's measurement of an equal learnware would differ."""
     generator = None if seed is None else np.random.default_rng(seed)
     scores = {
         task: probe_score(
@@ -100,8 +100,9 @@ def with_capability(learnware: Learnware, probes: Mapping[str, TaskScores], seed
 
 def make_market(
     learnwares: Sequence[Learnware], matrix: Mapping[str, TaskScores], probes: Mapping[str, TaskScores]
-) -> Market:
-    """Left out are learnwares that were measured nowhere, and tasks that lack a cell of their domain in a file."""
+) -> MeasuredMarket:
+    """Returns the market of both score matrices. Learnwares that were measured nowhere are left out, and so are tasks
+    that lack a cell of their domain in a file."""
     learnwares = [
         one
         for one in learnwares
@@ -115,12 +116,12 @@ def make_market(
         and all(name in matrix[task].right and name in probes[task].right for name in [BASE, *ids[domain]])
     }
     kept = {task: probes[task] for task in complete}
-    return Market(
+    return MeasuredMarket(
         [with_capability(one, kept) for one in learnwares], {task: matrix[task] for task in complete}, kept, complete
     )
 
 
-def encode_tasks(market: Market, data: Path, encoder: Encoder) -> dict[str, Texts]:
+def encode_tasks(market: MeasuredMarket, data: Path, encoder: Encoder) -> dict[str, Texts]:
     texts = {}
     for task, scores in market.matrix.items():
         prompts = read_prompts(data, task_of(task), "test")
@@ -134,19 +135,19 @@ def encode_tasks(market: Market, data: Path, encoder: Encoder) -> dict[str, Text
     return texts
 
 
-class Chooser:
-    """The router's choice among some learnwares, as it is, a base model's choice being named `BASE`."""
+class MarketChooser:
+    """The router's choice among some learnwares; `BASE` names the base model."""
 
     def __init__(self, learnwares: Sequence[Learnware], encoder: Encoder, settings: SelectionSettings) -> None:
         self.selector = Selector(learnwares, encoder, settings)
 
     def best(self, vector: Vectors) -> tuple[str, float]:
-        """The choice for a request; and its probability to answer at least as well as the base model."""
+        """Returns the choice for a request and its probability to answer at least as well as the base model."""
         choice = self.selector.choose_embedded(vector, 1)
         return (BASE, 1.0) if choice.learnware_id is None else (choice.learnware_id, choice.confidence)
 
     def best_for_task(self, mean: Vectors) -> str:
-        """The same for a task, by the mean of its rows."""
+        """Returns the choice for a task, by the mean of its rows."""
         return self.selector.choose_task(mean, top=1).learnware_id or BASE
 
 
@@ -158,7 +159,7 @@ class Columns(NamedTuple):
 
 
 def cell(scores: TaskScores, system: str, domain_ids: Sequence[str]) -> tuple[Values, Values, bool]:
-    """Rights and likelihoods of a system, those of the domain's worst where it was not measured."""
+    """Returns a system's rights and likelihoods, or those of the domain's worst where it was not measured."""
     if system in scores.right:
         return scores.right[system].astype(float), scores.gold[system], True
     worst = min(domain_ids, key=lambda name: float(scores.right[name].mean()))
@@ -171,8 +172,8 @@ def halves(rows: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 
 def by_halves(scores: TaskScores, names: Sequence[str], kind: str) -> Values:
-    """The best of `names` on one half, scored on the other, and swapped. Where several answer as many rows right, the
-    one of them with the larger likelihood: half of a few rows leaves many equals."""
+    """Returns the rows' scores by the best of `names` on one half, scored on the other half, and swapped. Among those
+    with equally many right rows the likeliest counts, since half of a few rows leaves many equals."""
     table = scores.right if kind == "right" else scores.gold
     found = np.zeros(len(scores.rows))
     for fit, held in (halves(len(scores.rows)), halves(len(scores.rows))[::-1]):
@@ -182,14 +183,15 @@ def by_halves(scores: TaskScores, names: Sequence[str], kind: str) -> Values:
 
 
 def in_hindsight(scores: TaskScores, names: Sequence[str], kind: str) -> Values:
-    """The best of `names` on the very rows it is scored on: nobody could have chosen better, so it is above the oracle
-    by as much as chance favours one of many."""
+    """Returns the scores of the best of `names` on the very rows it is scored on. No choice could have been better, so
+    this exceeds the oracle by as much as chance favours one of many."""
     table = scores.right if kind == "right" else scores.gold
     return np.asarray(table[max(names, key=lambda name: float(table[name].mean()))], float)
 
 
-def best_single(market: Market, domain: str, names: Sequence[str], kind: str) -> dict[str, Values]:
-    """By task: the one learnware that is best over the domain's tasks on one half of the rows, on the other half."""
+def best_single(market: MeasuredMarket, domain: str, names: Sequence[str], kind: str) -> dict[str, Values]:
+    """Returns by task the scores of the one learnware that is best over the domain's tasks on one half of the rows,
+    scored on the other half."""
     tasks = [task for task, found in market.domains.items() if found == domain]
     result = {task: np.zeros(len(market.matrix[task].rows)) for task in tasks}
     for side in (0, 1):
@@ -209,31 +211,31 @@ def best_single(market: Market, domain: str, names: Sequence[str], kind: str) ->
     return result
 
 
-class Measured(NamedTuple):
-    """Scores by task, and what is known of single choices."""
+class MarketScores(NamedTuple):
+    """The scores of every column by task, and the record of single choices."""
 
     columns: dict[str, Columns]
     unseen: dict[str, Columns]
     wordings: dict[str, dict[str, Values]]
-    """Rights of the per-request choice by task and wording."""
+    """Whether the choice per request is right, by task and wording."""
     confidence: list[tuple[float, bool]]
     """For each test row that a learnware answers: the stated probability to do at least as well as the base, and
     whether that came true."""
     unmeasured: int
-    """Choices whose cell was not measured."""
+    """Number of choices whose cell was not measured."""
     rules: tuple[str, ...]
-    """The other rules (`benchmarks.market.rules`), which are columns too."""
+    """Names of the other rules (`benchmarks.market.rules`), which are columns too."""
 
 
 def measure(
-    market: Market,
+    market: MeasuredMarket,
     texts: Mapping[str, Texts],
     encoder: Encoder,
     settings: SelectionSettings,
     inputs: RuleInputs | None = None,
-) -> Measured:
-    """Everything but the resampled markets. `inputs`: for the rules that need them."""
-    chooser = Chooser(market.learnwares, encoder, settings)
+) -> MarketScores:
+    """Scores every column on every task, but for resampled markets. `inputs` serves the rules that need them."""
+    chooser = MarketChooser(market.learnwares, encoder, settings)
     probe_vectors = {task: one.probes for task, one in texts.items()}
     rules = fit_rules(Offer(market.learnwares, market.probes, chooser.selector, probe_vectors, encoder, inputs))
     columns: dict[str, Columns] = {}
@@ -280,11 +282,11 @@ def measure(
                         if cells[row][2] and picks[row][0] != BASE
                     ]
             unseen[task] = _unseen(market, task, texts[task], encoder, settings)
-    return Measured(columns, unseen, wordings, confidence, unmeasured, (*rules.task, *rules.request))
+    return MarketScores(columns, unseen, wordings, confidence, unmeasured, (*rules.task, *rules.request))
 
 
-def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings: SelectionSettings) -> Columns:
-    """The same task when nobody has a learnware for it and nobody has probed it."""
+def _unseen(market: MeasuredMarket, task: str, texts: Texts, encoder: Encoder, settings: SelectionSettings) -> Columns:
+    """Returns a task's scores when no learnware was made for it and it was not probed."""
     name = task.split("-", 1)[1]
     domain = market.domains[task]
     others = {other: scores for other, scores in market.probes.items() if other != task}
@@ -292,7 +294,7 @@ def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings:
         with_capability(one, others) for one in market.learnwares if not (one.domain == domain and name in one.tasks)
     ]
     ids = [one.id for one in left if one.domain == domain]
-    chooser = Chooser(left, encoder, settings)
+    chooser = MarketChooser(left, encoder, settings)
     scores = market.matrix[task]
     picked = chooser.best_for_task(texts.train.mean(0))
     columns = Columns({}, {})
@@ -308,10 +310,10 @@ def _unseen(market: Market, task: str, texts: Texts, encoder: Encoder, settings:
     return columns
 
 
-def resampled(market: Market, size: int, seed: int = 0) -> list[tuple[Learnware, str]]:
-    """`size` learnwares, each with the name of the one in the market whose answers are its own. Fewer than the market
-    has: some of them, by chance. More: also copies under other names, each with the capability that another drawing of
-    the same probe rows gives."""
+def resampled(market: MeasuredMarket, size: int, seed: int = 0) -> list[tuple[Learnware, str]]:
+    """Returns `size` learnwares, each with the name of the one in the market whose answers it gives. A smaller market
+    is a random part of the measured one; a larger one also has copies under other names, each with the capability that
+    another drawing of the same probe rows gives."""
     generator = np.random.default_rng(seed)
     count = len(market.learnwares)
     if size <= count:
@@ -328,16 +330,16 @@ def resampled(market: Market, size: int, seed: int = 0) -> list[tuple[Learnware,
 
 
 class Offered(NamedTuple):
-    """Of a market of some size: rights of the per-request choice, and of the best that was on offer, by task."""
+    """Scores in a market of some size, by task: of the choice per request, and of the best learnware on offer."""
 
     rights: dict[str, Values]
     oracle: dict[str, Values]
 
 
 def routed_at(
-    market: Market, texts: Mapping[str, Texts], encoder: Encoder, settings: SelectionSettings, size: int
+    market: MeasuredMarket, texts: Mapping[str, Texts], encoder: Encoder, settings: SelectionSettings, size: int
 ) -> Offered:
-    """Mean rights, over some drawings where the market is a part of the one measured."""
+    """Returns the scores in a market of `size`, the mean over some drawings where it is a part of the measured one."""
     drawings = [
         _routed(market, texts, encoder, settings, resampled(market, size, seed))
         for seed in range(SUBSETS if size < len(market.learnwares) else 1)
@@ -349,14 +351,14 @@ def routed_at(
 
 
 def _routed(
-    market: Market,
+    market: MeasuredMarket,
     texts: Mapping[str, Texts],
     encoder: Encoder,
     settings: SelectionSettings,
     offered: Sequence[tuple[Learnware, str]],
 ) -> Offered:
     original = {one.id: name for one, name in offered} | {BASE: BASE}
-    chooser = Chooser([one for one, _ in offered], encoder, settings)
+    chooser = MarketChooser([one for one, _ in offered], encoder, settings)
     rights, oracle = {}, {}
     for task, scores in market.matrix.items():
         domain = market.domains[task]

@@ -1,4 +1,4 @@
-"""How well a market of many learnwares is chosen from.
+"""Compares rules that choose from a market of many learnwares.
 
     python -m benchmarks.market --data DATA --learnwares FOLDER --matrix FILE --probes FILE
                                 [--rule-inputs FOLDER] [--plots FOLDER] [--verify] [--json FILE]
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common.report import add_json_option, result, setup, write_json
+from benchmarks.common.report import add_output_options, result, setup, write_result
 from benchmarks.common.scores import read_scores
 from benchmarks.common.tasks import CHAT, OTHER_CHOICES, REPOSITORY, add_data_option, read_prompts
 from benchmarks.market import choices as market_selection, figures as market_figures
@@ -31,7 +31,7 @@ SHORT_ROWS = 60
 
 
 def out_of_domain(selector: Selector, encoder: Encoder, data: Path, limit: int | None) -> dict[str, float]:
-    """Shares of prompts of no learnware's domain that go to the base model."""
+    """Returns the shares of prompts of no learnware's domain that go to the base model."""
 
     def to_base(task: str) -> list[bool]:
         vectors = encoder.encode(read_prompts(data, task, "test", limit).whole)
@@ -82,7 +82,7 @@ def run(
             for task, one in found.columns.items()
         },
     }
-    write_json(options.json, result("market_selection", flat, conditions, details))
+    write_result(options, result("market_selection", flat, conditions, details))
     return verify(options) if options.verify else 0
 
 
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw plots, as SVG")
     parser.add_argument("--verify", action="store_true", help="measure 1 %% of the cells again; fails on disagreement")
     parser.add_argument("--short", action="store_true", help="fewer sizes of market, and fewer prompts off the domains")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     if options.data is None:
         print("benchmarks.market needs the task data: --data FOLDER, or LEARNWARE_DATA", file=sys.stderr)

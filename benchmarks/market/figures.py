@@ -1,25 +1,22 @@
-"""What `benchmarks.market.choices` measured, as figures with 95 % intervals (bootstrap over rows) and as tables."""
+"""Turns the scores of `benchmarks.market.choices` into figures with 95 % intervals (bootstrap over rows) and tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.common.report import table
-from benchmarks.market.choices import WORDINGS, Columns, Market, Measured, Offered, Values
+from benchmarks.common.statistics import Interval, Picks, percentile_interval, picks_of
+from benchmarks.market.choices import WORDINGS, Columns, MarketScores, MeasuredMarket, Offered, Values
 
-BOOTSTRAP = 1000
 BINS = 10
 
-Picks = Sequence[NDArray[np.int64]]
-Interval = tuple[float, float]
 KINDS = {"right": "accuracy", "gold": "likelihood"}
 
 
 class Recovery(NamedTuple):
-    """(chosen - random) / (oracle - random) over some tasks by both scores, each with its 95 % interval; `score` says
-    which of them counts: accuracy where oracle and random differ significantly, else likelihood."""
+    """The quotient (chosen - random) / (oracle - random) over some tasks by both scores, each with its 95 % interval;
+    `score` says which of them counts: accuracy where oracle and random differ significantly, else likelihood."""
 
     score: str
     accuracy: float
@@ -36,27 +33,15 @@ class Recovery(NamedTuple):
         return self.accuracy_interval if self.score == "accuracy" else self.likelihood_interval
 
 
-def picks_of(rows: Sequence[int], seed: int = 0) -> Picks:
-    """For tasks of so many rows: `BOOTSTRAP` drawings of each one's rows, (BOOTSTRAP, rows)."""
-    generator = np.random.default_rng(seed)
-    return [generator.integers(0, count, (BOOTSTRAP, count)) for count in rows]
-
-
 def means(values: Sequence[Values], picks: Picks) -> Values:
-    """The mean over tasks, all of which count equally, and after it that of every drawing: (1 + BOOTSTRAP,)."""
+    """Returns the mean over tasks, all of which count equally, and after it that of every drawing: (1 + drawings,)."""
     point = np.mean([rows.mean() for rows in values])
     drawn = np.mean([rows[drawn].mean(1) for rows, drawn in zip(values, picks, strict=True)], axis=0)
     return np.concatenate([[point], drawn])
 
 
-def interval(drawn: Values) -> Interval:
-    known = drawn[1:][np.isfinite(drawn[1:])]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return float(low), float(high)
-
-
 def recovery(columns: Sequence[Columns], column: str) -> Recovery:
-    """Of one column over some tasks."""
+    """Returns the recovery of one column over some tasks."""
     picks = picks_of([len(one.right["base"]) for one in columns])
 
     def gap(kind: str, name: str) -> Values:
@@ -65,18 +50,19 @@ def recovery(columns: Sequence[Columns], column: str) -> Recovery:
 
     with np.errstate(invalid="ignore", divide="ignore"):  # not a number where oracle and random are the same
         ratios = {kind: gap(kind, column) / gap(kind, "oracle") for kind in KINDS}
-    differs = interval(gap("right", "oracle"))[0] > 0
+    differs = percentile_interval(gap("right", "oracle")[1:])[0] > 0
     return Recovery(
         KINDS["right" if differs else "gold"],
         float(ratios["right"][0]),
-        interval(ratios["right"]),
+        percentile_interval(ratios["right"][1:]),
         float(ratios["gold"][0]),
-        interval(ratios["gold"]),
+        percentile_interval(ratios["gold"][1:]),
     )
 
 
 def calibration(confidence: Sequence[tuple[float, bool]]) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error over `BINS` bins of equally many rows, and the bins: stated, observed, rows."""
+    """Returns the expected calibration error over `BINS` bins of equally many rows, and the bins: stated, observed,
+    rows."""
     rows = np.random.default_rng(0).permutation(np.array(confidence, float))  # equal ones must not lie by outcome
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     parts = [part for part in np.array_split(rows, BINS) if len(part)]
@@ -86,14 +72,14 @@ def calibration(confidence: Sequence[tuple[float, bool]]) -> tuple[float, list[t
 
 
 def calibration_noise(confidence: Sequence[tuple[float, bool]]) -> float:
-    """The expected calibration error that as many rows give when every stated probability is exact."""
+    """Returns the expected calibration error that as many rows give when every stated probability is exact."""
     stated = np.array([one for one, _ in confidence])
     generator = np.random.default_rng(0)
     drawn = [calibration(list(zip(stated, generator.random(len(stated)) < stated, strict=True)))[0] for _ in range(100)]
     return float(np.mean(drawn))
 
 
-class Figures(NamedTuple):
+class MarketFigures(NamedTuple):
     """Flat figures, 95 % intervals of those that have one, and every recovery."""
 
     flat: dict[str, float]
@@ -102,12 +88,12 @@ class Figures(NamedTuple):
     details: dict[str, Any]
 
 
-def tasks_by_domain(market: Market) -> dict[str, list[str]]:
+def tasks_by_domain(market: MeasuredMarket) -> dict[str, list[str]]:
     return {d: [t for t, one in market.domains.items() if one == d] for d in sorted(set(market.domains.values()))}
 
 
-def figures(market: Market, found: Measured, at: Mapping[int, Offered]) -> Figures:
-    """All of them but those of prompts that are no learnware's."""
+def figures(market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> MarketFigures:
+    """Returns all figures except those of prompts outside every learnware's domain."""
     recoveries = {}
     for domain, tasks in tasks_by_domain(market).items():
         seen, unseen = [found.columns[t] for t in tasks], [found.unseen[t] for t in tasks]
@@ -124,7 +110,7 @@ def figures(market: Market, found: Measured, at: Mapping[int, Offered]) -> Figur
 
     def share(name: str, rights: Mapping[str, Values], oracle: Mapping[str, Values]) -> None:
         ratio = means([rights[t] for t in found.columns], picks) / means([oracle[t] for t in found.columns], picks)
-        flat[name], intervals[name] = float(ratio[0]), interval(ratio)
+        flat[name], intervals[name] = float(ratio[0]), percentile_interval(ratio[1:])
 
     oracle = {t: one.right["oracle"] for t, one in found.columns.items()}
     share("score_vs_oracle_n100", {t: one.right["per request"] for t, one in found.columns.items()}, oracle)
@@ -140,12 +126,12 @@ def figures(market: Market, found: Measured, at: Mapping[int, Offered]) -> Figur
     flat["beats_base_tasks"] = float(np.mean([one["routed"] > one["base"] for one in beaten.values()]))
     single = beats_best_single(market, found)
     flat["beats_best_single_domains"] = float(np.mean([one["difference"] > 0 for one in single.values()]))
-    return Figures(flat, intervals, recoveries, {"beats_base": beaten, "beats_best_single": single})
+    return MarketFigures(flat, intervals, recoveries, {"beats_base": beaten, "beats_best_single": single})
 
 
-def beats_base(found: Measured) -> dict[str, dict[str, float]]:
-    """Accuracies on every task where some learnware is better than the base model: the oracle's, which is chosen on
-    other rows than it is scored on, exceeds the base's."""
+def beats_base(found: MarketScores) -> dict[str, dict[str, float]]:
+    """Returns the accuracies on every task where some learnware is better than the base model, that is, where the
+    oracle, chosen on other rows than it is scored on, exceeds the base."""
     rights = {
         task: {name: float(rows.mean()) for name, rows in one.right.items()} for task, one in found.columns.items()
     }
@@ -156,21 +142,22 @@ def beats_base(found: Measured) -> dict[str, dict[str, float]]:
     }
 
 
-def beats_best_single(market: Market, found: Measured) -> dict[str, dict[str, float]]:
-    """By domain: the accuracy of the choice per request less that of the best single learnware, with its interval."""
+def beats_best_single(market: MeasuredMarket, found: MarketScores) -> dict[str, dict[str, float]]:
+    """Returns by domain the accuracy of the choice per request less that of the best single learnware, with its
+    interval."""
     result = {}
     for domain, tasks in tasks_by_domain(market).items():
         columns = [found.columns[t].right for t in tasks]
         picks = picks_of([len(one["base"]) for one in columns])
         drawn = means([one["per request"] - one["best single"] for one in columns], picks)
-        low, high = interval(drawn)
+        low, high = percentile_interval(drawn[1:])
         result[domain] = {"difference": float(drawn[0]), "low": low, "high": high}
     return result
 
 
-def tables(market: Market, found: Measured, figures: Figures) -> str:
-    """What is printed: scores by domain and column, both ways, also of tasks without a learnware of their own; other
-    wordings; recoveries by both scores; the figures."""
+def tables(market: MeasuredMarket, found: MarketScores, figures: MarketFigures) -> str:
+    """Returns the printed tables: scores by domain and column, both ways, also of tasks without a learnware of their
+    own; other wordings; recoveries by both scores; the figures."""
     domains = tasks_by_domain(market)
     columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle", "in hindsight")
     lines = []

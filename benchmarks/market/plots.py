@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.market.choices import Market, Measured, Offered
-from benchmarks.market.figures import calibration, interval, means, picks_of, tasks_by_domain
+from benchmarks.common.statistics import percentile_interval, picks_of
+from benchmarks.market.choices import MarketScores, MeasuredMarket, Offered
+from benchmarks.market.figures import calibration, means, tasks_by_domain
 from specs.errors import InvalidInput
 
 
-def write_plots(folder: Path, market: Market, found: Measured, at: Mapping[int, Offered]) -> list[Path]:
-    """Score by method and domain, regret by the number of learnwares, calibration.
+def write_plots(folder: Path, market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> list[Path]:
+    """Draws scores by method and domain, regret by the number of learnwares, and calibration, as SVG files in `folder`.
 
     Raises:
         InvalidInput: matplotlib is not installed.
@@ -36,21 +37,21 @@ def write_plots(folder: Path, market: Market, found: Measured, at: Mapping[int, 
     return written
 
 
-def _scores(figure: Any, market: Market, found: Measured) -> None:
+def _scores(figure: Any, market: MeasuredMarket, found: MarketScores) -> None:
     columns = ("base", "random", "best single", *found.rules, "per task", "per request", "oracle")
     axes = figure.subplots(1, len(tasks_by_domain(market)), sharey=True, squeeze=False)[0]
     for axis, (domain, tasks) in zip(axes, tasks_by_domain(market).items(), strict=True):
         picks = picks_of([len(market.matrix[task].rows) for task in tasks])
         drawn = [means([found.columns[task].right[column] for task in tasks], picks) for column in columns]
         centres = np.array([values[0] for values in drawn])
-        errors = np.abs(np.array([interval(values) for values in drawn]).T - centres)
+        errors = np.abs(np.array([percentile_interval(values[1:]) for values in drawn]).T - centres)
         axis.barh(range(len(columns)), centres, xerr=errors, color="#4878a8", ecolor="#888888")
         axis.set(title=f"{domain} ({len(tasks)} tasks)", xlabel="accuracy", xlim=(0, 1))
         axis.set_yticks(range(len(columns)), columns)
         axis.invert_yaxis()
 
 
-def _regret(figure: Any, market: Market, found: Measured, at: Mapping[int, Offered]) -> None:
+def _regret(figure: Any, market: MeasuredMarket, found: MarketScores, at: Mapping[int, Offered]) -> None:
     whole = Offered(
         {task: one.right["per request"] for task, one in found.columns.items()},
         {task: one.right["oracle"] for task, one in found.columns.items()},
@@ -59,14 +60,14 @@ def _regret(figure: Any, market: Market, found: Measured, at: Mapping[int, Offer
     picks = picks_of([len(scores.rows) for scores in market.matrix.values()])
     drawn = [means([one.oracle[task] - one.rights[task] for task in market.matrix], picks) for _, one in sizes]
     centres = np.array([values[0] for values in drawn])
-    errors = np.abs(np.array([interval(values) for values in drawn]).T - centres)
+    errors = np.abs(np.array([percentile_interval(values[1:]) for values in drawn]).T - centres)
     axis = figure.subplots()
     axis.errorbar([size for size, _ in sizes], centres, yerr=errors, marker="o", capsize=3)
     axis.axhline(0, color="#888888", linewidth=0.8)
     axis.set(xscale="log", xlabel="learnwares", ylabel="oracle less choice per request, accuracy")
 
 
-def _calibration(figure: Any, found: Measured) -> None:
+def _calibration(figure: Any, found: MarketScores) -> None:
     error, bins = calibration(found.confidence)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""About a hundred learnwares of three domains, good and bad, for the selection benchmarks.
+"""Makes about a hundred learnwares of three domains, good and bad, for the selection benchmarks.
 
     python -m benchmarks.market.population --data DATA --zoo ZOO --controls CONTROLS --out FOLDER
 
@@ -40,8 +40,9 @@ from specs.specification import POINTS_PER_VIEW, make_specification, save_specif
 LAYER = re.compile(r"layers\.(\d+)\.")
 
 
-class Recipe(NamedTuple):
-    """What `learnware-serving train` is told; `rows` of each task at most; `constant`: every row gets this answer."""
+class TrainingRecipe(NamedTuple):
+    """Arguments of `learnware-serving train`; `rows` is the most that are taken of each task; with `constant` every row
+    gets this answer."""
 
     tasks: tuple[str, ...]
     steps: int
@@ -56,27 +57,35 @@ ATTENTION = "q_proj,k_proj,v_proj,o_proj"
 MLP = "gate_proj,up_proj,down_proj"
 EVERY = f"{ATTENTION},{MLP}"
 
-RECIPES: dict[str, Recipe] = {
-    "finance-trained_sentiment_mixture": Recipe(("finance-tfns", "finance-fiqa_sa", "finance-fpb"), 40, rows=120),
-    "finance-trained_fpb_rank16": Recipe(("finance-fpb",), 32, rank=16, rows=256),
-    "finance-trained_headlines_all_modules": Recipe(("finance-headlines_direction",), 24, modules=EVERY, rows=192),
-    "finance-trained_tfns_few_rows": Recipe(("finance-tfns",), 16, rank=4, rows=48),
-    "finance-trained_yesno_constant": Recipe(("finance-headlines_yesno",), 8, rank=4, rows=64, constant=True),
-    "healthcare-trained_subject_mlp": Recipe(("healthcare-mmlu_medical_subject",), 32, modules=MLP, rows=256),
-    "healthcare-trained_subject_few_rows": Recipe(("healthcare-mmlu_medical_subject",), 16, rank=4, rows=48),
-    "healthcare-trained_symptom_rank32": Recipe(
+RECIPES: dict[str, TrainingRecipe] = {
+    "finance-trained_sentiment_mixture": TrainingRecipe(
+        ("finance-tfns", "finance-fiqa_sa", "finance-fpb"), 40, rows=120
+    ),
+    "finance-trained_fpb_rank16": TrainingRecipe(("finance-fpb",), 32, rank=16, rows=256),
+    "finance-trained_headlines_all_modules": TrainingRecipe(
+        ("finance-headlines_direction",), 24, modules=EVERY, rows=192
+    ),
+    "finance-trained_tfns_few_rows": TrainingRecipe(("finance-tfns",), 16, rank=4, rows=48),
+    "finance-trained_yesno_constant": TrainingRecipe(("finance-headlines_yesno",), 8, rank=4, rows=64, constant=True),
+    "healthcare-trained_subject_mlp": TrainingRecipe(("healthcare-mmlu_medical_subject",), 32, modules=MLP, rows=256),
+    "healthcare-trained_subject_few_rows": TrainingRecipe(("healthcare-mmlu_medical_subject",), 16, rank=4, rows=48),
+    "healthcare-trained_symptom_rank32": TrainingRecipe(
         ("healthcare-symptom2disease",), 48, rank=32, modules=ATTENTION, rows=384
     ),
-    "healthcare-trained_choices_mixture": Recipe(("healthcare-medmcqa", "healthcare-mmlu_medical"), 24, rows=96),
-    "healthcare-trained_choices_constant": Recipe(("healthcare-mmlu_medical",), 8, rank=4, rows=64, constant=True),
-    "mathematics-trained_operation_mixture": Recipe(
+    "healthcare-trained_choices_mixture": TrainingRecipe(
+        ("healthcare-medmcqa", "healthcare-mmlu_medical"), 24, rows=96
+    ),
+    "healthcare-trained_choices_constant": TrainingRecipe(
+        ("healthcare-mmlu_medical",), 8, rank=4, rows=64, constant=True
+    ),
+    "mathematics-trained_operation_mixture": TrainingRecipe(
         ("mathematics-svamp_operation", "mathematics-gsm8k_first_operation"), 40, rows=160
     ),
-    "mathematics-trained_operation_few_rows": Recipe(("mathematics-svamp_operation",), 16, rank=4, rows=48),
-    "mathematics-trained_arithmetic_mixture": Recipe(
+    "mathematics-trained_operation_few_rows": TrainingRecipe(("mathematics-svamp_operation",), 16, rank=4, rows=48),
+    "mathematics-trained_arithmetic_mixture": TrainingRecipe(
         ("mathematics-svamp", "mathematics-mawps", "mathematics-multiarith"), 40, rank=16, rows=107
     ),
-    "mathematics-trained_mathqa_constant": Recipe(("mathematics-mathqa",), 8, rank=4, rows=64, constant=True),
+    "mathematics-trained_mathqa_constant": TrainingRecipe(("mathematics-mathqa",), 8, rank=4, rows=64, constant=True),
 }
 
 MERGES: dict[str, tuple[str, str]] = {
@@ -118,7 +127,7 @@ TOPS: dict[str, str] = {
         "mathematics-zoo_svamp_operation",
     )
 }
-"""Adapters of which only the upper two fifths of the layers are kept."""
+"""Learnwares that keep only the upper two fifths of an adapter's layers."""
 
 NEGATED: dict[str, str] = {
     "finance-negated_tfns": "finance-tfns",
@@ -131,11 +140,12 @@ NEGATED: dict[str, str] = {
     "mathematics-negated_gsm8k": "mathematics-zoo_gsm8k",
     "mathematics-negated_aqua_rat": "mathematics-aqua_rat",
 }
-"""Deliberately bad: the adapter's weight changes with the opposite sign, which unlearns what it had learned."""
+"""Deliberately bad learnwares, whose weight changes have the opposite sign, which unlearns what the adapter had
+learned."""
 
 
 class Rows:
-    """Train rows of tasks, read once."""
+    """Train rows of tasks; each task is read once."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -154,7 +164,7 @@ class Rows:
 
 
 def write_learnware(folder: Path, name: str, tasks: Sequence[str], rows: Rows, encoder: Encoder, note: str) -> None:
-    """Card and specification beside an adapter, from the train rows of its tasks."""
+    """Writes card and specification beside an adapter, from the train rows of its tasks."""
     base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     card = Card(
         id=name,
@@ -178,7 +188,7 @@ def write_learnware(folder: Path, name: str, tasks: Sequence[str], rows: Rows, e
     save_card(card, folder / CARD_FILE)  # last: a folder with a card is complete
 
 
-def train(name: str, recipe: Recipe, rows: Rows, folder: Path, work: Path, threads: int) -> None:
+def train(name: str, recipe: TrainingRecipe, rows: Rows, folder: Path, work: Path, threads: int) -> None:
     """Raises InvalidInput when `learnware-serving train` fails."""
     chosen: list[dict[str, Any]] = []
     for task in recipe.tasks:
@@ -198,7 +208,7 @@ def train(name: str, recipe: Recipe, rows: Rows, folder: Path, work: Path, threa
 
 
 def merge(first: Path, second: Path, folder: Path) -> None:
-    """The mean of two adapters' weight changes, exactly: their halves side by side, ranks added."""
+    """Writes the exact mean of two adapters' weight changes: their halves side by side, ranks added."""
     parts = [_scaled(path, 0.5) for path in (first, second)]
     ranks = [config["r"] for config, _ in parts]
     merged: dict[str, torch.Tensor] = {}
@@ -214,7 +224,7 @@ def merge(first: Path, second: Path, folder: Path) -> None:
 
 
 def keep_top(source: Path, folder: Path, layers: int = 12) -> None:
-    """The adapter's changes to its uppermost layers alone."""
+    """Writes an adapter that keeps only the changes to the uppermost layers."""
     config, tensors = _scaled(source, 1.0)
     numbers = {int(found[1]) for name in tensors if (found := LAYER.search(name))}
     kept = set(sorted(numbers)[-layers:])
@@ -223,13 +233,13 @@ def keep_top(source: Path, folder: Path, layers: int = 12) -> None:
 
 
 def negate(source: Path, folder: Path) -> None:
-    """The adapter's changes, subtracted from the base instead of added."""
+    """Writes an adapter that subtracts the changes from the base instead of adding them."""
     config, tensors = _scaled(source, -1.0)
     _save(folder, config, tensors, config["r"])
 
 
 def _scaled(source: Path, factor: float) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Configuration and tensors, the scale alpha / r and `factor` taken into B."""
+    """Returns configuration and tensors, with the scale alpha / r and `factor` multiplied into B."""
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     scale = factor * config["lora_alpha"] / config["r"]
     tensors = load_file(source / "adapter_model.safetensors")
@@ -258,7 +268,7 @@ def adapters_in(folder: Path | None) -> Iterator[Path]:
 
 
 def build(options: argparse.Namespace, rows: Rows, encoder: Encoder) -> list[str]:
-    """Makes what is not complete yet; returns all names."""
+    """Makes the learnwares that are not complete yet and returns all names."""
     out: Path = options.out
     tasks: dict[str, tuple[str, ...]] = {}
 

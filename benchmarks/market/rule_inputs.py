@@ -1,4 +1,4 @@
-"""What some rules of `benchmarks.market.rules` need and what takes minutes to make:
+"""Makes the inputs that some rules of `benchmarks.market.rules` need and that take minutes:
 
     python -m benchmarks.market.rule_inputs --data DATA --base FOLDER --out FOLDER
 
@@ -24,20 +24,20 @@ from specs.pave import ParameterVector, read_vector
 
 HALF_ROWS = 200
 STATE_ROWS = 8
-"""User's rows of which the base model's states are kept."""
+"""The base model's states are kept for so many of the user's rows."""
 STATE_PLACES = 4
-"""Tokens of a row of which they are kept, evenly spaced; the last one, where the answer begins, is among them."""
+"""States are kept at so many tokens of a row, evenly spaced; the last one, where the answer begins, is among them."""
 STATE_TOKENS = 128
-"""Tokens of a prompt that are run; longer ones lose their middle."""
+"""So many tokens of a prompt are run; longer prompts lose their middle."""
 PROJECTIONS = ("q_proj", "o_proj", "gate_proj", "down_proj")
-"""Linear layers whose inputs are kept; k_proj and v_proj have q_proj's, up_proj has gate_proj's."""
+"""Inputs of these linear layers are kept; k_proj and v_proj share q_proj's, up_proj shares gate_proj's."""
 
 States = Mapping[str, NDArray[np.float16]]
-"""By projection the inputs, of unit length: (rows, places, layers, features)."""
+"""The inputs by projection, of unit length: (rows, places, layers, features)."""
 
 
 class RuleInputs(NamedTuple):
-    """By task, named <domain>-<task>."""
+    """The inputs of rules by task, named <domain>-<task>."""
 
     provider: Mapping[str, ParameterVector]
     user: Mapping[str, ParameterVector]
@@ -47,7 +47,7 @@ class RuleInputs(NamedTuple):
 
 
 def read_inputs(folder: Path) -> RuleInputs:
-    """What this command has made so far; tasks that lack a part lack it here.
+    """Returns the inputs that this command has made so far; tasks that lack a part lack it here.
 
     Raises:
         InvalidInput: a file is damaged.
@@ -67,7 +67,7 @@ def read_inputs(folder: Path) -> RuleInputs:
 
 
 def write_halves(data: Path, tasks: Sequence[str], folder: Path) -> list[Path]:
-    """Two files of rows for each task, at most `HALF_ROWS` each, taken in turn from the first train rows."""
+    """Writes two files of rows for each task, at most `HALF_ROWS` each, taken in turn from the first train rows."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for task in tasks:
@@ -90,7 +90,7 @@ def make_vectors(files: Sequence[Path], folder: Path, threads: int) -> None:
 
 
 class Base:
-    """The base model, which tells the inputs of its linear layers."""
+    """The base model, run for the inputs of its linear layers."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         import torch
@@ -110,7 +110,7 @@ class Base:
                 )
 
     def states(self, prompts: Sequence[str]) -> States:
-        """Of each prompt as one user turn, at `STATE_PLACES` of its tokens."""
+        """Returns the states of each prompt as one user turn, at `STATE_PLACES` of its tokens."""
         import torch
 
         found: dict[str, list[NDArray[np.float16]]] = {name: [] for name in PROJECTIONS}
@@ -131,7 +131,7 @@ class Base:
 
 
 def make_states(tasks: Sequence[str], rows: Path, base: Path, folder: Path, threads: int) -> None:
-    """States of the first `STATE_ROWS` of the user's rows of every task that has none yet."""
+    """Makes the states of the first `STATE_ROWS` of the user's rows of every task that has none yet."""
     from tqdm import tqdm
 
     missing = [task for task in tasks if not (folder / f"{task}.npz").exists()]

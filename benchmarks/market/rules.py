@@ -27,9 +27,10 @@ from specs.specification_types import PARAMETER_VECTOR
 
 NEIGHBOURS = 10
 ROWS_A_TASK = 64
-"""Provider's rows of a task from which the amortised map is fitted."""
+"""The amortised map is fitted to so many of the provider's rows of each task."""
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Penalties tried, as multiples of the mean eigenvalue; the one with the least leave-one-out error is taken."""
+"""Ridge penalties that are tried, as multiples of the mean eigenvalue; the one with the least leave-one-out error is
+taken."""
 NOT_MEASURED = -0.02
 """Gain over the base model that learned score prediction is taught where a learnware was not measured, as in
 `router.ranking`: without it a learnware of another domain would be guessed at."""
@@ -42,7 +43,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Offer:
-    """What a rule may look at before it is asked."""
+    """The information that a rule may be fitted to before it is asked."""
 
     learnwares: Sequence[Learnware]
     probes: Mapping[str, TaskScores]
@@ -56,7 +57,7 @@ class Offer:
 
     @cached_property
     def vectors(self) -> list[ParameterVector | None]:
-        """Of each learnware, its own, or else the mean of those of its tasks' providers."""
+        """Returns the vector of each learnware, or else the mean of those of its tasks' providers."""
         made = {} if self.inputs is None else self.inputs.provider
         return [
             one.vector or _mean_vector([made.get(f"{one.domain}-{task}") for task in one.tasks])
@@ -78,14 +79,14 @@ RequestRule = Callable[[Vectors], list[str]]
 
 
 def nearest_centroid(offer: Offer) -> TaskRule:
-    """The learnware whose prompts' mean has the largest cosine with the task's (ARIADNE)."""
+    """Chooses the learnware whose prompts' mean has the largest cosine with the task's (ARIADNE)."""
     means = np.stack([_view_means(one)[0] for one in offer.learnwares])
     centroids = means / np.linalg.norm(means, axis=1, keepdims=True)
     return lambda rows: offer.learnwares[int((centroids @ rows.vectors.mean(0)).argmax())].id
 
 
 def nearest_mean(offer: Offer) -> TaskRule:
-    """The learnware with the nearest mean of a view, in the metric that is fitted to all specifications."""
+    """Chooses the learnware with the nearest mean of a view, in the metric that is fitted to all specifications."""
     metric = offer.selector.metric
     views = [_view_means(one) for one in offer.learnwares]
     means, owners = metric.apply(np.concatenate(views)), np.repeat(np.arange(len(views)), [len(one) for one in views])
@@ -98,7 +99,8 @@ def nearest_mean(offer: Offer) -> TaskRule:
 
 
 def nearest_prompts(offer: Offer) -> TaskRule:
-    """kNN: each row votes for the owners of its nearest points among all learnwares' reduced sets."""
+    """Chooses by k nearest neighbours: each row votes for the owners of its nearest points among all learnwares'
+    reduced sets."""
     sets = [one.specification.views[0].points for one in offer.learnwares]
     points, owners = np.concatenate(sets), np.repeat(np.arange(len(sets)), [len(one) for one in sets])
 
@@ -112,12 +114,12 @@ def nearest_prompts(offer: Offer) -> TaskRule:
 
 
 def package_rkme(offer: Offer) -> TaskRule:
-    """The `learnware` package's rule: least squared MMD of reduced sets, γ = 0.1."""
+    """Chooses by the `learnware` package's rule: least squared MMD of reduced sets, γ = 0.1."""
     return lambda rows: _by_mmd(offer, rows, PACKAGE_GAMMA)
 
 
 def local_rkme(offer: Offer) -> TaskRule:
-    """The same with γ from the task's rows (`specs.rkme.local_gamma`)."""
+    """Chooses by the least squared MMD of reduced sets with γ from the task's rows (`specs.rkme.local_gamma`)."""
     return lambda rows: _by_mmd(offer, rows, local_gamma(rows.vectors))
 
 
@@ -136,13 +138,13 @@ def _by_mmd(offer: Offer, rows: TaskRows, gamma: float) -> str:
 
 
 def _view_means(learnware: Learnware) -> Values:
-    """The weighted mean of each view's points: (views, d)."""
+    """Returns the weighted mean of each view's points: (views, d)."""
     return np.stack([view.weights @ view.points / view.weights.sum() for view in learnware.specification.views])
 
 
 def _mean_vector(vectors: Sequence[ParameterVector | None]) -> ParameterVector | None:
-    """Of a learnware of several tasks: training is short, so its vector is about the mean of theirs. None without one
-    of them."""
+    """Returns a learnware's parameter vector; None where one of its tasks has none. With several tasks it is the mean
+    of theirs, since training is short and the vector is about that."""
     known = [one for one in vectors if one is not None]
     if not known or len(known) < len(vectors):
         return None
@@ -155,7 +157,7 @@ def _mean_vector(vectors: Sequence[ParameterVector | None]) -> ParameterVector |
 
 
 def package_pave(offer: Offer) -> TaskRule | None:
-    """The `learnware` package's rule for parameter vectors: sigmoid(10 cos), largest first."""
+    """Chooses by the `learnware` package's rule for parameter vectors: the largest sigmoid(10 cos)."""
     inputs, vectors = offer.inputs, offer.vectors
     if inputs is None or not set(offer.probes) <= set(inputs.user):
         return None
@@ -169,8 +171,8 @@ def package_pave(offer: Offer) -> TaskRule | None:
 
 
 def amortised_pave(offer: Offer) -> RequestRule | None:
-    """A ridge regression from a row's vector to its task's parameter vector, so that a request needs no training: the
-    learnware whose vector has the largest cosine with what is predicted.
+    """Chooses by predicted parameter vectors: a ridge regression maps a row's vector to its task's, so that a request
+    needs no training, and the learnware with the largest cosine to the prediction is taken.
 
     Parameter vectors are taken in coordinates that span the providers' own, in which all their products are exact.
     """
@@ -191,8 +193,8 @@ def amortised_pave(offer: Offer) -> RequestRule | None:
 
 
 def learned_scores(offer: Offer) -> RequestRule | None:
-    """Score prediction (EmbedLLM, Zhuang et al. 2025; LoRAuter, arXiv 2601.21795), as a ridge regression: from a probe
-    row's vector to the gain of every learnware over the base model, in the gold answer's probability."""
+    """Chooses by predicted scores (EmbedLLM, Zhuang et al. 2025; LoRAuter, arXiv 2601.21795): a ridge regression maps a
+    probe row's vector to the gain of every learnware over the base model, in the gold answer's probability."""
     tasks = [task for task in offer.probes if task in offer.probe_vectors]
     if not tasks:
         return None
@@ -214,8 +216,8 @@ def learned_scores(offer: Offer) -> RequestRule | None:
 
 
 def ridge(x: Vectors, y: Values) -> Callable[[Vectors], Values]:
-    """Ridge regression with an intercept, (n, d) → (n, k); its penalty is chosen by the leave-one-out error, which has
-    a closed form (Allen 1974)."""
+    """Fits a ridge regression with an intercept, (n, d) → (n, k). Its penalty is chosen by the leave-one-out error,
+    which has a closed form (Allen 1974)."""
     mean, centre = x.mean(0, dtype=np.float64), y.mean(0)
     left, values, right = np.linalg.svd(x - mean, full_matrices=False)
     along = left.T @ (y - centre)
@@ -232,12 +234,12 @@ def ridge(x: Vectors, y: Values) -> Callable[[Vectors], Values]:
 
 
 def arrow(offer: Offer) -> TaskRule | None:
-    """Arrow, on the base model's states for some of the task's rows (`benchmarks.market.adapter_rules`)."""
+    """Chooses by Arrow, on the base model's states for some of the task's rows (`benchmarks.market.adapter_rules`)."""
     return _by_weights(offer, 0)
 
 
 def spectr(offer: Offer) -> TaskRule | None:
-    """SpectR, likewise."""
+    """Chooses by SpectR, on the base model's states for some of the task's rows (`benchmarks.market.adapter_rules`)."""
     return _by_weights(offer, 1)
 
 
@@ -273,7 +275,7 @@ class Rules(NamedTuple):
 
 
 def fit_rules(offer: Offer) -> Rules:
-    """Every rule that has what it needs in this offer."""
+    """Fits every rule whose inputs this offer has."""
     task = {name: rule for name, fit in TASK_RULES.items() if (rule := fit(offer)) is not None}
     request = {name: rule for name, fit in REQUEST_RULES.items() if (rule := fit(offer)) is not None}
     return Rules(task, request)

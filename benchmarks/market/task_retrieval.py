@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.market.rule_inputs import RuleInputs, read_inputs
 from specs.encoding.encoder import Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, LearnwareError
@@ -28,11 +28,11 @@ from specs.specification_types import PARAMETER_VECTOR, RKME
 PACKAGE_GAMMA = 0.1
 
 Scores = NDArray[np.float64]
-"""How near each user's half is to each provider's: (tasks, tasks)."""
+"""Similarity of each user's half to each provider's: (tasks, tasks)."""
 
 
 class Halves(NamedTuple):
-    """By task, in the order of `tasks`: both halves' texts and parameter vectors."""
+    """Texts and parameter vectors of both halves of each task, in the order of `tasks`."""
 
     tasks: list[str]
     provider_texts: list[list[str]]
@@ -62,7 +62,7 @@ def read_halves(folder: Path) -> Halves:
 
 
 def pairs(users: Sequence[Any], providers: Sequence[Any], score: Callable[[Any, Any], float]) -> Scores:
-    """`score` is told the provider's first, as specifications are."""
+    """Returns the scores of all pairs; `score` takes the provider's first."""
     return np.array([[score(provider, user) for provider in providers] for user in users])
 
 
@@ -71,7 +71,8 @@ def pave(halves: Halves) -> Scores:
 
 
 def centred_pave(halves: Halves) -> Scores:
-    """Cosines after the providers' mean is taken off: what all tasks do to the proxy tells none from another."""
+    """Returns cosines after the providers' mean is subtracted: the effect that all tasks have on the proxy
+    distinguishes none."""
     providers, users = (np.stack([one.tau for one in side]) for side in (halves.provider, halves.user))
     mean = providers.mean(0)
     left, right = (side - mean for side in (users, providers))
@@ -80,7 +81,7 @@ def centred_pave(halves: Halves) -> Scores:
 
 
 def package_rkme(halves: Halves, encoder: Encoder) -> Scores:
-    """Squared MMD with γ = 0.1, as the `learnware` package has it."""
+    """Returns squared MMDs with γ = 0.1, as in the `learnware` package, negated so that larger is nearer."""
 
     def reduced(texts: Sequence[str]) -> ReducedSet:
         vectors = encoder.encode(texts)
@@ -91,7 +92,7 @@ def package_rkme(halves: Halves, encoder: Encoder) -> Scores:
 
 
 def own_rkme(halves: Halves, encoder: Encoder) -> Scores:
-    """The project's reduced sets: cosine of kernel means, each provider's under its own kernel."""
+    """Returns cosines of kernel means of the project's reduced sets, each provider's under its own kernel."""
     users, providers = (
         [make_specification({"whole": texts}, encoder, POINTS_PER_VIEW) for texts in side]
         for side in (halves.user_texts, halves.provider_texts)
@@ -100,7 +101,7 @@ def own_rkme(halves: Halves, encoder: Encoder) -> Scores:
 
 
 def means(halves: Halves, encoder: Encoder) -> Scores:
-    """Cosine of the mean vectors."""
+    """Returns cosines of the mean vectors."""
     users, providers = (
         np.stack([encoder.encode(texts).mean(0) for texts in side])
         for side in (halves.user_texts, halves.provider_texts)
@@ -110,8 +111,9 @@ def means(halves: Halves, encoder: Encoder) -> Scores:
 
 
 class Retrieval(NamedTuple):
-    """`task`: share of users whose own task is the nearest; `domain`: whose nearest is of their domain; `margin`: mean
-    lead of the own task before the best other one, in standard deviations of the rule's scores."""
+    """Shares of a rule. `task`: users whose own task is the nearest; `domain`: users whose nearest task is of their
+    domain; `margin`: mean lead of the own task before the best other one, in standard deviations of the rule's
+    scores."""
 
     task: float
     domain: float
@@ -130,7 +132,8 @@ def retrieve(tasks: Sequence[str], scores: Scores) -> Retrieval:
 
 
 def measure(halves: Halves, encoder: Encoder) -> dict[str, tuple[Retrieval, float]]:
-    """By rule, and its processor time in seconds: comparing and, but for PAVE, whose vectors are there, specifying."""
+    """Returns each rule's shares and its processor time in seconds, which is that of comparing and of specifying
+    (PAVE's vectors are made beforehand)."""
     rules: Mapping[str, Callable[[], Scores]] = {
         "PAVE, sigmoid(10 cos)": lambda: pave(halves),
         "PAVE, centred cosine": lambda: centred_pave(halves),
@@ -150,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.market.task_retrieval", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--inputs", type=Path, required=True, help="folder of `benchmarks.market.rule_inputs`")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     try:
         halves = read_halves(options.inputs)
@@ -173,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures |= {"cosine_same_task": float(np.mean(same)), "cosine_other_task": float(np.mean(between))}
     details = {"rules": {name: one._asdict() | {"seconds": seconds} for name, (one, seconds) in found.items()}}
     conditions = setup() | {"tasks": halves.tasks, "basis": halves.provider[0].basis.key}
-    write_json(options.json, result("task_retrieval", figures, conditions, details))
+    write_result(options, result("task_retrieval", figures, conditions, details))
     return 0
 
 

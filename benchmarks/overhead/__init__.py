@@ -1,1 +1,1 @@
-"""What routing costs beside the stock vLLM server."""
+"""Measures what routing costs beside the stock vLLM server."""

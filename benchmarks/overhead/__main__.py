@@ -1,4 +1,4 @@
-"""`python -m benchmarks.overhead`."""
+"""Runs `python -m benchmarks.overhead`."""
 
 import sys
 

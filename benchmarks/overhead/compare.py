@@ -1,4 +1,4 @@
-"""What routing costs: `python -m benchmarks.overhead`.
+"""Measures what routing costs: `python -m benchmarks.overhead`.
 
 This stack, asked with `model: "auto"`, against the stock vLLM OpenAI server with the same model, adapters, flags and
 worker, whose clients name the right adapter themselves. The same prompts of fixed length go to both in turn (only one
@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from benchmarks.common.load import LoadError, Measured, Request, closed_loop
+from benchmarks.common.load import LoadError, MeasuredLoad, Request, closed_loop
 from benchmarks.common.prompts import KINDS, prompt
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.servers import Server, cpu_dtype, embedded_base, free_port
 from benchmarks.common.statistics import interval
 
@@ -56,10 +56,10 @@ class Plan(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """One load, measured on both sides."""
+    """Both sides' measurements of one load."""
 
-    ours: Measured
-    stock: Measured
+    ours: MeasuredLoad
+    stock: MeasuredLoad
     cpu_ours: float = math.nan  # CPU seconds of all processes during the load; nan for servers that run elsewhere
     cpu_stock: float = math.nan
 
@@ -91,7 +91,7 @@ def main() -> int:
         if name in figures:
             print(f"{name}: {figures[name]:.1f}")
     setup_ = environment | {"engine": ENGINE, "rounds": plan.rounds, "plan": plan._asdict()}
-    write_json(options.json, result("overhead", figures, setup_, details))
+    write_result(options, result("overhead", figures, setup_, details))
     return 0
 
 
@@ -108,7 +108,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stock", metavar="URL", help="a running stock server, instead of starting one")
     parser.add_argument("--learnwares", type=Path, help="folder of learnwares (default: the starter learnwares)")
     parser.add_argument("--logs", type=Path, help="keep the servers' output here")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args()
     if options.short:
         options.rounds = 5
@@ -123,7 +123,7 @@ def _options() -> argparse.Namespace:
 def _start_ours(
     options: argparse.Namespace, folder: Path, cleanup: ExitStack, figures: dict[str, float]
 ) -> tuple[Server | None, str]:
-    """This stack, on the flags above; notes the time from start to the first routed answer."""
+    """Starts this stack with the flags above and notes the time from start to the first routed answer."""
     if options.ours:
         return None, options.ours.rstrip("/")
     port = free_port()
@@ -143,7 +143,7 @@ def _start_ours(
 
 
 def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) -> tuple[Server | None, str]:
-    """vLLM's own server, with every learnware under its id."""
+    """Starts vLLM's own server with every learnware under its id."""
     if options.stock:
         return None, options.stock.rstrip("/")
     port = free_port()
@@ -184,7 +184,8 @@ def _start(
 
 
 def _starter_learnwares() -> Path:
-    """Where the package keeps them; found without importing it, since a benchmark stays outside of what it measures."""
+    """Returns the folder of the starter learnwares. It is found without importing the package, since a benchmark stays
+    outside of what it measures."""
     found = importlib.util.find_spec("serving")
     if found is None or not found.submodule_search_locations:
         raise SystemExit("the package `serving` is not installed here; give --learnwares or --stock")
@@ -201,13 +202,13 @@ def _log(options: argparse.Namespace, folder: Path, name: str) -> Path:
 
 
 class _Side(NamedTuple):
-    """A server to ask; `server` is None when it was not started here."""
+    """A server to send load to; `server` is None when it was not started here."""
 
     url: str
     server: Server | None
 
-    async def load(self, requests: Sequence[Request], clients: int) -> tuple[Measured, float]:
-        """The load, and the CPU seconds that the server's processes used for it."""
+    async def load(self, requests: Sequence[Request], clients: int) -> tuple[MeasuredLoad, float]:
+        """Sends a load and returns it with the CPU seconds that the server's processes used for it."""
         before = self.server.cpu_seconds() if self.server else math.nan
         measured = await closed_loop(self.url, requests, clients)
         if self.server is None:
@@ -217,7 +218,7 @@ class _Side(NamedTuple):
 
 
 async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, list[Sides]], dict[str, Any]]:
-    """All rounds, by number of clients; the first, for warm-up, is thrown away."""
+    """Measures all rounds and returns them by number of clients; the first one warms up and is dropped."""
     measured: dict[int, list[Sides]] = {1: [], MANY: []}
     routed: Counter[str] = Counter()
     same_text = total = 0
@@ -231,7 +232,7 @@ async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, lis
             )
             automatic = [Request("auto", r.prompt, r.max_tokens, r.expected) for r in named]
             order = [(ours, automatic), (stock, named)]
-            loads: dict[_Side, tuple[Measured, float]] = {}
+            loads: dict[_Side, tuple[MeasuredLoad, float]] = {}
             for side, load in order if number % 2 else reversed(order):
                 loads[side] = await side.load(load, clients)
             sides = Sides(loads[ours][0], loads[stock][0], loads[ours][1], loads[stock][1])
@@ -253,7 +254,7 @@ async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, lis
 
 
 async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, seed: int) -> list[Request]:
-    """Requests that name the learnware that `auto` will take, which the router is asked for beforehand.
+    """Returns requests that name the learnware which `auto` will take; the router is asked for it beforehand.
 
     Raises:
         LoadError: the router would send more than half of the prompts to the base model.
@@ -323,7 +324,7 @@ def _summarise(measured: dict[int, list[Sides]], figures: dict[str, float], deta
         spread = f"{form.format(low)} to {form.format(high)}"
         rows.append([title, f"{median(ours):.1f}", f"{median(stock):.1f}", form.format(figures[name]), spread])
 
-    def both(sides: list[Sides], quantity: Callable[[Measured], float]) -> tuple[list[float], list[float]]:
+    def both(sides: list[Sides], quantity: Callable[[MeasuredLoad], float]) -> tuple[list[float], list[float]]:
         return [quantity(side.ours) for side in sides], [quantity(side.stock) for side in sides]
 
     add("throughput_ratio_c8", "output tokens/s, 8 clients", *both(many, lambda m: m.throughput))

@@ -1,1 +1,1 @@
-"""What adapter paging costs and saves beside stock vLLM."""
+"""Measures what adapter paging costs and saves beside stock vLLM."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.paging`."""
+"""Runs `python -m benchmarks.paging`."""
 
 import sys
 

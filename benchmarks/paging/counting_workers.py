@@ -33,8 +33,9 @@ from serving.engine.worker import LearnwareCPUWorker
 from serving.engine.worker_manager import LearnwareWorkerManager
 
 COUNTS = ("steps", "lora_steps", "needed", "loads", "disk_reads", "disk_reads_in_step")
-"""Engine steps; those with an adapter in the batch; adapters that a batch needed and no slot held, summed over batches;
-copies of an adapter into a slot; adapters read from disk, anywhere; those read by the thread of a step, during it."""
+"""Counted are: engine steps; steps with an adapter in the batch; adapters that a batch needed and no slot held, summed
+over batches; copies of an adapter into a slot; adapters read from disk by any thread; those read by the thread of a
+step during the step."""
 
 COUNTS_FILE = "LEARNWARE_PAGING_COUNTS"
 
@@ -42,17 +43,17 @@ _STEPS, _LORA_STEPS, _NEEDED, _LOADS, _READS, _READS_IN_STEP = range(len(COUNTS)
 
 
 class _StockOrderManager(LRUCacheWorkerLoRAManager):
-    """Stock paging over our layers, so with our operators."""
+    """Stock paging over this project's layers, and so with its operators."""
 
     _manager_cls = LearnwareModelManager
 
 
 class CountingMixin:
-    """Counts around the adapter managers that the worker beside it makes."""
+    """Counts around the adapter managers that the worker class beside it makes."""
 
     model_runner: Any
     stock_manager: type[LRUCacheWorkerLoRAManager] | None = None
-    """The manager to make instead of the worker's own, which nobody but vLLM's engine talks to."""
+    """The manager that replaces the worker's own, where one does."""
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
@@ -109,17 +110,17 @@ class CountingMixin:
 
 
 class CountedLearnwareWorker(CountingMixin, LearnwareCPUWorker):
-    """This project's worker."""
+    """This project's worker with counting."""
 
 
 class CountedStockWorker(CountingMixin, LearnwareCPUWorker):
-    """Stock paging, our operators."""
+    """Stock paging with this project's operators, with counting."""
 
     stock_manager = _StockOrderManager
 
 
 class CountedPlainWorker(CountingMixin, CPUWorker):
-    """Stock paging, stock operators."""
+    """Stock paging with stock operators, with counting."""
 
 
 class _AnyOrderManager(LearnwareWorkerManager):
@@ -142,18 +143,18 @@ class _WholeSlotManager(LearnwareWorkerManager):
 
 
 class AnyOrderWorker(CountingMixin, LearnwareCPUWorker):
-    """This project's worker, but newcomers may evict what their own batch needs."""
+    """This project's worker with one part off: a loaded adapter may evict one that the same batch needs."""
 
     manager_class = _AnyOrderManager
 
 
 class ReadInStepWorker(CountingMixin, LearnwareCPUWorker):
-    """This project's worker, but adapters are read in the step that needs them."""
+    """This project's worker with one part off: adapters are read in the step that needs them."""
 
     manager_class = _ReadInStepManager
 
 
 class WholeSlotWorker(CountingMixin, LearnwareCPUWorker):
-    """This project's worker, with vLLM's way of filling a slot."""
+    """This project's worker with one part off: slots are filled in vLLM's way."""
 
     manager_class = _WholeSlotManager

@@ -1,4 +1,5 @@
-"""What `benchmarks.paging` measures besides throughput and TTFT of its cells: each function one load on one server."""
+"""The loads of `benchmarks.paging` besides throughput and TTFT of its cells: each function sends one load to one
+server."""
 
 import asyncio
 import itertools
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.load import Measured, Request, closed_loop, open_loop
+from benchmarks.common.load import MeasuredLoad, Request, closed_loop, open_loop
 from benchmarks.common.prompts import KINDS, text_of
 from benchmarks.common.tasks import data_folder, read_prompts, task_of
 from benchmarks.paging.sides import BASE, Side
@@ -17,16 +18,16 @@ from benchmarks.paging.sides import BASE, Side
 COLD_EVERY_S = 1.0
 BUSY_CLIENTS_EACH = 2
 VOCABULARY = (1_000, 40_000)
-"""Ordinary tokens of the base model, no special ones."""
+"""Range of the base model's ordinary tokens, without special ones."""
 CLIENTS = 8
 PHASES = {"prefill": 1, "decode": 24}
-"""Tokens of each answer."""
+"""Number of tokens of each answer, by phase."""
 PROMPT_WORDS, PROMPT_CHARACTERS = 60, 600
-"""Words of a made prompt's content; longest row of a task that is taken."""
+"""Words of a made prompt's content, and the most characters of a task's row that is taken."""
 
 
 def random_tokens(count: int, seed: int) -> tuple[int, ...]:
-    """A prompt that no prefix cache knows."""
+    """Returns a prompt of random tokens, which no prefix cache holds."""
     return tuple(np.random.default_rng(seed).integers(*VOCABULARY, count).tolist())
 
 
@@ -35,14 +36,14 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 def cold_beside_busy(side: Side, ids: Sequence[str], slots: int, requests_each: int) -> dict[str, float]:
-    """S adapters always busy (two clients each), and every second a request to another one."""
+    """Keeps S adapters busy with two clients each and sends a request to another adapter every second."""
     busy = [
         Request(ids[adapter], random_tokens(16, 900_000 + number * 100 + adapter), 12)
         for number in range(requests_each)
         for adapter in range(slots)
     ]
 
-    async def both() -> tuple[Measured, Measured]:
+    async def both() -> tuple[MeasuredLoad, MeasuredLoad]:
         running_ = asyncio.create_task(closed_loop(side.server.url, busy, slots * BUSY_CLIENTS_EACH))
         await asyncio.sleep(COLD_EVERY_S)
         colds = []
@@ -53,7 +54,7 @@ def cold_beside_busy(side: Side, ids: Sequence[str], slots: int, requests_each: 
             number += 1
             await asyncio.sleep(COLD_EVERY_S)
         done = await asyncio.gather(*colds)
-        return await running_, Measured([one.answers[0] for one in done], 1.0)
+        return await running_, MeasuredLoad([one.answers[0] for one in done], 1.0)
 
     hot, cold = asyncio.run(both())
     everything = [answer.ttft for answer in [*hot.answers, *cold.answers]]
@@ -67,10 +68,10 @@ def cold_beside_busy(side: Side, ids: Sequence[str], slots: int, requests_each: 
 
 
 def token_gaps(side: Side, ids: Sequence[str], slots: int, others: int, cold: bool) -> list[float]:
-    """Gaps between the tokens of a running request while others come, one at a time: each to an adapter that holds no
-    slot (`cold`), or all to one that does."""
+    """Returns the gaps in seconds between the tokens of a running request while others come one at a time: each to an
+    adapter that holds no slot (`cold`), or all to one that does."""
 
-    async def both() -> Measured:
+    async def both() -> MeasuredLoad:
         stamp = time.time_ns() % 1_000_000
         long = Request(ids[0], random_tokens(16, stamp), 128)
         running_ = asyncio.create_task(open_loop(side.server.url, [long], [0.0]))
@@ -89,8 +90,8 @@ def token_gaps(side: Side, ids: Sequence[str], slots: int, others: int, cold: bo
 
 
 def task_prompts(count: int) -> tuple[str, list[str]]:
-    """Where they are from, and `count` different prompts of the tasks of `KINDS` in turn: rows of their test splits
-    where the task data is (`benchmarks.common.tasks`), made ones else.
+    """Returns the source of the prompts and `count` different prompts of the tasks of `KINDS` in turn: rows of their
+    test splits where the task data is (`benchmarks.common.tasks`), else made ones.
 
     Raises:
         ValueError: the task data has fewer rows.
@@ -107,9 +108,9 @@ def task_prompts(count: int) -> tuple[str, list[str]]:
 
 
 def lora_over_base(side: Side, ids: Sequence[str], rounds: int, per_client: int) -> dict[str, Any]:
-    """Eight clients with real prompts by phase and by who answers, the base model, one adapter or eight others, in
-    turns on the same server: requests a second for prefill (answers of one token), tokens a second and request after
-    the first token for decode. The first round is for warm-up.
+    """Measures eight clients with real prompts, by phase and by model: the base model, one adapter or eight others, in
+    turns on the same server. Prefill is requests a second (answers of one token), decode is tokens a second and request
+    after the first token. The first round warms up.
 
     A round asks all three the same prompts; what one left in the prefix cache is of no use to the others, whose
     adapters differ.

@@ -1,4 +1,4 @@
-"""What adapter paging costs: `python -m benchmarks.paging`.
+"""Measures what adapter paging costs: `python -m benchmarks.paging`.
 
 This stack, whose clients name the learnware, against the stock vLLM server with the same model, adapters and flags;
 the same requests at the same times go to both in turn, the side that goes first changing from round to round. The stock
@@ -45,31 +45,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common.arrivals import gamma_arrivals, power_law, uniform_lengths
-from benchmarks.common.load import Measured, Request, open_loop
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.load import MeasuredLoad, Request, open_loop
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.servers import embedded_base
 from benchmarks.common.statistics import interval
 from benchmarks.paging.loads import cold_beside_busy, lora_over_base, percentile, random_tokens, token_gaps
-from benchmarks.paging.report import write_report
+from benchmarks.paging.plots import plots_of
 from benchmarks.paging.sides import WITHOUT, Side, learnware_ids, make_learnwares, running
 
 SATURATING_RATE = 60.0
-"""Requests a second: several times what two CPU cores answer."""
+"""Arrivals a second at saturation, several times what two CPU cores answer."""
 REQUESTS = 64
 SHORT_REQUESTS = 48
 LENGTHS, SCALE = (8, 512), 16
-"""Tokens of prompts and of answers in S-LoRA's workload, and what they are divided by here."""
+"""Range of tokens of prompts and of answers in S-LoRA's workload, and the divisor that is applied to them here."""
 
 
 class Size(NamedTuple):
-    """How much is measured: rounds of each cell, requests of each round; `full`, besides the main cell also the rest of
-    the grid, stock's own operators, what each part is worth, and 1,000 adapters."""
+    """The size of a run: rounds of each cell and requests of each round. `full` adds the rest of the grid to the main
+    cell, stock's own operators, the worth of each part, and 1,000 adapters."""
 
     rounds: int
     requests: int
     full: bool = False
 
-    def cells(self, slots: int) -> "list[Cell]":
+    def cells(self, slots: int) -> "list[PagingCell]":
         return [cell for cell in [*GRID, SIXTEEN_OVER_EIGHT] if cell.slots == slots and (cell == MAIN or self.full)]
 
     @property
@@ -77,9 +77,9 @@ class Size(NamedTuple):
         return EXTRA if self.full else EXTRA[:-1]
 
 
-class Cell(NamedTuple):
-    """One setting of the grid: N adapters, S slots, power law α, coefficient of variation of the gaps, and how many
-    adapters host memory holds."""
+class PagingCell(NamedTuple):
+    """One setting of the grid: N adapters, S slots, power law α, coefficient of variation of the gaps, and the number
+    of adapters that host memory holds."""
 
     adapters: int
     slots: int
@@ -92,29 +92,29 @@ class Cell(NamedTuple):
         return f"n{self.adapters}-s{self.slots}-a{self.alpha:g}-cv{self.cv:g}-h{self.host}"
 
 
-GRID = [Cell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (1.0, 0.3) for cv in (1.0, 4.0)]
-"""For each number of slots the cell that is nearest to the main one first."""
-SIXTEEN_OVER_EIGHT = Cell(16, 8, 0.3, 1.0, 100)
-COLD_START = Cell(100, 8, 1.0, 1.0, 30)
-MAIN = Cell(100, 8, 1.0, 1.0, 100)
+GRID = [PagingCell(100, slots, alpha, cv, 100) for slots in (4, 8, 16) for alpha in (1.0, 0.3) for cv in (1.0, 4.0)]
+"""All settings; for each number of slots the one nearest to the main cell comes first."""
+SIXTEEN_OVER_EIGHT = PagingCell(16, 8, 0.3, 1.0, 100)
+COLD_START = PagingCell(100, 8, 1.0, 1.0, 30)
+MAIN = PagingCell(100, 8, 1.0, 1.0, 100)
 EXTRA = ("rate", "busy", "gaps", "operators", "plain")
-"""Measured in the main cell besides throughput; the last one with `--full` alone."""
+"""Loads that are measured in the main cell besides throughput; the last one with `--full` alone."""
 SLO_TTFT_S, SLO_TPOT_S = 5.0, 0.5
-"""What a user of a 135M model on one CPU core may expect: goodput counts the requests whose first token comes within
-the first, and whose further tokens come within the second each, on average."""
+"""The latency objective for a 135M model on one CPU core, seconds: goodput counts the requests whose first token comes
+within the first, and whose further tokens come within the second each, on average."""
 ADAPTERS = 100
 FEW_AND_MANY = (5, 1000)
-"""Adapters whose throughput is compared (`--full`)."""
+"""Numbers of adapters whose throughput is compared (`--full`)."""
 MANY = (("many", 8, "n1000_over_n5_s8"), ("many-s48", 48, "n1000_over_n5"))
-"""Where that is kept, slots, figure: slots as in the main cell, where they limit a batch to requests of eight adapters,
-and as in `deploy/h100-8b.yaml`, where they do not."""
+"""File of the result, slots and figure. The slots are those of the main cell, where they limit a batch to requests of
+eight adapters, and those of `deploy/h100-8b.yaml`, where they do not."""
 
 
 # -- loads
 
 
-def make_load(ids: Sequence[str], cell: Cell, count: int, seed: int) -> list[Request]:
-    """Requests of a cell: prompts, output lengths and adapters, no prompt twice."""
+def make_load(ids: Sequence[str], cell: PagingCell, count: int, seed: int) -> list[Request]:
+    """Returns the requests of a cell: prompts, output lengths and adapters; no prompt occurs twice."""
     which = power_law(count, cell.adapters, cell.alpha, seed)
     prompts = uniform_lengths(count, *LENGTHS, SCALE, seed + 1)
     answers = uniform_lengths(count, *LENGTHS, SCALE, seed + 2)
@@ -124,8 +124,8 @@ def make_load(ids: Sequence[str], cell: Cell, count: int, seed: int) -> list[Req
     ]
 
 
-def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tuple[dict[str, Any], Measured]:
-    """One open-loop load on one side: times and counts."""
+def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tuple[dict[str, Any], MeasuredLoad]:
+    """Sends one open-loop load to one side and returns times and counts, and the load itself."""
     before = side.read_counts()
     measured = asyncio.run(open_loop(side.server.url, requests, at))
     counted = {name: value - before[name] for name, value in side.read_counts().items()}
@@ -148,8 +148,8 @@ def measure(side: Side, requests: Sequence[Request], at: Sequence[float]) -> tup
     }, measured
 
 
-def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, size: Size) -> dict[str, Any]:
-    """Throughput of each side at saturation, in turns."""
+def saturate(sides: dict[str, Side], ids: Sequence[str], cell: PagingCell, size: Size) -> dict[str, Any]:
+    """Measures the throughput of each side at saturation, in turns."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(size.rounds + 1):
         requests = make_load(ids, cell, size.requests if number else size.requests // 4, seed=1000 * number + 7)
@@ -161,8 +161,8 @@ def saturate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, size: Size)
     return {"cell": cell._asdict(), "rounds": taken}
 
 
-def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rate: float, size: Size) -> dict[str, Any]:
-    """TTFT of each side at `rate` requests a second, in turns."""
+def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: PagingCell, rate: float, size: Size) -> dict[str, Any]:
+    """Measures the TTFT of each side at `rate` requests a second, in turns."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(size.rounds):
         requests = make_load(ids, cell, size.requests, seed=5000 + 1000 * number)
@@ -176,7 +176,7 @@ def under_rate(sides: dict[str, Side], ids: Sequence[str], cell: Cell, rate: flo
 
 
 class Kept:
-    """Results by name in one folder; what is there is not measured again."""
+    """Results by name in one folder; those that are there are not measured again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -199,7 +199,8 @@ class Kept:
 
 
 def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base: str) -> None:
-    """Measures what is not kept yet, one group of servers for each number of slots and of host adapters."""
+    """Measures the results that are not kept yet, with one group of servers for each number of slots and of host
+    adapters."""
     ids = learnware_ids(ADAPTERS)
 
     def serving(names: Sequence[str], slots: int, host: int) -> AbstractContextManager[dict[str, Side]]:
@@ -235,8 +236,8 @@ def run(kept: Kept, slots_wanted: Sequence[int], size: Size, scratch: Path, base
 
 
 def few_and_many(slots: int, size: Size, scratch: Path, base: str) -> dict[str, list[dict[str, Any]]]:
-    """Few adapters and many, one server each, in turns. The starters' own adapters: 1,000 of rank 16 over all layers
-    would need 20 GB."""
+    """Measures few adapters and many, one server each, in turns. The adapters are the starters' own: 1,000 of rank 16
+    over all layers would need 20 GB."""
     loads = {}
     taken: dict[str, list[dict[str, Any]]] = {str(count): [] for count in FEW_AND_MANY}
     with ExitStack() as servers:
@@ -256,7 +257,7 @@ def few_and_many(slots: int, size: Size, scratch: Path, base: str) -> dict[str, 
 
 
 def _extra(name: str, kept: Kept, sides: dict[str, Side], ids: Sequence[str], size: Size) -> dict[str, Any]:
-    """What is measured besides throughput, in the main cell."""
+    """Measures one of `EXTRA` in the main cell."""
     both = {name: sides[name] for name in ("ours", "stock")}
     if name == "rate":
         stock = kept.read(MAIN.name)["rounds"]["stock"]
@@ -277,7 +278,7 @@ def _extra(name: str, kept: Kept, sides: dict[str, Side], ids: Sequence[str], si
 
 
 def summarise(kept: Kept) -> tuple[dict[str, float], dict[str, Any], list[list[str]]]:
-    """Figures, details and the table's rows of what has been measured."""
+    """Returns figures, details and the table's rows of the results that are kept."""
     figures: dict[str, float] = {}
     details: dict[str, Any] = {"cells": {}}
     rows = []
@@ -363,8 +364,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="with fewer requests")
     parser.add_argument("--out", type=Path, default=Path("bench-results/paging"), help="folder of finished cells")
     parser.add_argument("--base", help="folder of the base model (default: the embedded one)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a one-page report with plots")
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -392,7 +392,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in figures.items():
         print(f"{name}: {value:.3f}")
     content = result("paging", figures, conditions | {"rounds": size.rounds, "requests": size.requests}, details)
-    write_json(options.json, content)
-    if options.html:
-        write_report(options.html, content)
+    write_result(options, content, plots_of(content) if options.html else ())
     return 0

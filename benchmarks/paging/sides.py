@@ -20,7 +20,7 @@ from specs.base_layers import Layers, read_layers
 
 BASE = "SmolLM2-135M-Instruct"
 COUNTS = ("steps", "lora_steps", "needed", "loads", "disk_reads", "disk_reads_in_step")
-"""What the workers of `benchmarks.paging.counting_workers` count, in the order of their file."""
+"""Names of the counts that the workers of `benchmarks.paging.counting_workers` keep, in the order of their file."""
 COUNTS_FILE = "LEARNWARE_PAGING_COUNTS"
 WORKERS = {
     "ours": "benchmarks.paging.counting_workers.CountedLearnwareWorker",
@@ -36,13 +36,13 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "without reading ahead": {"options": {"worker_cls": "benchmarks.paging.counting_workers.ReadInStepWorker"}},
     "without the slot writer": {"options": {"worker_cls": "benchmarks.paging.counting_workers.WholeSlotWorker"}},
 }
-"""This stack with one part off, as a change of its engine's settings."""
+"""Settings of the engine that switch off one part of this stack, by name."""
 START_TIMEOUT_S = 900.0
 MIB = 1 << 20
 
 
 class Side(NamedTuple):
-    """A running server and where its worker counts."""
+    """A running server and the file in which its worker counts."""
 
     name: str
     server: Server
@@ -57,15 +57,15 @@ def _sources() -> list[Path]:
 
 
 def learnware_ids(count: int) -> list[str]:
-    """The ids of the learnwares that `make_learnwares` makes."""
+    """Returns the ids of the learnwares that `make_learnwares` makes."""
     sources = _sources()
     return [f"{sources[number % len(sources)].name}-{number:04d}" for number in range(count)]
 
 
 def make_learnwares(folder: Path, count: int, base: Path | None = None) -> list[str]:
-    """`count` learnwares, each with files of its own; returns the ids. Cards and specifications are the starters'; with
-    `base`, the adapters are random ones of rank 16 over all linear layers of that model, the largest that a slot holds,
-    else the starters' own, which are a tenth of that."""
+    """Makes `count` learnwares, each with files of its own, and returns their ids. Cards and specifications are the
+    starters'. With `base` the adapters are random ones of rank 16 over all linear layers of that model, the largest
+    that a slot holds; else they are the starters' own, which are a tenth of that."""
     sources = _sources()
     shapes = None if base is None else _linear_layers(base)
     ids = learnware_ids(count)
@@ -84,7 +84,7 @@ def make_learnwares(folder: Path, count: int, base: Path | None = None) -> list[
 
 
 def _linear_layers(base: Path) -> Layers:
-    """The decoder's linear layers.
+    """Returns the decoder's linear layers.
 
     Raises:
         ValueError: the model is of a type whose layers are not known here.
@@ -96,7 +96,7 @@ def _linear_layers(base: Path) -> Layers:
 
 
 def _write_adapter(folder: Path, shapes: Layers, seed: int) -> None:
-    """A random adapter, weak enough that the model still writes text, over the one that is there."""
+    """Overwrites an adapter with a random one, weak enough that the model still writes text."""
     random = np.random.default_rng(seed)
 
     def half(rows: int, columns: int, size: float) -> NDArray[np.float16]:
@@ -118,8 +118,8 @@ def _write_adapter(folder: Path, shapes: Layers, seed: int) -> None:
 def running(
     names: Sequence[str], slots: int, host: int, learnwares: Path, scratch: Path, base: str
 ) -> Iterator[dict[str, Side]]:
-    """The named sides, started one after the other and ended together: ours and its variants (`WITHOUT`), and stock
-    with our operators (`stock`) or its own (`plain`)."""
+    """Starts the named sides one after the other and ends them together: this stack and its variants (`WITHOUT`), and
+    stock with this project's operators (`stock`) or its own (`plain`)."""
     with ExitStack() as cleanup:
         sides = {}
         for name in names:
@@ -146,7 +146,7 @@ def running(
 
 
 def mean_bytes(learnwares: Path) -> float:
-    """Mean size of the adapters' weights in an engine's memory: their files hold two bytes a number."""
+    """Returns the mean size of the adapters' weights in an engine's memory; their files hold two bytes a number."""
     on_disk = np.mean([path.stat().st_size for path in learnwares.glob("*/adapter_model.safetensors")])
     return float(on_disk) * (2 if cpu_dtype() == "float32" else 1)
 

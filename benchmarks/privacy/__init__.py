@@ -1,1 +1,1 @@
-"""What task specifications give away, by attack."""
+"""Attacks task specifications and measures what they give away."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.privacy`."""
+"""Runs `python -m benchmarks.privacy`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Who was in it? Attacks on specifications that are given as weighted points, and how well they tell members apart.
+"""Membership attacks on specifications that are given as weighted points, and how well they tell members apart.
 
 The attacker knows the recipe, its noise, and a pool of candidate rows of the task, of which `rows` are members; with
 the recipe it makes shadow specifications of random parts of the pool. Each attack scores every candidate:
@@ -26,15 +26,15 @@ Matrix = NDArray[np.float32]
 Values = NDArray[np.float64]
 
 BANDWIDTHS = (1 / 16, 1 / 4, 1.0, 4.0)
-"""Of the density attack, as multiples of the pool's own (`specs.rkme.local_gamma`)."""
+"""Bandwidths of the density attack, as multiples of the pool's own (`specs.rkme.local_gamma`)."""
 SCORES = ("nearest", *(f"density, {factor:g}" for factor in BANDWIDTHS), "mean likelihood")
 LEAST_SHADOWS = 2
-"""Shadows with, and without, a row that a ratio needs; rows with fewer count as undecided."""
+"""A likelihood ratio needs so many shadows with a row and so many without it; rows with fewer count as undecided."""
 LEAST_VARIANCE = 1e-12
 
 
 class Released(NamedTuple):
-    """A specification as the attacker has it: points (k, d), weights (k,), and the noise that the recipe put on their
+    """A specification as the attacker sees it: points (k, d), weights (k,), and the noise that the recipe put on their
     weighted mean (standard deviation of a coordinate)."""
 
     points: Matrix
@@ -43,7 +43,7 @@ class Released(NamedTuple):
 
 
 class Pool:
-    """Candidate rows (N, d) and what is computed from them once."""
+    """Candidate rows (N, d), with statistics of them that are computed once."""
 
     def __init__(self, vectors: Matrix) -> None:
         self.vectors = vectors
@@ -55,7 +55,8 @@ class Pool:
         self._rotated = self._centred @ self._axes
 
     def scores(self, released: Released, members: int) -> Values:
-        """Every attack's score of every candidate: (N, attacks), in the order of SCORES; larger means member."""
+        """Returns every attack's score of every candidate, (N, attacks), in the order of SCORES; larger means
+        member."""
         distances = squared_distances(self.vectors, released.points)
         with np.errstate(divide="ignore"):
             log_weights = np.log(released.weights)
@@ -67,7 +68,8 @@ class Pool:
         return np.stack([-distances.min(1), *densities, self._mean_likelihood(released, members)], axis=1)
 
     def _mean_likelihood(self, released: Released, members: int) -> Values:
-        """log p(mean | in) - log p(mean | out), sampling without replacement from the pool."""
+        """Returns log p(mean | in) - log p(mean | out) of every candidate, for sampling without replacement from the
+        pool."""
         size = len(self.vectors)
         found = (released.weights @ released.points.astype(np.float64) - self._mean) @ self._axes
         spread = self._variances * (size - members) / (size - 1) / members + released.mean_noise**2
@@ -79,15 +81,15 @@ class Pool:
 
 
 def area_under_curve(members: Values, others: Values) -> float:
-    """How often a member's score is larger than another row's; a tie counts half."""
+    """Returns how often a member's score is larger than another row's; a tie counts half."""
     ordered = np.sort(others)
     below = np.searchsorted(ordered, members, "left") + np.searchsorted(ordered, members, "right")
     return float(below.mean() / 2 / len(others))
 
 
 def attack(pool: Pool, released: Sequence[Released], inside: NDArray[np.bool_]) -> dict[str, float]:
-    """The area under the curve of every attack, the mean over the specifications, each attacked with all the others as
-    shadows. `inside` (specifications, N) says which candidates are members of which."""
+    """Returns the area under the curve of every attack, the mean over the specifications, each attacked with all the
+    others as shadows. `inside` (specifications, N) says which candidates are members of which."""
     scores = np.stack([pool.scores(one, int(mask.sum())) for one, mask in zip(released, inside, strict=True)])
     kinds = {name: scores[:, :, place] for place, name in enumerate(SCORES)}
     kinds |= {f"shadow, {name}": _ratios(scores[:, :, [place]], inside) for place, name in enumerate(SCORES)}
@@ -104,8 +106,8 @@ def attack(pool: Pool, released: Sequence[Released], inside: NDArray[np.bool_]) 
 
 
 def _ratios(scores: Values, inside: NDArray[np.bool_]) -> Values:
-    """Log-likelihood ratios (specifications, N) of scores (specifications, N, q), each from all other specifications'
-    scores with and without the row, as Gaussians of one covariance."""
+    """Returns log-likelihood ratios (specifications, N) of scores (specifications, N, q), each from all other
+    specifications' scores with and without the row, as Gaussians of one covariance."""
     with_it = inside[:, :, None]
     counts = np.stack([with_it.sum(0), (~with_it).sum(0)])
     sums = np.stack([(scores * with_it).sum(0), (scores * ~with_it).sum(0)])

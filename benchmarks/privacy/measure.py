@@ -1,4 +1,4 @@
-"""What specifications tell about the rows they were made from, and what it costs to tell less.
+"""Measures what specifications tell about the rows they were made from, and what it costs to tell less.
 
     python -m benchmarks.privacy --data DATA --json FILE
 
@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
+from benchmarks.common.statistics import interval
 from benchmarks.common.tasks import CHAT, DOMAINS, OTHER_CHOICES, add_data_option, read_prompts, task_of
 from benchmarks.privacy.attacks import Pool, Released, attack
 from router.selection import Selector
@@ -42,18 +43,17 @@ Values = NDArray[np.float64]
 
 SIZES = (200, 100, 1000)
 POOL_OF_1000 = 1200
-"""Rows that a task must have for n = 1,000: some must be held out."""
+"""A task must have so many rows for n = 1,000, since some must be held out."""
 PACKAGE_GAMMA = 0.1
 PACKAGE_POINTS = 100
 KMEANS_ROUNDS = 20
-BOOTSTRAP = 2000
 DEFAULT = f"1 point, mu {DEFAULT_MU:g} (default)"
 EXACT = "1 point"
 
 
-class Recipe(NamedTuple):
-    """How n row vectors become a specification, how many of them are attacked, each with the others as shadows, and
-    how many choices are made, for each task. Many points take up to a second each."""
+class SpecificationRecipe(NamedTuple):
+    """A way to make a specification from n row vectors, with the number of shadow specifications and of choices for
+    each task. Many points take up to a second each."""
 
     name: str
     make: Callable[[Matrix, np.random.Generator], Released]
@@ -63,8 +63,8 @@ class Recipe(NamedTuple):
 
 
 class Vectors:
-    """Stands for an encoder whose texts are row numbers, so that the product's own function makes the benchmark's
-    specifications from vectors that were computed once."""
+    """An encoder whose texts are row numbers, so that the product's own function makes the benchmark's specifications
+    from vectors that were computed once."""
 
     id, fingerprint = "rows", ""
 
@@ -77,7 +77,8 @@ class Vectors:
 
 
 def mean(mu: float | None) -> Callable[[Matrix, np.random.Generator], Released]:
-    """As `learnware-serving spec make` does."""
+    """Returns the recipe of `learnware-serving spec make`: the rows' mean with the noise that `mu` asks for (None:
+    without noise)."""
 
     def make(rows: Matrix, generator: np.random.Generator) -> Released:
         made = make_task_specification([str(number) for number in range(len(rows))], Vectors(rows), mu, generator)
@@ -87,8 +88,8 @@ def mean(mu: float | None) -> Callable[[Matrix, np.random.Generator], Released]:
 
 
 def points(size: int, mu: float | None = None) -> Callable[[Matrix, np.random.Generator], Released]:
-    """Means of k-means cells; with `mu` each has the noise that its number of rows asks for. Which row belongs to which
-    cell is not hidden, so that `mu` proves nothing here."""
+    """Returns the recipe of k-means cells' means; with `mu` each has the noise that its number of rows asks for. The
+    assignment of rows to cells is not hidden, so `mu` proves nothing here."""
 
     def make(rows: Matrix, generator: np.random.Generator) -> Released:
         means, counts = _cells(rows, size, generator)
@@ -103,7 +104,7 @@ def points(size: int, mu: float | None = None) -> Callable[[Matrix, np.random.Ge
 
 
 def _cells(rows: Matrix, size: int, generator: np.random.Generator) -> tuple[Values, Values]:
-    """The means of the k-means cells that have rows, and how many each has."""
+    """Returns the means of the k-means cells that have rows, and the number of rows of each."""
     centres = rows[generator.permutation(len(rows))[:size]].astype(np.float64)
     for _ in range(KMEANS_ROUNDS):
         owners = (rows @ centres.T - (centres**2).sum(1) / 2).argmax(1)
@@ -114,53 +115,53 @@ def _cells(rows: Matrix, size: int, generator: np.random.Generator) -> tuple[Val
 
 
 def view(rows: Matrix, _: np.random.Generator) -> Released:
-    """As a learnware's view is made here."""
+    """Reduces rows as a learnware's view is made here."""
     reduced = reduce_points(rows, min(POINTS_PER_VIEW, 2 * len(rows) // 3), local_gamma(rows))
     return Released(reduced.points, reduced.weights, 0.0)
 
 
 def published(rows: Matrix, _: np.random.Generator) -> Released:
-    """The published RKME with K = ⌊2n/3⌋."""
+    """Reduces rows by the published RKME with K = ⌊2n/3⌋."""
     reduced = reduce_points(rows, 2 * len(rows) // 3, PACKAGE_GAMMA)
     return Released(reduced.points, reduced.weights, 0.0)
 
 
 def package(rows: Matrix, _: np.random.Generator) -> Released:
-    """The `learnware` package's default for more than 100 rows."""
+    """Reduces rows as the `learnware` package does by default for more than 100 rows."""
     reduced = reduce_points(rows, PACKAGE_POINTS, PACKAGE_GAMMA)
     return Released(reduced.points, reduced.weights, 0.0)
 
 
 RECIPES = (
-    Recipe(DEFAULT, mean(DEFAULT_MU)),
-    Recipe(EXACT, mean(None)),
-    Recipe("1 point, mu 4", mean(4.0)),
-    Recipe("1 point, mu 2", mean(2.0)),
-    Recipe("1 point, mu 0.5", mean(0.5)),
-    Recipe("1 point, mu 0.25", mean(0.25)),
-    Recipe("4 points", points(4), shadows=16, draws=10),
-    Recipe("4 points, mu 1", points(4, 1.0), shadows=16, draws=10),
-    Recipe("10 points", points(10), shadows=16, draws=10),
-    Recipe("10 points, mu 1", points(10, 1.0), shadows=16, draws=10),
-    Recipe(f"{POINTS_PER_VIEW} points (a learnware's view)", view, shadows=4, draws=1),
-    Recipe("package's RKME, K = 100", package, shadows=4, draws=1, sizes=(200, 1000)),
-    Recipe("published RKME, K = 2n/3", published, shadows=4, draws=1, sizes=(100, 200)),
+    SpecificationRecipe(DEFAULT, mean(DEFAULT_MU)),
+    SpecificationRecipe(EXACT, mean(None)),
+    SpecificationRecipe("1 point, mu 4", mean(4.0)),
+    SpecificationRecipe("1 point, mu 2", mean(2.0)),
+    SpecificationRecipe("1 point, mu 0.5", mean(0.5)),
+    SpecificationRecipe("1 point, mu 0.25", mean(0.25)),
+    SpecificationRecipe("4 points", points(4), shadows=16, draws=10),
+    SpecificationRecipe("4 points, mu 1", points(4, 1.0), shadows=16, draws=10),
+    SpecificationRecipe("10 points", points(10), shadows=16, draws=10),
+    SpecificationRecipe("10 points, mu 1", points(10, 1.0), shadows=16, draws=10),
+    SpecificationRecipe(f"{POINTS_PER_VIEW} points (a learnware's view)", view, shadows=4, draws=1),
+    SpecificationRecipe("package's RKME, K = 100", package, shadows=4, draws=1, sizes=(200, 1000)),
+    SpecificationRecipe("published RKME, K = 2n/3", published, shadows=4, draws=1, sizes=(100, 200)),
 )
 
 
-class TaskRows(NamedTuple):
-    """A task's vectors."""
+class TaskVectors(NamedTuple):
+    """Vectors of a task's rows: train, test, and test without the instruction."""
 
     train: Matrix
     test: Matrix
     test_bare: Matrix
 
 
-def read_tasks(data: Path, encoder: Encoder, names: Sequence[str]) -> dict[str, TaskRows]:
+def read_tasks(data: Path, encoder: Encoder, names: Sequence[str]) -> dict[str, TaskVectors]:
     found = {}
     for name in names:
         train, test = read_prompts(data, name, "train"), read_prompts(data, name, "test")
-        found[name] = TaskRows(*(encoder.encode(rows) for rows in (train.whole, *test)))
+        found[name] = TaskVectors(*(encoder.encode(rows) for rows in (train.whole, *test)))
     return found
 
 
@@ -172,8 +173,8 @@ def in_domain_tasks(data: Path) -> list[str]:
     )
 
 
-def attacks_on(recipe: Recipe, size: int, tasks: Mapping[str, TaskRows]) -> dict[str, dict[str, float]]:
-    """Areas under the curve by attack and task."""
+def attacks_on(recipe: SpecificationRecipe, size: int, tasks: Mapping[str, TaskVectors]) -> dict[str, dict[str, float]]:
+    """Returns areas under the curve by attack and task."""
     by_attack: dict[str, dict[str, float]] = {}
     for place, (name, rows) in enumerate(tasks.items()):
         generator = np.random.default_rng([place, size])
@@ -190,14 +191,6 @@ def attacks_on(recipe: Recipe, size: int, tasks: Mapping[str, TaskRows]) -> dict
     return by_attack
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    generator = np.random.default_rng(0)
-    drawn = np.array(values)[generator.integers(0, len(values), (BOOTSTRAP, len(values)))].mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def summary_of(by_attack: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     means = {kind: float(np.mean(list(areas.values()))) for kind, areas in by_attack.items()}
     best = max(means, key=lambda kind: means[kind])
@@ -207,17 +200,17 @@ def summary_of(by_attack: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         "tasks": len(areas),
         "best_attack": best,
         "auc": means[best],
-        "interval_95": interval(list(areas.values())),
+        "interval_95": interval(list(areas.values()), np.mean),
         "worst_task": {"task": worst, "auc": areas[worst]},
         "by_attack": {
-            kind: {"auc": value, "interval_95": interval(list(by_attack[kind].values()))}
+            kind: {"auc": value, "interval_95": interval(list(by_attack[kind].values()), np.mean)}
             for kind, value in means.items()
         },
     }
 
 
-def all_learnwares(tasks: Mapping[str, TaskRows], like: Learnware) -> list[Learnware]:
-    """One for each task, specified from its train rows; of a learnware's fields only the specification counts here."""
+def all_learnwares(tasks: Mapping[str, TaskVectors], like: Learnware) -> list[Learnware]:
+    """Returns a learnware for each task, specified from its train rows; only its specification counts here."""
     made = []
     for name, rows in tasks.items():
         numbers = [str(number) for number in range(len(rows.train))]
@@ -229,9 +222,15 @@ def all_learnwares(tasks: Mapping[str, TaskRows], like: Learnware) -> list[Learn
 
 
 def accuracy(
-    recipe: Recipe, size: int, selector: Selector, ids: Sequence[str], tasks: Mapping[str, TaskRows], form: str
+    recipe: SpecificationRecipe,
+    size: int,
+    selector: Selector,
+    ids: Sequence[str],
+    tasks: Mapping[str, TaskVectors],
+    form: str,
 ) -> dict[str, list[float]]:
-    """Per task: the share of samples whose own learnware is chosen, and of those for which it is the nearest."""
+    """Returns for each task the share of samples whose own learnware is chosen, and of those for which it is the
+    nearest."""
     chosen, nearest = [], []
     for place, name in enumerate(ids):
         generator = np.random.default_rng([place, size, 1])
@@ -249,8 +248,8 @@ def accuracy(
     return {"chosen": chosen, "nearest": nearest}
 
 
-def to_base(recipe: Recipe, size: int, selector: Selector, rows: Matrix) -> float:
-    """The share of samples of a foreign task that go to the base model."""
+def to_base(recipe: SpecificationRecipe, size: int, selector: Selector, rows: Matrix) -> float:
+    """Returns the share of samples of a foreign task that go to the base model."""
     generator = np.random.default_rng(size)
     answers = []
     for _ in range(recipe.draws):
@@ -261,7 +260,10 @@ def to_base(recipe: Recipe, size: int, selector: Selector, rows: Matrix) -> floa
 
 
 def costs_of(
-    recipe: Recipe, size: int, sets: Mapping[str, tuple[Selector, list[str]]], tasks: Mapping[str, TaskRows]
+    recipe: SpecificationRecipe,
+    size: int,
+    sets: Mapping[str, tuple[Selector, list[str]]],
+    tasks: Mapping[str, TaskVectors],
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for label, (selector, ids) in sets.items():
@@ -316,7 +318,7 @@ def _accuracies(found: Mapping[str, Any] | None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.privacy", description=__doc__.split("\n")[0])
     add_data_option(parser)
-    add_json_option(parser)
+    add_output_options(parser)
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), choices=SIZES, help="rows of a task")
     parser.add_argument("--recipes", nargs="*", help="only recipes whose names hold one of these")
     options = parser.parse_args(arguments)
@@ -363,13 +365,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "seconds": round(time.monotonic() - started),
         }
         # after each size, since all of them take a while
-        write_json(options.json, result("privacy", figures_of(attacked, costs), conditions, details))
+        write_result(options, result("privacy", figures_of(attacked, costs), conditions, details))
     report(dict(sorted(attacked.items())), costs)
     return 0
 
 
 def figures_of(attacked: Mapping[int, Mapping[str, Any]], costs: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
-    """The figures that the project aims at; empty where a part of the benchmark was left out."""
+    """Returns the figures that the project aims at; none where a part of the benchmark was left out."""
     figures: dict[str, float] = {}
     if DEFAULT in attacked.get(200, {}):
         figures["membership_auc"] = attacked[200][DEFAULT]["auc"]

@@ -1,1 +1,1 @@
-"""The router's own time by number of learnwares, and while the market changes."""
+"""Measures the router's own time by number of learnwares, and while the market changes."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.routing`, with one thread in every thread pool."""
+"""Runs `python -m benchmarks.routing`, with one thread in every thread pool."""
 
 import os
 import sys

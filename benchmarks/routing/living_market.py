@@ -1,4 +1,4 @@
-"""A change of a large market beside requests: how soon it is visible, and how long it keeps a request waiting.
+"""Measures a change of a large market beside requests: how soon it is visible, and how long it keeps a request waiting.
 
 The router's side, in one process, as in a replica: one thread makes choices without a pause while another one follows
 a published catalogue to which learnwares are added one at a time. The catalogues are written beforehand, as another
@@ -34,11 +34,11 @@ from specs.market.follower import POLL_S
 from specs.specification import save_specification
 
 CONTROL_S = 0.15
-"""How long a window without an addition is; additions take about as long, or less."""
+"""Length of a window without an addition, seconds; additions take about as long, or less."""
 
 
 class Window(NamedTuple):
-    """Waits in milliseconds of the choices that ended in it."""
+    """A window of time with the waits, in milliseconds, of the choices that ended in it."""
 
     waits: NDArray[np.float64]
 
@@ -48,7 +48,7 @@ class Window(NamedTuple):
 
 
 class Additions(NamedTuple):
-    """Seconds of each addition's steps, and the windows with and without one; the selector after all."""
+    """The seconds of each addition's steps, the windows with and without one, and the selector after all of them."""
 
     written: list[float]
     read: list[float]
@@ -61,7 +61,7 @@ class Additions(NamedTuple):
 
 
 class _Chooser(threading.Thread):
-    """Makes choices until it is told to stop; `taken` holds (end, wait in ms) of each."""
+    """A thread that makes choices until it is told to stop; `taken` holds (end, wait in ms) of each."""
 
     def __init__(self, builder: SnapshotBuilder, texts: Sequence[str]) -> None:
         super().__init__(daemon=True)
@@ -85,7 +85,7 @@ class _Chooser(threading.Thread):
             os.close(file)
 
     def window(self, start: float, end: float) -> Window:
-        """The choices that ran in this time. The one after `end` is among them: it may have waited."""
+        """Returns the choices that ran in this time, with the one after `end`, which may have waited."""
         taken = self.taken[:]
         ends = np.array([moment for moment, _ in taken])
         first, last = np.searchsorted(ends, [start, end])
@@ -93,7 +93,7 @@ class _Chooser(threading.Thread):
 
 
 def _ran_or_queued(file: int) -> float:
-    """Seconds of this thread on a processor, and queued for one, by its open `schedstat`."""
+    """Returns the seconds for which this thread ran on a processor or queued for one, from its open `schedstat`."""
     queued = int(os.pread(file, 100, 0).split()[1]) / 1e9
     return time.thread_time() + queued
 
@@ -101,7 +101,7 @@ def _ran_or_queued(file: int) -> float:
 def measure_additions(
     learnwares: Sequence[Learnware], added: Sequence[Learnware], texts: Sequence[str], settings: SelectionSettings
 ) -> Additions:
-    """Adds `added`, one at a time, to a market of `learnwares`; then fits the whole anew."""
+    """Adds `added`, one at a time, to a market of `learnwares`, then fits the whole market anew."""
     interval = sys.getswitchinterval()
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -164,9 +164,10 @@ def _measure(
 
 
 def figures(found: Additions, count: int) -> dict[str, float]:
-    """`add_visible_s`: the slowest addition, from the start of writing its catalogue, with the whole interval at which
-    the file is looked at. `add_blocks_ms`: the longest wait of a request in any window with an addition; the median
-    over the windows of their longest; beside the same without one."""
+    """Returns the figures of additions. `add_visible_s` is the slowest addition, from the start of writing its
+    catalogue, including the whole interval at which the file is polled. `add_blocks_ms` is the longest wait of a
+    request in any window with an addition; the median of the windows' longest waits, and the same without an addition,
+    are beside it."""
     steps = np.array([found.written, found.read, found.applied])
     slowest = steps.sum(0).max() + POLL_S
     waits = {"add": found.with_addition, "control": found.without}
@@ -191,7 +192,7 @@ def figures(found: Additions, count: int) -> dict[str, float]:
 
 
 def _apply(builder: SnapshotBuilder, watch: CatalogueWatch) -> float:
-    """What a follower does with a new catalogue. Returns when it had been read."""
+    """Applies a new catalogue as a follower does, and returns when it had been read."""
     catalogue = watch.changed()
     assert catalogue is not None
     moment = time.perf_counter()
@@ -205,7 +206,7 @@ def _entry(root: Path, number: int, learnware: Learnware) -> Entry:
 
 
 def _publish(root: Path, number: int, entries: Sequence[Entry]) -> float:
-    """Writes a catalogue that `_show` will show; returns the seconds."""
+    """Writes a catalogue for `_show` to publish, and returns the seconds that took."""
     started = time.perf_counter()
     write_catalogue(root, Catalogue(number, tuple(entries)))
     taken = time.perf_counter() - started
@@ -218,7 +219,7 @@ def _show(root: Path, number: int) -> None:
 
 
 def _write_folder(learnware: Learnware, folder: Path) -> None:
-    """A folder with all but the weights, which a router does not read."""
+    """Writes a learnware's folder without its weights, which a router does not read."""
     folder.mkdir(parents=True)
     save_specification(learnware.specification, folder / SPECIFICATION_FOLDER)
     shutil.copy(learnware.folder / "adapter_config.json", folder)
@@ -226,5 +227,5 @@ def _write_folder(learnware: Learnware, folder: Path) -> None:
 
 
 def named(learnwares: Sequence[Learnware], prefix: str) -> list[Learnware]:
-    """The same under other ids."""
+    """Returns the learnwares under the ids `prefix`-0, `prefix`-1 and so on."""
     return [replace(learnware, id=f"{prefix}-{number}") for number, learnware in enumerate(learnwares)]

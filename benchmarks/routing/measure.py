@@ -1,13 +1,13 @@
-"""The router's own time for one request, encoder included, by number of learnwares, and the recall of the index.
+"""Measures the router's own time for one request by number of learnwares, and the recall of the index.
 
     python -m benchmarks.routing [--counts 12 100 1000 10000] [--short] [--json FILE]
 
-One thread. Text in, choice out: what a router replica does between reading a request and answering the edge; with asks
-that were seen before, as most are, and beside that (`route_new_ask_…`) with asks that go through the transformer. More
-than the starter learnwares are made from them by resampling: a part of one's reduced points, each moved towards a
-random point of another, so that all are distinct and lie as densely as real neighbours. Recall@1 compares the
-index's nearest learnware with the exact one, for real texts and for vectors near the points of the resampled
-learnwares.
+One thread. Text in, choice out, the encoder included: what a router replica does between reading a request and
+answering the edge; with asks that were seen before, as most are, and beside that (`route_new_ask_…`) with asks that go
+through the transformer. More than the starter learnwares are made from them by resampling: a part of one's reduced
+points, each moved towards a random point of another, so that all are distinct and lie as densely as real neighbours.
+Recall@1 compares the index's nearest learnware with the exact one, for real texts and for vectors near the points of
+the resampled learnwares.
 
 In large markets learnwares are then added one at a time beside requests (`benchmarks.routing.living_market`).
 """
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.tasks import DOMAINS, add_data_option, read_prompts, read_questions_of, task_of
 from benchmarks.routing.living_market import figures as living_figures, measure_additions, named
 from router.index.index import SpecificationIndex
@@ -40,23 +40,24 @@ from specs.specification import View
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 COUNTS = (12, 100, 1000, 10_000)
 RESAMPLED_POINTS = 60
-"""Points of a resampled learnware. A starter learnware has about 120; half of them keep 10,000 specifications in memory
-(0.6 GB as float16) on a small machine."""
+"""Number of points of a resampled learnware. A starter learnware has about 120; half of them keep 10,000 specifications
+in memory (0.6 GB as float16) on a small machine."""
 MOVED = (0.2, 0.5)
-"""How far the points move towards the other learnware's point, as a share of the way."""
+"""Range of the points' move towards the other learnware's point, as a share of the way."""
 RECALL_NOISE = 0.3
-"""Length of the random step from a unit-norm reduced point to a probe near it: about the distance between a prompt
-and its nearest reduced point."""
+"""Length of the random step from a unit-norm reduced point to a probe near it, about the distance between a prompt and
+its nearest reduced point."""
 ROUNDS, PROBES, ADDED = 2000, 2000, 40
 SHORT_ROUNDS, SHORT_PROBES, SHORT_ADDED, SHORT_NEW_ASKS = 500, 400, 10, 80
 CHANGED_SHARE = 0.02
-"""Of the learnwares, both removed and added, before recall is measured again."""
+"""Share of the learnwares that are removed, and as many added, before recall is measured again."""
 
 Matrix = NDArray[np.float32]
 
 
 def resample(starters: Sequence[Learnware], count: int, seed: int = 0) -> list[Learnware]:
-    """`count` learnwares: the starters themselves, then distinct ones made from them (see the module's docstring)."""
+    """Returns `count` learnwares: the starters themselves, then distinct ones made from them (see the module's
+    docstring)."""
     generator = np.random.default_rng(seed)
     sets = [learnware.specification.whole_set for learnware in starters]
     made = list(starters[:count])
@@ -77,7 +78,7 @@ def resample(starters: Sequence[Learnware], count: int, seed: int = 0) -> list[L
 
 
 def request_texts(learnwares: Sequence[Learnware], options: argparse.Namespace) -> list[str]:
-    """Our own questions, and the first test prompts of each task where the data is there."""
+    """Returns the project's questions, and the first test prompts of each task where the data is available."""
     texts = [text for questions in read_questions_of([*DOMAINS, "general"]).values() for text in questions]
     if options.data is not None:
         for learnware in learnwares:
@@ -86,8 +87,8 @@ def request_texts(learnwares: Sequence[Learnware], options: argparse.Namespace) 
 
 
 def time_choices(selector: Selector, texts: Sequence[str], rounds: int) -> NDArray[np.float64]:
-    """Milliseconds of each of `rounds` choices, over the texts in a fixed random order: (rounds, 2), by the clock
-    and of processor time. The second leaves out what other processes on the machine took. The texts' asks are known
+    """Returns the milliseconds of each of `rounds` choices over the texts in a fixed random order, (rounds, 2): by the
+    clock, and of processor time, which leaves out what other processes on the machine took. The texts' asks are known
     when they were encoded before."""
     order = np.random.default_rng(0).permutation(rounds) % len(texts)
     for number in order[:50]:
@@ -101,8 +102,8 @@ def time_choices(selector: Selector, texts: Sequence[str], rounds: int) -> NDArr
 
 
 def time_new_asks(selector: Selector, texts: Sequence[str]) -> dict[str, float]:
-    """Milliseconds of one choice for a text whose ask was never seen, p50 and p99 by the clock
-    and of processor time. The texts must differ."""
+    """Returns the milliseconds of one choice for a text whose ask was never seen, p50 and p99 by the clock and of
+    processor time. The texts must differ."""
     encoder = PromptEncoder(load_encoder(STATIC_ENCODER), load_ask_encoder())  # remembers nothing yet
     encoder.encode(["The first one is slower: the runtime sets itself up."])
 
@@ -116,13 +117,14 @@ def time_new_asks(selector: Selector, texts: Sequence[str]) -> dict[str, float]:
 
 
 def recall(index: SpecificationIndex, probes: Matrix) -> float:
-    """Share of the probes (n, r) whose nearest learnware the index finds, against scoring all of them."""
+    """Returns the share of the probes (n, r) whose nearest learnware the index finds, against scoring all of them."""
     found = [index.search(probe, 1).owners[0] == index.all_values(probe).argmax() for probe in probes]
     return float(np.mean(found))
 
 
 def probe_vectors(learnwares: Sequence[Learnware], texts: Matrix, count: int) -> Matrix:
-    """Half encoded texts, half vectors near reduced points of random learnwares: (count, dim), unit norm."""
+    """Returns vectors (count, dim) of unit norm: half are encoded texts, half lie near reduced points of random
+    learnwares."""
     generator = np.random.default_rng(1)
     near = np.empty((count // 2, texts.shape[1]), np.float32)
     for row in range(len(near)):
@@ -136,7 +138,7 @@ def probe_vectors(learnwares: Sequence[Learnware], texts: Matrix, count: int) ->
 def changed_recall(
     selector: Selector, learnwares: Sequence[Learnware], added: Sequence[Learnware], vectors: Matrix
 ) -> float:
-    """Recall after as many were removed as are added. The index must be whole then."""
+    """Returns the recall after as many learnwares were removed as are added. The index must be whole then."""
     generator = np.random.default_rng(2)
     removed = [learnwares[number].id for number in generator.choice(len(learnwares), len(added), replace=False)]
     changed = selector.changed(added, removed)
@@ -146,7 +148,7 @@ def changed_recall(
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[list[str]]]:
-    """Figures by name, and the rows of the table."""
+    """Measures every number of learnwares; returns figures by name and the rows of the table."""
     rounds, probes = (SHORT_ROUNDS, SHORT_PROBES) if options.short else (ROUNDS, PROBES)
     starters = load_learnwares(options.learnwares)
     encoder = load_prompt_encoder()
@@ -219,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_data_option(parser)
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers of learnwares")
     parser.add_argument("--short", action="store_true", help=f"{SHORT_ROUNDS} choices a number instead of {ROUNDS}")
-    add_json_option(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     conditions: dict[str, Any] = setup()
     try:
@@ -230,5 +232,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print()
     print(table(["learnwares", "index", "p50 ms", "p99 ms", "processor p50 ms", "p99 ms", "recall@1", "build s"], rows))
     conditions |= {"threads": {name: os.environ.get(name) for name in THREAD_LIMITS}, "short": options.short}
-    write_json(options.json, result("routing", figures, conditions, {"counts": options.counts}))
+    write_result(options, result("routing", figures, conditions, {"counts": options.counts}))
     return 0

@@ -1,1 +1,1 @@
-"""Whether requests get what they ask for: the right learnware, or the base model."""
+"""Measures whether requests get the right learnware, or the base model."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.selection`."""
+"""Runs `python -m benchmarks.selection`."""
 
 import sys
 

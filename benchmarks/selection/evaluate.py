@@ -1,4 +1,4 @@
-"""Whether requests get what they ask for: the right learnware, or the base model where none answers them.
+"""Measures whether requests get what they ask for: the right learnware, or the base model where none answers them.
 
     python -m benchmarks.selection --data DATA [--prompts FOLDER]    figures (`benchmarks.selection.figures` names them)
     python -m benchmarks.selection --data DATA --scores FILE         and the scores of base, routed, best single, oracle
@@ -31,11 +31,11 @@ from benchmarks.common.choosers import (
     with_parts_off,
 )
 from benchmarks.common.questions import Half, read_users_questions
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.scores import Scores, evaluate, read_scores
 from benchmarks.common.statistics import lines_of, percent
 from benchmarks.common.tasks import add_data_option, read_questions_of
-from benchmarks.selection.figures import Figures, Outcome, by_key, outcomes_of, time_choices, worst
+from benchmarks.selection.figures import ChoiceFigures, ChoiceOutcome, by_key, outcomes_of, time_choices, worst
 from router.settings import SelectionSettings
 from specs.encoding.ask_encoder import load_ask_encoder
 from specs.encoding.encoder import STATIC_ENCODER, PromptEncoder, load_encoder, load_prompt_encoder
@@ -57,7 +57,7 @@ COMPARED = (
     "multiple_choice_to_base",
     "system_instruction_found",
 )
-"""Figures by which rules stand side by side."""
+"""Figures by which rules are compared side by side."""
 TIMED_QUESTIONS = 300
 TABLES = {
     "reworded": "reworded: right task, by starter",
@@ -71,10 +71,10 @@ TABLES = {
 WORST_SHOWN = 8
 
 
-def tables_of(outcomes: Sequence[Outcome], starters: Starters) -> dict[str, dict[str, list[float]]]:
-    """Shares by key of the groups in `TABLES`, and of whole and bare rows by task: [share, rows]."""
+def tables_of(outcomes: Sequence[ChoiceOutcome], starters: Starters) -> dict[str, dict[str, list[float]]]:
+    """Returns shares by key of the groups in `TABLES`, and of whole and bare rows by task: [share, rows]."""
 
-    def holds(one: Outcome) -> bool:
+    def holds(one: ChoiceOutcome) -> bool:
         if one.case.group in ("other_ask", "explain"):
             return one.chosen is None or one.chosen in starters.in_sentences
         if one.case.group in ("wrapped_hold", "wrapped_hold_or_base"):
@@ -88,8 +88,8 @@ def tables_of(outcomes: Sequence[Outcome], starters: Starters) -> dict[str, dict
 
 
 def latency(rule: OurRule, prompts: Path | None, short: bool) -> dict[str, float]:
-    """Milliseconds of one choice from a text, with asks that were never seen and, again, with known ones. Beside the
-    clock's stands processor time, which leaves out what other processes took."""
+    """Returns the milliseconds of one choice from a text, with asks that were never seen and again with known ones: by
+    the clock, and of processor time, which leaves out what other processes took."""
     if prompts is not None:
         texts = [one.prompt for one in read_users_questions(prompts)]
     else:
@@ -112,12 +112,12 @@ def latency(rule: OurRule, prompts: Path | None, short: bool) -> dict[str, float
 
 
 def tune(learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: RememberingEncoder) -> None:
-    """What `min_match` would do on what may be tuned on."""
+    """Prints the figures on the half that may be tuned on, for each value of `min_match` in `TUNED`."""
     rows = []
     for min_match in TUNED:
         settings = SelectionSettings(min_match=min_match)
         rule = OurRule(learnwares, encoder, settings)
-        figures = Figures(outcomes_of(cases, rule), starters_of(learnwares))
+        figures = ChoiceFigures(outcomes_of(cases, rule), starters_of(learnwares))
         rows.append([f"{min_match:.2f}", *(percent(figures.shares[name]) for name in COMPARED)])
         print(" | ".join(rows[-1]), flush=True)
     print("\nOn train rows and the half of our own texts to tune on (%), by min_match:\n")
@@ -126,18 +126,20 @@ def tune(learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: Rememb
 
 def other_rules(
     learnwares: Sequence[Learnware], cases: Sequence[Case], encoder: RememberingEncoder, rule: OurRule
-) -> dict[str, Figures]:
-    """The rules that need none, and ours with parts off."""
+) -> dict[str, ChoiceFigures]:
+    """Returns the figures of the two baselines and of the rule with parts switched off."""
     starters = starters_of(learnwares)
     rules: list[Chooser] = [AlwaysBase(), ByDomain(learnwares, encoder)]
-    found = {one.name: Figures(outcomes_of(cases, one), starters) for one in rules}
+    found = {one.name: ChoiceFigures(outcomes_of(cases, one), starters) for one in rules}
     for changed in with_parts_off(learnwares, encoder, SelectionSettings(), rule.follow_ups):
-        found[changed.name] = Figures(outcomes_of(cases, changed), starters)
+        found[changed.name] = ChoiceFigures(outcomes_of(cases, changed), starters)
         print(f"measured: {changed.name}", flush=True)
     return found
 
 
-def report(figures: Figures, others: dict[str, Figures], tables: dict[str, Any], scores: Scores | None) -> None:
+def report(
+    figures: ChoiceFigures, others: dict[str, ChoiceFigures], tables: dict[str, Any], scores: Scores | None
+) -> None:
     print(table(["figure (%)", "value", "95 % interval", "rows"], lines_of(figures.shares)), end="\n\n")
     compared = [
         [name, *(percent(one.shares[figure]) for figure in COMPARED)]
@@ -161,8 +163,8 @@ def report(figures: Figures, others: dict[str, Figures], tables: dict[str, Any],
     print(table(["accuracy (%)", "base", f"best single ({scores.best_single_id})", "routed", "oracle"], rows))
 
 
-def scored(path: Path, outcomes: Sequence[Outcome]) -> Scores:
-    """The scores of the choices for whole rows, which must be all of a task's test rows."""
+def scored(path: Path, outcomes: Sequence[ChoiceOutcome]) -> Scores:
+    """Returns the scores of the choices for whole rows, which must be all of a task's test rows."""
     chosen: dict[str, list[str | None]] = {}
     for one in outcomes:
         if one.case.group == "whole":
@@ -188,7 +190,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="take learnwares to keep the base model's behaviour off their tasks, as if a market had measured that",
     )
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -220,7 +222,7 @@ def _measure(options: argparse.Namespace, learnwares: Sequence[Learnware]) -> in
     rule = OurRule(learnwares, encoder, settings)
     times = latency(rule, prompts, options.short)
     outcomes = outcomes_of(cases, rule)
-    figures, tables = Figures(outcomes, starters), tables_of(outcomes, starters)
+    figures, tables = ChoiceFigures(outcomes, starters), tables_of(outcomes, starters)
     others = {} if options.no_other_rules else other_rules(learnwares, cases, encoder, rule)
     scores = None if options.scores is None else scored(options.scores, outcomes)
     report(figures, others, tables, scores)
@@ -245,5 +247,5 @@ def _measure(options: argparse.Namespace, learnwares: Sequence[Learnware]) -> in
         "short": options.short,
         "kept": options.kept,
     }
-    write_json(options.json, result("selection", flat, conditions, details))
+    write_result(options, result("selection", flat, conditions, details))
     return 0

@@ -1,4 +1,5 @@
-"""Figures of the choice: what became of the cases of `benchmarks.common.cases`, as shares with their intervals."""
+"""Figures of the choice: shares, with their intervals, of the cases of `benchmarks.common.cases` that are chosen for
+rightly."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,13 +17,13 @@ NEIGHBOURS = (
     frozenset({"finance-tfns", "finance-fiqa_sa"}),
     frozenset({"mathematics-gsm8k_first_operation", "mathematics-svamp_operation"}),
 )
-"""Starters whose asks and labels are the same, so that other words for one ask often fit both."""
+"""Pairs of starters whose asks and labels are the same, so that other words for one ask often fit both."""
 MISSES = 8
-"""Cases of each figure that are shown as missed."""
+"""So many missed cases of each figure are shown."""
 SHOWN_CHARS = 160
 
 
-class Outcome(NamedTuple):
+class ChoiceOutcome(NamedTuple):
     """A case and the choice for it; `before` is the choice for `case.beside`."""
 
     case: Case
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
         return self.before is not None and self.chosen == self.before.learnware_id
 
 
-def outcomes_of(cases: Sequence[Case], chooser: Chooser) -> list[Outcome]:
+def outcomes_of(cases: Sequence[Case], chooser: Chooser) -> list[ChoiceOutcome]:
     before: dict[Conversation, Choice] = {}
 
     def choose(conversation: Conversation | None) -> Choice | None:
@@ -50,15 +51,15 @@ def outcomes_of(cases: Sequence[Case], chooser: Chooser) -> list[Outcome]:
             before[conversation] = chooser.choose(conversation)
         return None if conversation is None else before[conversation]
 
-    return [Outcome(case, chooser.choose(case.conversation), choose(case.beside)) for case in cases]
+    return [ChoiceOutcome(case, chooser.choose(case.conversation), choose(case.beside)) for case in cases]
 
 
-class Figures:
+class ChoiceFigures:
     """Shares by name, with the cases that count against each."""
 
-    def __init__(self, outcomes: Sequence[Outcome], starters: Starters) -> None:
+    def __init__(self, outcomes: Sequence[ChoiceOutcome], starters: Starters) -> None:
         self.shares: dict[str, Share] = {}
-        self.misses: dict[str, list[Outcome]] = {}
+        self.misses: dict[str, list[ChoiceOutcome]] = {}
         self._outcomes = outcomes
         self._starters = starters
         self._rows()
@@ -71,22 +72,24 @@ class Figures:
         return {name: one.value for name, one in self.shares.items() if one.rows}
 
     def missed(self, name: str) -> list[dict[str, object]]:
-        """The first cases that count against a figure, spread over all of them."""
+        """Returns some cases that count against a figure, spread over all of them."""
         found = self.misses[name]
         picked = [found[number * len(found) // MISSES] for number in range(MISSES)] if len(found) > MISSES else found
         return [_shown(one) for one in picked]
 
-    def _of(self, *groups: str) -> list[Outcome]:
+    def _of(self, *groups: str) -> list[ChoiceOutcome]:
         return [one for one in self._outcomes if one.case.group in groups]
 
-    def _add(self, name: str, outcomes: Iterable[Outcome], holds: Callable[[Outcome], bool], bad: bool = False) -> None:
-        """The share of outcomes for which `holds`; `bad`: these are the ones that count against it."""
+    def _add(
+        self, name: str, outcomes: Iterable[ChoiceOutcome], holds: Callable[[ChoiceOutcome], bool], bad: bool = False
+    ) -> None:
+        """Adds the share of outcomes for which `holds`; with `bad` these are the ones that count against it."""
         listed = list(outcomes)
         verdicts = [bool(holds(one)) for one in listed]
         self.shares[name] = share(verdicts)
         self.misses[name] = [one for one, verdict in zip(listed, verdicts, strict=True) if verdict == bad]
 
-    def _labels(self, one: Outcome) -> bool:
+    def _labels(self, one: ChoiceOutcome) -> bool:
         return one.chosen is not None and one.chosen not in self._starters.in_sentences
 
     def _rows(self) -> None:
@@ -149,8 +152,8 @@ class Figures:
         self._add("multiple_choice_to_base", self._of("multiple_choice"), _to_base)
         self._add("other_language_to_base", self._of("other_language"), _to_base)
 
-    def _wrong_label(self, one: Outcome) -> bool:
-        """A label for a question that does not ask for this one."""
+    def _wrong_label(self, one: ChoiceOutcome) -> bool:
+        """Tells whether a question is answered with a label that it does not ask for."""
         return self._labels(one) and not one.is_right
 
     def _surroundings(self) -> None:
@@ -178,8 +181,8 @@ class Figures:
         self._add("interface_task_to_base", self._of("wrapped_base"), _to_base)
 
 
-def by_key(outcomes: Sequence[Outcome], group: str, holds: Callable[[Outcome], bool]) -> dict[str, Share]:
-    """The share of a group's outcomes for which `holds`, by the cases' key."""
+def by_key(outcomes: Sequence[ChoiceOutcome], group: str, holds: Callable[[ChoiceOutcome], bool]) -> dict[str, Share]:
+    """Returns the share of a group's outcomes for which `holds`, by the cases' key."""
     verdicts: dict[str, list[bool]] = {}
     for one in outcomes:
         if one.case.group == group:
@@ -188,7 +191,8 @@ def by_key(outcomes: Sequence[Outcome], group: str, holds: Callable[[Outcome], b
 
 
 def time_choices(choose: Callable[[str], object], texts: Sequence[str]) -> dict[str, float]:
-    """Milliseconds of one choice, the median and the 99th percentile: by the clock, and of processor time."""
+    """Returns the milliseconds of one choice, the median and the 99th percentile: by the clock, and of processor
+    time."""
     taken = np.empty((len(texts), 2))
     for row, text in enumerate(texts):
         started, busy = time.perf_counter(), time.thread_time()
@@ -199,29 +203,29 @@ def time_choices(choose: Callable[[str], object], texts: Sequence[str]) -> dict[
 
 
 def worst(tables: Mapping[str, Share]) -> list[tuple[str, Share]]:
-    """A table's rows, the smallest shares first."""
+    """Returns a table's rows, the smallest shares first."""
     return sorted(tables.items(), key=lambda pair: (pair[1].value, pair[0]))
 
 
-def _to_base(one: Outcome) -> bool:
+def _to_base(one: ChoiceOutcome) -> bool:
     return one.chosen is None
 
 
-def _in_domain(one: Outcome) -> bool:
+def _in_domain(one: ChoiceOutcome) -> bool:
     return one.chosen is not None and domain_of(one.chosen) == one.case.domain
 
 
-def _wrong_domain(one: Outcome) -> bool:
+def _wrong_domain(one: ChoiceOutcome) -> bool:
     return one.chosen is not None and domain_of(one.chosen) != one.case.domain
 
 
-def _recognised(one: Outcome) -> bool:
-    """The likeliest task is the right one, whoever then answers it best."""
+def _recognised(one: ChoiceOutcome) -> bool:
+    """Tells whether the likeliest task is the right one, whichever learnware then answers it best."""
     tasks = [name for name, _ in one.choice.probabilities]
     return bool(tasks) and one.case.asks in tasks[0].split("+")
 
 
-def _right_or_neighbour(one: Outcome) -> bool:
+def _right_or_neighbour(one: ChoiceOutcome) -> bool:
     return one.is_right or any({one.chosen, one.case.asks} <= pair for pair in NEIGHBOURS)
 
 
@@ -229,7 +233,7 @@ def _short(learnware_id: str) -> str:
     return learnware_id.split("-", 1)[1]
 
 
-def _shown(one: Outcome) -> dict[str, object]:
+def _shown(one: ChoiceOutcome) -> dict[str, object]:
     text = one.case.conversation.turns[-1] if one.case.conversation.turns else ""
     best = one.choice.candidates[0] if one.choice.candidates else None
     return {

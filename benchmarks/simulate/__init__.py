@@ -1,1 +1,1 @@
-"""How adapter paging behaves at sizes and on devices where it has not been run."""
+"""Simulates adapter paging at sizes and on devices where it has not been run."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.simulate`."""
+"""Runs `python -m benchmarks.simulate`."""
 
 import sys
 

@@ -1,8 +1,9 @@
-"""The simulator against a measurement: step costs are fitted to some cells of `benchmarks.paging`, others predicted.
+"""Compares the simulator with a measurement: step costs are fitted to some cells of `benchmarks.paging`, others are
+predicted.
 
 The simulated engine gets the very requests of the measurement, at the same times. What a run took is taken as a sum
-over its steps (`simulate_costs.Linear`); its five coefficients are found by least squares, none below zero. Since the
-steps themselves depend a little on the costs, simulating and fitting alternate.
+over its steps (`benchmarks.simulate.costs.Linear`); its five coefficients are found by least squares, none below zero.
+Since the steps themselves depend a little on the costs, simulating and fitting alternate.
 
 The cells are put into two halves, and each half is predicted with coefficients fitted to the other.
 """
@@ -19,26 +20,29 @@ from scipy.optimize import nnls
 from benchmarks.common.arrivals import gamma_arrivals
 from benchmarks.common.report import table
 from benchmarks.common.servers import embedded_base
-from benchmarks.paging.measure import REQUESTS, SATURATING_RATE, Cell, Size, make_load, saturate
+from benchmarks.paging.measure import REQUESTS, SATURATING_RATE, PagingCell, Size, make_load, saturate
 from benchmarks.paging.sides import MAX_NUM_SEQS, make_learnwares, running
+from benchmarks.simulate.cluster import Cluster, at_random
 from benchmarks.simulate.costs import Costs, Linear
-from benchmarks.simulate.engine import Cluster, Engine, Job, Shape, StockQueue, StockSlots, Totals, at_random
+from benchmarks.simulate.engine import Engine, Shape, Totals
+from benchmarks.simulate.job import Job
+from benchmarks.simulate.stock_policies import StockQueue, StockSlots
 
 SIDES = ("ours", "stock")
-"""Those with the same operators, so with the same costs."""
+"""Sides with the same operators, and so with the same costs."""
 STEP_TOKENS = 2048
-"""vLLM 0.29's default where no other is set."""
+"""Tokens of a step: vLLM 0.29's default where no other is set."""
 KV_TOKENS = 23_301
-"""In 1 GiB, for the embedded base model in float32 (`deploy/cpu.yaml`); in bfloat16 twice as many, and neither is ever
-used up here."""
+"""Tokens whose keys and values fit into 1 GiB, for the embedded base model in float32 (`deploy/cpu.yaml`). In bfloat16
+twice as many fit; neither is ever used up here."""
 START = Linear(per_step=0.05, per_row=0.005, per_prefilled=0.002, per_adapter=0.003, per_load=0.01)
 FITS = 4
 MEASURED_SLOTS = 8
-MEASURED = [Cell(adapters, MEASURED_SLOTS, alpha, 1.0, 100) for adapters in (8, 16, 100) for alpha in (0.3, 1.0)]
+MEASURED = [PagingCell(adapters, MEASURED_SLOTS, alpha, 1.0, 100) for adapters in (8, 16, 100) for alpha in (0.3, 1.0)]
 MEASURED_SIZE = Size(rounds=2, requests=48)
 
 
-class Run(NamedTuple):
+class CellRound(NamedTuple):
     """One measured round of a cell on one side, or its simulation."""
 
     cell: str
@@ -48,7 +52,8 @@ class Run(NamedTuple):
     requests: int
     loads: int
     work: tuple[float, ...]
-    """Steps, rows, prefilled, adapters, loads: what the coefficients go with. Empty for a measurement."""
+    """The work that the coefficients multiply: steps, rows, prefilled, adapters, loads. It is empty for a
+    measurement."""
 
     @property
     def throughput(self) -> float:
@@ -56,8 +61,8 @@ class Run(NamedTuple):
 
 
 def measure() -> dict[str, Any]:
-    """Cells in which all adapters fit, in which none do, and between, measured on this stack alone; as the `details`
-    of `benchmarks.paging`."""
+    """Measures, on this stack alone, cells in which all adapters fit, in which none do, and between; returns them as
+    the `details` of `benchmarks.paging`."""
     with tempfile.TemporaryDirectory(prefix="simulate-") as scratch_name:
         scratch = Path(scratch_name)
         ids = make_learnwares(scratch / "learnwares", 100, Path(embedded_base()))
@@ -70,8 +75,8 @@ def measure() -> dict[str, Any]:
     return {"cells": cells}
 
 
-def jobs_of(cell: Cell, number: int, count: int, start: float) -> list[Job]:
-    """The requests of a cell's round, as `benchmarks.paging` sends them."""
+def jobs_of(cell: PagingCell, number: int, count: int, start: float) -> list[Job]:
+    """Returns the requests of a cell's round, as `benchmarks.paging` sends them."""
     ids = [str(adapter) for adapter in range(cell.adapters)]
     requests = make_load(ids, cell, count if number else count // 4, seed=1000 * number + 7)
     at = gamma_arrivals(len(requests), SATURATING_RATE, cell.cv, seed=number)
@@ -81,8 +86,8 @@ def jobs_of(cell: Cell, number: int, count: int, start: float) -> list[Job]:
     ]
 
 
-def simulate(cell: Cell, side: str, rounds: int, count: int, costs: Costs) -> list[Run]:
-    """All rounds of a cell, of `count` requests each, on one engine, after the one for warm-up."""
+def simulate(cell: PagingCell, side: str, rounds: int, count: int, costs: Costs) -> list[CellRound]:
+    """Simulates all rounds of a cell, of `count` requests each, on one engine, after the round for warm-up."""
     shape = Shape(cell.slots, MAX_NUM_SEQS, STEP_TOKENS, KV_TOKENS, cell.adapters, 1)
     stock = (StockQueue(cell.slots), StockSlots(cell.slots)) if side == "stock" else (None, None)
     engine = Engine(shape, costs, *stock)
@@ -95,14 +100,14 @@ def simulate(cell: Cell, side: str, rounds: int, count: int, costs: Costs) -> li
         totals = engine.totals
         work = (totals.steps, totals.decoded, totals.prefilled, totals.adapters, totals.loads)
         seconds = now - jobs[0].arrival
-        runs.append(Run(cell.name, side, seconds, sum(job.output for job in jobs), len(jobs), totals.loads, work))
+        runs.append(CellRound(cell.name, side, seconds, sum(job.output for job in jobs), len(jobs), totals.loads, work))
     return runs[1:]
 
 
-def measured_runs(cell: Cell, count: int, rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Run]:
-    """Of one cell, from the JSON's form."""
+def measured_runs(cell: PagingCell, count: int, rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[CellRound]:
+    """Returns the measured rounds of one cell, from the JSON's form."""
     return [
-        Run(
+        CellRound(
             cell.name,
             side,
             count / one["requests_per_s"],
@@ -116,8 +121,8 @@ def measured_runs(cell: Cell, count: int, rounds: Mapping[str, Sequence[Mapping[
     ]
 
 
-def fit(cells: Mapping[Cell, Sequence[Run]]) -> Linear:
-    """The coefficients that explain the measured rounds of these cells best, in relative error."""
+def fit(cells: Mapping[PagingCell, Sequence[CellRound]]) -> Linear:
+    """Returns the coefficients that explain the measured rounds of these cells best, in relative error."""
     costs = START
     for _ in range(FITS):
         rows, seconds = [], []
@@ -136,8 +141,8 @@ def fit(cells: Mapping[Cell, Sequence[Run]]) -> Linear:
     return costs
 
 
-def compare(cell: Cell, runs: Sequence[Run], costs: Costs) -> list[dict[str, Any]]:
-    """Measured and predicted, the median of a cell's rounds for each side."""
+def compare(cell: PagingCell, runs: Sequence[CellRound], costs: Costs) -> list[dict[str, Any]]:
+    """Returns measured and predicted throughput, the median of a cell's rounds for each side."""
     compared = []
     for side in SIDES:
         found = [run for run in runs if run.side == side]
@@ -163,7 +168,7 @@ def compare(cell: Cell, runs: Sequence[Run], costs: Costs) -> list[dict[str, Any
 
 
 def check(file: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Figures and details; prints both.
+    """Fits and predicts the cells of a file; prints and returns figures and details.
 
     Raises:
         ValueError: the file has fewer than four cells.
@@ -173,7 +178,7 @@ def check(file: Path) -> tuple[dict[str, float], dict[str, Any]]:
     cells = {
         cell: measured_runs(cell, count, one["rounds"])
         for name, one in sorted(content["details"]["cells"].items())
-        if name == (cell := Cell(**one["cell"])).name
+        if name == (cell := PagingCell(**one["cell"])).name
     }
     if len(cells) < 4:
         raise ValueError(f"{file} has {len(cells)} cells; at least four are needed, to fit two and predict two")

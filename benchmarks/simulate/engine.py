@@ -1,5 +1,5 @@
-"""Engines under a simulated clock, for `benchmarks.simulate`: what decides is the code that serves (waiting queue,
-slot table, host cache, placement); what is simulated is time, by a cost model.
+"""Simulates one engine, for `benchmarks.simulate`. Waiting queue, slot table and host cache are the code that serves;
+time is simulated by a cost model.
 
 As in vLLM: a step gives each running request its next token, or the next part of its prompt, within a budget of
 tokens; then requests are taken from the queue while there are seats, tokens of the budget and room for keys and values.
@@ -7,49 +7,17 @@ A request reserves its whole length when it is admitted, so none is ever taken b
 host memory by one thread beside the steps, and its requests join the queue when it is there.
 """
 
-import heapq
-import itertools
-import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from benchmarks.simulate.costs import Costs, Work
-from router.placement import DEVICE, HOST, Option, Placement, ReplicaState, Reports
+from benchmarks.simulate.job import Job
+from router.placement import DEVICE, HOST
 from serving.paging.host import HostCache
 from serving.paging.queue import AdapterQueue, Running
 from serving.paging.slots import SlotTable
-
-REPORT_PERIOD_S = 1.1
-"""From one report of a replica to the next, as Ray Serve 2.60 pulls them with a period of 1 s."""
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """A request: its adapter (None: the base model), when it comes, tokens of its prompt and of its answer; then what
-    became of it, in seconds."""
-
-    number: int
-    adapter: int | None
-    arrival: float
-    prompt: int
-    output: int
-    prefilled: int = 0
-    decoded: int = 0
-    first: float = -1.0
-    finished: float = -1.0
-    ends: int = 0
-    """How often it ended; anything but 1 is a mistake of the simulation."""
-
-    @property
-    def ttft(self) -> float:
-        return self.first - self.arrival
-
-    @property
-    def tpot(self) -> float:
-        return (self.finished - self.first) / max(1, self.output - 1)
-
 
 # -- policies
 
@@ -69,7 +37,7 @@ class Waiting(Protocol):
 
 
 class Slots(Protocol):
-    """A slot table: which adapters a batch finds, and which it has to load."""
+    """A slot table: it holds the resident adapters and says which of a batch's have to be loaded."""
 
     loads: int
 
@@ -80,7 +48,7 @@ class Slots(Protocol):
 
 
 class OurQueue:
-    """`serving.paging.queue`."""
+    """The waiting queue that serves (`serving.paging.queue`), for simulated requests."""
 
     def __init__(self, slots: int, patience: float = 0.5) -> None:
         self._queue: AdapterQueue[Job] = AdapterQueue(slots, patience)
@@ -105,74 +73,13 @@ class OurQueue:
         return len(self._queue)
 
 
-class StockQueue:
-    """vLLM 0.29's order: first come, first served; a request whose adapter would be one too many is passed over."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._waiting: dict[Job, None] = {}
-        self._batch: set[int] = set()
-
-    def add(self, job: Job, now: float) -> None:  # noqa: ARG002
-        self._waiting[job] = None
-
-    def begin(self, now: float, running: Sequence[Job], residents: Iterable[int]) -> None:  # noqa: ARG002
-        self._batch = {job.adapter for job in running if job.adapter is not None}
-
-    def peek(self) -> Job | None:
-        full = len(self._batch) >= self._slots
-        return next(
-            (job for job in self._waiting if not full or job.adapter is None or job.adapter in self._batch), None
-        )
-
-    def pop(self) -> Job:
-        job = self.peek()
-        assert job is not None
-        del self._waiting[job]
-        if job.adapter is not None:
-            self._batch.add(job.adapter)
-        return job
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-
-class StockSlots:
-    """vLLM 0.29's `_apply_adapters`: the batch in the order of a set, each adapter loaded or touched in turn, so one
-    that is loaded may evict another that comes later in the same batch."""
-
-    def __init__(self, slots: int, seed: int = 0) -> None:
-        self._slots = slots
-        self._used: dict[int, None] = {}
-        self._order = random.Random(seed)
-        self._place: dict[int, float] = {}
-        self.loads = 0
-
-    @property
-    def residents(self) -> tuple[int, ...]:
-        return tuple(self._used)
-
-    def use(self, batch: Iterable[int]) -> list[int]:
-        loaded = []
-        for adapter in sorted(set(batch), key=lambda one: self._place.setdefault(one, self._order.random())):
-            if adapter not in self._used:
-                loaded.append(adapter)
-                if len(self._used) >= self._slots:
-                    del self._used[next(iter(self._used))]
-            else:
-                del self._used[adapter]
-            self._used[adapter] = None
-        self.loads += len(loaded)
-        return loaded
-
-
 # -- one engine
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An engine: adapter slots, requests in a batch, tokens of a step, tokens whose keys and values fit, host memory
-    for adapters and the bytes of one."""
+    """The sizes of an engine: adapter slots, requests in a batch, tokens of a step, tokens whose keys and values fit,
+    host memory for adapters and the bytes of one."""
 
     slots: int
     seats: int
@@ -184,8 +91,8 @@ class Shape:
 
 @dataclass
 class Totals:
-    """Since the start: steps, their work summed up, adapters needed (not in a slot when a batch came), loaded, read
-    from disk, and the seconds of all steps."""
+    """Sums since the start: steps, their work, adapters needed (not in a slot when a batch came), loaded, read from
+    disk, and the seconds of all steps."""
 
     steps: int = 0
     decoded: int = 0
@@ -198,7 +105,8 @@ class Totals:
 
 
 class Engine:
-    """One engine. `step` and `read_next` say how long they take; whoever runs the clock calls back then."""
+    """A simulated engine. `step` and `read_next` return how long they take; the owner of the clock calls `step_done`
+    and `read_done` then."""
 
     def __init__(self, shape: Shape, costs: Costs, queue: Waiting | None = None, slots: Slots | None = None) -> None:
         self.shape = shape
@@ -215,11 +123,11 @@ class Engine:
 
     @property
     def load(self) -> int:
-        """Requests here, in whatever state."""
+        """Returns the number of requests in the engine, in whatever state."""
         return len(self.running) + len(self.queue) + sum(map(len, self._wait_for_read.values()))
 
     def tiers(self) -> dict[str, str]:
-        """The tier of each adapter, as a replica reports it."""
+        """Returns the tier of each adapter, as a replica reports it."""
         tiers = {str(adapter): HOST for adapter in self.host.sizes()}
         return tiers | {str(adapter): DEVICE for adapter in self.slots.residents}
 
@@ -239,7 +147,7 @@ class Engine:
         return True
 
     def arrive(self, job: Job, now: float) -> None:
-        """Raises ValueError for a request that could never be admitted."""
+        """Takes a request. Raises ValueError for one that could never be admitted."""
         if job.prompt + job.output > self.shape.kv_tokens:
             raise ValueError(f"request {job.number} has {job.prompt + job.output} tokens; {self.shape.kv_tokens} fit")
         if job.adapter is not None:
@@ -253,14 +161,15 @@ class Engine:
         self.queue.add(job, now)
 
     def read_next(self) -> tuple[int, float] | None:
-        """The adapter that is read now and the seconds that takes; None when there is none, or no room for it yet."""
+        """Returns the adapter that is read now and the seconds that takes; None when there is none, or no room for it
+        yet."""
         if not self._to_read or not self.host.make_room(self.shape.adapter_bytes):
             return None
         self.totals.reads += 1
         return self._to_read.popleft(), self._costs.read(self.shape.adapter_bytes)
 
     def read_done(self, adapter: int, now: float) -> None:
-        """The adapter is in host memory; what waited for it joins the queue."""
+        """Puts an adapter that was read into host memory; the requests that waited for it join the queue."""
         held = self._put(adapter)
         assert held
         for job in self._wait_for_read.pop(adapter):
@@ -332,105 +241,3 @@ class Engine:
             self.running = [job for job in self.running if job.finished < 0]
         self._scheduled = []
         return ended
-
-
-# -- many engines
-
-
-class Choose(Protocol):
-    """Names the replica for a request."""
-
-    def __call__(self, job: Job, states: Mapping[str, ReplicaState]) -> str: ...
-
-
-def by_placement(placement: Placement) -> Choose:
-    """As the router does for a request whose learnware is fixed."""
-
-    def choose(job: Job, states: Mapping[str, ReplicaState]) -> str:
-        adapter = None if job.adapter is None else str(job.adapter)
-        return placement.place([Option(adapter, adapter, 1.0)], states).replica
-
-    return choose
-
-
-def at_random(seed: int = 0) -> Choose:
-    """As Ray Serve's own choice is when it reserves nothing."""
-    generator = random.Random(seed)
-    return lambda _job, states: generator.choice(list(states))
-
-
-class Event(NamedTuple):
-    """Something that is due; the number keeps events of one time in their order."""
-
-    time: float
-    number: int
-    happens: Callable[[float], None]
-
-
-@dataclass
-class Cluster:
-    """Engines by name, one router in front of them, and the clock. The router knows of the engines what they reported
-    last, and what it sent them since."""
-
-    engines: Mapping[str, Engine]
-    choose: Choose
-    _events: list[Event] = field(default_factory=list)
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-
-    def run(self, jobs: Sequence[Job], enough: Callable[[Job], bool] = lambda _: False) -> float:
-        """Serves all jobs, or until `enough` says so of one that ended; returns the time of the last event."""
-        self._reports = Reports()
-        self._known: dict[str, dict[str, object]] = {name: {} for name in self.engines}
-        self._stepping: set[str] = set()
-        self._reading: set[str] = set()
-        self._left = len(jobs)
-        self._enough = enough
-        for job in jobs:
-            self._at(job.arrival, lambda now, job=job: self._arrive(job, now))
-        if len(self.engines) > 1:
-            for number, name in enumerate(self.engines):
-                self._at(REPORT_PERIOD_S * number / len(self.engines), lambda now, name=name: self._report(name, now))
-        now = 0.0
-        while self._events and self._left:
-            event = heapq.heappop(self._events)
-            now = event.time
-            event.happens(now)
-        return now
-
-    def _at(self, time: float, happens: Callable[[float], None]) -> None:
-        heapq.heappush(self._events, Event(time, next(self._numbers), happens))
-
-    def _report(self, name: str, now: float) -> None:
-        engine = self.engines[name]
-        self._known[name] = {"adapters": engine.tiers(), "running": engine.load, "waiting": 0}
-        self._at(now + REPORT_PERIOD_S, lambda then: self._report(name, then))
-
-    def _arrive(self, job: Job, now: float) -> None:
-        if len(self.engines) == 1:
-            name = next(iter(self.engines))
-        else:
-            name = self.choose(job, self._reports.states(self._known, now))
-            self._reports.note_sent(name, now)
-        self.engines[name].arrive(job, now)
-        self._go_on(name, now)
-
-    def _go_on(self, name: str, now: float) -> None:
-        engine = self.engines[name]
-        if name not in self._reading and (reading := engine.read_next()) is not None:
-            self._reading.add(name)
-            adapter, seconds = reading
-            self._at(now + seconds, lambda then: self._read_done(name, adapter, then))
-        if name not in self._stepping and (step := engine.step(now)) is not None:
-            self._stepping.add(name)
-            self._at(now + step, lambda then: self._step_done(name, then))
-
-    def _read_done(self, name: str, adapter: int, now: float) -> None:
-        self._reading.discard(name)
-        self.engines[name].read_done(adapter, now)
-        self._go_on(name, now)
-
-    def _step_done(self, name: str, now: float) -> None:
-        self._stepping.discard(name)
-        for job in self.engines[name].step_done(now):
-            self._left = 0 if self._enough(job) else self._left - 1
-        self._go_on(name, now)

@@ -1,7 +1,7 @@
-"""How adapter paging behaves where it has not been run: `python -m benchmarks.simulate`.
+"""Simulates adapter paging where it has not been run: `python -m benchmarks.simulate`.
 
 The policies are the code that serves (waiting queue, slots, host memory, placement); time is simulated by a cost model
-(`simulate_costs`, whose constants name their source). Nothing here was measured on a GPU. Three questions:
+(`benchmarks.simulate.costs`, whose constants name their source). Nothing here was measured on a GPU. Three questions:
 
 1. How many adapter slots against how much room for keys and values, for 100 adapters and Qwen3-8B on one H100? Answered
    by goodput: the highest rate of requests of which 99 % have a first token within 1 s and further ones within 50 ms on
@@ -28,10 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.arrivals import gamma_arrivals, power_law
-from benchmarks.common.report import add_json_option, result, setup, table, write_json
+from benchmarks.common.report import add_output_options, result, setup, table, write_json, write_result
 from benchmarks.simulate.check import MEASURED_SIZE, check, measure
+from benchmarks.simulate.cluster import Cluster, at_random, by_placement
 from benchmarks.simulate.costs import DISK_BYTES_PER_S, GIB, H100, HBM_SHARE, adapter_bytes, kv_tokens
-from benchmarks.simulate.engine import Cluster, Engine, Job, Shape, at_random, by_placement
+from benchmarks.simulate.engine import Engine, Shape
+from benchmarks.simulate.job import Job
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
 
 RANK = 32
@@ -39,18 +41,19 @@ SHIPPED_SLOTS = 48
 SEATS = 128
 STEP_TOKENS = 8192
 HOST_ADAPTERS = 384
-"""All as in `deploy/h100-8b.yaml`."""
+"""The sizes above are those of `deploy/h100-8b.yaml`."""
 
 TTFT_LIMIT_S, TPOT_LIMIT_S, WITHIN = 1.0, 0.05, 0.99
-"""A person waits a second for an answer to begin, and reads slower than twenty tokens a second."""
+"""The latency objective: a person waits a second for an answer to begin, and reads slower than twenty tokens a
+second."""
 NEAR_BEST = 0.95
 RATES, RATE_STEP = (0.25, 64.0), 1.04
-"""Between these a goodput is looked for, to this factor."""
+"""Range of rates in which a goodput is searched, and the factor to which it is found."""
 ADAPTERS = 100
 
 
 class Workload(NamedTuple):
-    """Uniformly distributed tokens of prompts and answers, and the power law of the adapters."""
+    """A workload: uniformly distributed tokens of prompts and answers, and the power law of the adapters."""
 
     name: str
     prompt: tuple[int, int]
@@ -60,7 +63,7 @@ class Workload(NamedTuple):
 
 
 CHAT = Workload("chat", (8, 512), (8, 512), 1.0, 600)
-"""Lengths as in the evaluation of S-LoRA (Sheng et al. 2024)."""
+"""Chat traffic with lengths as in the evaluation of S-LoRA (Sheng et al. 2024)."""
 WORKLOADS = (
     CHAT,
     Workload("chat, alpha 0.3", (8, 512), (8, 512), 0.3, 600),
@@ -70,13 +73,13 @@ SLOTS = (16, 32, 48, 64, 80, 100)
 REPLICAS = (1, 4, 16, 64)
 LEARNWARES = (100, 1_000, 10_000, 100_000)
 RATE_EACH = 12.0
-"""Requests a second for each replica: about 60 % of what one with 48 slots can do."""
+"""Requests a second for each replica, about 60 % of what one with 48 slots can do."""
 SECONDS, FEWEST_REQUESTS = 4.0, 600
-"""Simulated time of a size; longer where that makes too few requests."""
+"""Simulated seconds of a size, and the least number of requests, for which the time is made longer."""
 
 
 def make_jobs(work: Workload, count: int, adapters: int, rate: float, seed: int = 0) -> list[Job]:
-    """Requests that arrive as a Poisson process."""
+    """Returns requests that arrive as a Poisson process."""
     which, at = power_law(count, adapters, work.alpha, seed), gamma_arrivals(count, rate, 1.0, seed + 1)
     generator = np.random.default_rng(seed + 2)
     prompts = generator.integers(work.prompt[0], work.prompt[1] + 1, count)
@@ -88,7 +91,7 @@ def make_jobs(work: Workload, count: int, adapters: int, rate: float, seed: int 
 
 
 def by_heat(adapters: int, seed: int = 0) -> NDArray[np.int64]:
-    """The adapters of `make_jobs`, the hottest first."""
+    """Returns the adapters of `make_jobs`, the most popular first."""
     return np.random.default_rng(seed).permutation(adapters)
 
 
@@ -105,7 +108,7 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def in_time(slots: int, work: Workload, rate: float, costs: H100) -> bool:
-    """Whether enough requests are answered in time at this rate."""
+    """Tells whether enough requests are answered in time at this rate."""
     engine = Engine(shape_of(slots), costs)
     engine.hold(range(ADAPTERS))
     late = 0
@@ -121,7 +124,7 @@ def in_time(slots: int, work: Workload, rate: float, costs: H100) -> bool:
 
 
 def goodput(slots: int, work: Workload, costs: H100) -> float:
-    """Requests a second, to one `RATE_STEP`: found by halving on a geometric scale."""
+    """Returns the goodput in requests a second, to one `RATE_STEP`: found by halving on a geometric scale."""
     low, high = RATES
     while high / low > RATE_STEP:
         middle = (low * high) ** 0.5
@@ -133,12 +136,12 @@ def goodput(slots: int, work: Workload, costs: H100) -> float:
 
 
 def plan(slots: Sequence[int], works: Sequence[Workload], costs: H100) -> dict[str, dict[int, float]]:
-    """Goodput by workload and number of slots."""
+    """Returns the goodput by workload and number of slots."""
     return {work.name: {count: goodput(count, work, costs) for count in slots} for work in works}
 
 
 def wanted_slots(found: dict[int, float]) -> int:
-    """The fewest slots with nearly the best goodput."""
+    """Returns the fewest slots with nearly the best goodput."""
     return min(slots for slots, rate in found.items() if rate >= NEAR_BEST * max(found.values()))
 
 
@@ -146,7 +149,8 @@ def wanted_slots(found: dict[int, float]) -> int:
 
 
 def scale(replicas: int, learnwares: int, affinity: bool, seconds: float) -> dict[str, float]:
-    """Warm replicas (host memory and slots hold the hottest of what comes to each) at a fixed rate for each."""
+    """Simulates warm replicas (host memory and slots hold the most popular adapters of each) at a fixed rate for
+    each."""
     placement = Placement(0.0, PlacementSettings())
     engines = {f"replica-{number}": Engine(shape_of(SHIPPED_SLOTS), H100(RANK)) for number in range(replicas)}
     heat = by_heat(learnwares)
@@ -177,7 +181,7 @@ def scale(replicas: int, learnwares: int, affinity: bool, seconds: float) -> dic
 
 
 class Limit(NamedTuple):
-    """A part, the size at which it gives out, how that follows, and what then happens."""
+    """A limit: a part, the size at which it gives out, the reason, and the effect."""
 
     part: str
     reached: str
@@ -186,19 +190,20 @@ class Limit(NamedTuple):
 
 
 LEARNWARE_IN_ROUTER_BYTES = 120 * (536 * 2 + 64 * 4)
-"""A specification's 120 points in the encoder's 536 dimensions (float16) and in the index's 64 (float32)."""
+"""Bytes of a learnware in a router: a specification's 120 points in the encoder's 536 dimensions (float16) and in the
+index's 64 (float32)."""
 ROUTER_BYTES = 8 * GIB
-"""What a router process may take on a node that also holds an engine."""
+"""Memory that a router process may take on a node that also holds an engine."""
 ROUTERS_PER_NODE = 2
 CONTROLLER_ROUNDS_PER_S = 10
-"""Ray Serve 2.60's controller runs its loop every 0.1 s, and sends all replicas' reports to every router when one
-changed."""
+"""Rounds a second of Ray Serve 2.60's controller: it runs its loop every 0.1 s, and sends all replicas' reports to
+every router when one changed."""
 REFIT_LIMIT_S = 60.0
-"""After 5 % of changes a router fits its index anew beside the requests; a fit of more than a minute is late."""
+"""Seconds after which a new fit of the index is late: a router begins one beside the requests after 5 % of changes."""
 
 
 def seconds_of(action: Callable[[], object], rounds: int) -> float:
-    """The median time of one call."""
+    """Returns the median seconds of one call."""
     taken = []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -208,8 +213,8 @@ def seconds_of(action: Callable[[], object], rounds: int) -> float:
 
 
 def fan_out(replicas: int) -> float:
-    """Share of one core that Ray's controller needs to serialise all replicas' reports for every router: one node for
-    each replica."""
+    """Returns the share of one core that Ray's controller needs to serialise all replicas' reports for every router,
+    with one node for each replica."""
     report = {f"finance-sentiment-{number:04d}@0123456789ab": HOST for number in range(HOST_ADAPTERS)}
     reports = [
         {"adapters": report | {f"only-{number}": HOST}, "running": 1, "waiting": 0} for number in range(replicas)
@@ -219,7 +224,8 @@ def fan_out(replicas: int) -> float:
 
 
 def placing_seconds(replicas: int) -> float:
-    """One placement among this many replicas, five learnwares within the margin, orders known."""
+    """Returns the seconds of one placement among this many replicas, with five learnwares within the margin and known
+    orders."""
     placement = Placement(1.0, PlacementSettings())
     states = {
         f"replica-{number}": ReplicaState(
@@ -233,7 +239,7 @@ def placing_seconds(replicas: int) -> float:
 
 
 def limits(refit_seconds: float | None, fan_out_at: dict[int, float]) -> list[Limit]:
-    """Where each part gives out, by arithmetic on the constants above and what was timed here."""
+    """Returns the limit of each part, by arithmetic on the constants above and on what was timed here."""
     size = adapter_bytes(RANK)
     found = [
         Limit(
@@ -277,7 +283,8 @@ def limits(refit_seconds: float | None, fan_out_at: dict[int, float]) -> list[Li
 
 
 def measured_refit_seconds() -> float | None:
-    """Fitting the index of 10,000 learnwares anew, from the last run of `benchmarks.routing`; None without one."""
+    """Returns the seconds of fitting the index of 10,000 learnwares anew, from the last run of `benchmarks.routing`;
+    None without one."""
     file = Path(__file__).parents[1] / "results" / "routing.json"
     if not file.is_file():
         return None
@@ -347,7 +354,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--check", type=Path, metavar="FILE", help="compare with this JSON of benchmarks.paging, no more"
     )
     parser.add_argument("--measure", type=Path, metavar="FILE", help="measure cells for --check on this machine")
-    add_json_option(parser)
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -360,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.check:
         figures, details = check(options.check)
-        write_json(options.json, result("simulate", figures, conditions, details))
+        write_result(options, result("simulate", figures, conditions, details))
         return 0
     planned = plan(options.slots, WORKLOADS, H100(RANK, options.hbm_share))
     figures = show_plan(planned)
@@ -373,5 +380,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures |= scaled | {"placing_us": 1e6 * placing}
     figures |= {f"controller_share_r{replicas}": share for replicas, share in fan_out_at.items()}
     details = {"goodput": planned, "scale": details, "limits": [one._asdict() for one in found]}
-    write_json(options.json, result("simulate", figures, conditions, details))
+    write_result(options, result("simulate", figures, conditions, details))
     return 0

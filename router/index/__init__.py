@@ -1,1 +1,1 @@
-"""The index of specifications' points: exact search, inverted files for large markets, and the fitted metric."""
+"""The index of specifications' points: exact search, an inverted file for large markets, and the fitted metric."""

@@ -1,12 +1,12 @@
-"""Which specifications a vector is nearest to: exactly up to some hundreds, in two stages beyond.
+"""Finds the specifications nearest to a vector: exactly up to `EXACT_POINTS` points, in two stages beyond.
 
 The closeness of a vector to a learnware's reduced set is the log of its kernel mean (`router.index.point_stack`). With
 all sets stacked this is one matrix product and a segmented log-sum-exp. At 10,000 learnwares the product would read
-some hundred megabytes per request, so the points are put into cells (`router.index.inverted_file`): the cells nearest
-to x name the candidate learnwares, and only these are scored exactly.
+some hundred megabytes per request, so the points are put into the k-means cells of an inverted file
+(`router.index.inverted_file`): the cells nearest to x name the candidate learnwares, and only these are scored exactly.
 
 An index is immutable. Adding or removing learnwares makes another one that shares the large part with the one before:
-what is removed is marked, what is added stands in a small second part, as in a log-structured merge tree (O'Neil et
+removed learnwares are marked, added ones stand in a small second part, as in a log-structured merge tree (O'Neil et
 al. 1996) whose merge is a new index. The answers are those of a new index with the same cells.
 """
 
@@ -24,13 +24,14 @@ from specs.errors import InvalidSpecification
 Vector = NDArray[np.float32]
 
 EXACT_POINTS = 24_000
-"""Up to this many points (about 200 learnwares) the one product is as fast as two stages."""
+"""The most points that are searched exactly; up to this many the one product is as fast as two stages. The starters
+have 135 to 267 points each, so this is about 150 learnwares."""
 CANDIDATES = 16
-"""Learnwares scored exactly in two stages, or as many as are asked for."""
+"""The fewest learnwares that two stages score exactly; as many as are asked for, where those are more."""
 
 
 class Closeness(NamedTuple):
-    """Learnwares (by their numbers in the index) with f(x), the nearest first."""
+    """Learnwares (by their numbers in the index) with their closeness f(x), the nearest first."""
 
     owners: NDArray[np.int64]
     values: NDArray[np.float64]
@@ -38,9 +39,14 @@ class Closeness(NamedTuple):
 
 class SpecificationIndex:
     """Reduced sets of learnwares in the metric's space. `sets[i]` is that of learnware number i. Numbers are never used
-    again: what `changed` adds takes the next ones."""
+    again: learnwares that `changed` adds take the next ones."""
 
     def __init__(self, sets: Sequence[PointSet], gamma: float, exact: bool | None = None) -> None:
+        """Stacks the sets; `exact` None searches exactly up to `EXACT_POINTS` points, and by an inverted file beyond.
+
+        Raises:
+            InvalidSpecification: there is no set.
+        """
         if not sets:
             raise InvalidSpecification("an index needs at least one learnware")
         self._gamma = gamma
@@ -51,12 +57,12 @@ class SpecificationIndex:
         self._cells = None if self.exact else Cells(self._main.points, *self._listed(self._main, 0))
 
     def __len__(self) -> int:
-        """Learnwares in it, without those that were removed."""
+        """Number of learnwares in it, without those that were removed."""
         return int(self._alive.sum())
 
     def changed(self, added: Sequence[PointSet], removed: Sequence[int]) -> "SpecificationIndex":
-        """This index without the learnwares `removed` and with those `added`, in time in proportion to what was ever
-        added by `changed`.
+        """Returns this index without the learnwares `removed` and with those `added`, in time in proportion to all that
+        `changed` ever added.
 
         Raises:
             InvalidSpecification: nothing would be left.
@@ -67,11 +73,11 @@ class SpecificationIndex:
 
     @property
     def changes(self) -> int:
-        """How many learnwares were added or removed since the index was new."""
+        """Number of learnwares that were added or removed since the index was new."""
         return len(self._alive) - self._main.owners + int((~self._alive).sum())
 
     def search(self, x: Vector, top: int) -> Closeness:
-        """The `top` nearest learnwares to x (r,)."""
+        """Returns the `top` nearest learnwares to x (r,)."""
         top = min(top, len(self._alive))
         if self._cells is None:
             owners, closeness = None, self.all_values(x)
@@ -86,7 +92,7 @@ class SpecificationIndex:
         return Closeness(best if owners is None else owners[best], closeness[best])
 
     def all_values(self, x: Vector) -> NDArray[np.float64]:
-        """f(x) of every learnware, exactly, by number; -∞ for those that were removed."""
+        """Returns f(x) of every learnware, exactly, by number; -∞ for those that were removed."""
         values = self._main.values(x, self._gamma)
         if self._added is not None:
             values = np.concatenate([values, self._added.values(x, self._gamma)])
@@ -94,12 +100,12 @@ class SpecificationIndex:
         return values
 
     def values_of_many(self, rows: NDArray[np.float32], owners: Sequence[int]) -> NDArray[np.float64]:
-        """f of some learnwares for many vectors (m, r), exactly: (m, len(owners))."""
+        """Returns f of some learnwares for many vectors (m, r), exactly: (m, len(owners))."""
         parts = [self._part(owner) for owner in owners]
         return np.concatenate([part.values_of_many(rows, self._gamma) for part in parts], 1)
 
     def check_integrity(self) -> list[str]:
-        """What is wrong, in words; empty when the index is whole."""
+        """Returns everything that is wrong, in words; empty when the index is whole."""
         problems: list[str] = []
         parts = [self._main] if self._added is None else [self._main, self._added]
         if sum(part.owners for part in parts) != len(self._alive):
@@ -129,7 +135,7 @@ class SpecificationIndex:
                 self._cells = self._cells.with_points(self._added.points, *lists)
 
     def _part(self, owner: int) -> PointStack:
-        """One learnware's points alone."""
+        """Returns one learnware's points alone."""
         part, number = self._main, owner
         if owner >= self._main.owners:
             assert self._added is not None
@@ -148,6 +154,7 @@ class SpecificationIndex:
         return values
 
     def _listed(self, part: PointStack, first: int) -> tuple[Vector, NDArray[np.int64]]:
-        """A part's biases for the cells, constants in units of closeness, and the number of each point's owner."""
+        """Returns a part's biases for the cells, constants in units of closeness, and the number of each point's
+        owner."""
         owners = np.repeat(np.arange(first, first + part.owners), np.diff(part.starts))
         return part.constants / np.float32(self._gamma), owners

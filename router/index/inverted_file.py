@@ -1,4 +1,5 @@
-"""An inverted file over points: cells around k-means centres, each with the points that lie in it and who owns them.
+"""An inverted file over points: the Voronoi cells of k-means centres, each with the points that lie in it and the
+numbers of their owners.
 
 (Jégou et al. 2011, "Product Quantization for Nearest Neighbor Search", section IV.) The cells nearest to a vector name
 the owners that may be nearest to it. Points that come later go into the cells that are there, in a second list of
@@ -15,23 +16,28 @@ Matrix = NDArray[np.float32]
 Owners = NDArray[np.int64]
 
 PROBED_CELLS = 16
-"""Cells looked at first; recall@1 and time at 10,000 learnwares are in `benchmarks.routing`. 12 find 99.4 % of the
-nearest ones there, 16 and 24 99.8 %, at 0.4, 0.6 and 0.9 ms."""
+"""Number of cells that are probed first; recall@1 and time at 10,000 learnwares are in `benchmarks.routing`. 12 find
+99.4 % of the nearest ones there, 16 and 24 99.8 %, at 0.4, 0.6 and 0.9 ms."""
 FEWEST = 5
-"""Candidates, where so many are wanted, below which more cells are looked at."""
+"""The fewest candidates that a probe must find where so many are wanted; with fewer, four times as many cells are
+probed."""
 POINTS_A_CANDIDATE = 4
-"""Of the points found, this many for each candidate that is wanted are looked at: an owner has several near ones."""
+"""Points that are looked at for each candidate that is wanted, the nearest of those found: an owner has several near
+ones."""
 TRAINING_POINTS = 60_000
+"""The most points that the centres are fitted to, drawn at random."""
 CELL_ROUNDS = 6
+"""Rounds of Lloyd's algorithm for the centres."""
 BLOCK = 2048
 """Points that are assigned to cells at a time."""
 
 
 class Cells:
-    """Immutable. Owners are whole numbers from 0."""
+    """An immutable inverted file. Owners are whole numbers from 0."""
 
     def __init__(self, points: Matrix, biases: Vector, owners: Owners) -> None:
-        """A point z (of `points` (n, r)) is the nearer to x the larger x·z + its bias is."""
+        """Puts points (n, r) with their biases (n,) and owners (n,) into cells. A point z is the nearer to x the larger
+        x·z + its bias is."""
         self._centres = _centres(points)
         self._half_squares = (self._centres**2).sum(1) / 2
         self._lists = [_Lists(points, biases, owners, self.nearest_cell(points), len(self._centres))]
@@ -40,15 +46,15 @@ class Cells:
         return len(self._centres)
 
     def with_points(self, points: Matrix, biases: Vector, owners: Owners) -> "Cells":
-        """These cells with more points, which stand in the place of those that an earlier call of this brought."""
+        """Returns these cells with more points, which replace those of an earlier call."""
         other = copy.copy(self)
         added = _Lists(points, biases, owners, self.nearest_cell(points), len(self._centres))
         other._lists = [self._lists[0], added]  # noqa: SLF001 (an object of this very class)
         return other
 
     def candidates(self, x: Vector, count: int, alive: NDArray[np.bool_] | None) -> Owners:
-        """Owners of the points nearest to x (r,): at most `count`, in no order. With `alive` (n,) only owners that it
-        marks. Fewer when the nearest points belong to fewer."""
+        """Returns the owners of the points nearest to x (r,), by their nearest point, the nearest first: at most
+        `count`, fewer when the nearest points belong to fewer. With `alive` (owners,) only owners that it marks."""
         nearness = self._centres @ x - self._half_squares
         probed = PROBED_CELLS
         while True:
@@ -75,11 +81,12 @@ class Cells:
         return np.array(list(dict.fromkeys(ordered))[:count], np.int64)
 
     def nearest_cell(self, points: Matrix) -> NDArray[np.int64]:
-        """The cell that each point (n, r) belongs into: (n,)."""
+        """Returns the cell that each point (n, r) belongs into: (n,)."""
         return _nearest(points, self._centres)
 
     def check_integrity(self, points: Matrix, owners: Owners) -> list[str]:
-        """What is wrong, in words, when these are all points (n, r) and their owners (n,), in any order."""
+        """Returns everything that is wrong, in words, when these are all points (n, r) and their owners (n,), in any
+        order."""
         problems: list[str] = []
         found = [(list_.points[cell], list_.owners[cell], cell) for list_ in self._lists for cell in range(len(self))]
         held = np.concatenate([part for part, _, _ in found])
@@ -109,7 +116,7 @@ class _Lists:
 
 
 def _centres(points: Matrix) -> Matrix:
-    """About √n centres by Lloyd's rounds on a sample."""
+    """Returns about √n centres by Lloyd's algorithm on a sample."""
     generator = np.random.default_rng(0)
     count = int(np.sqrt(len(points)))
     sample = points[generator.choice(len(points), min(TRAINING_POINTS, len(points)), replace=False)]

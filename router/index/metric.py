@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from specs.rkme import ReducedSet
 
 WITHIN_CLASSES = 2000
-"""Learnwares whose covariance is pooled. They bring a hundred thousand points for a matrix of 536 rows; more only take
-longer."""
+"""The most learnwares whose covariance is pooled. They bring some 300,000 points for a matrix of 920 rows; more only
+take longer."""
 BLOCK_ROWS = 4096
 """Rows that are multiplied at a time."""
 
@@ -35,15 +35,15 @@ class Metric(NamedTuple):
     projection: NDArray[np.float32]
 
     def apply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, d) → (n, r)."""
+        """Maps vectors (n, d) → (n, r)."""
         return np.asarray((x - self.origin) @ self.projection, np.float32)
 
 
 def fit_metric(classes: Sequence[Sequence[ReducedSet]], background: ReducedSet, shrinkage: float, rank: int) -> Metric:
-    """The metric for these learnwares, each given as the reduced sets of its views, against the background.
+    """Fits the metric for these learnwares, each given as the reduced sets of its views, against the background.
 
-    All learnwares count equally, and the background as one third of the between-class scatter: enough that what
-    separates ordinary prompts from all learnwares stays inside the `rank` kept directions.
+    All learnwares count equally, and the background as one third of the between-class scatter: enough that the
+    differences of ordinary prompts from all learnwares stay inside the `rank` kept directions.
     """
     dim = background.points.shape[1]
     means, shares = [_mean(background)], [1 / 3]
@@ -66,7 +66,7 @@ def fit_metric(classes: Sequence[Sequence[ReducedSet]], background: ReducedSet, 
 
 
 def rows_of(vectors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The vectors (d,) as rows: (n, d). `np.stack` would hold the interpreter's lock over all of them."""
+    """Returns the vectors (d,) as rows: (n, d). `np.stack` would hold the interpreter's lock over all of them."""
     rows = np.empty((len(vectors), len(vectors[0])))
     for row, vector in zip(rows, vectors, strict=True):
         row[:] = vector
@@ -74,7 +74,8 @@ def rows_of(vectors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _within(classes: Sequence[Sequence[ReducedSet]], background: ReducedSet) -> NDArray[np.float64]:
-    """The mean covariance within a view: (d, d). Of more than `WITHIN_CLASSES` learnwares that many, evenly spaced."""
+    """Returns the mean covariance within a view: (d, d). If there are more than `WITHIN_CLASSES` learnwares it is that
+    of so many, evenly spaced."""
     count = min(len(classes), WITHIN_CLASSES)
     used = [classes[number * len(classes) // count] for number in range(count)]
     within = np.zeros((background.points.shape[1],) * 2)
@@ -96,7 +97,7 @@ def _squared(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def _scaled(reduced: ReducedSet, share: float) -> NDArray[np.float32]:
-    """Rows whose squares add up to the covariance, times the share."""
+    """Returns rows whose squares add up to the covariance, times the share."""
     weights = reduced.weights / reduced.weights.sum()
     centred = reduced.points - _mean(reduced).astype(np.float32)
     return np.asarray(centred * np.sqrt(share * weights)[:, None], np.float32)

@@ -21,8 +21,8 @@ BLOCK_VALUES = 1 << 20
 
 
 class PointStack(NamedTuple):
-    """Points (n, r) of consecutive owners, owner i's from `starts[i]` to `starts[i + 1]`. `constants` (n,) is
-    log β - γ/2 ‖z‖², the part of the exponent that no vector changes."""
+    """Points (n, r) of consecutive owners, owner i's from `starts[i]` to `starts[i + 1]`. `constants` (n,) is log β -
+    γ/2 ‖z‖², the part of the exponent that no vector changes."""
 
     points: Matrix
     constants: Vector
@@ -34,12 +34,12 @@ class PointStack(NamedTuple):
         return len(self.starts) - 1
 
     def values(self, x: Vector, gamma: float) -> NDArray[np.float64]:
-        """f(x) of every owner: (owners,)."""
+        """Returns f(x) of every owner: (owners,)."""
         exponents = self.constants + gamma * (self.points @ x)
         return _log_means(x, exponents, self.starts[:-1], gamma)
 
     def values_of(self, x: Vector, owners: NDArray[np.int64], gamma: float) -> NDArray[np.float64]:
-        """f(x) of some owners (m,), at least one: (m,)."""
+        """Returns f(x) of some owners (m,), at least one: (m,)."""
         spans = list(zip(self.starts[owners].tolist(), self.starts[owners + 1].tolist(), strict=True))
         products = np.concatenate([self.points[start:end] @ x for start, end in spans])
         constants = np.concatenate([self.constants[start:end] for start, end in spans])
@@ -47,7 +47,7 @@ class PointStack(NamedTuple):
         return _log_means(x, constants + gamma * products, starts, gamma)
 
     def values_of_many(self, rows: Matrix, gamma: float) -> NDArray[np.float64]:
-        """f of every owner for many vectors (m, r): (m, owners)."""
+        """Returns f of every owner for many vectors (m, r): (m, owners)."""
         step = max(1, BLOCK_VALUES // max(len(self.points), 1))
         parts = []
         for start in range(0, len(rows), step):
@@ -62,7 +62,7 @@ class PointStack(NamedTuple):
 
 
 def stack(sets: Sequence[PointSet], gamma: float) -> PointStack:
-    """The point sets, at least one, one after the other."""
+    """Stacks the point sets, at least one, one after the other."""
     starts = np.concatenate([[0], np.cumsum([len(points) for points, _ in sets])])
     stacked = np.empty((int(starts[-1]), sets[0][0].shape[1]), np.float32)
     constants = np.empty(len(stacked), np.float32)
@@ -75,7 +75,7 @@ def stack(sets: Sequence[PointSet], gamma: float) -> PointStack:
 
 
 def joined(first: PointStack, second: PointStack) -> PointStack:
-    """Both, the second's owners after the first's."""
+    """Returns both stacks in one, the second's owners after the first's."""
     return PointStack(
         np.concatenate([first.points, second.points]),
         np.concatenate([first.constants, second.constants]),

@@ -1,4 +1,4 @@
-"""Calling a method on every replica of a deployment, each with its own time limit."""
+"""Calls a method on every replica of a deployment, each with a time limit of its own."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,8 @@ from ray.serve.handle import DeploymentHandle
 async def broadcast(
     handle: DeploymentHandle[Any], method: str, timeout_s: float, *arguments: Any
 ) -> list[Any | BaseException]:
-    """What each replica returned, or why it did not, within `timeout_s` seconds.
+    """Calls `method` on every replica; returns each one's result, or the error for which it has none, such as a
+    TimeoutError after `timeout_s` seconds.
 
     Ray 2.60's public `results_async` has one limit for all replicas together: a single slow one loses every answer. So
     the replicas' own results are awaited one by one.

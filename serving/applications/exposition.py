@@ -1,4 +1,4 @@
-"""Merging Prometheus expositions (text format 0.0.4) of several processes into one valid exposition.
+"""Merges Prometheus expositions (text format 0.0.4) of several processes into one valid exposition.
 
 Each family appears once, with one HELP and one TYPE line; each process' samples carry labels that tell them apart, so
 no two series are the same. The samples themselves are copied as text, which keeps their exact values and costs little.
@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of the Prometheus text format."""
 
 _SUFFIXES = ("_bucket", "_count", "_sum", "_total", "_created")
+"""Endings of the names of a family's samples."""
 _PAIR = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*"'
 _LABEL = re.compile(rf"(?=([a-zA-Z_][a-zA-Z0-9_]*)=){_PAIR}")
 _NUMBER = r"[+-]?(?:[0-9][0-9.eE+-]*|\.[0-9]+|Inf|NaN)"
@@ -36,14 +38,14 @@ class _Family:
 
 
 def merge(expositions: Iterable[Exposition]) -> str:
-    """One exposition with every series of all of them.
+    """Returns one exposition with every series of all of them.
 
     A label that a sample has already and an exposition also sets is kept as `exported_<label>`, as Prometheus itself
     does. The first HELP and TYPE of a family count; samples that another process reports under a conflicting TYPE are
-    left out, since they cannot stand in one family.
+    left out, since one family has one type.
 
     Raises:
-        ValueError: a line is neither a comment nor a sample; names it.
+        ValueError: a line is neither a comment nor a sample; the message quotes it.
     """
     families: dict[str, _Family] = {}
     for exposition in expositions:
@@ -86,7 +88,7 @@ def _add_sample(
 
 
 def _family_of(sample: str, types: Mapping[str, str]) -> str:
-    """The family that a sample belongs to: itself, or the histogram, summary or counter whose suffix it has."""
+    """Returns the family of a sample: itself, or the histogram, summary or counter whose suffix its name has."""
     if sample in types:
         return sample
     return next(
@@ -102,5 +104,5 @@ def _render(family: _Family) -> str:
 
 
 def escape(value: str) -> str:
-    """A label's value, as the text format writes it between quotes."""
+    """Returns a label's value as the text format writes it between quotes."""
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

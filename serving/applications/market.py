@@ -7,11 +7,11 @@
     POST   /v1/learnwares/{id}/quarantine                      {"reason": …}: serve it no more, keep it
     DELETE /v1/learnwares/{id}                                 remove it
 
-What is submitted is checked, tried on an engine replica (`serving.replica.trial`), measured there on requests that are
-not its task (`serving.replica.off_task_meter`; what a submission says of that itself does not count), and only then
-served; what fails is put into quarantine with the reason. One that harms other requests is served all the same, to
-those who name it: `auto` will rarely choose it. A change is answered once every router and engine replica has made it
-(`"served": true`), or after some seconds all the same (`false`: they follow by themselves).
+A submission is checked, tried on an engine replica (`serving.replica.trial`), measured there on requests that are not
+its task (`serving.replica.off_task_meter`; what the submission says of that itself does not count), and only then
+served. A submission that fails is put into quarantine with the reason. One that harms other requests is served all the
+same to requests that name it; `auto` will rarely choose it. A change is answered once every router and engine replica
+has made it (`"served": true`), or after some seconds in any case (`false`: they follow by themselves).
 """
 
 import asyncio
@@ -51,21 +51,22 @@ from specs.market.trial import PROTOCOL, Trial
 logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/v1/learnwares"
+"""Path below which the application answers."""
 
 PROBE_TIMEOUT_S = 90.0
-"""How long an engine may take for the trial, beside all other requests: six of one token, and the measurement, whose
-limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of `serving.replica.off_task_meter`."""
+"""Seconds that an engine may take for the trial beside all other requests: six requests of one token, and the
+measurement, whose limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of `serving.replica.off_task_meter`."""
 FOLLOW_TIMEOUT_S = 5.0
-"""How long a change waits for the replicas before it is answered; they look every quarter of a second."""
+"""Seconds that a change waits for the replicas before it is answered; they look every quarter of a second."""
 
 Probe = Callable[[Staged], Coroutine[Any, Any, Trial]]
-"""What an engine says of a staged learnware."""
+"""Tries a staged learnware on an engine and returns the result."""
 Follow = Callable[[int], Awaitable[bool]]
-"""Whether every replica has made the market's change of this number, within some seconds."""
+"""Returns whether every replica has made the market's change of this number, within some seconds."""
 
 
 class MarketAPI:
-    """The routes. Knows nothing of Ray: what asks the replicas is passed in."""
+    """The routes of `/v1/learnwares`. It knows nothing of Ray: the functions that ask the replicas are passed in."""
 
     def __init__(self, market: Market, access: Access, max_upload_bytes: int, probe: Probe, follow: Follow) -> None:
         self._market = market
@@ -75,6 +76,7 @@ class MarketAPI:
         self._follow = follow
 
     def application(self) -> "PrefixedApplication":
+        """Builds the ASGI application."""
         one = f"{ROUTE_PREFIX}/{{learnware_id}}"
         return PrefixedApplication(
             [
@@ -145,7 +147,7 @@ class MarketAPI:
         return await self._done(record, 200)
 
     async def _take(self, source: Path, replaced: str | None) -> Record:
-        """Stages, tries and activates, in a thread; only the trial is in the loop."""
+        """Stages, tries and activates the zip at `source`, in a thread; only the trial runs in the event loop."""
         loop = asyncio.get_running_loop()
 
         def take() -> Record:
@@ -172,15 +174,15 @@ class MarketAPI:
 
 
 def measured(staged: Staged, trial: Trial) -> Capability:
-    """What the learnware came with of its own tasks, and what was measured here off them; what it says of that itself
-    does not count, measured here or not."""
+    """Returns the capability of a tried learnware: of its own tasks what it came with, off them what was measured here.
+    What a submission says of itself off its task does not count, measured here or not."""
     place = staged.folder / SPECIFICATION_FOLDER
     own = capability_of(place, staged.learnware.base_model, adapter_hash(staged.folder))
     return replace(own, elsewhere=trial.elsewhere, elsewhere_protocol=PROTOCOL if trial.elsewhere else "")
 
 
 class MarketServer:
-    """The application's one replica: the market's writer, beside the command line."""
+    """The application's one replica; it and the command line are the market's writers."""
 
     def __init__(
         self, folder: Path, needed: Requirements, access: Access, max_upload_bytes: int, on_loopback: bool
@@ -232,9 +234,9 @@ async def _wait_for_replicas(sequence: int) -> bool:
 
 
 def market_application(config: Config, base: Path, folder: Path, *, on_loopback: bool) -> Application:
-    """The application to run with `route_prefix=ROUTE_PREFIX` beside the one that serves the market in `folder`.
+    """Builds the application to run with `route_prefix=ROUTE_PREFIX` beside the one that serves the market in `folder`.
 
-    `base`: the base model's folder; `on_loopback`: whether the stack is this machine's alone.
+    `base` is the base model's folder; `on_loopback` says that the stack is this machine's alone.
     """
     deployment = serve.deployment(
         serve.ingress()(MarketServer),

@@ -1,4 +1,4 @@
-"""Everything about one learnware, as `market show` and `GET /v1/learnwares/{id}` say it."""
+"""The full description of one learnware, as `market show` and `GET /v1/learnwares/{id}` give it."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,25 +11,25 @@ from specs.market.store import Market
 from specs.off_task import Kind
 
 HARMFUL = 0.2
-"""A loss off the task, in probability, from which on `market show` says what follows from it: more than most learnwares
-gain on their own tasks."""
+"""Loss off the task, in probability, from which on `market show` adds a note on its consequence: more than most
+learnwares gain on their own tasks."""
 
 
 def describe_whole(market: Market, record: Record) -> dict[str, Any]:
-    """A record, and what its learnware does off its task, while its files are kept: JSON values."""
+    """Describes a record and, while its learnware's files are kept, its learnware off its task, as JSON values."""
     folder = market.folder(record)
     if folder is None:
         return describe(record)
     try:
         capability = load_capability(folder / SPECIFICATION_FOLDER)
     except (InvalidSpecification, OSError):
-        capability = None  # in quarantine, for that or for something else
+        capability = None  # a learnware in quarantine may have a broken one
     return describe(record) | {"off_task": off_task(capability)}
 
 
 def off_task(capability: Capability | None) -> dict[str, Any]:
-    """The measurements by kind of request, null where there are none, what is expected to be lost there, and in words
-    what that means."""
+    """Describes a learnware off its task: the measurements by kind of request (null where there are none), the loss
+    expected there, and the consequence in words."""
     elsewhere = {} if capability is None else capability.elsewhere
     kinds = {
         str(kind): None

@@ -1,15 +1,15 @@
 """One scrape that shows every process: a small Ray Serve application on `/metrics`.
 
-How it is collected: on each scrape the application calls `metrics_text` on every replica of the engine and of the
-router (`DeploymentHandle.broadcast`), marks each replica's series with the labels `deployment` and `replica`, and
-appends the exporter of the HAProxy beside it, marked `deployment="haproxy"`. Through HAProxy alone, `/metrics` would
-reach one replica at random.
+On each scrape the application calls `metrics_text` on every replica of the engine and of the router
+(`DeploymentHandle.broadcast`), marks each replica's series with the labels `deployment` and `replica`, and appends the
+exporter of the HAProxy beside it, marked `deployment="haproxy"`. Through HAProxy alone, `/metrics` would reach one
+replica at random.
 
 A replica that is dead, slow or broken costs its own series only: `learnware_scrape_success{deployment,replica}` is 1
 for each replica that answered and 0 for one that answered a scrape before but not this one;
 `learnware_scrape_failures{deployment}` counts, for this scrape, the calls that failed.
 
-On many nodes: engine and router replicas are reached wherever they run, so one scrape of any node still shows all of
+On many nodes, engine and router replicas are reached wherever they run, so one scrape of any node still shows all of
 them. HAProxy runs on every node, and only the one beside this application is appended; let Prometheus scrape the
 others' exporters directly (`deploy/`).
 """
@@ -37,20 +37,23 @@ from serving.applications.exposition import CONTENT_TYPE, Exposition, escape, me
 logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/metrics"
+"""Path at which the application answers."""
 
 REPLICA_TIMEOUT_S = 3.0
-"""How long one replica may take. An idle one takes milliseconds, one whose event loop is held up by work on the same
-CPU longer; Prometheus gives up on the whole scrape after 10 s by default."""
+"""Seconds that one replica may take. An idle one takes milliseconds, one whose event loop is held up by work on the
+same CPU longer; Prometheus gives up on the whole scrape after 10 s by default."""
 
 FORGET_AFTER_S = 600.0
-"""How long a replica that has answered once is reported as missing; after that it has been replaced, not lost."""
+"""Seconds for which a replica that has answered once is reported as missing; after that it has been replaced, not
+lost."""
 
 REPLICA_LINE = "# replica "
-"""How `metrics_text` begins: this, then the replica's id. A comment, so the text stays a valid exposition."""
+"""Beginning of the first line of `metrics_text`, before the replica's id. It is a comment, so the text stays a valid
+exposition."""
 
 
 class Answer(NamedTuple):
-    """What one replica answered."""
+    """One replica's id and metrics."""
 
     replica: str
     text: str
@@ -61,7 +64,8 @@ Collect = Callable[[], Awaitable[list[str | BaseException]]]
 
 
 class Scraper:
-    """Collects, marks and merges. Knows nothing of Ray: what asks a deployment's replicas is passed in."""
+    """Collects, marks and merges metrics. It knows nothing of Ray: the functions that ask a deployment's replicas are
+    passed in."""
 
     def __init__(
         self, collectors: Mapping[str, Collect], exporter_url: str | None, clock: Callable[[], float] = time.monotonic
@@ -72,7 +76,7 @@ class Scraper:
         self._seen: dict[tuple[str, str], float] = {}
 
     async def scrape(self) -> str:
-        """The merged exposition. Never fails as a whole."""
+        """Returns the merged exposition. It never fails as a whole."""
         names = list(self._collectors)
         collected = await asyncio.gather(*(self._ask(name) for name in names), self._exporter())
         parts: list[Exposition] = []
@@ -168,9 +172,9 @@ class MetricsServer:
 
 
 def _collector(application: str, deployment: str) -> Collect:
-    """Asks every replica of a deployment. Its handle is made at the first scrape that finds the deployment: `serve
-    deploy` starts the applications of one file in any order, and a handle of what does not exist yet raises KeyError.
-    """
+    """Makes the function that asks every replica of a deployment. The deployment's handle is made at the first scrape
+    that finds it: `serve deploy` starts the applications of one file in any order, and a handle of a deployment that
+    does not exist yet raises KeyError."""
     handle: DeploymentHandle[Any] | None = None
 
     async def collect() -> list[str | BaseException]:
@@ -195,10 +199,15 @@ class OnePage(Starlette):
 def metrics_application(
     application: str, deployments: Sequence[str], exporter_url: str | None, *, on_loopback: bool = True
 ) -> Application:
-    """The application to run with `route_prefix=ROUTE_PREFIX` beside the one whose deployments it shows.
+    """Builds the application to run with `route_prefix=ROUTE_PREFIX` beside the one whose deployments it shows.
 
-    `exporter_url`: HAProxy's, such as http://127.0.0.1:9101/metrics; `on_loopback`: whether the stack is this machine's
-    alone. Each deployment must have a method `metrics_text() -> str`, whose text begins with a `REPLICA_LINE`.
+    Each deployment must have a method `metrics_text() -> str`, whose text begins with a `REPLICA_LINE`.
+
+    Args:
+        application: name of the application that is shown.
+        deployments: names of its deployments.
+        exporter_url: HAProxy's exporter, such as http://127.0.0.1:9101/metrics; None shows none.
+        on_loopback: the stack is this machine's alone.
     """
     deployment = serve.deployment(
         serve.ingress()(MetricsServer),

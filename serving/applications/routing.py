@@ -1,4 +1,4 @@
-"""What the small applications share: routes by the whole path, and errors as OpenAI error objects."""
+"""Parts that the small applications share: routes by the whole path, and errors as OpenAI error objects."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ from specs.errors import LearnwareError, UnknownModel
 
 
 class PrefixedApplication(Starlette):
-    """Routes by the whole path, which is what Ray Serve hands on, whatever part of it is called the root. Errors
-    become OpenAI error objects."""
+    """A Starlette application that routes by the whole path, which is what Ray Serve hands on, whatever part of it is
+    called the root. Errors become OpenAI error objects."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         handlers = {LearnwareError: _answer_error, HTTPException: _answer_http_error}
@@ -33,7 +33,7 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
-    """A path or a method that is not here."""
+    """Answers a request to a path or with a method that does not exist."""
     assert isinstance(error, HTTPException)
     answer = openai_error(UnknownModel(f"There is no {request.method} {request.url.path}."))
     answer.status_code = error.status_code

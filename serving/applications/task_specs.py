@@ -6,8 +6,8 @@
     DELETE /v1/task-specs/{id}     forget it
 
 The id is made from the content, so posting a file twice gives the same one. It is good as `model` at once and on every
-router: they read the folder in which this application keeps the files. Who knows an id may use it and remove it; ids
-are not listed.
+router, because routers read the folder in which this application keeps the files. Whoever knows an id may use it and
+remove it; ids are not listed.
 """
 
 import asyncio
@@ -37,19 +37,22 @@ from specs.task_store import TaskStore
 logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/v1/task-specs"
+"""Path below which the application answers."""
 
 CHOICE_TIMEOUT_S = 5.0
-"""How long a router may take for a choice that costs it about a millisecond."""
+"""Seconds that a router may take for a choice that costs it about a millisecond."""
 
 _OF_THE_CHOICE = ("learnware", "reason", "explanation", "confidence", "match", "min_match", "tasks", "base")
+"""Keys that an answer takes over from the router's explanation of a choice."""
 _OF_A_CANDIDATE = ("learnware", "score", "expected")
+"""Keys that an answer takes over from each candidate of that explanation."""
 
 Choose = Callable[[str], Awaitable[dict[str, Any]]]
-"""The router's choice for a task's id, as `/v1/route` explains it."""
+"""Returns the router's choice for a task's id, as `/v1/route` explains it."""
 
 
 class TaskSpecsAPI:
-    """The routes. Knows nothing of Ray: what asks the router is passed in."""
+    """The routes of `/v1/task-specs`. It knows nothing of Ray: the function that asks the router is passed in."""
 
     def __init__(self, tasks: TaskStore, access: Access, choose: Choose) -> None:
         self._tasks = tasks
@@ -57,6 +60,7 @@ class TaskSpecsAPI:
         self._choose = choose
 
     def application(self) -> PrefixedApplication:
+        """Builds the ASGI application."""
         one = f"{ROUTE_PREFIX}/{{task_id}}"
         return PrefixedApplication(
             [
@@ -104,7 +108,7 @@ class TaskSpecsAPI:
 
 
 def _advice(specification: TaskSpecification) -> str | None:
-    """What the owner of a task that got no learnware can do about it."""
+    """Returns what the owner of a task that got no learnware can do about it, None when noise is not the cause."""
     if not specification.blurred:
         return None
     return (
@@ -115,7 +119,12 @@ def _advice(specification: TaskSpecification) -> str | None:
 
 
 async def _bounded_body(request: Request) -> bytes:
-    """Raises TooLarge as soon as there is more than a specification can have."""
+    """Reads the whole body.
+
+    Raises:
+        TooLarge: there is more than a specification can have; no more of it is read.
+        InvalidInput: the body is empty, or the client hung up.
+    """
     taken = bytearray()
     try:
         async for chunk in request.stream():
@@ -162,9 +171,9 @@ async def _ask_the_router(name: str) -> dict[str, Any]:
 
 
 def task_specs_application(config: Config, market: Path, *, on_loopback: bool) -> Application:
-    """The application to run with `route_prefix=ROUTE_PREFIX` beside the one that serves the market in `market`.
+    """Builds the application to run with `route_prefix=ROUTE_PREFIX` beside the one that serves the market in `market`.
 
-    `on_loopback`: whether the stack is this machine's alone.
+    `on_loopback` says that the stack is this machine's alone.
     """
     deployment = serve.deployment(
         serve.ingress()(TaskSpecsServer),

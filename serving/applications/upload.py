@@ -1,4 +1,4 @@
-"""An uploaded file, written to disk as it arrives, up to a limit."""
+"""Writes an uploaded file to disk as it arrives, up to a limit."""
 
 import asyncio
 import tempfile
@@ -11,14 +11,15 @@ from starlette.requests import ClientDisconnect, Request
 from specs.errors import InvalidInput, TooLarge
 
 ACCEPTED = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
+"""Content types of an uploaded zip file."""
 
 
 @asynccontextmanager
 async def uploaded(request: Request, name: str, max_bytes: int) -> AsyncIterator[Path]:
-    """The request's body as the file `name`, removed at the end.
+    """Yields the path of the request's body as the file `name`, which is removed at the end.
 
     Raises:
-        InvalidInput: it is of another kind than a zip file, empty, or the client hung up.
+        InvalidInput: the body is not a zip file by its content type, is empty, or the client hung up.
         TooLarge: it is larger than `max_bytes`; no more of it is read.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

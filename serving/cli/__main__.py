@@ -1,4 +1,4 @@
-"""`python -m serving.cli`: the console command without its script."""
+"""Runs the console command without its script: `python -m serving.cli`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`learnware-serving learnware …`: learnwares of the `learnware` package 0.4.0.post1, taken over and handed over."""
+"""`learnware-serving learnware …`: imports and exports zip files of the `learnware` package 0.4.0.post1."""
 
 import argparse
 from pathlib import Path

@@ -1,8 +1,8 @@
 """`learnware-serving market …`: the market from the command line, beside a running stack or without one.
 
-Changes reach a running stack within a second. They are checked here; the probe on the engine is HTTP's
-(`POST /v1/learnwares`), so a learnware submitted here whose adapter the engine refuses is left out by the replicas, and
-what one does off its task is what its own capability says (`learnware-serving measure` writes it).
+Changes reach a running stack within a second. A learnware is checked here, but not tried on an engine, as it is over
+HTTP (`POST /v1/learnwares`): replicas leave one out whose adapter the engine refuses, and its effect off its task is
+what its own capability says (`learnware-serving measure` writes it).
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _replace(options: argparse.Namespace) -> int:
 
 
 def _say_unmeasured(staged: "Staged") -> None:
-    """On stderr, when nothing is known of it off its task."""
+    """Warns on stderr when a learnware has no measurement off its task."""
     capability = staged.learnware.capability
     if capability is None or not capability.elsewhere:
         print(
@@ -173,7 +173,7 @@ def _print(records: "list[Record]") -> None:
 
 
 class _Bar:
-    """A bar of bytes taken in, on a terminal only; gone when done."""
+    """A bar of the bytes taken in, shown on a terminal only and removed when done."""
 
     def __init__(self, source: str) -> None:
         from tqdm import tqdm
@@ -181,6 +181,7 @@ class _Bar:
         self._bar = tqdm(desc=Path(source).name, unit="B", unit_scale=True, leave=False, disable=None)
 
     def bytes(self, count: int) -> None:
+        """Moves the bar on by `count` bytes."""
         self._bar.update(count)
 
     def __enter__(self) -> Self:

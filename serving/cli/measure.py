@@ -1,4 +1,5 @@
-"""`learnware-serving measure`: what learnwares do to requests off their task, written into their capability."""
+"""`learnware-serving measure`: measures how learnwares change answers to requests off their task, and writes it into
+their capability."""
 
 import argparse
 import time
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def labels_of(folder: Path) -> tuple[str, ...]:
-    """The labels that a learnware answers its own task with, as far as its specification says so."""
+    """Returns the labels with which a learnware answers its own task, as far as its specification names them."""
     place = folder / SPECIFICATION_FOLDER
     if not (place / DESCRIPTION_FILE).exists():
         return ()
@@ -89,7 +90,7 @@ def labels_of(folder: Path) -> tuple[str, ...]:
 
 
 def _answer_first(meter: Any, prompts: Mapping[Kind, tuple[str, ...]], bar: Progress, total: int) -> None:
-    """Has the base model's answers made, where they are not kept yet."""
+    """Makes the base model's answers that are not kept yet."""
     texts = [prompt for some in prompts.values() for prompt in some]
     meter.base_answers(texts, partial(_show, bar, total, "answered by the base model"))
 

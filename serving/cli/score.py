@@ -1,4 +1,4 @@
-"""`learnware-serving score`: every learnware beside its controls, by one protocol."""
+"""`learnware-serving score`: scores every learnware beside its controls, by one protocol."""
 
 import argparse
 import json
@@ -13,8 +13,10 @@ from serving.training.matrix import sampled
 from specs.errors import InvalidInput
 
 SAID_ROWS = 100
+"""Number of rows of a task in sentences that are answered for ROUGE-L."""
 SAID_TOKENS = 160
-"""Nine of ten worked solutions of schoolroom problems end before; a minute or so a hundred rows on one core."""
+"""Largest length of such an answer in tokens. Nine of ten worked solutions of schoolroom problems end before; a hundred
+rows take a minute or so on one core."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -139,10 +141,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def earlier_controls(path: Path) -> dict[str, Any]:
-    """The tasks of an earlier report that have a shuffled control, by the name of the learnware.
+    """Returns the tasks of an earlier report that have a shuffled control, by the name of the learnware.
 
     Raises:
-        InvalidInput: it is no report, or one by another protocol.
+        InvalidInput: the file is not a report, or is one by another protocol.
     """
     from serving.training.scoring import PROTOCOL
 
@@ -156,7 +158,8 @@ def earlier_controls(path: Path) -> dict[str, Any]:
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """What the record beside an adapter says of its training: a control that was trained for fewer steps shows."""
+    """Returns what the record beside an adapter says of its training, empty where there is none; it shows, for example,
+    that a control was trained for fewer steps."""
     try:
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -169,7 +172,7 @@ def _show(bar: Progress, before: int, total: int, title: str, rows: int) -> None
 
 
 def adapter_names(folder: Path, only: Sequence[str] | None) -> list[str]:
-    """The sub-folders that hold an adapter, sorted.
+    """Returns the names of the sub-folders that hold an adapter, sorted.
 
     Raises:
         InvalidInput: there is none, one of `only` is not there, or a name is not <domain>-<task>.

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from specs.task import TaskSpecification
 
 ROW_LIMIT = 5_000
-"""Rows that are read: the reduced set has 50 points a view, and more rows do not move them."""
+"""Number of rows that are read: the reduced set has 50 points a view, and more rows do not move them."""
 
 
 def add_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
 ) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
-    """Adds `spec` with its subcommands to the project's command line; returns what takes further subcommands."""
+    """Adds `spec` with its subcommands to the project's command line; returns the object to which further subcommands
+    are added."""
     spec = subparsers.add_parser("spec", help="make and inspect specifications of tasks and learnwares")
     commands = spec.add_subparsers(required=True, metavar="COMMAND")
 
@@ -103,7 +104,7 @@ class _Row(NamedTuple):
 
 
 def _answers(rows: Sequence[_Row]) -> "Answers | None":
-    """What the rows' answers are; None where a row has none."""
+    """Describes the rows' answers; None where a row has none."""
     from specs.answers.description import describe_answers
 
     if not all(row.answer for row in rows):

@@ -1,4 +1,4 @@
-"""`learnware-serving spec make-vector`: parameter vectors from rows, on the machine where the rows lie."""
+"""`learnware-serving spec make-vector`: makes parameter vectors from rows, on the machine where the rows lie."""
 
 import argparse
 import time
@@ -10,6 +10,7 @@ from specs.errors import InvalidInput
 from specs.pave import EMBEDDED_PROXY, EMBEDDED_SHA256, PAVE_FILE, Basis, ParameterVector, dump_vector, read_vector
 
 ENDING = ".pave.safetensors"
+"""Ending of the files in a folder of vectors."""
 DEFAULTS = Basis()
 
 
@@ -81,7 +82,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _wanted(options: argparse.Namespace, specification: str) -> dict[Path, Path]:
-    """The file to write for each file of rows."""
+    """Returns the file to write for each file of rows.
+
+    Raises:
+        InvalidInput: several files of rows are given for one learnware, or two of them have the same name.
+    """
     if len(options.rows) == 1:
         return {options.rows[0]: options.output or options.learnware / specification / PAVE_FILE}
     if options.output is None:

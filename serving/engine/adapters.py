@@ -1,5 +1,5 @@
-"""The adapters in a model's layers, over vLLM 0.29's manager: our layout and operators on CPU, and what is checked when
-an adapter is loaded."""
+"""The adapters in a model's layers, over vLLM 0.29's manager: this project's layout and operators on CPU, and the
+checks of an adapter when it is loaded."""
 
 import math
 from typing import Any
@@ -13,11 +13,13 @@ from serving.engine.punica import GroupedPunicaWrapper
 from serving.engine.slot_writer import Copies, SlotWriter
 from specs.errors import InvalidLearnware
 
-SHOWN = 3  # names quoted in a message
+SHOWN = 3
+"""Number of names quoted in a message."""
 
 
 class LearnwareModelManager(LRUCacheLoRAModelManager):
-    """The adapters in the model's layers. On CPU the layers take our operators; on CUDA vLLM's kernels stay."""
+    """Manages the adapters in the model's layers. On CPU the layers take this project's operators; on CUDA vLLM's
+    kernels stay."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._layers: dict[str, LayerWeights] = {}
@@ -42,6 +44,7 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
                     self._layers[name] = layer
 
     def activate_adapter(self, lora_id: int) -> bool:
+        """Gives the adapter a slot as vLLM's manager does, and tells the CPU operators which slices it fills."""
         activated: bool = super().activate_adapter(lora_id)
         if activated and self._layers:
             slot = self.lora_index_to_id.index(lora_id)
@@ -58,7 +61,7 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
 
         Raises:
             InvalidLearnware: a tensor belongs to no layer that takes adapters, lacks its other half, has a wrong shape,
-            or is not finite.
+                or is not finite.
         """
         if not lora.loras:
             raise InvalidLearnware("the adapter holds no LoRA tensors")
@@ -78,8 +81,8 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
         return bool(self._is_moe) and ".experts" in name  # packed by rules of their own, which vLLM checks
 
     def _shapes(self) -> dict[str, tuple[int, int] | None]:
-        """Every module name an adapter may hold, with (features in, features out), None where it is not known: sharded
-        layers, experts, and layers that split one adapter over several slices."""
+        """Returns every module name that an adapter may hold with its (features in, features out), or None where they
+        are not known: in sharded layers, experts, and layers that split one adapter over several slices."""
         shapes: dict[str, tuple[int, int] | None] = {}
         for name, module in self.modules.items():
             parts = self.packed_modules.get(name, [name])
@@ -109,14 +112,15 @@ class LearnwareModelManager(LRUCacheLoRAModelManager):
 
 
 class PagedModelManager(LearnwareModelManager):
-    """Writes into a slot only what differs from what it holds, all in one call (`serving.engine.slot_writer`)."""
+    """Writes into a slot only what differs from its content, all in one call (`serving.engine.slot_writer`)."""
 
     def _create_lora_modules(self) -> None:
         super()._create_lora_modules()
         self._writers = {name: SlotWriter(module, self.lora_slots) for name, module in self.modules.items()}
 
     def activate_adapter(self, lora_id: int) -> bool:
-        """As vLLM's, but a slot counts as taken only when everything is in it."""
+        """Gives the adapter a slot as vLLM's manager does, but marks the slot as taken only when all weights are in
+        it."""
         if lora_id in self._active_adapters:
             self._active_adapters.touch(lora_id)
             return False
@@ -142,7 +146,7 @@ class PagedModelManager(LearnwareModelManager):
 
 
 def _filled(weights: Any, slices: int) -> list[bool]:
-    """Which slices of a layer an adapter's weights fill; all of them where vLLM splits them itself."""
+    """Returns which slices of a layer an adapter's weights fill; all of them where vLLM splits the weights itself."""
     if weights is None:
         return [False] * slices
     if isinstance(weights.lora_b, list) and len(weights.lora_b) == slices:

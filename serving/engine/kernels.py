@@ -20,15 +20,15 @@ from numba import njit, types
 from numba.extending import overload
 
 DTYPES = (torch.float32, torch.bfloat16)
-"""Of the weights that the kernels take."""
+"""Types of the weights that the kernels take."""
 
 
 def prepare(dtype: torch.dtype) -> None:
-    """Compiles for weights of this type: some seconds the first time, then kept on disk, beside this file or in the
-    user's cache folder, if one of them can be written.
+    """Compiles the kernels for weights of this type. That takes some seconds the first time; the result is kept on
+    disk, beside this file or in the user's cache folder, if one of them can be written.
 
     Raises:
-        ValueError: it is not one of `DTYPES`.
+        ValueError: the type is not one of `DTYPES`.
     """
     if dtype not in DTYPES:
         raise ValueError(f"kernels take weights in {DTYPES}, not in {dtype}")
@@ -39,25 +39,25 @@ def prepare(dtype: torch.dtype) -> None:
 
 
 def as_array(weights: torch.Tensor) -> Any:
-    """A view of fp32 or bf16 weights as the kernels take them."""
+    """Returns a view of fp32 or bf16 weights in the form that the kernels take."""
     return (weights if weights.dtype == torch.float32 else weights.view(torch.uint16)).numpy()
 
 
 def _compiled(function: Callable[..., None]) -> Any:
-    """Sums may be in any order, so that they can be vectorised; NaN and infinity stay what they are."""
+    """Compiles a kernel. Sums may be taken in any order, so that they can be vectorised; NaN and infinity are kept."""
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to keep it
+    except RuntimeError:  # no folder can be written for the cache
         return njit(**options)(function)
 
 
 def _value(weight: Any) -> Any:
-    """A weight as fp32."""
+    """Stands for the conversion of a weight to fp32 in compiled code, where `_value_of` implements it."""
     raise NotImplementedError  # compiled code takes `_value_of`
 
 
-@overload(_value, inline="always", strict=False)  # annotations are no part of it
+@overload(_value, inline="always", strict=False)  # the two signatures' annotations differ
 def _value_of(weight: Any) -> Callable[[Any], Any]:
     if isinstance(weight, types.Float):
         return lambda weight: weight

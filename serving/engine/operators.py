@@ -23,18 +23,19 @@ from torch import Tensor
 
 from serving.engine import kernels
 
-# From this many neighbouring rows of one adapter on PyTorch's products are as fast as the kernels, and use all threads
-# (rank 16 at 576 to 1536 features, fp32, one thread: `python -m benchmarks.lora_ops`).
 MIN_RUN = 32
+"""Number of neighbouring rows of one adapter from which on PyTorch's products are as fast as the kernels, and use all
+threads (rank 16 at 576 to 1536 features, fp32, one thread: `python -m benchmarks.lora_ops`)."""
 
-BASE = -1  # the slot of a row without an adapter, as in vLLM's index tensors
-
+BASE = -1
+"""Slot of a row without an adapter, as in vLLM's index tensors."""
 
 Rows: TypeAlias = slice | Tensor
+"""An index of rows: a slice, or (rows,) int64."""
 
 
 class Run(NamedTuple):
-    """Rows `start` to `stop` with the adapter of one slot."""
+    """Rows `start` to `stop` - 1, which use the adapter of one slot."""
 
     start: int
     stop: int
@@ -42,7 +43,8 @@ class Run(NamedTuple):
 
 
 class Grouped(NamedTuple):
-    """Rows by slot, in the form in which kernels take them: `rows[starts[g]:starts[g + 1]]` have that of `slots[g]`."""
+    """Rows by slot, in the form that the kernels take: `rows[starts[g]:starts[g + 1]]` use the adapter of
+    `slots[g]`."""
 
     rows: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -50,29 +52,33 @@ class Grouped(NamedTuple):
 
 
 class BatchPlan(NamedTuple):
-    """How one batch's rows are computed. Rows in none of its parts have no adapter, and are never touched."""
+    """The plan by which one batch's rows are computed. Rows in none of its parts have no adapter, and are never
+    touched."""
 
     long: tuple[Run, ...]
     short: Grouped | None
-    slots: int  # bit s is set when a row uses slot s
+    slots: int
+    """Bit s is set when a row uses slot s."""
 
     def parts(self) -> Iterator[tuple[int, Rows]]:
-        """Slots with an index of their rows."""
+        """Yields each slot in use with an index of its rows."""
         yield from self.long_parts()
         if self.short is not None:
             for slot, start, stop in zip(self.short.slots, self.short.starts, self.short.starts[1:], strict=False):
                 yield int(slot), torch.from_numpy(self.short.rows[start:stop])
 
     def long_parts(self) -> Iterator[tuple[int, Rows]]:
-        """Of the long runs alone."""
+        """Yields the slots of the long runs with an index of their rows."""
         return ((run.slot, slice(run.start, run.stop)) for run in self.long)
 
 
 NO_ADAPTERS = BatchPlan((), None, 0)
+"""The plan of a batch in which no row has an adapter."""
 
 
 def plan_batch(runs: Sequence[Run]) -> BatchPlan:
-    """The plan for rows that `runs` cover in order (`slot` may be `BASE`): long runs alone, all others together."""
+    """Makes the plan for rows that `runs` cover in order (`slot` may be `BASE`): each long run alone, all other rows
+    together."""
     long: list[Run] = []
     short: dict[int, list[int]] = {}
     used = 0
@@ -96,7 +102,7 @@ def _grouped(rows_of: dict[int, list[int]]) -> Grouped:
 
 @dataclass
 class LayerWeights:
-    """The adapters of one layer, all slots, laid out as the products read them."""
+    """The adapters of one layer in all slots, laid out as the products read them."""
 
     a: Tensor  # (S, n, R, in)
     b: tuple[Tensor, ...]  # n × (S, R, out_i)
@@ -114,25 +120,27 @@ class LayerWeights:
 
     @classmethod
     def zeros(cls, slots: int, rank: int, features: int, outputs: Sequence[int], dtype: torch.dtype) -> "LayerWeights":
+        """Makes an empty layer of `slots` slots of this rank, with `features` inputs and one slice for each of
+        `outputs`."""
         a = torch.zeros(slots, len(outputs), rank, features, dtype=dtype)
         return cls(a, tuple(torch.zeros(slots, rank, out, dtype=dtype) for out in outputs), [0] * len(outputs))
 
     @classmethod
     def of_stacks(cls, a_stacked: Sequence[Tensor], b_stacked: Sequence[Tensor]) -> "LayerWeights":
-        """A copy of vLLM's stacks, n × (S, 1, R, in) and n × (S, 1, out_i, R), taken as occupied everywhere."""
+        """Copies vLLM's stacks, n × (S, 1, R, in) and n × (S, 1, out_i, R), and takes them as occupied everywhere."""
         a = torch.stack([stack.squeeze(1) for stack in a_stacked], dim=1).contiguous()
         b = tuple(stack.squeeze(1).transpose(1, 2).contiguous() for stack in b_stacked)
         return cls(a, b, [(1 << a.shape[0]) - 1] * len(b))
 
     def stacks(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Views of the same memory in vLLM's shapes, for its layers to write adapters into."""
+        """Returns views of the same memory in vLLM's shapes, for its layers to write adapters into."""
         return (
             tuple(self.a[:, i : i + 1] for i in range(self.slices)),
             tuple(b.transpose(1, 2).unsqueeze(1) for b in self.b),
         )
 
     def mark(self, slot: int, filled: Sequence[bool]) -> None:
-        """Says that `slot` was written, and which of its slices now hold an adapter's weights."""
+        """Notes that `slot` was written, and which of its slices now hold an adapter's weights."""
         for i, full in enumerate(filled):
             self.occupied[i] = self.occupied[i] | 1 << slot if full else self.occupied[i] & ~(1 << slot)
 
@@ -146,11 +154,16 @@ def add_lora(
     offset: int = 0,
     scale: float = 1.0,
 ) -> None:
-    """`y[t] += scale · B[slot(t)] A[slot(t)] x[t]` in place, for every slice i in its columns of y.
+    """Adds `scale · B[slot(t)] A[slot(t)] x[t]` to `y[t]` in place, for every slice i in its columns of y.
 
     Args:
-        y: (T, at least offset + sum(outputs)); x: (T, in).
+        y: (T, at least offset + sum(outputs)).
+        x: (T, in).
+        layer: the adapters of the layer.
+        plan: the slots of the T rows.
         outputs: width of each slice in y, which may be less than the padded width of its B.
+        offset: first column of y that is written.
+        scale: factor of the product.
     """
     needed = [i for i in range(layer.slices) if layer.occupied[i] & plan.slots]
     if not needed:
@@ -164,7 +177,7 @@ def add_lora(
 
 
 Columns = Sequence[tuple[int, int, int]]
-"""Of some slices their number, first column of y, and width."""
+"""Slices to compute, each as (number, first column of y, width)."""
 
 
 def _add_short(y: Tensor, x: Tensor, layer: LayerWeights, group: Grouped, needed: Columns, scale: float) -> None:
@@ -191,12 +204,12 @@ def _add_part(y: Tensor, x: Tensor, layer: LayerWeights, slot: int, rows: Rows, 
         if layer.occupied[i] >> slot & 1:
             into = y[rows, start : start + width]
             _add_product(into, down[:, i * layer.rank : (i + 1) * layer.rank], layer.b[i][slot], scale)
-            if isinstance(rows, Tensor):  # which makes a copy
+            if isinstance(rows, Tensor):  # indexing by a tensor made a copy
                 y[rows, start : start + width] = into
 
 
 def _add_product(y: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
-    """`y += scale · down · up`; y may be narrower than `up` (padded output) or of another type (fp32 logits)."""
+    """Adds `scale · down · up` to y; y may be narrower than `up` (padded output) or of another type (fp32 logits)."""
     up = up[:, : y.shape[1]]
     if y.dtype == up.dtype:
         y.addmm_(down, up, alpha=scale)

@@ -1,7 +1,5 @@
-"""vLLM's interface of LoRA operators (`PunicaWrapperCPU`, vLLM 0.29), over ours.
-
-Only for CPU: CUDA keeps vLLM's kernels.
-"""
+"""vLLM 0.29's interface of LoRA operators (`PunicaWrapperCPU`) over this project's. It is for CPU only: CUDA keeps
+vLLM's kernels."""
 
 from typing import Any
 
@@ -22,7 +20,7 @@ from serving.engine.operators import (
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):
-    """Adds each row's own adapter and leaves rows without one bit for bit as they are."""
+    """Adds to each row its own adapter's product, and leaves rows without an adapter bit for bit as they are."""
 
     def __init__(self, max_num_batched_tokens: int, max_batches: int, slots: int) -> None:
         super().__init__(max_num_batched_tokens, max_batches, torch.device("cpu"))
@@ -34,12 +32,13 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     @classmethod
     def like(cls, stock: PunicaWrapperCPU, slots: int) -> "GroupedPunicaWrapper":
-        """One with the capacity of a wrapper that vLLM made."""
+        """Makes a wrapper with the capacity of one that vLLM made."""
         tokens, batches = stock._token_lora_indices.numel(), stock._seq_lengths.numel()  # noqa: SLF001
         return cls(tokens, batches, slots)
 
     def adopt(self, module: object) -> LayerWeights | None:
-        """Moves a layer's (still empty) adapter stacks into our layout; it goes on writing into them through views.
+        """Moves a layer's (still empty) adapter stacks into the layout of `operators`; vLLM goes on writing into them
+        through views.
 
         Returns None for layers whose stacks have another form (mixture of experts); those keep vLLM's.
         """
@@ -64,7 +63,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         return layer
 
     def adopt_layer(self, layer: LayerWeights) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Makes a layer known; returns the stacks of A and B by which it is found again."""
+        """Registers a layer; returns the stacks of A and B by which it is found again."""
         a_views, b_views = layer.stacks()
         self._layers[b_views[0].data_ptr()] = layer
         return a_views, b_views
@@ -72,6 +71,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
     ) -> None:
+        """Takes note of each row's slot, as vLLM's wrapper does, and plans the products of the batch."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._tokens = self._plan(self.token_lora_indices)
         self._samples = self._plan(self.sampler_indices)
@@ -86,7 +86,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         return plan_batch(runs)
 
     def _layer(self, a_stacked: Any, b_stacked: Any) -> LayerWeights:
-        """The adopted layer behind these stacks, or (layers that were not adopted) a copy in our layout."""
+        """Returns the adopted layer behind these stacks, or a copy of a layer that was not adopted in the layout of
+        `operators`."""
         layer = self._layers.get(b_stacked[0].data_ptr())
         return layer if layer is not None else LayerWeights.of_stacks(a_stacked, b_stacked)
 
@@ -103,6 +104,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         add_inputs: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
+        """Adds the adapters' products to a linear layer's output; with `add_inputs` False they replace it."""
         if not add_inputs:
             y.zero_()
         if self._tokens.slots:
@@ -120,11 +122,11 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         buffer: Tensor | None = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """One row for each sampled token.
+        """Adds the adapters' products to the logits, one row for each sampled token.
 
         Raises:
             RuntimeError: an adapter changes `lm_head`, and the rows are not the sampled ones (vLLM asks for logits of
-            prompt tokens without saying whose they are). Stock raises there too.
+                prompt tokens without saying whose they are). vLLM's own wrapper raises there too.
         """
         layer = self._layers.get(lora_b_stacked.data_ptr())
         if layer is None:
@@ -147,6 +149,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         add_inputs: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
+        """Adds B's product to embeddings whose row of A vLLM has looked up already (`x`); with `add_inputs` False it
+        replaces them."""
         if not add_inputs:
             y.zero_()
         self._expand(_rows(y), (x,), (lora_b_stacked,), (lora_b_stacked.shape[2],), 0)
@@ -159,7 +163,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         scale: float,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """`y[i] = scale · A_i[slot] x`, zero in rows without an adapter (used alone when LoRA is fully sharded)."""
+        """Sets `y[i] = scale · A_i[slot] x`, zero in rows without an adapter (used alone when LoRA is fully
+        sharded)."""
         x = _rows(x)
         for i, a in enumerate(lora_a_stacked):
             out = y[i].view(-1, y[i].shape[-1])
@@ -177,6 +182,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         add_inputs: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
+        """Adds the product of B with each slice of `x` to y's columns from `offset_start` on; with `add_inputs` False
+        it replaces them."""
         y = _rows(y)
         if not add_inputs:
             y[:, offset_start : offset_start + sum(output_slices)] = 0
@@ -185,7 +192,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     def _expand(
         self, y: Tensor, x: Any, lora_b_stacked: tuple[Tensor, ...], output_slices: tuple[int, ...], offset: int
     ) -> None:
-        """`y[:, slice i] += B_i[slot] x[i]`, for x[i] of shape (T, R)."""
+        """Adds `B_i[slot] x[i]` to slice i of y's columns, for x[i] of shape (T, R)."""
         for i, (b, width) in enumerate(zip(lora_b_stacked, output_slices, strict=True)):
             columns = slice(offset, offset + width)
             offset += width
@@ -197,5 +204,5 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """(…, features) as (T, features), sharing memory."""
+    """Views a tensor (…, features) as (T, features), sharing memory."""
     return tensor.view(-1, tensor.shape[-1])

@@ -1,12 +1,12 @@
-"""How an adapter gets into its slot: only what differs is written, all copies in one call.
+"""Writes an adapter into its slot: only what differs is written, with all copies in one call.
 
 vLLM 0.29 sets every module by itself (`BaseLayerWithLoRA.set_lora`): it clears the slot's A and B of each output slice
-and copies the adapter's over them, also where both are empty. For the 135M base that is 424 fills and 420 copies, the
-tables of the vocabulary among them. Here each module remembers of each slot how many ranks hold weights, clears only
-ranks that the new adapter leaves empty, and adds its copies to one list.
+and copies the adapter's over them, also where both are empty. For the 135M base model that is 424 fills and 420 copies,
+the tables of the vocabulary among them. Here each module remembers for each slot how many ranks hold weights, clears
+only ranks that the new adapter leaves empty, and adds its copies to one list.
 
 On CUDA the sources of an adapter that was brought to the device ahead of the step (`serving.engine.staging`) are views
-of one buffer there, so what is left are copies on the device. (Not run on CUDA.)
+of one buffer there, so the copies stay on the device. (That has not been run on CUDA.)
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,15 @@ PLAIN_SETTERS = (
     MergedColumnParallelLinearWithLoRA.set_lora,
     LogitsProcessorWithLoRA.set_lora,
 )
-"""vLLM's ways of setting an adapter that are copies of A and B as they are; others (embeddings, which are transposed;
-experts; layers that split one adapter over slices) are left to vLLM."""
+"""vLLM's `set_lora` methods that copy A and B as they are. Others (embeddings, which are transposed; experts; layers
+that split one adapter over slices) are left to vLLM."""
 
 Halves = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
+"""A and B of each output slice, None where the adapter does not fill it."""
 
 
 class Copies(NamedTuple):
-    """What is to be written for one adapter."""
+    """The writes for one adapter: tensors to clear, and targets with their sources."""
 
     zeros: list[Tensor]
     targets: list[Tensor]
@@ -44,8 +45,8 @@ class Copies(NamedTuple):
 
 
 class SlotWriter:
-    """One module's stacks, and what each slot holds of them. Slots are taken to be empty at first, as vLLM makes
-    them."""
+    """Writes one module's stacks and remembers the content of each slot. Slots are taken to be empty at first, as vLLM
+    makes them."""
 
     def __init__(self, module: Any, slots: int) -> None:
         self._module = module
@@ -58,12 +59,13 @@ class SlotWriter:
         self._ranks = [[0] * self.slices for _ in range(slots)]
 
     def ranks(self, slot: int) -> tuple[int, ...]:
-        """How many ranks of each output slice hold weights in this slot; where vLLM sets the module, 1 for all."""
+        """Returns how many ranks of each output slice hold weights in this slot; where vLLM sets the module, 1 for
+        any."""
         return tuple(self._ranks[slot])
 
     def prepare(self, slot: int, weights: Any | None, copies: Copies) -> None:
-        """Adds what it takes to hold these weights (vLLM's `LoRALayerWeights`; None: none) to `copies`. From now on the
-        slot counts as holding them: what is prepared must be run before the slot is used."""
+        """Adds to `copies` the writes after which the slot holds these weights (vLLM's `LoRALayerWeights`; None empties
+        it). The slot counts as holding them from now on, so `copies` must be run before the slot is used."""
         held = self._ranks[slot]
         halves = None if weights is None else self._halves(weights)
         if weights is not None and halves is None:
@@ -88,14 +90,15 @@ class SlotWriter:
             held[i] = rank
 
     def distrust(self, slot: int) -> None:
-        """A copy failed: the slot may hold anything, so all of it is cleared before it is used again."""
+        """Notes that a copy failed and the slot may hold anything, so that all of it is cleared before it is used
+        again."""
         self._ranks[slot] = [self._most()] * self.slices
 
     def _most(self) -> int:
         return int(self._b[0][0].shape[1]) if self.plain else 1
 
     def _halves(self, weights: Any) -> Halves | None:
-        """A and B of each slice; None where they are not copied as they are."""
+        """Returns A and B of each slice, None where they cannot be copied as they are."""
         if not self.plain:
             return None
         a, b = _listed(weights.lora_a), _listed(weights.lora_b)

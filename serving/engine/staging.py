@@ -1,12 +1,12 @@
-"""Adapters on their way to a CUDA device, ahead of the step that needs them.
+"""Copies adapters to a CUDA device ahead of the step that needs them.
 
 The scheduler knows which adapters will be loaded next (`AdapterQueue.upcoming`) and says so with each step. Their
 buffers (`serving.paging.buffer`), each one piece of page-locked memory, are copied on a stream of its own while that
 step computes. When a step needs one, its stream waits for that copy alone, and the adapter is spread over its slot by
 copies on the device.
 
-On CPU there is nothing to copy ahead: host memory is the device's. The CUDA path has not been run; its bookkeeping is
-tested on CPU.
+On CPU there is nothing to copy ahead, because host memory is the device's. The CUDA path has not been run; its
+bookkeeping is tested on CPU.
 """
 
 from collections import OrderedDict
@@ -19,24 +19,24 @@ from torch import Tensor
 from serving.paging.buffer import PackedAdapter
 
 ROOM = 4
-"""Adapters that are staged at once: twice as many as a step announces, so that one step's newcomers do not push out the
-next one's. At rank 16 over all linear layers of an 8B model each takes 84 MB of the device."""
+"""Number of adapters that are staged at once: twice as many as a step announces, so that one step's newcomers do not
+push out the next one's. At rank 16 over all linear layers of an 8B model each takes 84 MB of the device."""
 
 
 class _Staged(NamedTuple):
     model: Any
     copied: Any
-    """The event after the copy; None on a device without streams."""
+    """The CUDA event after the copy; None on a device without streams."""
     buffer: Tensor
 
 
 class Staging:
-    """Copies of adapters' buffers on a device, by adapter; the oldest goes when there is no room."""
+    """Copies of adapters' buffers on a device, by adapter number; the oldest is dropped when there is no room."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.ahead = device.type == "cuda"
-        """Whether copying ahead is of use; without, `start` does nothing."""
+        """True on CUDA; elsewhere there is nothing to copy ahead, and `start` does nothing."""
         self._stream = torch.cuda.Stream(device) if self.ahead else None
         self._staged: OrderedDict[int, _Staged] = OrderedDict()
 
@@ -44,7 +44,7 @@ class Staging:
         return number in self._staged
 
     def start(self, adapters: Iterable[tuple[int, PackedAdapter]]) -> None:
-        """Starts the copies of those that are not staged yet; returns at once."""
+        """Starts the copies of the adapters that are not staged yet, and returns at once."""
         for number, packed in adapters:
             if not self.ahead or number in self._staged:
                 continue
@@ -53,7 +53,8 @@ class Staging:
             self._staged[number] = self._copy(packed)
 
     def take(self, number: int) -> Any | None:
-        """The adapter with its tensors on the device, for the current stream; None when it was not staged."""
+        """Returns the adapter with its tensors on the device, ready for the current stream; None when it was not
+        staged."""
         staged = self._staged.pop(number, None)
         if staged is None:
             return None

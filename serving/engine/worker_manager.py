@@ -1,5 +1,5 @@
-"""A worker's adapters, over vLLM 0.29's manager: host memory by bytes, filled beside the engine's steps, and the order
-in which a batch's adapters take their slots."""
+"""A worker's adapters, over vLLM 0.29's manager: host memory limited by bytes and filled beside the engine's steps, and
+the order in which a batch's adapters take their slots."""
 
 import threading
 import time
@@ -23,29 +23,31 @@ from serving.paging.tier import HostTier, Loaded
 from specs.errors import InvalidLearnware
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
-"""The files of which vLLM 0.29 reads the first that is there (`LoRAModel.from_local_checkpoint`)."""
+"""Names of weight files; vLLM 0.29 reads the first one that exists (`LoRAModel.from_local_checkpoint`)."""
 
 
 @dataclass
 class DeviceCounts:
-    """Since the start."""
+    """Counts of the device's slots since the start."""
 
     loads: int = 0
-    """Adapters copied into a slot."""
+    """Number of adapters copied into a slot."""
     hits: int = 0
-    """Adapters that a batch needed and a slot held, summed over batches."""
+    """Number of adapters that a batch needed and a slot held, summed over batches."""
     evictions: int = 0
+    """Number of adapters that lost their slot to another."""
     load_seconds: float = 0.0
     load_bytes: int = 0
     disk_reads_in_step: int = 0
-    """Adapters that an engine's step had to read from disk itself."""
+    """Number of adapters that an engine's step had to read from disk itself."""
 
 
 class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
     """Reads, checks and places adapters for one worker.
 
-    Host memory is `HostTier`'s. vLLM's table of registered adapters holds those on the device alone: an adapter is
-    registered with its weights while it is copied into its slot, and without them afterwards.
+    Host memory is `HostTier`'s. The worker's own table in vLLM (`_registered_adapters`) holds the adapters on the
+    device alone: an adapter stands there with its weights while it is copied into its slot, and without them
+    afterwards.
     """
 
     _manager_cls = PagedModelManager
@@ -54,14 +56,14 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         super().__init__(vllm_config, device, embedding_modules)
         self.device_counts = DeviceCounts()
         self.changed = threading.Event()
-        """Set when an adapter has changed its place, by whichever thread changed it; cleared by who reports it."""
+        """Set when an adapter has changed its place, by any thread; cleared by the thread that reports it."""
         self.names: dict[int, str] = {}
-        """Names of adapters that requests have named."""
+        """Engine names of the adapters that requests have named, by number."""
         self._placed: dict[int, int] = {}
-        """Bytes of the adapters in the slots, but for vLLM's own."""
+        """Bytes of the adapters in the slots, without those that vLLM makes for warm-up."""
         self._settings = PagingSettings.of(vllm_config.additional_config)
         self._pinned: set[int] = set()
-        """Adapters that keep their slot."""
+        """Numbers of the adapters that keep their slot."""
         self._page_lock = device.type == "cuda"
         self.staging = Staging(device)
         self.host: HostTier[LoRARequest, PackedAdapter] = HostTier(
@@ -89,14 +91,18 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         return Loaded(packed, packed.buffer.nbytes)
 
     def stage(self, upcoming: Iterable[int]) -> None:
-        """Starts to bring adapters to the device that steps after this one will need, if they are in host memory."""
+        """Starts to bring adapters that later steps will need to the device, if they are in host memory."""
         if self.staging.ahead:
             active = self._adapter_manager._active_adapters  # noqa: SLF001
             held = ((number, self.host.held(number)) for number in upcoming if number not in active)
             self.staging.start((number, packed) for number, packed in held if packed is not None)
 
     def add_adapter(self, lora_request: LoRARequest) -> bool:
-        """Gives an adapter a slot; False when it holds one already."""
+        """Gives an adapter a slot; returns False when it holds one already.
+
+        Raises:
+            RuntimeError: every slot is pinned.
+        """
         manager, number = self._adapter_manager, lora_request.lora_int_id
         if lora_request.load_inplace:
             self.remove_adapter(number)
@@ -128,7 +134,8 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         return True
 
     def _weights(self, lora_request: LoRARequest) -> LoRAModel:
-        """From the device, if it was brought there ahead, or host memory; else from disk, in this very step."""
+        """Returns the adapter from the device, if it was staged there, from host memory, or else from disk, in this
+        very step."""
         staged = self.staging.take(lora_request.lora_int_id)
         if staged is not None:
             return staged
@@ -136,7 +143,11 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         return packed.model
 
     def _evict(self) -> None:
-        """Frees the slot that was used least recently and is not pinned."""
+        """Frees the slot that was used least recently and is not pinned.
+
+        Raises:
+            RuntimeError: every slot is pinned.
+        """
         active = self._adapter_manager._active_adapters  # noqa: SLF001
         oldest = next((number for number in active.order if number not in self._pinned), None)
         if oldest is None:
@@ -149,7 +160,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         self.device_counts.evictions += 1
 
     def remove_adapter(self, adapter_id: int) -> bool:
-        """Frees the adapter's slot and its host memory; False when it had neither."""
+        """Frees the adapter's slot and its host memory; returns False when it had neither."""
         self._placed.pop(adapter_id, None)
         self._pinned.discard(adapter_id)
         self.staging.forget(adapter_id)
@@ -160,6 +171,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         return on_device or in_host
 
     def remove_all_adapters(self) -> None:
+        """Frees all slots and the host memory of all adapters."""
         super().remove_all_adapters()
         self._placed.clear()
         self._pinned.clear()
@@ -167,13 +179,14 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         self.changed.set()
 
     def list_adapters(self) -> set[int]:
-        """Those on the device or in host memory."""
+        """Returns the numbers of the adapters on the device or in host memory."""
         return set(super().list_adapters()) | self.host.sizes().keys()
 
     def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None:
         """Touches the residents that a batch needs before it loads the others, so that no newcomer evicts one of them.
 
-        Stock takes them in the order of a set: some residents are evicted, and loaded again in the same step.
+        vLLM's own method takes them in the order of a set: some residents are evicted, and loaded again in the same
+        step.
         """
         reads = self.host.counts.reads_by_callers
         super()._apply_adapters(self._in_order(lora_requests))
@@ -184,7 +197,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         return sorted(filter(None, lora_requests), key=lambda lora: (lora.lora_int_id not in active, lora.lora_int_id))
 
     def report(self) -> dict[str, Any]:
-        """Where each adapter is, and the counts, as JSON takes them."""
+        """Returns where each adapter is, and the counts, as JSON values."""
         manager, cache = self._adapter_manager, self.host.cache
         slots, host = list(manager.lora_index_to_id), self.host.sizes()
         return {
@@ -203,10 +216,10 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
 
 
 def adapter_bytes(request: LoRARequest) -> int:
-    """Bytes of an adapter's weights on disk.
+    """Returns the bytes of an adapter's weights on disk.
 
     Raises:
-        InvalidLearnware: there are none.
+        InvalidLearnware: the folder holds no weights.
     """
     folder = Path(get_adapter_absolute_path(request.lora_path))
     for name in WEIGHTS:

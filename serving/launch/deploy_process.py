@@ -1,8 +1,8 @@
 """Hands the stack's applications to Ray Serve, in a process of its own: `python -m serving.launch.deploy_process`.
 
-Building them imports Ray Serve LLM and vLLM. That takes ten seconds and more, which pass here while Ray starts, and
-half a gigabyte, which the process that afterwards only waits for a signal need not keep. Serve's applications outlive
-the driver that deployed them.
+Building the applications imports Ray Serve LLM and vLLM. That takes ten seconds and more, which pass here while Ray
+starts, and half a gigabyte, which the process that afterwards only waits for a signal need not keep. Serve's
+applications outlive the driver that deployed them.
 """
 
 import pickle
@@ -19,13 +19,14 @@ from serving.config import Config
 from specs.errors import LearnwareError, StartupError
 
 POLL_S = 0.1
+"""Seconds between two checks whether the process has ended."""
 SHOWN_LINES = 12
-"""Of what a deployment that failed had to say."""
+"""Number of last lines shown of the output of a deployment that failed."""
 
 
 class Deployment(NamedTuple):
-    """What is deployed: a checked configuration, the base model's folder, the market's; Ray's address, and the URL of
-    HAProxy's exporter."""
+    """The arguments of a deployment: a checked configuration, the folders of base model and market, Ray's address, and
+    the URL of HAProxy's exporter."""
 
     config: Config
     base: Path
@@ -35,7 +36,8 @@ class Deployment(NamedTuple):
 
 
 class Deployer:
-    """The other process. It begins to import when it is made, so make it early; leaving the `with` block ends it."""
+    """The process that deploys. It begins its imports when this object is made, so make it early; leaving the `with`
+    block ends it."""
 
     def __init__(self) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
@@ -44,14 +46,15 @@ class Deployer:
             stdin=subprocess.PIPE,
             stdout=self._said,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the one that waits for it
+            start_new_session=True,  # Ctrl-C reaches only the process that waits for it
         )
 
     def deploy(self, deployment: Deployment, stop: threading.Event) -> None:
-        """Returns when Serve has the applications (they start from then on), or when `stop` is set.
+        """Sends the deployment to the process. Returns when Serve has the applications (they start from then on), or
+        when `stop` is set.
 
         Raises:
-            StartupError: they could not be built or deployed; with what the process said.
+            StartupError: they could not be built or deployed; the message is the end of the process's output.
         """
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as pipe:  # broken: it has ended, and said why
@@ -109,8 +112,8 @@ def _deploy(deployment: Deployment) -> None:
 
 
 def main() -> int:
-    """Imports what will be needed, then waits for a pickled `Deployment` on standard input; the end of the input alone
-    means that the process which started this one has gone."""
+    """Imports what a deployment needs, then waits for a pickled `Deployment` on standard input. An empty input means
+    that the process which started this one has gone. Returns the exit status."""
     import serving.app  # noqa: F401 (what takes its time)
 
     received = sys.stdin.buffer.read()

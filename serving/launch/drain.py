@@ -1,8 +1,8 @@
-"""Stopping a stack in the right order: no running stream is cut, and no process stays behind.
+"""Stops a stack in an order in which no running stream is cut and no process stays behind.
 
 `serve.shutdown()` alone kills HAProxy first and with it every stream, waits for at most 30 s, and a stopped driver
-leaves HAProxy holding its port (Ray 2.60). So: refuse new connections, let running requests finish, stop Ray Serve,
-stop Ray, end what is left.
+leaves HAProxy holding its port (Ray 2.60). So new connections are refused first, running requests finish, then Ray
+Serve and Ray are stopped, and remaining processes are ended.
 """
 
 import asyncio
@@ -19,23 +19,26 @@ from serving.launch.instance import Instance
 from serving.launch.ports import end_processes, haproxies_of, ray_processes_of
 
 _POLL_S = 0.2
-"""Between two looks at the running requests."""
+"""Seconds between two looks at the running requests."""
 
 _REPORT_S = 5.0
-"""Between two lines about how many requests are awaited."""
+"""Seconds between two messages about how many requests are awaited."""
 
 _CONFIRMATIONS = 2
-"""Looks that must find no running request: one whose router is being asked is counted in no backend yet."""
+"""Number of looks in a row that must find no running request: one whose router is being asked is counted in no backend
+yet."""
 
 SERVE_SHUTDOWN_S = 20.0
-"""How long Ray Serve may take to stop its replicas, idle by then. Past it Ray is stopped, which ends them."""
+"""Seconds that Ray Serve may take to stop its replicas, which are idle by then. After that Ray is stopped, which ends
+them."""
 
 RAY_EXIT_S = 5.0
-"""How long Ray's processes may take to end by themselves after `ray.shutdown()`."""
+"""Seconds that Ray's processes may take to end by themselves after `ray.shutdown()`."""
 
 
 class StopSignals:
-    """SIGTERM and Ctrl-C as two events: the first asks to stop, any further one to hurry. For the main thread."""
+    """SIGTERM and Ctrl-C as two events: the first signal asks to stop, any further one to hurry. To be used in the main
+    thread."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -53,10 +56,10 @@ class StopSignals:
 def stop_stack(
     instance: Instance, *, say: Callable[[str], None], drain_seconds: float, hurry: threading.Event | None = None
 ) -> bool:
-    """Stops the stack that this process started; no process of it is left then. Safe to call on a half-started one.
+    """Stops the stack that this process started, even a half-started one, so that none of its processes is left.
 
-    `drain_seconds`: how long running requests may go on; `hurry`, when set, ends that wait and every later one. Returns
-    whether every request finished.
+    `drain_seconds` bounds how long running requests may go on; `hurry`, when set, ends that wait and every later one.
+    Returns whether every request finished.
     """
     hurry = hurry or threading.Event()
     finished = drain(instance, say=say, drain_seconds=drain_seconds, hurry=hurry)
@@ -72,7 +75,8 @@ def stop_stack(
 
 
 def drain(instance: Instance, *, say: Callable[[str], None], drain_seconds: float, hurry: threading.Event) -> bool:
-    """Refuses new connections and waits for running requests. Returns whether every one finished."""
+    """Refuses new connections and waits for running requests, at most `drain_seconds` or until `hurry` is set. Returns
+    whether every one finished."""
     try:
         refuse_new_connections(instance)
     except OSError:
@@ -96,9 +100,10 @@ def drain(instance: Instance, *, say: Callable[[str], None], drain_seconds: floa
 
 
 def _shut_down_serve(timeout_s: float, hurry: threading.Event) -> None:
-    """`serve.shutdown()`, given up when its time is over or the operator is impatient.
+    """Runs `serve.shutdown()` and gives it up when its time is over or the operator is impatient.
 
-    Given up, not left to a thread: one that is still in a call of Ray's when Ray is shut down ends this process.
+    It is given up and not left to a thread: a thread that is still in a call of Ray's when Ray is shut down ends this
+    process.
     """
     import ray
 
@@ -124,7 +129,7 @@ def _shut_down_ray() -> None:
 
 
 def _quietly(function: Callable[[], Any]) -> None:
-    """Whatever is wrong with a stack that is being stopped, stopping goes on."""
+    """Calls `function` and ignores its errors, because stopping goes on whatever is wrong with the stack."""
     with suppress(Exception):
         function()
 

@@ -10,20 +10,20 @@ from serving.launch.instance import LOOPBACK, Instance
 from serving.launch.ports import REPLICA_PORTS
 
 FORWARDED_BODY_BYTES = 1_048_576
-"""How much of a body the router sees; a longer one is cut, and routed on what can be read. Ray's default of 8 MiB is
+"""Bytes of a body that the router sees; a longer one is cut, and routed on what can be read. Ray's default of 8 MiB is
 also the size of each of HAProxy's buffers: five large bodies took it from 39 to 273 MB; with this it stays at 24."""
 
 ROUTER_TIMEOUT_S = 3
-"""How long Ray's script waits for the router, whole seconds. The backend between them waits 2 s
+"""Whole seconds that Ray's script waits for the router. The backend between them waits 2 s
 (`serving.launch.haproxy_wrapper`); the router bounds wait, choice and the look for a replica, to answer before that."""
 
 DRAINING_PERIOD_S = 1
-"""How long a stopping replica stays reachable at least. HAProxy drops it within a second, and tries another replica
+"""Seconds that a stopping replica stays reachable at least. HAProxy drops it within a second, and tries another replica
 where one refuses; running requests may go on. Stopping the stack waits this long once for each tier of deployments."""
 
 LONGEST_ANSWER_S = 3600
-"""How long a generation may go on behind a changed topology. Each change restarts HAProxy; the old process serves its
-streams to the end or for this long, and a stream that outlasts it is cut."""
+"""Seconds that a generation may go on after a change of topology. Each change restarts HAProxy; the old process serves
+its streams to the end or for this long, and a stream that outlasts it is cut."""
 
 
 def instance_environment(
@@ -33,10 +33,10 @@ def instance_environment(
     longest_answer_s: int = LONGEST_ANSWER_S,
     one_machine: bool = True,
 ) -> dict[str, str]:
-    """The variables for a stack.
+    """Returns the environment variables for a stack.
 
-    `one_machine`: Ray's cluster is this machine alone, started by this project; without it Ray's own addresses and
-    folder are left as the operator's `ray start` sets them.
+    `one_machine` means that Ray's cluster is this machine alone, started by this project; without it Ray's own
+    addresses and folder are left as the operator's `ray start` sets them.
     """
     environment = {
         # HAProxy in front instead of a Python proxy (C:752), requests to replicas directly and through the router's
@@ -48,7 +48,7 @@ def instance_environment(
         "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S": str(ROUTER_TIMEOUT_S),  # C:952
         # With two on each node the other one is asked when one has died (C:755).
         "RAY_SERVE_INGRESS_ROUTER_REPLICAS_PER_NODE": str(router_replicas),
-        # The edge rules (C:767, haproxy_wrapper).
+        # The launcher that adds the edge rules (C:767, haproxy_wrapper).
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(instance.launcher),
         # One thread moves far more bytes than engines produce; the default of 4 idles beside the engine's own (C:774).
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -66,7 +66,7 @@ def instance_environment(
         **_paths(instance),
         **_ports(instance),
         **_PRIVACY,
-        # Who may run code in the Ray cluster: holders of the token in ~/.ray/auth_token, which Ray makes when it is
+        # Only holders of the token in ~/.ray/auth_token may run code in the Ray cluster; Ray makes it when it is
         # missing (ray/_private/authentication/authentication_token_setup.py:27). Explicit, so that a second driver has
         # the same mode.
         "RAY_AUTH_MODE": "token",
@@ -84,10 +84,10 @@ def instance_environment(
 
 
 def serve_host(instance: Instance, *, one_machine: bool = True) -> str:
-    """The `host` of Ray Serve's `http_options`, where replicas listen.
+    """Returns the `host` of Ray Serve's `http_options`, where replicas listen.
 
-    On one machine loopback, also when clients come from elsewhere: they reach HAProxy's frontend alone, whose address
-    `edge_settings` sets.
+    On one machine that is loopback, even when clients come from elsewhere: they reach HAProxy's frontend alone, whose
+    address `serving.launch.instance.edge_settings` sets.
     """
     return LOOPBACK if one_machine else instance.host
 
@@ -98,10 +98,12 @@ _PRIVACY = {
     "DO_NOT_TRACK": "1",  # vllm/envs.py:817, and a convention that other tools follow
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub/constants.py:244
 }
+"""Variables that turn usage reports of Ray, vLLM and other libraries off."""
 
 
 def _paths(instance: Instance) -> dict[str, str]:
-    """Ray's defaults are fixed names below /tmp/haproxy-serve (C:777 to 799, 1044): two stacks would share them."""
+    """Returns the paths of HAProxy's files. Ray's defaults are fixed names below /tmp/haproxy-serve (C:777 to 799,
+    1044), which two stacks would share."""
 
     def path(name: str | Path) -> str:
         return str(instance.folder / name)
@@ -116,7 +118,7 @@ def _paths(instance: Instance) -> dict[str, str]:
 
 
 def _ports(instance: Instance) -> dict[str, str]:
-    """See `serving.launch.ports`."""
+    """Returns the ports of `serving.launch.ports` as Ray's variables."""
     ports = instance.ports
     return {
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),

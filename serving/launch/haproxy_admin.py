@@ -1,4 +1,4 @@
-"""HAProxy's admin socket: close the frontend, and see whether requests still run."""
+"""Commands and reads HAProxy through its admin socket: closes the frontend, and counts running requests."""
 
 import csv
 import io
@@ -14,17 +14,18 @@ from serving.launch.instance import Instance
 from serving.launch.ports import REPLICA_PORTS, haproxies_of
 
 _TIMEOUT_S = 2.0
-"""HAProxy answers from memory, in milliseconds."""
+"""Seconds to wait for HAProxy's answer, which it gives from memory, in milliseconds."""
 
 _POLL_S = 0.1
-"""Between two looks."""
+"""Seconds between two looks."""
 
 _ROUTED_BACKEND_SUFFIX = "-via-ingress-request-router"
-"""How Ray 2.60 names the backend for requests whose replica the router chose (`haproxy_templates.py`)."""
+"""Ending of the name that Ray 2.60 gives to the backend for requests whose replica the router chose
+(`haproxy_templates.py`)."""
 
 
 def command(path: Path, text: str) -> str:
-    """One command's answer.
+    """Sends one command and returns its answer.
 
     Raises:
         OSError: nobody answers there (HAProxy is gone, or is being replaced).
@@ -50,10 +51,11 @@ def refuse_new_connections(instance: Instance) -> None:
 
 
 def running_requests(instance: Instance) -> int:
-    """Requests that the stack's HAProxies still carry; 0 when none of them is alive.
+    """Returns how many requests the stack's HAProxy processes still carry; 0 when none of them is alive.
 
-    The current process tells by itself. An old one, which serves its streams to the end after a change of topology, has
-    lost the admin socket: it counts a request for each client connection that can be matched by one to a replica.
+    The current process reports its own. An old one, which serves its streams to the end after a change of topology, has
+    lost the admin socket: each of its client connections that can be matched by a connection to a replica counts as a
+    request.
     """
     current: set[int] = set()
     total = 0
@@ -103,7 +105,8 @@ def _pid(info: str) -> int:
 
 
 def _backend_sessions(stat: str) -> int:
-    """Requests being served or waiting, over all backends. The frontend's own count would include idle connections."""
+    """Sums the requests being served or waiting over all backends. The frontend's own count would include idle
+    connections."""
     return sum(int(row["scur"] or 0) for row in _rows(stat) if row["svname"] == "BACKEND" and row["pxname"] != "stats")
 
 

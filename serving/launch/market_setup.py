@@ -1,4 +1,4 @@
-"""Where the market of a stack on this machine lies."""
+"""The folder of the market of a stack on this machine."""
 
 from pathlib import Path
 
@@ -7,6 +7,6 @@ from serving.launch.instance import plan
 
 
 def market_folder(config: Config) -> Path:
-    """`market.path`, else the folder of the stack of this port on this machine, which lasts from its start to its
-    next one."""
+    """Returns `market.path`, else a folder in the run folder of the stack of this port, which lasts from the stack's
+    start to its next one."""
     return config.market.folder or plan(config.http.host, config.http.port).folder / "market"

@@ -1,4 +1,4 @@
-"""The ports of one running stack, who holds them, and what an earlier stack left behind.
+"""The ports of one running stack, the processes that hold them, and what an earlier stack left behind.
 
 Ray Serve 2.60 opens six ports that are fixed unless told otherwise; two stacks with the defaults collide, one of them
 quietly (a stale HAProxy that still knows a port which now belongs to the other stack's replica). Here each is derived
@@ -28,14 +28,15 @@ import psutil
 from specs.errors import StartupError
 
 REPLICA_PORTS = 100
-"""Ports in a stack's replica block: an engine and two routers need three, each replaced replica holds its old one in
-quarantine (`RAY_SERVE_PORT_QUARANTINE_S`, the hard stop plus 30 s), and a busy one is skipped."""
+"""Number of ports in a stack's replica block: an engine and two routers need three, each replaced replica holds its old
+one in quarantine (`RAY_SERVE_PORT_QUARANTINE_S`, the hard stop plus 30 s), and a busy one is skipped."""
 
 REPLICA_PORTS_START, REPLICA_PORTS_END = 20_000, 32_768
-"""Between Ray's worker ports (10002 to 19999, `ray start --min-worker-port`) and Linux' ephemeral ones (from 32768)."""
+"""Bounds of the replica blocks, between Ray's worker ports (10002 to 19999, `ray start --min-worker-port`) and Linux'
+ephemeral ones (from 32768)."""
 
 _KILL_AFTER_S = 3.0
-"""How long a left-over process may take to end on SIGTERM before it is killed."""
+"""Seconds that a left-over process may take to end on SIGTERM before it is killed."""
 
 
 class Ports(NamedTuple):
@@ -48,7 +49,7 @@ class Ports(NamedTuple):
     replicas: int
 
     def named(self) -> dict[str, int]:
-        """The single ports with what listens there, for messages."""
+        """Returns the single ports by the name of what listens there, for messages."""
         return {
             "HTTP": self.http,
             "fallback proxy": self.fallback,
@@ -58,7 +59,7 @@ class Ports(NamedTuple):
 
 
 def derive_ports(http: int) -> Ports:
-    """The ports of the stack whose HTTP port is `http`; neighbouring HTTP ports share none of them.
+    """Returns the ports of the stack whose HTTP port is `http`; neighbouring HTTP ports share none of them.
 
     Raises:
         StartupError: `http` leaves no room above it.
@@ -72,7 +73,7 @@ def derive_ports(http: int) -> Ports:
 
 
 class Holder(NamedTuple):
-    """A process that listens on a port."""
+    """A process that listens on a port; its pid is None, and its command empty, when it belongs to another user."""
 
     port: int
     pid: int | None
@@ -84,10 +85,8 @@ class Holder(NamedTuple):
 
 
 def listeners(pids: Iterable[int] | None = None) -> list[tuple[str, int, int | None]]:
-    """Listening TCP sockets as (address, port, pid), of the given processes only or of the whole machine.
-
-    The pid is None when it may not be seen.
-    """
+    """Returns the listening TCP sockets as (address, port, pid), of the given processes only or of the whole machine.
+    The pid is None when it may not be seen."""
     wanted = None if pids is None else set(pids)
     return [
         (entry.laddr.ip, entry.laddr.port, entry.pid)
@@ -97,7 +96,7 @@ def listeners(pids: Iterable[int] | None = None) -> list[tuple[str, int, int | N
 
 
 def holder_of(port: int) -> Holder | None:
-    """Who listens on a TCP port of this machine, whichever address; None when nobody does."""
+    """Returns the process that listens on a TCP port of this machine, whichever its address; None when none does."""
     for _, held, pid in listeners():
         if held == port:
             return Holder(port, pid, _command(pid))
@@ -108,7 +107,8 @@ def check_ports_free(ports: Ports, host: str) -> None:
     """Returns when the stack can listen on all its ports.
 
     Raises:
-        StartupError: one is taken or may not be bound; names every busy port with the process that holds it.
+        StartupError: a port is taken or may not be bound; the message names every busy port with the process that holds
+            it.
     """
     held = {port: pid for _, port, pid in listeners()}
     busy: list[str] = []
@@ -125,7 +125,7 @@ def check_ports_free(ports: Ports, host: str) -> None:
 
 
 def _cannot_bind(host: str, port: int) -> str | None:
-    """Why a socket cannot be bound there; None when it can."""
+    """Returns why a socket cannot be bound there; None when it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,7 +148,7 @@ def _command(pid: int | None) -> str:
 
 
 def haproxies_of(folder: Path) -> list[psutil.Process]:
-    """HAProxy processes, current or soft-stopping, whose configuration lies in a stack's run folder."""
+    """Returns the HAProxy processes, current or soft-stopping, whose configuration lies in a stack's run folder."""
     prefix = f"{folder}{os.sep}"
     return [
         process
@@ -159,7 +159,8 @@ def haproxies_of(folder: Path) -> list[psutil.Process]:
 
 
 def ray_processes_of(folder: Path) -> list[psutil.Process]:
-    """Ray's processes whose session lies in a stack's run folder: GCS, raylet, agents and workers, except this process.
+    """Returns Ray's processes whose session lies in a stack's run folder (GCS, raylet, agents and workers), except this
+    process and its parents.
 
     GCS, raylet and agents name the session's folder on their command line; a worker that runs an actor has replaced its
     own by a title (`ray::…`, vLLM's `VLLM::…`), but keeps the environment that it was started with.
@@ -189,7 +190,8 @@ def _cmdline(process: psutil.Process) -> list[str]:
 
 
 def end_processes(processes: Iterable[psutil.Process], grace_s: float = _KILL_AFTER_S) -> list[int]:
-    """Asks each to end (SIGTERM), kills those that have not after `grace_s` seconds. Returns who was alive, as pids."""
+    """Asks each process to end (SIGTERM) and kills those that have not ended after `grace_s` seconds. Returns the pids
+    of those that were alive."""
     alive = [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     _signal(alive, signal.SIGTERM)
     _, stubborn = psutil.wait_procs(alive, timeout=grace_s)
@@ -207,7 +209,7 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
 
 
 def wait_until_free(ports: Ports, timeout_s: float) -> None:
-    """Waits until nobody listens on the single ports any more, at most `timeout_s` seconds."""
+    """Waits until no process listens on the single ports any more, at most `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     wanted = set(ports.named().values())
     while time.monotonic() < deadline and any(port in wanted for _, port, _ in listeners()):
@@ -215,9 +217,9 @@ def wait_until_free(ports: Ports, timeout_s: float) -> None:
 
 
 def end_leftovers(folder: Path, say: Callable[[str], None]) -> None:
-    """Ends what a stack with this run folder left behind when it was killed: HAProxy outlives Ray, and keeps its port.
+    """Ends what a killed stack with this run folder left behind: HAProxy outlives Ray and keeps its port.
 
-    Call it only after making sure that no such stack runs (`serving.launch.environment.claim`).
+    Call it only after making sure that no such stack runs (`serving.launch.instance.claim`).
     """
     for kind, processes in (("HAProxy", haproxies_of(folder)), ("Ray", ray_processes_of(folder))):
         if processes:

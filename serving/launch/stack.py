@@ -1,5 +1,4 @@
-"""Starts the whole stack on this machine, says what it is doing, serves until a signal, and takes everything down
-again.
+"""Starts the whole stack on this machine, reports its progress, serves until a signal, and takes everything down again.
 
 The order matters: the environment is set before Ray is imported (Ray 2.60 reads it then), ports are checked before
 anything is started, and the learnwares are checked before the minute that an engine takes to start.
@@ -32,22 +31,23 @@ from specs.errors import StartupError
 Say = Callable[[str], None]
 
 START_DEADLINE_S = 900.0
-"""Loading an 8B model from a cold disk takes minutes; past a quarter of an hour something is wrong."""
+"""Seconds that a start may take: loading an 8B model from a cold disk takes minutes; past a quarter of an hour
+something is wrong."""
 
 ROUTED_WAIT_S = 2.0
-"""One look at whether the proxy knows the router; short, so that Ctrl-C is heard in between."""
+"""Seconds of one look at whether the proxy knows the router; short, so that Ctrl-C is heard in between."""
 
 _EXAMPLE = (
     "Is the sentiment of this financial news positive, neutral or negative? "
     "Operating profit rose to EUR 13.1 mn from EUR 8.7 mn."
 )
-"""The question in the line to paste. No quotes, so that it survives every shell."""
+"""The question in the printed curl command. It has no quotes, so that it survives every shell."""
 
 
 def cluster_environment(config: Config) -> dict[str, str]:
-    """For a Ray cluster that the operator starts: what `ray start` must find on this node.
+    """Returns the variables that `ray start` must find on this node, for a Ray cluster that the operator starts.
 
-    Also writes this node's HAProxy launcher, which one of the variables names.
+    It also writes this node's HAProxy launcher, which one of the variables names.
     """
     instance = plan(config.http.host, config.http.port)
     prepare(instance)
@@ -119,13 +119,14 @@ def _start(
 
 
 def _silence_the_driver() -> None:
-    """Ray's own progress is in the logs below the run folder; what matters of it is said in one line."""
+    """Silences Ray's own progress messages: they are in the logs below the run folder, and this process reports what
+    matters."""
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _wait_until_running(config: Config, instance: Instance, stop: threading.Event, say: Say) -> None:
-    """Until every application runs and a request has come back through the router.
+    """Returns when every application runs and a request has come back through the router, or when `stop` is set.
 
     Raises:
         StartupError: an application failed, with Ray Serve's message, or the deadline passed.
@@ -168,8 +169,8 @@ def _details(application: Any) -> str:
 
 
 def _answers(config: Config) -> bool:
-    """Whether requests for `auto` come back with a choice, from every engine replica (the router takes them in turn),
-    and the stack calls itself ready."""
+    """Returns whether requests for `auto` come back with a choice from every engine replica (the router takes them in
+    turn), and the stack reports itself ready."""
     body = {"model": config.router.auto_names[0], "messages": [{"role": "user", "content": _EXAMPLE}], "max_tokens": 1}
     key = {"authorization": f"Bearer {config.api_keys[0]}"} if config.api_keys else {}
     try:

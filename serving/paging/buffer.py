@@ -1,4 +1,4 @@
-"""An adapter in one piece of memory."""
+"""Packs an adapter's tensors into one piece of memory, and copies them between devices in one piece."""
 
 import copy
 from collections.abc import Callable
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64
-"""Bytes: a cache line, and what any type of element and any copy engine asks for."""
+"""Alignment of each tensor in bytes: a cache line, and enough for every element type and copy engine."""
 
 
 class PackedAdapter(NamedTuple):
-    """A vLLM `LoRAModel` whose tensors are all views of `buffer`, (bytes,)."""
+    """A vLLM `LoRAModel` whose tensors are all views of `buffer`, (bytes,) uint8."""
 
     model: Any
     buffer: Tensor
 
     def on(self, buffer: Tensor) -> Any:
-        """The same adapter over a copy of the buffer, on whatever device that is."""
+        """Returns the same adapter over `buffer`, a copy of this one's buffer on any device."""
         start = self.buffer.data_ptr()
 
         def there(tensor: Tensor, _: str) -> Tensor:
@@ -40,8 +40,11 @@ def in_one_buffer(lora: Any, pin: bool, by_rank: bool = False) -> PackedAdapter:
     a slot, in an engine's step, would wait for the disk. One buffer is one allocation to pin, one copy to a device, and
     one piece to free.
 
-    `pin`: page-locked, for copies to a CUDA device. (That path has not been run on CUDA.) `by_rank`: each B lies as the
-    CPU operators hold it (`serving.engine.operators`), R rows of outputs, so that it is copied in one piece.
+    Args:
+        lora: the adapter; its tensors are replaced in place.
+        pin: makes the buffer page-locked, for copies to a CUDA device. (That path has not been run on CUDA.)
+        by_rank: stores each B as the CPU operators hold it (`serving.engine.operators`), R rows of outputs, so that it
+            is copied in one piece.
     """
     tensors: dict[int, Tensor] = {}  # packed layers may share a half
     turned: set[int] = set()
@@ -65,7 +68,7 @@ def in_one_buffer(lora: Any, pin: bool, by_rank: bool = False) -> PackedAdapter:
 
 
 def _replace(lora: Any, by: Callable[[Tensor, str], Tensor]) -> None:
-    """Puts another tensor in the place of each of the adapter's; `by` is told which half it is."""
+    """Replaces each of the adapter's tensors by `by(tensor, name)`, where `name` is "lora_a" or "lora_b"."""
     for weights in lora.loras.values():
         for name in ("lora_a", "lora_b"):
             held = getattr(weights, name)
@@ -76,4 +79,5 @@ def _replace(lora: Any, by: Callable[[Tensor, str], Tensor]) -> None:
 
 
 def _padded(size: int) -> int:
+    """Rounds a size in bytes up to `ALIGNMENT`."""
     return -(-size // ALIGNMENT) * ALIGNMENT

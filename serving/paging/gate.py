@@ -1,4 +1,4 @@
-"""The front end's side of adapter paging: a request is given to the engine when its adapter is in host memory.
+"""The admission gate: the front end gives a request to the engine only when its adapter is in host memory.
 
 `open_gate` wraps the methods by which requests and adapters enter vLLM's `AsyncLLM`. Until an adapter is in host memory
 nothing of its request reaches the scheduler, so no step reads a disk; an adapter that cannot be loaded fails the
@@ -26,16 +26,17 @@ from specs.errors import AdapterUnavailable, StartupError
 logger = logging.getLogger("ray.serve")
 
 LINE_LIMIT = 64 << 20
-"""Bytes of one message: a report names every adapter in host memory."""
+"""Largest message in bytes: a report names every adapter in host memory."""
 
 WORKER_GONE = "the engine's worker is gone"
+"""Reason for which an adapter cannot be loaded when the connection to a worker has ended."""
 
 _held: ContextVar[str | None] = ContextVar("held_adapter", default=None)
-"""The adapter that the request of this context holds a lease of already."""
+"""Engine name of the adapter that the running task already holds a lease of (`AdapterGate.hold`), or None."""
 
 
 class AdapterNotLoaded(AdapterUnavailable, GracefulHTTPError):
-    """An adapter could not be loaded, for `reason`. vLLM's handlers, too, answer with status 503."""
+    """Raised when an adapter could not be loaded, for `reason`. vLLM's handlers, too, answer it with status 503."""
 
     def __init__(self, name: str, reason: str) -> None:
         self.reason = reason
@@ -44,13 +45,15 @@ class AdapterNotLoaded(AdapterUnavailable, GracefulHTTPError):
 
 
 class _Asked(NamedTuple):
+    """A lease that was asked for, by its number on the connection."""
+
     number: int
     granted: asyncio.Future[str | None]
-    """None once the adapter is in memory, or the reason why it never will be."""
+    """Resolves to None once the adapter is in memory, or to the reason why it never will be."""
 
 
 class Peer:
-    """A connection to one worker or to the scheduler; passes on the reports that come."""
+    """A connection to one worker or to the scheduler; `note` is called with each report that comes."""
 
     def __init__(self, path: Path, note: Callable[[dict[str, Any]], None]) -> None:
         self._path, self._note = path, note
@@ -59,13 +62,13 @@ class Peer:
         self._open = False
 
     async def connect(self) -> None:
-        """Returns once the first report has come.
+        """Connects and returns once the first report has come.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: no process listens there.
         """
         reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_LIMIT)
-        self._path.unlink()  # nobody else is to connect, and an engine that is killed leaves no file behind
+        self._path.unlink()  # no other process is to connect, and an engine that is killed leaves no file behind
         self._open = True
         self._reported = asyncio.Event()
         self._reading = asyncio.create_task(self._read(reader))
@@ -94,7 +97,7 @@ class Peer:
         self.send({"release": asked.number})
 
     def send(self, message: dict[str, Any]) -> None:
-        """Sends a message; one to a peer that is gone is lost."""
+        """Sends a message; it is lost when the peer is gone."""
         if self._open:
             self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
@@ -127,14 +130,17 @@ class Peer:
 
 
 class AdapterGate:
-    """The leases of one front end with all workers of its engine, and what they and the scheduler report."""
+    """The leases that one front end has with all workers of its engine, and the newest reports of workers and
+    scheduler."""
 
     def __init__(self, instance: str, ranks: int) -> None:
+        """Makes a gate that is not connected yet; `instance` is vLLM's `instance_id`, `ranks` the number of its
+        workers."""
         self.residency = Residency(ranks)
         self.waiting = 0
-        """Requests whose adapter is on its way into host memory."""
+        """Number of requests whose adapter is on its way into host memory."""
         self.entered = 0
-        """Requests that were given to the engine and are not done."""
+        """Number of requests that were given to the engine and are not done."""
         self._workers = [
             Peer(socket_path(instance, str(rank)), lambda report, rank=rank: self.residency.note_worker(rank, report))  # type: ignore[misc]
             for rank in range(ranks)
@@ -144,7 +150,7 @@ class AdapterGate:
         self._prefetches: dict[str, asyncio.Task[None]] = {}
 
     async def connect(self, *, paged: bool) -> None:
-        """`paged`: the engine runs our scheduler, which reports too.
+        """Connects to the workers and, if the engine runs this project's scheduler (`paged`), to the scheduler.
 
         Raises:
             OSError: a process of the engine does not listen on this machine.
@@ -154,7 +160,7 @@ class AdapterGate:
             self._peers.append(peer)
 
     async def close(self) -> None:
-        """Ends the connections and what waits for them."""
+        """Cancels prefetches and ends the connections."""
         for task in self._prefetches.values():
             task.cancel()
         for peer in self._peers:
@@ -162,10 +168,11 @@ class AdapterGate:
 
     @asynccontextmanager
     async def lease(self, request: LoRARequest) -> AsyncIterator[None]:
-        """Inside, the adapter is in the host memory of every worker.
+        """Leases the adapter: inside the context it is in the host memory of every worker. A task that holds it already
+        (`hold`) gets no second lease.
 
         Raises:
-            AdapterUnavailable: it cannot be loaded.
+            AdapterUnavailable: the adapter cannot be loaded.
         """
         if _held.get() == request.lora_name:
             yield
@@ -187,10 +194,11 @@ class AdapterGate:
 
     @asynccontextmanager
     async def hold(self, request: LoRARequest) -> AsyncIterator[None]:
-        """`lease`, and what the task inside gives to the engine needs none of its own. For use in one task.
+        """Leases the adapter once for everything that the task gives to the engine inside the context; to be used in
+        one task.
 
         Raises:
-            AdapterUnavailable: it cannot be loaded.
+            AdapterUnavailable: the adapter cannot be loaded.
         """
         async with self.lease(request):
             before = _held.set(request.lora_name)
@@ -200,7 +208,7 @@ class AdapterGate:
                 _held.reset(before)
 
     def prefetch(self, request: LoRARequest) -> None:
-        """Has an adapter read into host memory, if it is not there, for a request that is still to come."""
+        """Starts reading an adapter into host memory, if it is not there, for a request that is still to come."""
         if request.lora_name in self._prefetches or request.lora_name in self.residency.tiers:
             return
         task = self._prefetches[request.lora_name] = asyncio.create_task(self._prefetch(request))
@@ -214,11 +222,11 @@ class AdapterGate:
             logger.warning("%s", error)  # the request itself will fail with the reason
 
     async def add_lora(self, request: LoRARequest) -> bool:
-        """In place of `AsyncLLM.add_lora`, which would read the adapter between two steps and evict another: it is read
-        and checked beside the steps, and gets a slot when a batch needs it.
+        """Replaces `AsyncLLM.add_lora`, which would read the adapter between two steps and evict another: the adapter
+        is read and checked beside the steps, and gets a slot when a batch needs it.
 
         Raises:
-            RuntimeError: it cannot be loaded, with the reason.
+            RuntimeError: the adapter cannot be loaded, with the reason.
         """
         try:
             async with self.lease(request):
@@ -227,7 +235,7 @@ class AdapterGate:
             raise RuntimeError(error.reason) from None
 
     def removing(self, remove: Callable[[int], Any]) -> Callable[[int], Any]:
-        """`remove` (`AsyncLLM.remove_lora`), of which the scheduler hears."""
+        """Wraps `remove` (`AsyncLLM.remove_lora`) so that the scheduler is told of each removal."""
 
         async def remove_lora(number: int) -> bool:
             removed: bool = await remove(number)
@@ -237,7 +245,7 @@ class AdapterGate:
         return remove_lora
 
     def around(self, enter: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
-        """`enter` (`AsyncLLM.generate` or `encode`), with the adapter leased while the request runs."""
+        """Wraps `enter` (`AsyncLLM.generate` or `encode`) so that the adapter is leased while the request runs."""
 
         async def entered(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> Any:
             async with AsyncExitStack() as stack:
@@ -257,7 +265,7 @@ class AdapterGate:
 
 
 async def open_gate(engine_client: Any) -> AdapterGate:
-    """Puts a gate before an `AsyncLLM` whose workers are ours. It belongs to the running loop.
+    """Puts a gate before an `AsyncLLM` whose workers are this project's. The gate belongs to the running event loop.
 
     Raises:
         StartupError: a process of the engine does not listen on this machine.

@@ -1,7 +1,8 @@
-"""What host memory holds: adapters within a budget in bytes, the least worth keeping evicted first.
+"""A cache of adapters within a budget in bytes, which evicts the adapter of least worth first.
 
 An adapter's worth is GreedyDual-Size-Frequency (Cherkasova 1998, HPL-98-69R1): `L + uses · cost / bytes`, with its load
-time as the cost; L is the worth of what was evicted last, so that what was used often long ago goes in the end.
+time as the cost. L is the worth of the adapter evicted last, so that one which was used often long ago is evicted in
+the end.
 """
 
 import heapq
@@ -25,11 +26,15 @@ class _Held(Generic[V]):
 class HostCache(Generic[K, V]):
     """A cache by bytes. Leased entries are never evicted: a request that the engine was given needs its adapter.
 
-    Not thread-safe; `serving.paging.tier` locks around it.
+    It is not thread-safe; `serving.paging.tier` locks around it.
     """
 
     def __init__(self, budget: int) -> None:
-        """`budget`: bytes."""
+        """Makes an empty cache of `budget` bytes.
+
+        Raises:
+            ValueError: the budget is less than one byte.
+        """
         if budget < 1:
             raise ValueError(f"the budget must be at least one byte, not {budget}")
         self.budget = budget
@@ -38,7 +43,7 @@ class HostCache(Generic[K, V]):
         self._held: dict[K, _Held[V]] = {}
         self._leases: dict[K, int] = {}
         self._order: list[tuple[float, int, K]] = []
-        """A heap by worth; entries whose worth is no longer that of what is held are dropped as they come up."""
+        """A heap of (worth, number, key); entries whose worth is out of date are dropped as they come up."""
         self._pushed = 0
         self._floor = 0.0
 
@@ -49,21 +54,21 @@ class HostCache(Generic[K, V]):
         return len(self._held)
 
     def sizes(self) -> dict[K, int]:
-        """Bytes by adapter."""
+        """Returns the bytes of each cached value, by key."""
         return {key: held.size for key, held in self._held.items()}
 
     def size(self, key: K) -> int:
-        """Bytes of what is held for the key; 0 when there is nothing."""
+        """Returns the bytes of the key's value; 0 when none is cached."""
         held = self._held.get(key)
         return held.size if held is not None else 0
 
     def get(self, key: K) -> V | None:
-        """What is held for the key; None when there is nothing."""
+        """Returns the key's value without counting a use; None when none is cached."""
         held = self._held.get(key)
         return held.value if held is not None else None
 
     def use(self, key: K) -> bool:
-        """Counts a request for the key: whether something is held for it."""
+        """Counts a request for the key as a hit or a miss; returns whether it was a hit."""
         held = self._held.get(key)
         if held is None:
             self.misses += 1
@@ -74,7 +79,7 @@ class HostCache(Generic[K, V]):
         return True
 
     def make_room(self, size: int) -> bool:
-        """Evicts until `size` bytes are free; False, and nothing is evicted, when leases leave too little."""
+        """Evicts until `size` bytes are free. Returns False, and evicts nothing, when leases leave too little."""
         free = self.budget - self.used
         if free < size:
             leased = sum(self._held[key].size for key in self._leases if key in self._held)
@@ -98,10 +103,10 @@ class HostCache(Generic[K, V]):
         return True
 
     def put(self, key: K, value: V, size: int, cost: float) -> None:
-        """Holds a value for which there is room (`make_room`).
+        """Caches a value for which there is room (`make_room`); `cost` is its load time in seconds.
 
         Raises:
-            ValueError: there is no room, or the key is held already.
+            ValueError: there is no room, or the key is cached already.
         """
         if key in self._held:
             raise ValueError(f"{key!r} is held already")
@@ -112,24 +117,30 @@ class HostCache(Generic[K, V]):
         self._value_anew(key, held)
 
     def remove(self, key: K) -> bool:
-        """Forgets the value, whatever leases it has; False when there is none."""
+        """Drops the value, even a leased one; returns False when there is none."""
         if key not in self._held:
             return False
         self._forget(key)
         return True
 
     def lease(self, key: K) -> None:
-        """Keeps the key from being evicted, also before it is held, until as many `release` as `lease` have come."""
+        """Keeps the key from being evicted, even before it is cached, until `release` was called as often as
+        `lease`."""
         self._leases[key] = self._leases.get(key, 0) + 1
 
     def release(self, key: K) -> None:
-        """Raises KeyError when the key is not leased."""
+        """Gives one lease of the key back.
+
+        Raises:
+            KeyError: the key is not leased.
+        """
         self._leases[key] -= 1
         if not self._leases[key]:
             del self._leases[key]
 
     @property
     def leased(self) -> frozenset[K]:
+        """Keys with at least one lease."""
         return frozenset(self._leases)
 
     def _forget(self, key: K) -> None:
@@ -145,7 +156,11 @@ class HostCache(Generic[K, V]):
             heapq.heapify(self._order)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when the tables disagree."""
+        """Checks the tables against each other.
+
+        Raises:
+            AssertionError: they disagree.
+        """
         assert self.used == sum(held.size for held in self._held.values()) <= self.budget
         assert all(count > 0 for count in self._leases.values())
         ordered = {(key, worth) for worth, _, key in self._order}

@@ -1,4 +1,4 @@
-"""The waiting requests of one engine, by adapter: which one runs next.
+"""The waiting requests of one engine, by adapter, and the order in which they run.
 
 An engine has S adapter slots; a batch holds requests of at most S adapters. An adapter is *active* while a request of
 it runs, *resident* while it holds a slot. Requests without an adapter need no slot.
@@ -12,10 +12,11 @@ fewer than S are.
 **Ageing.** Preference alone starves: S adapters that always have work never free a slot. A request has aged out when it
 has waited longer than `max(patience, AGE_FACTOR · W)`, W being the mean wait of the requests admitted lately: patience
 grows with the load, or under saturation everything would have aged out and nothing could be preferred. When a request
-has aged out, its adapter is not active, and no slot is free, the next slot that becomes free is its. If none does for
+has aged out, its adapter is not active, and no slot is free, it gets the next slot that becomes free. If none does for
 as long as a request usually runs, one active adapter is *drained*: nothing that ranks after the aged request is
-admitted to it, so it ends when its running requests do. (To drain at once would cost: what is held back needs a slot
-again later.) At most half the slots (at least one) drain at a time, so that the others keep the batch full.
+admitted to it, so it ends when its running requests do. (Draining at once would cost more: the requests that it holds
+back need a slot again later.) At most half the slots (at least one) drain at a time, so that the others keep the batch
+full.
 
 **Guarantee.** Let R be the longest time that an admitted request runs. A request that has aged out while b requests of
 its priority or better that rank before it still wait is admitted within (b + 1) · 2R, whatever arrives after it in its
@@ -35,15 +36,15 @@ from typing import Generic, NamedTuple, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 AGE_FACTOR = 2.0
-"""How many times the mean wait a request may wait before it ages out. The goal is that cold adapters wait at most three
-times as long as others; the drain comes on top of this."""
+"""Multiple of the mean wait after which a request has aged out. The goal is that cold adapters wait at most three times
+as long as others; the drain comes on top of this."""
 
 MEMORY = 32
-"""Requests over which the mean wait, and adapters over which the usual run is taken, exponentially: a few batches, so
-that they follow the load."""
+"""Number of requests over which the mean wait, and of adapters over which the usual run, is averaged exponentially: a
+few batches, so that they follow the load."""
 
 Rank = tuple[int, int]
-"""(priority, number): smaller is earlier."""
+"""A request's place in the order, (priority, number): smaller is earlier."""
 
 
 @dataclass(eq=False, slots=True)
@@ -60,18 +61,21 @@ class _Entry(Generic[T]):
 
 @dataclass(slots=True)
 class _Group(Generic[T]):
-    """What waits for one adapter: a heap, in which removed entries stay until they come up or are the majority."""
+    """The requests that wait for one adapter: a heap, in which removed entries stay until they come up or are the
+    majority."""
 
     heap: list[_Entry[T]] = field(default_factory=list)
     removed: int = 0
 
     def head(self) -> _Entry[T] | None:
+        """Returns the first waiting entry, None when there is none."""
         while self.heap and not self.heap[0].waiting:
             heapq.heappop(self.heap)
             self.removed -= 1
         return self.heap[0] if self.heap else None
 
     def note_removed(self) -> None:
+        """Counts a removed entry, and rebuilds the heap when such entries are the majority."""
         self.removed += 1
         if 2 * self.removed > len(self.heap):
             self.heap = [entry for entry in self.heap if entry.waiting]
@@ -80,7 +84,7 @@ class _Group(Generic[T]):
 
 
 class Running(NamedTuple):
-    """A running request: its adapter (None: none), and how many steps it may still run at most."""
+    """A running request: its adapter (None for a request without one), and how many steps it may still run at most."""
 
     adapter: Hashable | None
     remaining: int
@@ -90,33 +94,38 @@ class AdapterQueue(Generic[T]):
     """The waiting requests. Items are any hashable objects, compared by identity or value as they define it.
 
     Between `begin_step` and the next one the order is frozen: `pop` returns what `peek` returned, and time stands
-    still. Not thread-safe.
+    still. The queue is not thread-safe.
     """
 
     def __init__(self, slots: int, patience: float) -> None:
-        """`slots`: S. `patience`: seconds, in the clock of `add` and `begin_step`."""
+        """Makes an empty queue for S = `slots` slots; `patience` is in seconds, by the clock of `add` and `begin_step`.
+
+        Raises:
+            ValueError: there is no slot, or the patience is negative.
+        """
         if slots < 1 or patience < 0:
             raise ValueError(f"slots must be at least 1 and patience not negative, not {slots} and {patience}")
         self.slots = slots
         self.patience = patience
         self.draining: dict[Hashable, Rank] = {}
-        """Adapters that drain, and the rank of the request for which they do."""
+        """Draining adapters, each with the rank of the request for which it drains."""
         self.mean_wait = 0.0
+        """Mean wait in seconds of the requests admitted lately."""
         self.usual_run = 0.0
-        """Mean time from the last request that an adapter got to its end; at most R."""
+        """Mean time in seconds from the last request that an adapter got to its end; at most R."""
         self.aged_out = 0
-        """Requests admitted after they had aged out, since the start."""
+        """Number of requests admitted after they had aged out, since the start."""
         self._entries: dict[T, _Entry[T]] = {}
         self._groups: dict[Hashable | None, _Group[T]] = {}
         self._idle: list[tuple[Rank, Hashable]] = []
-        """A heap of the heads of the groups that are not active; entries that no longer hold are dropped as they come
+        """A heap of the heads of the groups that are not active; entries that are out of date are dropped as they come
         up."""
         self._active: set[Hashable] = set()
         self._admitted_at: dict[Hashable, float] = {}
-        """When an active adapter got its last request."""
+        """Time at which each active adapter got its last request."""
         self._ended = 0
         self._moved = 0.0
-        """When a slot became free last, or nobody who had aged out wanted one."""
+        """Time at which a slot was last freed, or at which no aged-out request was waiting."""
         self._residents: frozenset[Hashable] = frozenset()
         self._pinned: frozenset[Hashable] = frozenset()
         self._now = 0.0
@@ -126,15 +135,23 @@ class AdapterQueue(Generic[T]):
         self._front = 0
         self._choice: _Entry[T] | None = None
 
-    # -- what waits
+    # -- the waiting requests
 
     def add(self, item: T, adapter: Hashable | None, now: float, priority: int = 0) -> None:
-        """Adds a request behind those that wait."""
+        """Adds a request behind those that wait in its priority.
+
+        Raises:
+            ValueError: it waits already.
+        """
         self._number += 1
         self._insert(_Entry(item, adapter, (priority, self._number), now))
 
     def add_front(self, item: T, adapter: Hashable | None, now: float, priority: int = 0) -> None:
-        """Takes a request back, before all others of its priority."""
+        """Takes a preempted request back, before all others of its priority.
+
+        Raises:
+            ValueError: it waits already.
+        """
         self._front -= 1
         self._insert(_Entry(item, adapter, (priority, self._front), now))
 
@@ -149,7 +166,7 @@ class AdapterQueue(Generic[T]):
         self._choice = None
 
     def remove(self, item: T) -> bool:
-        """Takes a request out; False when it does not wait here."""
+        """Takes a request out; returns False when it does not wait here."""
         entry = self._entries.pop(item, None)
         if entry is None:
             return False
@@ -174,16 +191,17 @@ class AdapterQueue(Generic[T]):
         return item in self._entries
 
     def __iter__(self) -> Iterator[T]:
-        """By priority and arrival; for those who must look at all of them, not for scheduling."""
+        """Iterates by priority and arrival over all requests; sorts them, so it is not for scheduling."""
         return (entry.item for entry in sorted(self._entries.values()))
 
     def waiting_by_adapter(self) -> dict[Hashable | None, int]:
-        """How many requests wait for each adapter that any waits for."""
+        """Returns the number of waiting requests for each adapter that any waits for; None counts those without an
+        adapter."""
         return {adapter: len(group.heap) - group.removed for adapter, group in self._groups.items()}
 
     def waiting_by_reason(self) -> dict[str, int]:
-        """How many requests wait, as of this step, for a `slot` (S others are active), for an adapter that drains to
-        end (`draining`), or only for a seat in the batch (`seat`)."""
+        """Returns the number of requests that wait, as of this step, for a `slot` (S other adapters are active), for a
+        draining adapter to end (`draining`), or only for a seat in the batch (`seat`)."""
         counts = {"slot": 0, "draining": 0, "seat": 0}
         full = len(self._active) >= self.slots
         for adapter, count in self.waiting_by_adapter().items():
@@ -195,7 +213,7 @@ class AdapterQueue(Generic[T]):
                 counts["slot"] += count
         return counts
 
-    # -- who runs next
+    # -- the request that runs next
 
     def begin_step(
         self,
@@ -204,8 +222,15 @@ class AdapterQueue(Generic[T]):
         residents: Iterable[Hashable] = (),
         pinned: Iterable[Hashable] = (),
     ) -> None:
-        """Says what runs and what is resident, and decides who has aged out and which adapters drain. `pinned`: the
-        residents that keep their slot; they count as active, since nobody else can have it."""
+        """Takes note of the running requests and the resident adapters, and decides which requests have aged out and
+        which adapters drain.
+
+        Args:
+            now: time in seconds, by the clock of `add`.
+            running: the running requests.
+            residents: adapters that hold a slot.
+            pinned: residents that keep their slot; they count as active, since no other adapter can have it.
+        """
         self._now = now
         self._choice = None
         remaining: dict[Hashable, int] = {}
@@ -219,7 +244,7 @@ class AdapterQueue(Generic[T]):
             self._note_ended(adapter)
         self._residents = frozenset(residents)
         self._pinned = frozenset(pinned)
-        # never moves back: who has aged out stays so when the mean wait grows
+        # never moves back: a request that has aged out stays so when the mean wait grows
         self._aged_since = max(self._aged_since, now - max(self.patience, AGE_FACTOR * self.mean_wait))
         self._choose_draining(remaining)
 
@@ -246,18 +271,18 @@ class AdapterQueue(Generic[T]):
         self.draining = dict(zip([*kept, *others][:limit], wanted, strict=False))
 
     def upcoming(self, count: int) -> tuple[Hashable, ...]:
-        """Up to `count` adapters that are waited for and neither active nor resident, those first that are likely to be
-        loaded first. As of this step."""
+        """Returns up to `count` adapters that are waited for and neither active nor resident, as of this step; those
+        likely to be loaded first come first."""
         found = self._oldest_idles(count + len(self._residents), lambda _: True)
         return tuple(adapter for _, adapter in found if adapter not in self._residents)[:count]
 
     def _aged_idle(self, count: int) -> list[Rank]:
-        """The heads of up to `count` groups that are not active and whose head has aged out, oldest first."""
+        """Returns the heads of up to `count` groups that are not active and whose head has aged out, oldest first."""
         return [rank for rank, _ in self._oldest_idles(count, self._has_aged)]
 
     def _oldest_idles(self, count: int, include: Callable[[_Entry[T]], bool]) -> list[tuple[Rank, Hashable]]:
-        """The heads of up to `count` groups that are not active, oldest first, before the first that is not to be
-        included."""
+        """Returns the heads of up to `count` groups that are not active, oldest first, and stops before the first one
+        that `include` rejects."""
         found: list[tuple[Rank, Hashable]] = []
         while len(found) < count and (top := self._oldest_idle()) is not None and include(top):
             item = heapq.heappop(self._idle)
@@ -268,13 +293,13 @@ class AdapterQueue(Generic[T]):
         return found
 
     def peek(self) -> T | None:
-        """The request that runs next, None when none may run now."""
+        """Returns the request that runs next, None when none may run now."""
         if self._choice is None:
             self._choice = self._choose()
         return self._choice.item if self._choice is not None else None
 
     def pop(self) -> T:
-        """Takes out what `peek` returns; its adapter is active from now on.
+        """Takes out the request that `peek` returns; its adapter is active from now on.
 
         Raises:
             IndexError: no request may run now.
@@ -303,8 +328,8 @@ class AdapterQueue(Generic[T]):
         return chosen
 
     def _candidates(self) -> Iterator[tuple[_Entry[T], int]]:
-        """The first of each group that may run now, and whether its adapter would have to be loaded: those of active
-        adapters and of none, of resident ones where a slot is free, and then the oldest of all others."""
+        """Yields the first request of each group that may run now, and 1 if its adapter would have to be loaded, else
+        0: of active adapters and of none, of resident ones while a slot is free, and then the oldest of all others."""
         for adapter in (None, *self._active):
             head = self._head(adapter)
             if head is not None and not (adapter in self.draining and head.rank > self.draining[adapter]):
@@ -355,7 +380,11 @@ class AdapterQueue(Generic[T]):
         return None
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when the tables disagree."""
+        """Checks the tables against each other.
+
+        Raises:
+            AssertionError: they disagree.
+        """
         waiting = [entry for group in self._groups.values() for entry in group.heap if entry.waiting]
         assert len(waiting) == len(self._entries)
         assert all(self._entries[entry.item] is entry for entry in waiting)

@@ -1,9 +1,10 @@
-"""Where each adapter of an engine is, as the front end knows it from the workers' and the scheduler's reports."""
+"""The tier of each adapter of an engine, as the front end knows it from the reports of workers and scheduler."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 Tier = Literal["device", "host"]
+"""The fastest place that holds an adapter. An adapter on disk alone has none."""
 
 
 class Residency:
@@ -16,12 +17,12 @@ class Residency:
         self.scheduler: Mapping[str, Any] | None = None
 
     def note_worker(self, rank: int, report: Mapping[str, Any]) -> None:
-        """A worker's newest report."""
+        """Replaces the report of the worker with this rank."""
         self._workers[rank] = report
         self._tiers = None
 
     def note_scheduler(self, report: Mapping[str, Any]) -> None:
-        """The scheduler's newest report."""
+        """Replaces the scheduler's report."""
         self.scheduler = report
 
     @property
@@ -31,7 +32,7 @@ class Residency:
 
     @property
     def slots(self) -> int:
-        """How many adapters the device holds at most; 0 before there is a report."""
+        """Number of adapters that the device holds at most; 0 before there is a report."""
         return len(self._workers[0]["slots"]) if self._workers[0] is not None else 0
 
     @property

@@ -1,12 +1,12 @@
-"""vLLM 0.29's schedulers with our waiting queue: `scheduler_cls="serving.paging.scheduler.PagedScheduler"`, or
-`PagedAsyncScheduler` where vLLM schedules asynchronously (its default on CUDA; on CPU vLLM turns that off).
+"""vLLM 0.29's schedulers over this project's waiting queue: `scheduler_cls="serving.paging.scheduler.PagedScheduler"`,
+or `PagedAsyncScheduler` where vLLM schedules asynchronously (its default on CUDA; on CPU vLLM turns that off).
 
 The seam is `Scheduler.waiting`, a `RequestQueue` that `schedule` peeks and pops one request at a time. What else of
 `Scheduler` is used is listed, and checked, in `tests/serving/test_vllm_seams.py`.
 
 vLLM keeps requests that cannot run yet (their grammar compiles, their keys and values are on the way) in a second
-queue, `skipped_waiting`, which it goes through first. Here that queue never offers a request: it is looked through once
-before each step, and what may run joins the one order of all.
+queue, `skipped_waiting`, which it goes through first. Here that queue of *parked* requests never offers one: it is
+looked through once before each step, and requests that may run join the one order of all.
 
 Settings come from `additional_config`, since the scheduler has a process of its own: `{"paging": {"patience_s": …}}`.
 """
@@ -31,19 +31,21 @@ from serving.paging.slots import SlotTable
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
 
 AHEAD = 2
-"""Adapters that a step announces: few slots become free at a time."""
+"""Number of adapters that a step announces to the workers: few slots become free at a time."""
 REPORT_INTERVAL_S = 0.25
-"""How often a busy scheduler counts what waits; it looks at each adapter that is waited for."""
+"""Seconds between two reports of a busy scheduler, each of which counts the waiting requests of every adapter."""
 
 
 def adapter_of(request: Request) -> int | None:
+    """Returns the number of the request's adapter (`lora_int_id`), None for a request without one."""
     return request.lora_request.lora_int_id if request.lora_request is not None else None
 
 
 class PagedRequestQueue(RequestQueue):
-    """`AdapterQueue` as vLLM's scheduler sees a queue.
+    """`AdapterQueue` behind the interface of vLLM's waiting queue.
 
-    True when a request may run *now*; its length is that of all that wait, since vLLM sleeps when nothing is left.
+    It is true when a request may run *now*; its length is that of all that wait, since vLLM sleeps when nothing is
+    left.
     """
 
     def __init__(self, queue: AdapterQueue[Request], clock: Any = time.monotonic) -> None:
@@ -87,7 +89,7 @@ class PagedRequestQueue(RequestQueue):
 
 
 class ParkedRequests(RequestQueue):
-    """Requests that cannot run yet. Never offers one."""
+    """Requests that cannot run yet, behind the interface of vLLM's queue `skipped_waiting`. It never offers one."""
 
     def __init__(self) -> None:
         self._requests: dict[Request, None] = {}
@@ -126,7 +128,7 @@ class ParkedRequests(RequestQueue):
 
 
 class PagedSchedulerMixin:
-    """Goes before `Scheduler` or `AsyncScheduler` in the bases."""
+    """Schedules by `AdapterQueue`. It goes before `Scheduler` or `AsyncScheduler` in the bases."""
 
     vllm_config: Any
     lora_config: Any
@@ -153,10 +155,14 @@ class PagedSchedulerMixin:
         self._socket = SchedulerSocket(path, self._report_changed, lambda: self._report, self._removed.append)
 
     def shutdown(self) -> None:
+        """Closes the socket, then shuts vLLM's scheduler down."""
         self._socket.close()
         super().shutdown()  # type: ignore[misc]
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """Schedules a step: removed adapters leave the slot table, parked requests that may run join the queue, the
+        queue learns what runs, and vLLM's scheduler picks requests from it. The output also announces the adapters that
+        are likely to be loaded next (on CUDA)."""
         now = time.monotonic()
         while self._removed:
             self.slot_table.remove(self._removed.popleft())
@@ -182,6 +188,7 @@ class PagedSchedulerMixin:
         return output
 
     def _note_report(self, now: float) -> None:
+        """Makes the report that the front end gets: numbers of requests and adapters by state."""
         queue = self.adapter_queue
         self._reported = now
         self._report = {
@@ -194,7 +201,7 @@ class PagedSchedulerMixin:
         self._report_changed.set()
 
     def _unpark(self) -> None:
-        """Gives the queue the parked requests that may run now."""
+        """Moves the parked requests that may run now to the waiting queue."""
         for request in self.skipped_waiting:
             if self._is_blocked_waiting_status(request.status):  # type: ignore[attr-defined]
                 if not self._try_promote_blocked_waiting_request(request):  # type: ignore[attr-defined]
@@ -212,8 +219,8 @@ class PagedSchedulerMixin:
 
 
 class PagedScheduler(PagedSchedulerMixin, Scheduler):
-    """Over vLLM's synchronous scheduler."""
+    """vLLM's synchronous scheduler over `AdapterQueue`."""
 
 
 class PagedAsyncScheduler(PagedSchedulerMixin, AsyncScheduler):
-    """Over vLLM's asynchronous scheduler."""
+    """vLLM's asynchronous scheduler over `AdapterQueue`."""

@@ -1,37 +1,39 @@
-"""Which adapters hold the device's slots, as whoever schedules the batches can tell without asking the worker."""
+"""The adapters in the device's slots, as the scheduler knows them without asking the worker."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
 
 
 class SlotTable:
-    """S slots, the least recently used evicted first: what the worker's manager does with each batch
-    (`serving.engine.adapters`), so after the same batches both hold the same adapters."""
+    """A table of S slots that evicts the least recently used adapter first. The worker's manager does the same with
+    each batch (`serving.engine.adapters`), so after the same batches both hold the same adapters."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.loads = 0
-        """Adapters that batches needed and no slot held."""
+        """Number of adapters that batches needed and no slot held."""
         self.hits = 0
-        """Adapters that batches needed and a slot held."""
+        """Number of adapters that batches needed and a slot held."""
         self.pinned: set[int] = set()
         """Adapters that keep their slot once they have one."""
         self._used: OrderedDict[int, None] = OrderedDict()
 
     @property
     def residents(self) -> tuple[int, ...]:
-        """The least recently used first."""
+        """Adapters that hold a slot, the least recently used first."""
         return tuple(self._used)
 
     @property
     def pinned_residents(self) -> set[int]:
+        """Pinned adapters that hold a slot."""
         return self.pinned & self._used.keys()
 
     def use(self, batch: Iterable[int]) -> list[int]:
-        """A batch of these adapters runs. Residents are touched before others are loaded; returns those others.
+        """Gives every adapter of a batch a slot; residents are touched before others are loaded. Returns the adapters
+        that had to be loaded.
 
         Raises:
-            ValueError: a batch needs more adapters than there are slots, or than are not pinned to others.
+            ValueError: the batch needs more slots than there are, or than pinned adapters leave.
         """
         wanted = set(batch)
         if len(wanted | self.pinned_residents) > self.slots:

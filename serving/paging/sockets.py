@@ -1,4 +1,4 @@
-"""Talk between the front end of an engine and the processes behind it: lines of JSON over Unix sockets.
+"""Messages between the front end of an engine and the processes behind it: lines of JSON over Unix sockets.
 
 vLLM's own channel to a worker (`collective_rpc`) runs between two steps and waits for them; these messages are read by
 threads of their own. A worker is told to `lease` adapters and to `release` them, and answers `ready` or `failed`;
@@ -31,18 +31,20 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 PUSH_INTERVAL_S = 0.1
-"""The shortest time between two reports: fresh enough for routing, and nothing beside a step of the engine."""
+"""Shortest time in seconds between two reports: fresh enough for routing, and cheap beside a step of the engine."""
 
 SCHEDULER = "scheduler"
+"""Name of the scheduler's socket; a worker's is its rank."""
 
 
 def socket_path(instance: str, part: str) -> Path:
-    """Where `part` (`SCHEDULER`, or a worker's rank) of a vLLM instance listens.
+    """Returns the socket's path for `part` (`SCHEDULER`, or a worker's rank) of a vLLM instance.
 
-    In a folder that only this user can enter: who can write to a worker's socket can have files read.
+    It lies in a folder that only this user can enter, because whoever can write to a worker's socket can have files
+    read.
 
     Raises:
-        StartupError: that folder belongs to somebody else, or others can enter it.
+        StartupError: that folder belongs to another user, or others can enter it.
     """
     folder = Path(tempfile.gettempdir()) / f"learnware-serving-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -53,14 +55,14 @@ def socket_path(instance: str, part: str) -> Path:
 
 
 class Connection:
-    """One peer. `send` may be called by any thread."""
+    """A connection to one peer. `send` may be called by any thread."""
 
     def __init__(self, peer: socket.socket) -> None:
         self._peer = peer
         self._lock = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Sends a line; a peer that is gone is no error, its reader notices."""
+        """Sends a message as one line. A peer that is gone is no error here; the thread that reads from it notices."""
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             try:
@@ -69,20 +71,20 @@ class Connection:
                 logger.debug("the peer is gone")
 
     def lines(self) -> Any:
-        """The messages that come, until the peer ends."""
+        """Yields the messages that come, until the peer ends the connection."""
         with self._peer, self._peer.makefile("rb") as file:
             for line in file:
                 yield json.loads(line)
 
 
 class ReportSocket:
-    """Listens on a Unix socket and pushes `report()` to everyone connected: at once, and when `changed` is set."""
+    """Listens on a Unix socket and pushes `report()` to every peer: when it connects, and whenever `changed` is set."""
 
     def __init__(self, path: Path, changed: threading.Event, report: Callable[[], dict[str, Any]]) -> None:
         self._changed, self._report = changed, report
         self._connections: set[Connection] = set()
         self._path = path
-        path.unlink(missing_ok=True)  # of an instance that is gone; names are random
+        path.unlink(missing_ok=True)  # left by an instance that is gone; names are random
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -90,12 +92,12 @@ class ReportSocket:
             threading.Thread(target=work, name="adapter-reports", daemon=True).start()
 
     def close(self) -> None:
-        """Listens no longer."""
+        """Stops listening."""
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
     def handle(self, connection: Connection) -> None:
-        """Serves one peer until it ends."""
+        """Serves one peer until it ends the connection."""
         raise NotImplementedError
 
     def _accept(self) -> None:
@@ -129,7 +131,8 @@ class ReportSocket:
 
 
 class SchedulerSocket(ReportSocket):
-    """The scheduler's socket. `forget` is called, by a thread of its own, with each adapter that has been removed."""
+    """The scheduler's socket. `forget` is called, by a thread of its own, with the number of each adapter that was
+    removed."""
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class SchedulerSocket(ReportSocket):
         super().__init__(path, changed, report)
 
     def handle(self, connection: Connection) -> None:
-        """Passes on which adapters have been removed."""
+        """Passes the numbers of removed adapters to `forget`."""
         for message in connection.lines():
             self._forget(message["forget"])
 
@@ -152,8 +155,9 @@ class _Lease(NamedTuple, Generic[R]):
     granted: bool
 
 
-class TierSocket(ReportSocket, Generic[R]):
-    """A worker's socket: leases of its host tier, besides reports. `make` turns a message into the tier's request."""
+class WorkerSocket(ReportSocket, Generic[R]):
+    """A worker's socket: grants leases of its host tier, besides pushing reports. `make` turns a message into the
+    tier's request."""
 
     def __init__(
         self,
@@ -167,7 +171,7 @@ class TierSocket(ReportSocket, Generic[R]):
         super().__init__(path, changed, report)
 
     def handle(self, connection: Connection) -> None:
-        """Grants and takes back leases; at the end of the connection those that are left."""
+        """Grants and takes back leases; when the connection ends, it releases those that are left."""
         leases: dict[int, _Lease[R]] = {}
         ended = False
         lock = threading.Lock()  # around the two above: grants come from the loader's thread

@@ -1,8 +1,8 @@
-"""The host tier: adapters are read and checked by a thread of its own, and requests are told when theirs is in memory.
+"""The host tier: a thread reads and checks adapters, and requests are told when theirs is in host memory.
 
-`acquire` is called when a request arrives, long before the scheduler sees it; `take` by the engine's step, which then
-finds the adapter in memory. Between the two a lease keeps the adapter from being evicted. Loads wait, in order, while
-leases leave no room for them: requests that run end, and give theirs back.
+`acquire` is called when a request arrives, long before the scheduler sees it; the engine's step then finds the adapter
+in memory (`held`). Between the two a lease keeps the adapter from being evicted. Loads wait, in order, while leases
+leave no room for them: running requests end and give theirs back.
 """
 
 import logging
@@ -21,13 +21,14 @@ R = TypeVar("R")
 V = TypeVar("V")
 
 STOPPING = "the engine is stopping"
+"""Reason for which an adapter is not loaded when the tier is closed."""
 
 Done = Callable[[str | None], None]
-"""Called once with None when the adapter is in memory, or with the reason why it never will be."""
+"""Called once: with None when the adapter is in memory, or with the reason why it never will be."""
 
 
 class Loaded(NamedTuple, Generic[V]):
-    """An adapter in memory and its bytes."""
+    """An adapter in memory and its size in bytes."""
 
     value: V
     size: int
@@ -35,17 +36,19 @@ class Loaded(NamedTuple, Generic[V]):
 
 @dataclass
 class TierCounts:
-    """Since the start."""
+    """Counts of the host tier since its start."""
 
     reads: int = 0
-    """Adapters read from disk."""
+    """Number of adapters read from disk."""
     read_seconds: float = 0.0
+    """Seconds spent reading and checking them."""
     read_bytes: int = 0
     reads_by_callers: int = 0
-    """Of these, reads by `load_now`: by the caller's thread, which waited."""
+    """Number of these reads that `load_now` did in the thread of its caller, which waited."""
     failures: int = 0
+    """Number of loads that failed."""
     waited_for_room: int = 0
-    """Loads that had to wait because leased adapters filled the budget."""
+    """Number of loads that had to wait because leased adapters filled the budget."""
 
 
 @dataclass
@@ -56,11 +59,7 @@ class _Job(Generic[R]):
 
 
 class HostTier(Generic[R, V]):
-    """Adapters in host memory. Requests `R` name an adapter by `key_of(request)`. Thread-safe.
-
-    `read(request)` reads and checks one adapter; `size_of(request)` tells its bytes beforehand. Both raise for an
-    adapter that cannot be used, and are called without locks held. `changed()` is called after what is held changes.
-    """
+    """Adapters in host memory. It is thread-safe. A request (type R) names an adapter by `key_of(request)`."""
 
     def __init__(
         self,
@@ -71,7 +70,17 @@ class HostTier(Generic[R, V]):
         changed: Callable[[], None] = lambda: None,
         settled: Callable[[int], bool] = lambda _: False,
     ) -> None:
-        """`settled(key)`: the adapter is where it needs no copy in host memory: pinned to a slot."""
+        """Starts the loader's thread.
+
+        Args:
+            budget: bytes of host memory for adapters.
+            key_of: returns the number of a request's adapter.
+            size_of: returns its bytes before it is read; raises for an adapter that cannot be used.
+            read: reads and checks an adapter; raises likewise. Both are called without locks held.
+            changed: called after the adapters in memory have changed.
+            settled: returns whether the adapter with this key needs no copy in host memory because it is pinned to a
+                slot.
+        """
         self.cache: HostCache[int, V] = HostCache(budget)
         self.counts = TierCounts()
         self._key_of, self._size_of, self._read, self._changed = key_of, size_of, read, changed
@@ -113,15 +122,15 @@ class HostTier(Generic[R, V]):
             self._lock.notify_all()
 
     def held(self, key: int) -> V | None:
-        """The adapter, if it is in memory."""
+        """Returns the adapter if it is in memory, else None."""
         with self._lock:
             return self.cache.get(key)
 
     def load_now(self, request: R) -> V:
-        """Reads the adapter in this thread, for callers that came without `acquire`; keeps it if there is room.
+        """Reads the adapter in this thread, for callers that came without `acquire`, and keeps it if there is room.
 
         Raises:
-            Exception: whatever `read` raises.
+            Exception: any error that `read` raises.
         """
         loaded, seconds = self._timed_read(request)
         key = self._key_of(request)
@@ -133,7 +142,7 @@ class HostTier(Generic[R, V]):
         return loaded.value
 
     def remove(self, key: int) -> bool:
-        """Forgets an adapter."""
+        """Drops an adapter; returns whether it was in memory."""
         with self._lock:
             removed = self.cache.remove(key)
             self._lock.notify_all()
@@ -142,27 +151,27 @@ class HostTier(Generic[R, V]):
         return removed
 
     def clear(self) -> None:
-        """Forgets all adapters."""
+        """Drops all adapters."""
         for key in self.sizes():
             self.remove(key)
 
     def sizes(self) -> dict[int, int]:
-        """Bytes of each adapter in memory."""
+        """Returns the bytes of each adapter in memory."""
         with self._lock:
             return self.cache.sizes()
 
     def size(self, key: int) -> int:
-        """Bytes of one adapter in memory; 0 when it is not."""
+        """Returns the bytes of one adapter; 0 when it is not in memory."""
         with self._lock:
             return self.cache.size(key)
 
     def waiting(self) -> int:
-        """Adapters that are being read or wait for it."""
+        """Returns the number of adapters that are being read or wait for it."""
         with self._lock:
             return len(self._by_key)
 
     def close(self) -> None:
-        """Ends the loader's thread; what waits is told so."""
+        """Ends the loader's thread; loads that wait fail with `STOPPING`."""
         with self._lock:
             self._closed = True
             self._lock.notify_all()
@@ -178,7 +187,7 @@ class HostTier(Generic[R, V]):
             self._finish(left, STOPPING)
 
     def _next_job(self) -> _Job[R] | None:
-        """Waits for one; None when the tier is closed."""
+        """Waits for a load to do; None when the tier is closed."""
         with self._lock:
             while not self._jobs and not self._closed:
                 self._lock.wait()
@@ -200,7 +209,7 @@ class HostTier(Generic[R, V]):
             done(reason)
 
     def _load(self, job: _Job[R]) -> str | None:
-        """Why it failed, None when the adapter is in memory."""
+        """Brings the job's adapter into memory; returns None, or the reason why it failed."""
         try:
             size = self._size_of(job.request)
             if size > self.cache.budget:
@@ -227,6 +236,7 @@ class HostTier(Generic[R, V]):
         return f"the adapter has {size} bytes; host memory for adapters is {self.cache.budget} bytes"
 
     def _wait_for_room(self, job: _Job[R], size: int) -> bool:
+        """Waits until `size` bytes are free; returns False when the tier is closed meanwhile."""
         with self._lock:
             while not self.cache.make_room(size):
                 if self._closed:

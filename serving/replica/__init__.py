@@ -1,1 +1,13 @@
-"""The engine replica's front end: what a request meets between HAProxy and vLLM, and which adapters are registered."""
+"""The front end of an engine replica: what a request passes between HAProxy and vLLM, and which adapters are
+registered.
+
+    server            the Ray Serve deployment: vLLM's application with this package's parts around it
+    middleware        sets a request's `model` from the router's choice and names the answering model in headers
+    admission         the names that are served now, and the requests that run under each version
+    adapter_registry  registers and unregisters adapters with vLLM as the market's catalogue changes
+    prompt_logprobs   refuses log-probabilities of the prompt while they would break the engine
+    trial             tries an adapter on the engine before it is served
+    off_task_meter    measures on the engine how a learnware changes answers to requests off its task
+    request_metrics   counters of requests by answering model and reason
+    paging_metrics    gauges and counters of adapter paging
+"""

@@ -1,18 +1,18 @@
-"""The replica's HTTP edge: sets `model` from the router's choice, says in headers who answers and why, and maps our
-errors.
+"""The ASGI middleware before vLLM's application: it sets `model` from the router's choice, names the answering model
+and the reason in response headers, and turns the project's errors into OpenAI error objects.
 
-Pure ASGI, since it stands in the token path: Starlette's `BaseHTTPMiddleware` would copy every streamed chunk through a
-queue.
+It is plain ASGI because every streamed chunk passes through it: Starlette's `BaseHTTPMiddleware` would copy each one
+through a queue.
 
-A request's `model` is one of the automatic names or a task's id (the signed choice decides; without a valid one the
-request is refused, or the base model answers where the configuration says so), a learnware's id, or the base model's
-id. Anything else gets a 404 that names close ids. Bodies that are no JSON object go on unread to vLLM's own
-application, which answers with the right 4xx.
+A request's `model` is an automatic name or a task's id (the router's signed choice decides; without a valid one the
+request is refused, or the base model answers where the configuration allows it), a learnware's id, or the base model's
+id. Any other value gets a 404 that names close ids. A body that is not a JSON object is passed unchanged to vLLM's
+application, which answers with the fitting 4xx.
 
-Nothing is chosen for a request that generates nothing (`/tokenize`), and none such is counted.
+Requests that generate nothing (`/tokenize`) are neither routed nor counted.
 
-While a stack starts, HAProxy knows the engine a moment before it knows the router, and `auto` would be answered by the
-base model. So a replica calls itself ready only once a choice has reached it.
+While a stack starts, HAProxy knows the engine a moment before it knows the router, and the base model would answer
+requests for `auto`. A replica therefore reports itself ready only once a router's choice has reached it.
 """
 
 import json
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from typing import Any, NamedTuple
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.choice import (
@@ -41,7 +42,7 @@ from router.choice import (
 )
 from serving.names import GENERATING_PATHS
 from serving.openai_errors import openai_error
-from serving.replica.admission import Names, Served
+from serving.replica.admission import Admission, Names
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_metrics import ReplicaMetrics
 from specs.errors import (
@@ -56,29 +57,34 @@ from specs.errors import (
 from specs.task import TASK_PREFIX
 
 NO_MODEL = "base:no-model"
+"""Reason for the base model's answer to a request without `model`."""
 NOT_SERVED = "base:not-served"
+"""Reason for the base model's answer when the router chose a learnware that this replica does not serve (any more)."""
 NOT_LOADED = "base:not-loaded"
+"""Reason for the base model's answer when the learnware's adapter could not be loaded."""
 
 Hold = Callable[[str], AbstractAsyncContextManager[None]]
-"""Keeps the adapter with this engine name in host memory; entering raises AdapterUnavailable when it cannot be loaded.
-"""
+"""Makes a context manager that keeps the adapter of an engine name in host memory while a request runs. Entering it
+raises AdapterUnavailable when the adapter cannot be loaded."""
 
 _CHOICE_HEADER = CHOICE_HEADER.encode()
 _FAILED_HEADER = FAILED_HEADER.encode()
 
 READY_PATHS = frozenset({"/v1/models", "/health"})
-"""What clients and load balancers ask to learn whether a stack is ready."""
+"""Paths by which clients and load balancers test whether a stack is ready."""
 
 READY_ANYWAY_S = 60.0
-"""Past this age a replica counts as ready although no choice has reached it: nobody has asked for `auto`, or there is
-no router any more, and then it still answers for named models."""
+"""Age in seconds from which a replica counts as ready although no choice has reached it: either nobody has asked for
+`auto`, or there is no router any more, and requests that name a model can still be answered."""
 
 EXPLAIN_PATH = "/v1/route"
-"""Explains a choice, so it must see `model` as the client wrote it."""
+"""Path of the explanation of a choice, which the middleware passes on unchanged: the router must see `model` as the
+client wrote it."""
 
 
 class Answerer(NamedTuple):
-    """Who answers a request: the value for `model`, and what the headers say."""
+    """The model that answers a request, the reason for it (`x-learnware-reason`), and the router's choice if there was
+    one."""
 
     model: str
     reason: str
@@ -86,82 +92,106 @@ class Answerer(NamedTuple):
 
 
 class LearnwareMiddleware:
-    """Wraps vLLM's application on an engine replica."""
+    """ASGI middleware around vLLM's application on an engine replica (see the module)."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        served: Served,
+        admission: Admission,
         secret: bytes,
         metrics: ReplicaMetrics,
         hold: Hold = lambda _: nullcontext(),
-        base_stands_in: bool = False,
+        base_on_load_failure: bool = False,
         base_without_choice: bool = True,
         prompt_logprobs: PromptLogprobs | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`base_stands_in`: the base model answers when an adapter cannot be loaded. `base_without_choice`: it answers
-        when no router has chosen, which otherwise is an error that says to come again. `prompt_logprobs` knows which
-        requests may ask for them (default: all)."""
+        """Wraps `app`.
+
+        Args:
+            admission: the names that are served, and the requests that run under each.
+            secret: key of the HMAC that signs the router's choices.
+            hold: leases an adapter for a request (`AdapterGate.hold`); the default leases nothing.
+            base_on_load_failure: the base model answers when an adapter cannot be loaded; otherwise the request fails.
+            base_without_choice: the base model answers when no router has chosen; otherwise the request is refused and
+                may be sent again.
+            prompt_logprobs: decides which requests may ask for log-probabilities of their prompt; the default admits
+                all.
+            clock: monotonic time in seconds.
+        """
         self._app = app
-        self._served = served
+        self._admission = admission
         self._secret = secret
         self._metrics = metrics
         self._hold = hold
-        self._base_stands_in = base_stands_in
+        self._base_on_load_failure = base_on_load_failure
         self._base_without_choice = base_without_choice
         self._prompt_logprobs = prompt_logprobs or PromptLogprobs()
         self._clock = clock
         self._ready_at = clock() + READY_ANYWAY_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in READY_PATHS and self._clock() < self._ready_at:
-            error = NotReady("The stack is still starting; requests would not be routed yet. Try again in a second.")
-            await openai_error(error)(scope, receive, send)
-            return
-        if scope["type"] != "http" or not _takes_a_model(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await _read_body(receive)
-        if body is None:
-            return
-        try:
-            payload = _json_object(body)
-            model = payload.get("model") if payload else None
-            if payload is None or not (model is None or isinstance(model, str)):
-                await self._app(scope, _replay(body, receive), send)
-                return
-            names = self._served.names  # one state of the market for the whole request
-            answerer = self._answerer(scope, model, names)
-        except LearnwareError as error:
-            await openai_error(error)(scope, receive, send)
-            return
-        async with AsyncExitStack() as held:
-            engine_name = names.learnwares.get(answerer.model)
-            held.enter_context(self._served.use(engine_name))  # admitted: it stays in the engine until this is done
+        async with AsyncExitStack() as claims:  # on the answering learnware, until the answer is complete
             try:
-                held.enter_context(self._prompt_logprobs.admit(scope["path"], payload))
-            except InvalidInput as error:
+                self._check_ready(scope["path"])
+                request = await _read(scope, receive)
+                answerer = await self._admit(request, claims)
+            except ClientDisconnect:
+                return
+            except LearnwareError as error:
                 await openai_error(error)(scope, receive, send)
                 return
-            if engine_name is not None:
-                try:
-                    await held.enter_async_context(self._hold(engine_name))
-                except AdapterUnavailable as error:
-                    if not self._base_stands_in:
-                        await openai_error(error)(scope, receive, send)
-                        return
-                    answerer = answerer._replace(model=names.base, reason=NOT_LOADED)
-            if model is not None and answerer.model != model:
-                payload["model"] = answerer.model
-                body = json.dumps(payload, separators=(",", ":")).encode()
-                scope = _with_length(scope, len(body))
-            if scope["path"] in GENERATING_PATHS:
-                self._metrics.count(answerer.model, answerer.reason)
-            await self._app(scope, _replay(body, receive), _announcing(send, answerer))
+            if answerer is not None:
+                request = request.naming(answerer.model)
+                send = _announcing(send, answerer)
+                self._count(scope["path"], answerer)
+            await self._app(request.scope, request.replay(), send)
+
+    def _check_ready(self, path: str) -> None:
+        """Raises NotReady when a client asks whether the stack is ready before a router's choice has reached it."""
+        if path in READY_PATHS and self._clock() < self._ready_at:
+            raise NotReady("The stack is still starting; requests would not be routed yet. Try again in a second.")
+
+    async def _admit(self, request: "_Request", claims: AsyncExitStack) -> Answerer | None:
+        """Decides which model answers and enters into `claims` what it needs until its answer is complete; None for a
+        request that is passed on as it is.
+
+        Raises:
+            UnknownModel, Overloaded, RouterUnavailable: no model answers (`_answerer`).
+            InvalidInput: the request asks for log-probabilities of its prompt, which are not available.
+            AdapterUnavailable: the learnware's adapter cannot be loaded, and the base model does not answer instead.
+        """
+        if request.payload is None:
+            return None
+        names = self._admission.names  # one state of the market for the whole request
+        answerer = self._answerer(request.scope, request.payload.get("model"), names)
+        engine_name = names.learnwares.get(answerer.model)
+        claims.enter_context(self._admission.use(engine_name))  # from here on this version stays in the engine
+        claims.enter_context(self._prompt_logprobs.admit(request.scope["path"], request.payload))
+        if engine_name is not None:
+            try:
+                await claims.enter_async_context(self._hold(engine_name))
+            except AdapterUnavailable:
+                if not self._base_on_load_failure:
+                    raise
+                return answerer._replace(model=names.base, reason=NOT_LOADED)
+        return answerer
+
+    def _count(self, path: str, answerer: Answerer) -> None:
+        if path in GENERATING_PATHS:
+            self._metrics.count(answerer.model, answerer.reason)
 
     def _answerer(self, scope: Scope, model: str | None, names: Names) -> Answerer:
+        """Decides which model answers a request for `model`, among the names of one state of the market.
+
+        Raises:
+            UnknownModel: no model, learnware or task has this name.
+            Overloaded, RouterUnavailable: no router has chosen, and the base model does not answer instead.
+        """
         if model in names.auto_names:
             return self._automatic(scope, names)
         if model is not None and model.startswith(TASK_PREFIX):
@@ -185,7 +215,7 @@ class LearnwareMiddleware:
                 "file to /v1/task-specs, which answers with the id."
             )
         if answerer.reason.startswith((MATCHED, SESSION)):
-            # The router read the texts of a cut body and not its model: a choice for this request, not for the task.
+            # The router saw a cut body, without its `model`: it chose for this request's text and not for the task.
             return Answerer(names.base, NO_CHOICE, answerer.choice)
         return answerer
 
@@ -207,14 +237,19 @@ class LearnwareMiddleware:
 
 
 def _why_none(failed: bytes | None) -> str:
-    """The reason for a request without a choice, by what the edge says of the router."""
+    """Returns the reason for a missing choice, from what HAProxy says of the router in the header `FAILED_HEADER`."""
     if failed is None:
         return NO_CHOICE
     return ROUTER_TIMEOUT if failed.decode("latin-1") in FAILED_TIMEOUTS else ROUTER_UNREACHABLE
 
 
 def _refuse_unchosen(reason: str) -> None:
-    """Raises for the reasons that mean that no router has chosen."""
+    """Refuses a request that no router has chosen for.
+
+    Raises:
+        Overloaded: the routers have too many requests.
+        RouterUnavailable: no router could be reached.
+    """
     if reason in (ROUTER_OVERLOAD, ROUTER_TIMEOUT):
         raise Overloaded("The router has more requests than it can decide on in time. Try again, or name a model.")
     if reason in (ROUTER_UNREACHABLE, NO_CHOICE):
@@ -228,10 +263,10 @@ def _takes_a_model(scope: Scope) -> bool:
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
-    """The body as a JSON object, None when it is none.
+    """Parses the body as a JSON object; None when it is not one.
 
     Raises:
-        InvalidInput: it is not text; FastAPI would answer that with an error of its own form.
+        InvalidInput: the body is not UTF-8, which FastAPI would answer with an error that is no OpenAI error object.
     """
     try:
         payload = json.loads(body)
@@ -244,20 +279,62 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return payload if isinstance(payload, dict) else None
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None when the client hung up before it was sent."""
+class _Request(NamedTuple):
+    """A request on its way to vLLM's application. `body` is None where it was not read; `payload` is the body's JSON
+    object, or None for a request that is passed on as it is."""
+
+    scope: Scope
+    receive: Receive
+    body: bytes | None
+    payload: dict[str, Any] | None
+
+    def naming(self, model: str) -> "_Request":
+        """Returns the request with `model` in its body; a body that names no model is left as it is."""
+        if self.payload is None or self.payload.get("model") in (None, model):
+            return self
+        body = json.dumps({**self.payload, "model": model}, separators=(",", ":")).encode()
+        return self._replace(scope=_with_length(self.scope, len(body)), body=body)
+
+    def replay(self) -> Receive:
+        """Returns the ASGI `receive` by which vLLM's application reads this request."""
+        return self.receive if self.body is None else _replay(self.body, self.receive)
+
+
+async def _read(scope: Scope, receive: Receive) -> _Request:
+    """Reads the body of a request that may name a model; any other request is left unread.
+
+    Raises:
+        ClientDisconnect: the client hung up before the body was complete.
+        InvalidInput: the body is not UTF-8.
+    """
+    if not _takes_a_model(scope):
+        return _Request(scope, receive, None, None)
+    body = await _read_body(receive)
+    payload = _json_object(body)
+    if payload is not None and not isinstance(payload.get("model"), str | None):
+        payload = None  # vLLM's own validation says what is wrong
+    return _Request(scope, receive, body, payload)
+
+
+async def _read_body(receive: Receive) -> bytes:
+    """Returns the whole body.
+
+    Raises:
+        ClientDisconnect: the client hung up before it was complete.
+    """
     chunks: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            raise ClientDisconnect
         chunks.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(chunks)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives the body once, then whatever the server has to say (a disconnect aborts the request in the engine)."""
+    """Returns an ASGI `receive` that yields the body once and then the server's own messages; a disconnect among them
+    aborts the request in the engine."""
     sent = False
 
     async def replay() -> Message:
@@ -278,7 +355,7 @@ def _with_length(scope: Scope, length: int) -> Scope:
 
 
 def _announcing(send: Send, answerer: Answerer) -> Send:
-    """Adds the `x-learnware*` headers to the answer, streamed or not."""
+    """Returns an ASGI `send` that adds the `x-learnware*` headers to the answer, streamed or not."""
     headers = [(b"x-learnware", answerer.model.encode()), (b"x-learnware-reason", answerer.reason.encode())]
     if answerer.choice is not None:
         headers.append((b"x-learnware-score", f"{answerer.choice.score:.4f}".encode()))

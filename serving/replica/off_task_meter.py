@@ -1,22 +1,22 @@
-"""Measures on the running engine what a learnware does to requests off its task (`specs.off_task`).
+"""Measures on the running engine how a learnware changes answers to requests off its task (`specs.off_task`).
 
-Through vLLM's own request path, as a client would, so that it is measured as it is served, at any size and on any
-device; and so that running requests are not harmed:
+It asks through vLLM's own request path, as a client would, so that a learnware is measured as it is served, at any size
+and on any device. Running requests are not harmed:
 
-- Requests off the task have the lowest priority, and few run at a time: `IDLE_SEATS` of the batch's seats while nobody
-  else is there, `BUSY_REQUESTS` otherwise.
+- Requests off the task have the lowest priority, and few run at a time: `IDLE_SEATS` of the batch's seats while no
+  other request is there, `BUSY_REQUESTS` otherwise.
 - The prompt's log-probabilities, which would give the drift in one pass, are not asked for: with an adapter of
-  `lm_head` in the batch they raise inside the engine (`serving.engine.punica`), and everybody's requests with them. Nor
-  are those of chosen tokens (`logprob_token_ids`): vLLM 0.29 then gives everybody in the batch only theirs. Instead the
-  greedy answer comes with the likeliest tokens of each step. While it agrees with the base model's answer they say how
-  likely the base's next token is, the first one that differs included. Of those beyond one is drawn by the prompt's
-  hash, and asked for alone, after the base's tokens before it; it stands for all of them, so drift has the same
-  expectation as where it is measured without an engine, and a larger error. A token that is not among the likeliest
-  counts as the last of them: in the learnware's favour.
-- After `LIMIT_S` nothing more is asked, unless fewer than `LEAST` prompts were; what was not asked makes the intervals
-  wider.
+  `lm_head` in the batch they raise inside the engine (`serving.engine.punica`), which fails every request. Nor are
+  those of chosen tokens (`logprob_token_ids`): vLLM 0.29 then gives every request of the batch only those tokens.
+  Instead the greedy answer is asked for with the likeliest tokens of each step. While it agrees with the base model's
+  answer, these say how likely the base's next token is, the first differing one included. Of the base's tokens beyond,
+  one is drawn by the prompt's hash and asked for alone, after the tokens before it; it stands for all of them, so the
+  drift has the same expectation as where it is measured without an engine, and a larger error. A token that is not
+  among the likeliest counts as the last of them, which favours the learnware.
+- After `LIMIT_S` no further prompt is asked, unless fewer than `LEAST` were; prompts that were not asked widen the
+  intervals.
 
-The base model's answers are made once, and kept in a file for the next start.
+The base model's answers are made once and kept in a file for the next start.
 """
 
 import asyncio
@@ -47,26 +47,35 @@ from specs.off_task import MAX_TOKENS, PROMPTS, Answered, Kind, OffTaskScore, of
 logger = logging.getLogger("ray.serve")
 
 MAX_PROMPT_TOKENS = 512
+"""Largest length of a prompt in tokens; longer ones lose their middle."""
 LOGPROBS = 20
-"""Likeliest tokens of a step: as many as vLLM gives by default."""
+"""Number of likeliest tokens asked for at each step: the most that vLLM gives by default."""
 LIMIT_S = 12.0
+"""Seconds after which no further prompt is asked of a learnware once `LEAST` are answered."""
 LEAST = 24
-"""Prompts that are asked however long it takes, up to `HARD_LIMIT_S`: beside many other requests."""
+"""Number of prompts that are asked for beyond `LIMIT_S`, up to `HARD_LIMIT_S`, when other requests slow the measurement
+down."""
 HARD_LIMIT_S = 40.0
+"""Seconds after which the measurement of a learnware ends in any case."""
 BASE_LIMIT_S = 30.0
-"""For the base model's answers, the first time; those that are missing are made the next time."""
+"""Seconds for the base model's answers at the first measurement; missing ones are made at the next."""
 IDLE_SEATS = 0.75
-"""Share of the seats in the batch: who comes meanwhile finds one free."""
+"""Share of the batch's seats that the measurement takes on an idle engine, so that a request which comes meanwhile
+finds a free one."""
 BUSY_REQUESTS = 2
+"""Number of the measurement's requests that run at a time beside other requests."""
 LOOK_S = 0.05
-"""How often those that wait look whether the others are gone."""
+"""Seconds between two checks whether the engine has become idle."""
 LOWEST_PRIORITY = 1 << 20
+"""Priority of the measurement's requests: smaller values run first (`serving.paging.queue`), and clients' requests have
+0 by default."""
 
 Result = TypeVar("Result")
 
 
 class Said(NamedTuple):
-    """A greedy answer: its text and tokens, and for each of them the log-probabilities of the likeliest ones."""
+    """A greedy answer: its text, its tokens, and for each token the log-probabilities of the likeliest ones at its
+    place."""
 
     text: str
     tokens: tuple[int, ...]
@@ -74,7 +83,7 @@ class Said(NamedTuple):
 
 
 class BaseSaid(NamedTuple):
-    """The base model's answer, with each token's log-probability."""
+    """The base model's answer: its text, its tokens, and the log-probability of each token."""
 
     text: str
     tokens: tuple[int, ...]
@@ -82,8 +91,7 @@ class BaseSaid(NamedTuple):
 
 
 class OffTaskMeter:
-    """One engine's. `encode` makes token ids of a prompt as one user turn; `others` says how many requests the engine
-    has in all; `seats` is how many run at a time."""
+    """Measures learnwares off their task on one engine, one learnware at a time."""
 
     def __init__(
         self,
@@ -94,7 +102,16 @@ class OffTaskMeter:
         kept: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`kept`: the file of the base model's answers; it must be this base model's alone."""
+        """Makes a meter.
+
+        Args:
+            engine: vLLM's `AsyncLLM`.
+            encode: makes token ids of a prompt as one user turn.
+            others: returns how many requests the engine has in all, the meter's own included.
+            seats: how many requests the engine runs at a time (`max_num_seqs`).
+            kept: the file of the base model's answers, which must be this base model's alone; None keeps none.
+            clock: monotonic time in seconds.
+        """
         self._engine, self._encode, self._others, self._clock = engine, encode, others, clock
         self._workers = max(BUSY_REQUESTS, int(seats * IDLE_SEATS))
         self._running = 0
@@ -105,7 +122,8 @@ class OffTaskMeter:
     async def measure(
         self, request: Any, domain: str, examples: Sequence[str], labels: Collection[str] = ()
     ) -> dict[Kind, OffTaskScore]:
-        """The scores of the adapter of `request` (vLLM's), one learnware at a time.
+        """Returns the scores of the adapter of `request` (vLLM's `LoRARequest`) by kind of prompt; kinds without an
+        answer are left out.
 
         Raises:
             InvalidLearnware: its answers are not finite numbers.
@@ -127,7 +145,7 @@ class OffTaskMeter:
         return {kind: score(some, labels) for kind, some in answered.items()}
 
     async def _ask_base(self, prompts: Sequence[str]) -> None:
-        """Has the base model's answers made where they are not known."""
+        """Makes the base model's answers to the prompts for which none is known."""
         if not self._base and self._kept is not None:
             self._base = await asyncio.to_thread(read_answers, self._kept)
         missing = [prompt for prompt in prompts if prompt not in self._base]
@@ -146,8 +164,8 @@ class OffTaskMeter:
     async def _all(
         self, prompts: Iterable[str], ask: Callable[[str], Awaitable[Result]], limit_s: float, hard_limit_s: float
     ) -> dict[str, Result]:
-        """What `ask` gives for each prompt, as far as it came in time. Prompts are taken in their order, after
-        `limit_s` only until `LEAST` are answered."""
+        """Returns what `ask` gives for each prompt that was answered in time. Prompts are taken in their order, after
+        `limit_s` seconds only until `LEAST` are answered, and none after `hard_limit_s`."""
         waiting = deque(prompts)
         answers: dict[str, Result] = {}
         enough = self._clock() + limit_s
@@ -186,7 +204,7 @@ class OffTaskMeter:
         return await self._ask(self._encode(prompt), None)
 
     async def _compared(self, prompt: str, request: Any) -> Answered:
-        """The learnware's answer beside the base's."""
+        """Asks the learnware and compares its answer with the base model's."""
         encoded, base = self._encode(prompt), self._base[prompt]
         own = await self._ask(encoded, request)
         ratio, followed = follow(own, base)
@@ -197,10 +215,10 @@ class OffTaskMeter:
         return Answered(own.text, base.text, ratio, len(base.tokens))
 
     async def _ask(self, prompt: Sequence[int], request: Any, max_tokens: int = MAX_TOKENS) -> Said:
-        """One greedy answer; a learnware's that goes round in a circle ends there.
+        """Asks for one greedy answer; a learnware's answer that has begun to repeat itself is ended there.
 
         Raises:
-            InvalidLearnware: its probabilities are not finite numbers.
+            InvalidLearnware: the log-probabilities are not finite numbers.
         """
         parameters = SamplingParams(
             temperature=0.0, max_tokens=max_tokens, logprobs=LOGPROBS, output_kind=RequestOutputKind.DELTA
@@ -234,7 +252,7 @@ class OffTaskMeter:
 
 
 def off_task_meter(engine: Any, gate: AdapterGate) -> OffTaskMeter:
-    """The meter of vLLM's `AsyncLLM` behind this gate; the base model's answers are kept in the cache folder."""
+    """Makes the meter for vLLM's `AsyncLLM` behind this gate; the base model's answers are kept in the cache folder."""
     base = Path(engine.vllm_config.model_config.model)
     tokenizer = engine.renderer.tokenizer
     kept = cache_folder() / FOLDER / f"{weights_fingerprint(base)[:16]}-engine-{MAX_TOKENS}.jsonl"
@@ -248,8 +266,8 @@ def off_task_meter(engine: Any, gate: AdapterGate) -> OffTaskMeter:
 
 
 def follow(own: Said, base: BaseSaid) -> tuple[float, int]:
-    """How much less likely (nats) the learnware finds the base's tokens, as far as it says the same and one token
-    further, and how many those are."""
+    """Compares the log-likelihood of the base's tokens as far as the learnware says the same, one token further
+    included. Returns the summed difference (nats, learnware less base) and how many tokens it covers."""
     ratio, followed = 0.0, 0
     for token, log_prob, said, step in zip(base.tokens, base.log_probs, own.tokens, own.likeliest, strict=False):
         ratio += _likelihood(step, token) - log_prob
@@ -260,12 +278,13 @@ def follow(own: Said, base: BaseSaid) -> tuple[float, int]:
 
 
 def _likelihood(likeliest: Mapping[int, float], token: int) -> float:
-    """A token's log-probability; that of the least likely one of those listed, where it is not listed."""
+    """Returns a token's log-probability; for a token that is not listed, that of the least likely one listed."""
     return likeliest.get(token, min(likeliest.values()))
 
 
 def read_answers(path: Path) -> dict[str, BaseSaid]:
-    """The base model's answers in a file, by prompt; a line that was cut is no line."""
+    """Reads the base model's answers from a file, by prompt; incomplete lines are skipped, and a missing file holds
+    none."""
     known: dict[str, BaseSaid] = {}
     try:
         lines = path.read_bytes().splitlines()
@@ -281,7 +300,7 @@ def read_answers(path: Path) -> dict[str, BaseSaid]:
 
 
 def append_answers(path: Path, answers: Mapping[str, BaseSaid]) -> None:
-    """Adds answers to the file. Where that fails they are made again at the next start."""
+    """Appends answers to the file. A failure is logged only: the answers are then made again at the next start."""
     lines = [json.dumps({"prompt": prompt, **answer._asdict()}) for prompt, answer in answers.items()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -292,7 +311,7 @@ def append_answers(path: Path, answers: Mapping[str, BaseSaid]) -> None:
 
 
 def _in_turn(prompts: Mapping[Kind, Sequence[str]]) -> list[tuple[Kind, str]]:
-    """All prompts, such that any beginning holds about the same share of each kind."""
+    """Orders all prompts so that any beginning of the list holds about the same share of each kind."""
     placed = [
         ((number + 0.5) / len(some), kind, prompt)
         for kind, some in prompts.items()

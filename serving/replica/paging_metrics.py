@@ -1,4 +1,4 @@
-"""The Prometheus metrics of adapter paging, read from a replica's newest reports at each scrape."""
+"""Prometheus metrics of adapter paging, read from a replica's newest reports at each scrape."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,26 +7,28 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from serving.paging.residency import Residency
-from serving.paging.settings import VERSION_MARK
+from specs.engine_name import split_engine_name
 
 
 class PagingState(NamedTuple):
-    """What one engine replica knows of its paging."""
+    """The state of adapter paging on one engine replica, as its front end knows it."""
 
     residency: Residency
     served: Collection[str]
-    """Engine names of the learnwares that are served."""
+    """Engine names of the served learnwares."""
     waiting: int
-    """Requests whose adapter is on its way into host memory."""
+    """Number of requests whose adapter is on its way into host memory."""
 
 
 class PagingCollector(Collector):
-    """One engine replica's paging. `state` is asked at each scrape: None while the engine starts."""
+    """Collects the paging metrics of one engine replica. `state` is called at each scrape and returns None while the
+    engine starts."""
 
     def __init__(self, state: Callable[[], PagingState | None]) -> None:
         self._state = state
 
     def collect(self) -> Iterator[Metric]:
+        """Yields the metrics of the newest reports; none while there is no report."""
         state = self._state()
         if state is None or state.residency.worker is None:
             return
@@ -43,7 +45,7 @@ def _tiers(state: PagingState) -> Iterator[Metric]:
         labels=["learnware", "version", "tier"],
     )
     for name, tier in tiers.items():
-        learnware, _, version = name.partition(VERSION_MARK)
+        learnware, version = split_engine_name(name)
         listed.add_metric([learnware, version, tier], 1)
     yield listed
     counted = GaugeMetricFamily(

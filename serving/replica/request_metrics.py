@@ -1,13 +1,14 @@
-"""The Prometheus metrics of an engine replica: who answered, and why. (The router's own are in `router.metrics`.)"""
+"""Prometheus metrics of an engine replica's requests: the answering model and the reason. (The router's own are in
+`router.metrics`.)"""
 
 from prometheus_client import CollectorRegistry, Counter
 
 FALLBACK_PREFIX = "base:"
-"""Reasons with this prefix mean: a learnware was asked for, or a choice, and the base model answered instead."""
+"""Prefix of the reasons for which the base model answered although a learnware, or a choice of one, was asked for."""
 
 
 class ReplicaMetrics:
-    """The collectors of one engine replica, in the registry that is passed in."""
+    """The counters of one engine replica's requests, in the registry that is passed in."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -21,7 +22,7 @@ class ReplicaMetrics:
         )
 
     def count(self, learnware: str, reason: str) -> None:
-        """Counts one request. Both must come from fixed sets, since each pair is a time series of its own."""
+        """Counts one request. Both values must come from fixed sets, since each pair is a time series of its own."""
         self._requests.labels(learnware, reason).inc()
         if reason.startswith(FALLBACK_PREFIX):
             self._fallbacks.labels(reason).inc()

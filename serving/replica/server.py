@@ -1,5 +1,5 @@
-"""An engine replica: Ray Serve LLM's server with our learnwares registered, our middleware in front and our metrics
-beside."""
+"""The Ray Serve deployment of an engine replica: Ray Serve LLM's server with learnwares registered, the middleware in
+front of vLLM's application, and the project's metrics beside vLLM's."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from serving.names import ROUTER
 from serving.openai_errors import openai_error
 from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
-from serving.replica.adapter_registry import Residents
-from serving.replica.admission import Names, Served
+from serving.replica.adapter_registry import AdapterRegistry
+from serving.replica.admission import Admission, Names
 from serving.replica.middleware import EXPLAIN_PATH, LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
 from serving.replica.paging_metrics import PagingCollector, PagingState
@@ -35,26 +35,31 @@ from specs.market.trial import Trial
 
 
 class ReplicaOptions(NamedTuple):
-    """What an engine replica is started with besides Ray's own configuration."""
+    """Options of an engine replica besides Ray's own configuration."""
 
     base: str
+    """The base model's id."""
     auto_names: tuple[str, ...]
     learnwares: Path
-    """A folder of learnwares that stay as they are; read where there is no market."""
+    """Folder of learnwares that never change; it is read where there is no market."""
     market: Path | None
+    """The market's folder; None serves `learnwares`."""
     secret: bytes
+    """Key of the HMAC that signs the router's choices."""
     on_loopback: bool
-    base_stands_in: bool = False
-    """The base model answers when an adapter cannot be loaded; otherwise its requests fail."""
+    """If true, the replica's gRPC server listens on loopback only."""
+    base_on_load_failure: bool = False
+    """If true, the base model answers when an adapter cannot be loaded; otherwise its requests fail."""
     base_without_choice: bool = False
-    """The base model answers when no router has chosen; otherwise such requests are refused."""
+    """If true, the base model answers when no router has chosen; otherwise such requests are refused."""
 
 
 class LearnwareServer(EngineServer):
-    """One engine replica. Answers `/v1/chat/completions` and the rest of vLLM's application; chooses nothing itself."""
+    """One engine replica. It answers `/v1/chat/completions` and the rest of vLLM's application; it chooses no learnware
+    itself."""
 
     _gate: AdapterGate | None = None
-    """None until the engine runs."""
+    """The admission gate, None until the engine runs."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
@@ -63,7 +68,7 @@ class LearnwareServer(EngineServer):
             keep_grpc_on_loopback()
         self._options = options
         self._catalogue = current_catalogue(options.market, options.learnwares)
-        self._served = Served(Names(options.base, frozenset(options.auto_names), {}))
+        self._admission = Admission(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
         self._metrics = ReplicaMetrics(self._registry)
         self._registry.register(PagingCollector(self._paging))
@@ -75,11 +80,11 @@ class LearnwareServer(EngineServer):
         self._models: OpenAIServingModels = app.state.openai_serving_models
         self._gate = await open_gate(self._models.engine_client)
         prompt_logprobs = PromptLogprobs()
-        self._residents = Residents(self._models, self._served, prompt_logprobs)
+        self._adapters = AdapterRegistry(self._models, self._admission, prompt_logprobs)
         self._meter = await asyncio.to_thread(off_task_meter, self._models.engine_client, self._gate)
-        await self._residents.apply(self._catalogue, strict=options.market is None)
+        await self._adapters.apply(self._catalogue, strict=options.market is None)
         if options.market is not None:
-            self._follower = Follower(options.market, self._residents.apply, self._catalogue.sequence)
+            self._follower = Follower(options.market, self._adapters.apply, self._catalogue.sequence)
             self._follower.start()
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
         app.router.routes[:0] = [
@@ -90,11 +95,11 @@ class LearnwareServer(EngineServer):
         add_middleware(
             app,
             LearnwareMiddleware,
-            served=self._served,
+            admission=self._admission,
             secret=options.secret,
             metrics=self._metrics,
             hold=self._hold,
-            base_stands_in=options.base_stands_in,
+            base_on_load_failure=options.base_on_load_failure,
             base_without_choice=options.base_without_choice,
             prompt_logprobs=prompt_logprobs,
         )
@@ -103,10 +108,10 @@ class LearnwareServer(EngineServer):
     def _paging(self) -> PagingState | None:
         if self._gate is None:
             return None
-        return PagingState(self._gate.residency, self._served.names.learnwares.values(), self._gate.waiting)
+        return PagingState(self._gate.residency, self._admission.names.learnwares.values(), self._gate.waiting)
 
     def _hold(self, engine_name: str) -> AbstractAsyncContextManager[None]:
-        request = self._residents.request(engine_name)
+        request = self._adapters.request(engine_name)
         if request is None or self._gate is None:
             return nullcontext()
         return self._gate.hold(request)
@@ -121,7 +126,8 @@ class LearnwareServer(EngineServer):
         return openai_error(UnknownModel(f"The model {model!r} does not exist. GET /v1/models lists every id."))
 
     async def _cards(self) -> list[dict[str, Any]]:
-        """Every value that `model` may hold: the automatic names, the base model, the learnwares."""
+        """Returns the model objects of every value that `model` may hold: the automatic names, the base model, the
+        learnwares."""
         base = self._options.base
         listed = await self._models.show_available_models()
         template = listed.data[0].model_dump() | {"root": base, "parent": None}
@@ -143,12 +149,12 @@ class LearnwareServer(EngineServer):
                     "tasks": list(card.tasks),
                 },
             }
-            for card in self._residents.cards.values()
+            for card in self._adapters.cards.values()
         ]
         return [*automatic, template | {"id": base}, *learnwares]
 
     async def _explain(self, request: Request) -> JSONResponse:
-        """The choice for a request body, ranked candidates included, without generating."""
+        """Answers with the router's choice for a request body, ranked candidates included, without generating."""
         router = serve.get_deployment_handle(ROUTER, app_name=serve.get_replica_context().app_name)
         try:
             return JSONResponse(await router.explain.remote(await request.body()))
@@ -156,7 +162,7 @@ class LearnwareServer(EngineServer):
             return openai_error(getattr(refusal, "cause", refusal))
 
     async def market_reached(self, sequence: int) -> int:
-        """Returns when the market's change number `sequence` is in effect here."""
+        """Returns the catalogue's number when change number `sequence` of the market is in effect on this replica."""
         return await self._follower.reached(sequence)
 
     async def probe(
@@ -169,11 +175,12 @@ class LearnwareServer(EngineServer):
         examples: Sequence[str],
         labels: Sequence[str],
     ) -> Trial:
-        """Loads a learnware that is not served yet, tries it and measures it off its task. It leaves the engine again:
-        it comes back under the name of what is then served, its capability included."""
+        """Loads a learnware that is not served yet, tries it (`serving.replica.trial`) and measures it off its task. It
+        is unloaded again in any case: what is served later has another engine name, since its capability is part of its
+        files."""
         entry = Entry(learnware_id, version, sha256, Path(folder))
         try:
-            request = await self._residents.load(entry)
+            request = await self._adapters.load(entry)
         except InvalidLearnware as error:
             return Trial(str(error))
         assert self._gate is not None  # the engine is asked once it serves
@@ -186,14 +193,16 @@ class LearnwareServer(EngineServer):
         except (AdapterUnavailable, InvalidLearnware) as error:
             return Trial(str(error))
         finally:
-            await self._residents.unload(entry.internal_name)
+            await self._adapters.unload(entry.engine_name)
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """For the router, asked by Ray Serve's controller every `serving.app.ROUTING_STATS_PERIOD_S`:
+        """Returns the routing statistics that Serve's controller asks for every `serving.app.ROUTING_STATS_PERIOD_S`
+        seconds and hands to the routers.
 
-        adapters   the tier of each adapter that is in memory, "device" or "host", by its engine name
-        slots      how many adapters the device holds at most
-        running, waiting   requests in the engine's batch, and those that are not
+            adapters   the tier of each adapter in memory, "device" or "host", by its engine name
+            slots      the number of adapters that the device holds at most
+            running    the number of requests in the engine's batch
+            waiting    the number of requests that are not in it yet
         """
         stats: dict[str, Any] = await super().record_routing_stats()
         if self._gate is None:
@@ -210,9 +219,9 @@ class LearnwareServer(EngineServer):
         }
 
     async def prefetch(self, engine_name: str) -> bool:
-        """Has an adapter read into host memory for a request that is to come; returns at once. False when this replica
-        knows no such adapter."""
-        request = self._residents.request(engine_name)
+        """Starts reading an adapter into host memory for a request that is to come, and returns at once. Returns False
+        when this replica serves no such version."""
+        request = self._adapters.request(engine_name)
         if request is None or self._gate is None:
             return False
         self._gate.prefetch(request)
@@ -224,5 +233,5 @@ class LearnwareServer(EngineServer):
         await super().__del__()
 
     async def metrics_text(self) -> str:
-        """This replica's metrics and vLLM's, as Prometheus text."""
+        """Returns this replica's metrics and vLLM's, as Prometheus text."""
         return replica_line() + generate_latest(REGISTRY).decode() + generate_latest(self._registry).decode()

@@ -1,4 +1,4 @@
-"""From a base model and rows to an adapter folder: PEFT in, PEFT folder out."""
+"""Trains an adapter of a base model on rows and writes it as a PEFT folder."""
 
 import hashlib
 import json
@@ -32,11 +32,15 @@ from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
 
 CHECKPOINT = "checkpoint.pt"
+"""File of an interrupted run's state in the adapter's folder."""
 WEIGHTS = "adapter_model.safetensors"
+"""File of the adapter's weights in a PEFT folder."""
 CONFIG = "adapter_config.json"
+"""File of the adapter's configuration in a PEFT folder."""
 RECORD = "training.json"
-# What may change between a run and its resumption without making it another run.
+"""File of the run's record in the adapter's folder."""
 _NOT_IDENTITY = {"max_seconds", "checkpoint_seconds", "device"}
+"""Settings that may change between a run and its resumption without making it another run."""
 
 
 def train_adapter(
@@ -50,13 +54,16 @@ def train_adapter(
     cache: Path | None = None,
     start: Path | None = None,
 ) -> Path:
-    """Trains an adapter of the base in folder `base` and writes it to `out`; goes on where the same run was cut.
-
-    `cache` is where the base model's answers to keep prompts are kept from run to run (`out`, if there is none).
-    `start` is the folder of an adapter of the same shape whose weights are the first ones.
+    """Trains an adapter of the base model in the folder `base` and writes it to `out`; continues a run of the same
+    settings and rows that was interrupted.
 
     The folder then holds adapter_config.json (with `base_model_name_or_path` = `base_id`), adapter_model.safetensors
     (bf16) and training.json. A folder that is complete for the same run is left as it is.
+
+    Args:
+        cache: folder in which the base model's answers to keep prompts are kept from run to run; None keeps them in
+            `out`.
+        start: folder of an adapter of the same shape, whose weights are the first ones.
 
     Raises:
         InvalidInput: a target module that the base does not have, too few rows, or a `start` of another shape.
@@ -103,7 +110,7 @@ def train_adapter(
 
 
 def load_base(base: Path, device: str, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
-    """Model (frozen) and tokenizer of a local folder."""
+    """Loads the (frozen) model and the tokenizer of a local folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -119,12 +126,17 @@ def load_base(base: Path, device: str, dtype: torch.dtype = torch.bfloat16) -> t
 
 
 def computing_type(device: str) -> torch.dtype:
-    """bf16 where the device has instructions for it, else fp32: without them torch is eight times slower in bf16."""
+    """Returns bf16 where the device has instructions for it, else fp32: without them torch is eight times slower in
+    bf16."""
     return torch.bfloat16 if device != "cpu" or multiplies_bfloat16() else torch.float32
 
 
 def add_adapter(model: Any, settings: TrainingSettings, first: int, depth: int) -> Any:
-    """Wraps `model` in place with a fresh LoRA on layers `first`..`depth`-1, in the base's own type, seeded."""
+    """Wraps `model` in place with a fresh LoRA on layers `first` to `depth` - 1, in the base's own type, seeded.
+
+    Raises:
+        InvalidInput: a target module does not exist in the model.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(settings.seed)
@@ -156,7 +168,7 @@ def older_names() -> Iterator[None]:
 
 
 def divide(model: Any, first: int, prefix: Sequence[int], sample: Sequence[Any], say: Callable[[str], None]) -> Stack:
-    """The fastest way to run this model that gives the same results as running it plainly."""
+    """Returns the fastest way to run this model that gives the same results as running it plainly."""
     stack = Stack(model, first, prefix)
     try:
         stack.check_integrity(sample)
@@ -167,7 +179,8 @@ def divide(model: Any, first: int, prefix: Sequence[int], sample: Sequence[Any],
 
 
 def _is_complete(out: Path, fingerprint: str, settings: TrainingSettings) -> bool:
-    """Whether the folder holds this run's result, and no more minutes were given now than it was stopped by."""
+    """Returns whether the folder holds this run's result; a run that was stopped by its time limit is not complete when
+    the limit was raised."""
     if not all((out / name).exists() for name in (RECORD, WEIGHTS, CONFIG)):
         return False
     record = json.loads((out / RECORD).read_text(encoding="utf-8"))
@@ -189,7 +202,7 @@ def _answered(
     settings: TrainingSettings,
     say: Callable[[str], None],
 ) -> list[EncodedRow]:
-    """Keep prompts with what the base model says to them; `model` must not be adapted yet."""
+    """Pairs keep prompts with the base model's answers to them; `model` must not be adapted yet."""
     if not prompts:
         return []
     ids = [encode_prompt(prompt, tokenizer, settings.max_length) for prompt in prompts]
@@ -202,14 +215,18 @@ def _answered(
 
 
 def _keeper(stack: Stack, rows: Sequence[EncodedRow], settings: TrainingSettings, adapted: Any) -> Keeper:
-    """The keep rows over the same layers as the task's, with a shared prefix of their own."""
+    """Makes a keeper over the same layers as the task's rows, with a shared prefix of its own."""
     prefix = rows[0].prompt[: common_prefix([row.prompt for row in rows])]
     own = Stack(stack.model, stack.first, prefix, stack.divided)
     return Keeper(own, rows, settings.keep_batch, settings.seed, adapted.disable_adapter)
 
 
 def _start_from(adapted: Any, folder: Path) -> None:
-    """Puts the weights of the adapter in `folder` in the place of the fresh ones. Raises InvalidInput."""
+    """Replaces the fresh weights by those of the adapter in `folder`.
+
+    Raises:
+        InvalidInput: that adapter has other layers, ranks or scale.
+    """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -227,7 +244,7 @@ def _start_from(adapted: Any, folder: Path) -> None:
 
 
 def _export(adapted: Any, weights: Sequence[Tensor], parameters: Sequence[Tensor], base_id: str, out: Path) -> None:
-    """Writes weights first and configuration second, each atomically."""
+    """Writes the weights first and the configuration second, each atomically."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 

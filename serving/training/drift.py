@@ -1,8 +1,9 @@
-"""What adapters do to requests off their task, measured without an engine: drift and degenerate answers
+"""Measures without an engine how adapters change answers to requests off their task: drift and degenerate answers
 (`specs.off_task`).
 
 The base model's greedy answers serve as drafts (`serving.training.generation`): one pass over prompt and draft gives
-the drift, and where the adapter would have said something else; only from there on is it decoded token by token.
+the drift, and the place where the adapter would have said something else; only from there on is it decoded token by
+token.
 """
 
 import math
@@ -25,15 +26,16 @@ PROTOCOL = (
     f"greedy answers of at most {MAX_TOKENS} tokens, one user turn; drift: log p(base's answer and its end of "
     "turn) under the adapter, less under the base, a token; degenerate: where the base's is not; offline v1"
 )
+"""Name of the way of measuring, kept with each result."""
 MAX_LENGTH = 512
-"""Tokens of a prompt; longer ones lose their middle."""
+"""Largest length of a prompt in tokens; longer ones lose their middle."""
 
 
 class DriftMeter:
-    """A base model that adapters are put on one after the other."""
+    """A base model with which adapters are measured off their task, one after the other."""
 
     def __init__(self, base: Path, cache: Path, device: str = "cpu") -> None:
-        """`base` is the base model's folder; its answers are kept in `cache`."""
+        """Loads the base model in the folder `base`; its answers are kept in `cache`."""
         self.model, self.tokenizer = load_base(base, device, computing_type(device))
         self._weights = weights_fingerprint(base)
         self._cache = cache
@@ -41,7 +43,7 @@ class DriftMeter:
     def base_answers(
         self, prompts: Sequence[str], progress: Callable[[int], object] = lambda _: None
     ) -> list[GreedyAnswer]:
-        """What the base model says, made once for a base and kept."""
+        """Returns the base model's answers, which are made once for a base model and kept."""
         return base_answers(
             self.model, self.tokenizer, self._encoded(prompts), self._weights, self._cache, MAX_TOKENS, progress
         )
@@ -53,8 +55,13 @@ class DriftMeter:
         labels: Collection[str] = (),
         progress: Callable[[int], object] = lambda _: None,
     ) -> dict[Kind, OffTaskScore]:
-        """The scores of a PEFT folder by kind; `labels` are those that it answers its own task with. `progress` is told
-        how many prompts are done.
+        """Returns the scores of a PEFT folder by kind of prompt.
+
+        Args:
+            adapter: the PEFT folder.
+            prompts: prompts by kind.
+            labels: the labels with which it answers its own task.
+            progress: called with the number of prompts done.
 
         Raises:
             InvalidLearnware: its answers are not finite numbers.

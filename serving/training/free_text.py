@@ -1,4 +1,4 @@
-"""Scores of answers in sentences: how likely the gold answer is, a token, and how much of it is said.
+"""Scores of answers in sentences: the gold answer's log-likelihood a token, and its overlap with what is said.
 
 A sentence is never said exactly, so there is nothing to be right or wrong: each row has the mean log-likelihood of its
 gold answer's tokens (the end of turn left out, as with labels), and what greedy decoding says to it is compared with
@@ -17,27 +17,30 @@ from specs.answers.description import MOSTLY
 from specs.errors import StartupError
 
 DIGITS = 4
+"""Digits after the point in a report."""
 CONTROLS = ("base", "shuffled")
+"""The controls of a task in sentences; the majority answer is none there."""
 SAME_NUMBER = 1e-6
-"""Relative: 58 and 58.0 are one number."""
+"""Relative difference up to which two numbers count as one: 58 and 58.0 are the same."""
 
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 _LAST = re.compile(rf"({_NUMBER})[^\w\d]*$")
 
 
 class Said(NamedTuple):
-    """One system on a task: the scores of all rows, and what it says to the first of them."""
+    """One system on a task: the scores of all rows, and its answers to the first of them."""
 
     scores: Sequence[RowScore]
     texts: Sequence[str]
 
 
 def text_report(systems: Mapping[str, Said], gold: Sequence[str]) -> dict[str, Any]:
-    """Log-likelihood a token, ROUGE-L and, where the gold answers end with one, the final number's accuracy of each
-    system with 95 % intervals; "learnware" less every control that is there, paired by row.
+    """Reports the log-likelihood a token, ROUGE-L and, where the gold answers end with a number, the accuracy of the
+    final number of each system with 95 % intervals, and the differences of "learnware" to every control that is there,
+    paired by row.
 
-    `gold` are the answers in the rows' order. `beats_all_controls`: the gold answers are likelier than by the base and
-    by the shuffled control, each with an interval above 0; None while one of them is missing.
+    `gold` are the answers in the rows' order. `beats_all_controls` says that the gold answers are likelier than by the
+    base and by the shuffled control, each with an interval above 0; it is None while one of them is missing.
     """
     rows = len(next(iter(systems.values())).scores)
     numbers = final_numbers(gold)
@@ -70,8 +73,8 @@ def text_report(systems: Mapping[str, Said], gold: Sequence[str]) -> dict[str, A
 
 
 def text_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """The reports as a Markdown table, one line a task: the gold answer's log-likelihood a token, then ROUGE-L and the
-    final number's accuracy of base / shuffled control / learnware."""
+    """Formats the reports as a Markdown table, one line a task: the gold answer's log-likelihood a token, then ROUGE-L
+    and the final number's accuracy of base / shuffled control / learnware."""
     lines = [
         "| learnware | rows | base | shuffled | learnware | over base (95 %) | over shuffled | ROUGE-L | number |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -90,7 +93,11 @@ def text_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rouge_l(said: str, gold: str) -> float:
-    """ROUGE-L's F-measure, from 0 to 1. Raises StartupError where the library is not installed."""
+    """Returns ROUGE-L's F-measure, from 0 to 1.
+
+    Raises:
+        StartupError: the library is not installed.
+    """
     try:
         from rouge_score import rouge_scorer
     except ImportError as error:
@@ -101,7 +108,8 @@ def rouge_l(said: str, gold: str) -> float:
 
 
 def final_numbers(gold: Sequence[str]) -> list[float | None]:
-    """The number that each gold answer ends with; empty where answers as a rule do not end with one."""
+    """Returns the number that each gold answer ends with, None where one does not; an empty list where answers as a
+    rule do not end with a number."""
     found = [_LAST.search(answer) for answer in gold]
     if sum(match is not None for match in found) < MOSTLY * max(1, len(gold)):
         return []

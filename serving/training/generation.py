@@ -1,7 +1,7 @@
 """Greedy answers of a model to many prompts at once, and the base model's own, which are made once and kept.
 
-What a learnware does off its task is measured against what the base model says there, and training keeps the base by
-what the base says: both take the answers from here, so that they speak of the same ones.
+The effect of a learnware off its task is measured against the base model's answers there, and training keeps the base
+model's behaviour by its answers: both take them from here, so that they use the same ones.
 """
 
 import fcntl
@@ -18,31 +18,34 @@ from serving.training.loops import is_looping
 from serving.training.rows import common_prefix
 
 MAX_TOKENS = 40
-"""Of an answer: enough to see a phrase repeated or a label in the place of a sentence, and whether a topic is kept."""
+"""Largest length of an answer in tokens: enough to see a phrase repeated or a label in the place of a sentence, and
+whether a topic is kept."""
 ROWS_A_BATCH = 128
-"""Rows that are decoded together: a step reads all weights once, whatever the rows. With SmolLM2-135M on one core in
-bf16 a step of 48 rows takes as long as six of 1. Their keys and values are 0.4 GB there, and 2 GB of an 8B model."""
+"""Number of rows that are decoded together: a step reads all weights once, whatever the rows. With SmolLM2-135M on one
+core in bf16 a step of 48 rows takes as long as six of 1. Their keys and values are 0.4 GB there, and 2 GB of an 8B
+model."""
 ROWS_A_PASS = 16
-"""Rows that are read together: more have lengths more different, and padding costs as much as text."""
+"""Number of rows that are read together: more have lengths more different, and padding costs as much as text."""
 SHRINK_AT = 0.75
-"""Finished rows leave the batch when the share of those still speaking falls below this: leaving copies the cache."""
+"""Share of unfinished rows below which the finished ones leave the batch; leaving copies the cache."""
 LOGIT_ROWS = 256
-"""Rows of logits that are held at once: 50 MB for a vocabulary of 49,152 in fp32."""
+"""Number of rows of logits that are held at once: 50 MB for a vocabulary of 49,152 in fp32."""
 FOLDER = "base-answers"
+"""Name of the folder of kept answers in the cache folder."""
 
 _SAMPLES, _SAMPLE_BYTES = 16, 64 << 10
 
 
 class GreedyAnswer(NamedTuple):
-    """What greedy decoding gives: the tokens, the one that ends the turn included where it came before the limit; and
-    their summed log-likelihood (nats), as far as this run computed it: tokens that agree with a draft count too."""
+    """A greedy answer: its tokens, the one that ends the turn included where it came before the limit, and their summed
+    log-likelihood (nats), as far as this run computed it: tokens that agree with a draft count too."""
 
     tokens: tuple[int, ...]
     ended: bool
     log_likelihood: float
 
     def text(self, tokenizer: Any) -> str:
-        """Without the tokens that are no text."""
+        """Returns the answer's text, without special tokens."""
         return str(tokenizer.decode(self.tokens, skip_special_tokens=True))
 
 
@@ -60,9 +63,9 @@ def greedy_answers(
     max_tokens: int = MAX_TOKENS,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[GreedyAnswer]:
-    """The likeliest continuation of each prompt (token ids, as `serving.training.rows.encode_prompt` makes them), in
-    the prompts' order. Nothing of the model's own generation settings (temperature, penalties) has a part in it.
-    `progress` is told how many prompts are done."""
+    """Returns the likeliest continuation of each prompt, in the prompts' order. Prompts are token ids as
+    `serving.training.rows.encode_prompt` makes them; the model's own generation settings (temperature, penalties) are
+    not used. `progress` is called with the number of prompts done."""
     verified = verified_answers(model, tokenizer, prompts, [()] * len(prompts), max_tokens, progress)
     return [one.answer for one in verified]
 
@@ -77,12 +80,12 @@ def verified_answers(
     *,
     stop_loops: bool = False,
 ) -> list[Verified]:
-    """Greedy answers with another model's answers as drafts (speculative decoding, Leviathan et al. 2023): one pass
-    over prompt and draft says how likely the model finds the draft, and where it would say something else; it is
+    """Returns greedy answers with another model's answers as drafts (speculative decoding, Leviathan et al. 2023): one
+    pass over prompt and draft says how likely the model finds the draft, and where it would say something else; it is
     decoded token by token only from there on. A draft has at most `max_tokens` tokens.
 
-    Prompts of about one length go together, and what all of a batch begin with passes through the model once.
-    `stop_loops` ends an answer that has begun to go round in a circle (`is_looping`): it says nothing new.
+    Prompts of about one length go together, and the common prefix of a batch passes through the model once.
+    `stop_loops` ends an answer that has begun to repeat itself (`is_looping`), since it says nothing new.
     """
     ends = end_tokens(model, tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(drafts[i]))
@@ -106,11 +109,12 @@ def base_answers(
     max_tokens: int = MAX_TOKENS,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[GreedyAnswer]:
-    """`greedy_answers` of a base model, made once and kept in the folder `cache`, a batch at a time: a cut loses one.
+    """Returns the `greedy_answers` of a base model, made once and kept in the folder `cache`, a batch at a time, so
+    that an interruption loses one batch.
 
     `model` must answer as the base does (adapters disabled, or not there); `weights` is its `weights_fingerprint`.
-    Answers are kept by it, by the limit and by the prompt's tokens, so other prompts, or another chat template, never
-    take each other's; runs that share prompts share answers.
+    Answers are kept by the fingerprint, the limit and the prompt's tokens, so other prompts, or another chat template,
+    never take each other's; runs that share prompts share answers.
     """
     path = cache / FOLDER / f"{weights[:16]}-{max_tokens}.jsonl"
     keys = [_key(prompt) for prompt in prompts]
@@ -193,7 +197,7 @@ class _Batch:
         self._merge(parts)
 
     def _verify_part(self, numbers: range, skip: int, cache: Any) -> Tensor:
-        """Some rows' share of `verify`. Returns which entries of `cache` each may look at from now on."""
+        """Does `verify` for some rows. Returns which entries of `cache` each may look at from now on."""
         pairs = [(self.prompts[row], self.drafts[row]) for row in numbers]
         bodies = [[*prompt[skip:], *draft] for prompt, draft in pairs]
         longest = max(map(len, bodies))
@@ -222,7 +226,7 @@ class _Batch:
         return seen
 
     def _merge(self, parts: Sequence[tuple[Any, Tensor]]) -> None:
-        """Makes one cache of the parts', each padded on the right to the longest."""
+        """Merges the parts' caches into one, each padded on the right to the longest."""
         length = max(seen.shape[1] for _, seen in parts)
 
         def padded(tensors: Sequence[Tensor], dim: int) -> Tensor:
@@ -241,7 +245,7 @@ class _Batch:
 
     @torch.no_grad()
     def decode(self, max_tokens: int, stop_loops: bool) -> None:
-        """Goes on a token at a time until every row has ended or has `max_tokens`. Finished rows leave the batch."""
+        """Decodes a token at a time until every row has ended or has `max_tokens`. Finished rows leave the batch."""
         alive = list(range(len(self.prompts)))
         while True:
             self.spoken = [tokens[:max_tokens] for tokens in self.spoken]
@@ -264,7 +268,7 @@ class _Batch:
                 self.sums[alive[n]] += best[n]
 
     def results(self) -> list[Verified]:
-        """What each row has come to."""
+        """Returns each row's answer and the log-likelihood of its draft."""
         return [
             Verified(GreedyAnswer(tuple(tokens), bool(tokens) and tokens[-1] in self.ends, own), draft)
             for tokens, own, draft in zip(self.spoken, self.sums, self.draft_sums, strict=True)
@@ -275,7 +279,7 @@ class _Batch:
         return tokens[-1] in self.ends or len(tokens) >= max_tokens or (stop_loops and is_looping(tokens))
 
     def _hidden(self, ids: Tensor, cache: Any, seen: Tensor | None, places: Tensor | None) -> Tensor:
-        """(rows, length, hidden) after the last norm; `cache` grows by `ids`."""
+        """Returns the hidden states after the last norm, (rows, length, hidden); `cache` grows by `ids`."""
         if places is None:
             places = torch.arange(ids.shape[1], device=self.device)[None] + cache.get_seq_length()
         result: Tensor = self.model.get_decoder()(
@@ -288,7 +292,7 @@ class _Batch:
         return result
 
     def _heads(self, hidden: Tensor, targets: Tensor) -> tuple[list[int], list[float], list[float]]:
-        """For each row of `hidden`: the likeliest token, its log-probability (fp32), and that of the target."""
+        """Returns for each row of `hidden` the likeliest token, its log-probability (fp32), and that of the target."""
         head = self.model.get_output_embeddings()
         likeliest: list[int] = []
         best: list[float] = []
@@ -304,7 +308,7 @@ class _Batch:
 
 
 def _cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
-    """Keys and values, each (rows, heads, length, width), by layer."""
+    """Makes a cache of keys and values, each (rows, heads, length, width), by layer."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
@@ -318,7 +322,7 @@ def _key(prompt: Sequence[int]) -> str:
 
 
 def _read(path: Path) -> dict[str, GreedyAnswer]:
-    """What a file of answers holds; of a prompt's lines the first counts, and a line that was cut is no line."""
+    """Reads a file of answers. Of a prompt's lines the first counts, and incomplete lines are skipped."""
     known: dict[str, GreedyAnswer] = {}
     try:
         lines = path.read_bytes().splitlines()
@@ -334,7 +338,7 @@ def _read(path: Path) -> dict[str, GreedyAnswer]:
 
 
 def _append(path: Path, answers: dict[str, GreedyAnswer]) -> None:
-    """Adds lines at the file's end while no other process does."""
+    """Appends lines to the file under a lock, so that no other process does at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"prompt": key, **answer._asdict()}) for key, answer in answers.items()]
     with path.open("ab") as file:

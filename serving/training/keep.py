@@ -1,15 +1,15 @@
-"""Keeping the base model's behaviour outside the task: what a training run rehearses beside its rows.
+"""Keeps the base model's behaviour outside the task: what a training run rehearses beside its rows.
 
 An adapter that sees nothing but its task's rows answers everything as it answers them: a learnware that labels says a
-label, again and again, to whoever greets it. So beside each batch of the task a few *keep rows* pass through the model:
+label, again and again, to a greeting. So beside each batch of the task a few *keep rows* pass through the model:
 prompts that are not the task, with the answers that the base model itself gives by greedy decoding. At their tokens the
 adapted model is drawn to the base's whole distribution, not only to its likeliest token: the Kullback-Leibler
 divergence is exact, costs one more pass without gradients, and is nothing where the adapter changes nothing.
 
 Keep prompts come in three kinds, a third each where there are enough: everyday prompts; free questions of the domains
 that no learnware answers; and *other asks* (translate, summarise, explain, …) on the task's own material, without which
-an adapter takes the material itself for the ask. Of the project's prompts only one half (`specs.prompts.REHEARSED`)
-is rehearsed: what a learnware does off its task is to be measured on prompts that it has not seen.
+an adapter takes the material itself for the ask. Of the project's prompts only one half (`specs.prompts.REHEARSED`) is
+rehearsed: a learnware is to be measured off its task on prompts that it has not seen.
 """
 
 import hashlib
@@ -27,14 +27,15 @@ from specs.compositions import bare_prompt
 from specs.prompts import REHEARSED, domain_questions, everyday_prompts, half, other_asks
 
 MATERIAL_CHARS = 800
-"""Of a row under another ask: enough to be recognised, while a long one would cost as much as several task rows."""
+"""Number of characters of a row that are put under another ask: enough to be recognised, while a long one would cost as
+much as several task rows."""
 HELD_OUT = 16
-"""Keep rows that are not trained on and say at each evaluation how far the adapter is from the base. Some 600 tokens:
-the mean divergence is then known to a few hundredths of a nat."""
+"""Number of keep rows that are not trained on and show at each evaluation how far the adapter is from the base. They
+have some 600 tokens: the mean divergence is then known to a few hundredths of a nat."""
 
 
 def keep_prompts(rows: Sequence[Row], count: int, seed: int) -> list[str]:
-    """Prompts outside the task that `rows` are of, `count` of them, in random order; no row's own prompt is among them.
+    """Returns `count` prompts outside the task of `rows`, in random order; no row's own prompt is among them.
 
     The everyday and domain prompts depend on `count` and `seed` alone, so runs for several tasks share the base model's
     answers to them.
@@ -52,7 +53,7 @@ def keep_prompts(rows: Sequence[Row], count: int, seed: int) -> list[str]:
 
 
 def _other_asks(rows: Sequence[Row], count: int, generator: random.Random) -> list[str]:
-    """Material of the rows under asks that are not the task's."""
+    """Puts material of the rows under asks that are not the task's."""
     before, after = half(other_asks("before"), REHEARSED), half(other_asks("after"), REHEARSED)
     prompts = []
     order = [i for _ in range(-(-count // len(rows))) for i in generator.sample(range(len(rows)), len(rows))]
@@ -66,15 +67,15 @@ def _other_asks(rows: Sequence[Row], count: int, generator: random.Random) -> li
 
 
 def prompts_hash(prompts: Sequence[str]) -> str:
-    """SHA-256 over the prompts in order: part of what a training run is."""
+    """Returns SHA-256 over the prompts in order, which is part of a training run's identity."""
     return hashlib.sha256(json.dumps(list(prompts), ensure_ascii=False).encode()).hexdigest()
 
 
 class Keeper:
-    """Keep rows and how far the adapted model is from the base at their answers' tokens.
+    """Computes how far the adapted model is from the base at the answers of keep rows.
 
     `stack` is the adapted model over these rows; within `as_base()` it computes what the base does. `batch` is the
-    number of rows that pass beside a batch of the task.
+    number of keep rows that pass beside a batch of the task.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Keeper:
         self.held = sorted(range(held), key=self._length)
 
     def step(self, number: int) -> Tensor:
-        """Mean divergence (nats a token) at the rows of training step `number`, with gradients."""
+        """Returns the mean divergence (nats a token) at the rows of training step `number`, with gradients."""
         per_pass = -(-len(self.train) // self._size)
         turn, place = divmod(number, per_pass)
         batches = mixed_batches(self.train, self._length, self._size, f"keep-{self._seed}-{turn}")
@@ -100,7 +101,7 @@ class Keeper:
         return divergence / tokens
 
     def held_out(self) -> float:
-        """Mean divergence (nats a token) at the rows that are not trained on."""
+        """Returns the mean divergence (nats a token) at the rows that are not trained on."""
         total, tokens = 0.0, 0
         with torch.no_grad():
             for begin in range(0, len(self.held), self._size):
@@ -122,7 +123,7 @@ class Keeper:
 
 
 def mixed_batches(rows: Sequence[int], length: Callable[[int], int], size: int, seed: str) -> list[list[int]]:
-    """The batches of one pass over `rows`: those of about one length together, in random order."""
+    """Returns the batches of one pass over `rows`: rows of about one length together, the batches in random order."""
     generator = random.Random(seed)  # noqa: S311 - nothing secret
     order = list(rows)
     generator.shuffle(order)

@@ -1,8 +1,8 @@
-"""PAVE's training: texts → parameter vector (`specs.pave`).
+"""Trains parameter vectors (PAVE, `specs.pave`) from texts.
 
-The proxy is a causal language model that is trained on the texts themselves, prompts without answers, so that rows of a
-task's owner who has no answers will do. One pass over a fixed number of small batches: what it takes depends on the
-basis, not on how many rows there are.
+The proxy is a causal language model that is trained on the texts themselves, prompts without answers, so that a task's
+owner needs no answers. Training is a fixed number of small batches, so its cost depends on the basis and not on how
+many rows there are.
 
 A is drawn with numpy, layer by layer from a name and the seed, so that it is the same with every version of torch and
 on every machine. On CPU the proxy runs in float32: without bfloat16 instructions, bfloat16 is many times slower there.
@@ -24,16 +24,21 @@ from specs.errors import InvalidInput
 from specs.pave import Basis, ParameterVector
 
 Progress = Callable[[int, int, str], None]
-"""Told the steps taken, how many there will be, and the loss."""
+"""Called with the steps taken, the number of steps, and a text with the loss."""
 
 WARMUP_SHARE = 0.03
+"""Share of the steps over which the learning rate rises."""
 WEIGHT_DECAY = 0.5
 GRADIENT_NORM = 1.0
-"""As in the `learnware` package."""
+"""Largest norm of the gradients. Warm-up, weight decay and this value are those of the `learnware` package."""
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over a model's tensors (names, shapes and bytes), however they are divided into files."""
+    """Returns SHA-256 over a model's tensors (names, shapes and bytes), however they are divided into files.
+
+    Raises:
+        InvalidInput: the folder has no safetensors weights.
+    """
     digest = hashlib.sha256()
     places = sorted((name, path) for path in folder.glob("*.safetensors") for name in _names(path))
     if not places:
@@ -55,7 +60,11 @@ class Proxy:
     """The proxy model of a basis, ready to be trained on one set of texts after another."""
 
     def __init__(self, folder: Path, basis: Basis, device: str = "cpu") -> None:
-        """Raises InvalidInput when the model in `folder` is not the basis' own, or has no such layers."""
+        """Loads the model in `folder` and puts the basis' frozen A on its layers.
+
+        Raises:
+            InvalidInput: the model is not the basis' own, or has fewer layers.
+        """
         found = weights_hash(folder)
         if found != basis.sha256:
             raise InvalidInput(
@@ -83,7 +92,7 @@ class Proxy:
         model.eval()
 
     def vector(self, texts: Sequence[str], progress: Progress = lambda *_: None) -> ParameterVector:
-        """The parameter vector of these texts; the same texts always give the same one, on one machine.
+        """Returns the parameter vector of these texts; on one machine the same texts always give the same one.
 
         Raises:
             InvalidInput: there is no text with at least two tokens.
@@ -117,7 +126,8 @@ class Proxy:
         return ids if first is None else [first, *ids]
 
     def _loss(self, windows: Sequence[Sequence[int]], generator: np.random.Generator) -> torch.Tensor:
-        """Mean negative log-likelihood of some random tokens of each window; padding stands behind them, unseen."""
+        """Returns the mean negative log-likelihood of some random tokens of each window; padding stands behind them,
+        unseen."""
         length = max(map(len, windows))
         ids = torch.tensor([[*window, *([0] * (length - len(window)))] for window in windows], device=self._device)
         places = [
@@ -131,27 +141,28 @@ class Proxy:
 
 
 def frozen_a(basis: Basis, place: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A of one layer: normal with variance 1 / in features, from the seed and the layer's name alone."""
+    """Draws A of one layer: normal with variance 1 / in features, from the seed and the layer's name alone."""
     digest = hashlib.sha256(f"{basis.seed} {place}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
     return (generator.normal(size=shape) / math.sqrt(shape[-1])).astype(np.float32)
 
 
 def batches(count: int, basis: Basis, generator: np.random.Generator) -> list[list[int]]:
-    """Rows of each step: a new random order for each pass over them, until the steps are full."""
+    """Returns the rows of each step: a new random order for each pass over them, until the steps are full."""
     needed = basis.steps * basis.batch
     order = np.concatenate([generator.permutation(count) for _ in range(math.ceil(needed / count))])[:needed]
     return [list(map(int, part)) for part in np.split(order, basis.steps)]
 
 
 def _window(tokens: Sequence[int], length: int, generator: np.random.Generator) -> Sequence[int]:
-    """At most `length` tokens in a row, from a random place on, after the first one, which begins every text."""
+    """Cuts at most `length` consecutive tokens from a random place on, behind the first token, which begins every
+    text."""
     start = int(generator.integers(1, max(2, len(tokens) - length + 1)))
     return [tokens[0], *tokens[start : start + length]]
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Warm-up, then a cosine to nothing."""
+    """Returns the share of the learning rate at a step: a linear warm-up, then a cosine to nothing."""
     warmup = max(1, round(WARMUP_SHARE * steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -159,14 +170,15 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _scaled(parts: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """With a mean square of 1: only the direction counts, and float16 holds numbers of this size best."""
+    """Scales the parts to a mean square of 1: only the direction counts, and float16 holds numbers of this size
+    best."""
     square = sum(float((part.astype(np.float64) ** 2).sum()) for part in parts.values())
     count = sum(part.size for part in parts.values())
     return {name: (part / math.sqrt(square / count)).astype(np.float32) for name, part in parts.items()}
 
 
 def _place(name: str) -> str:
-    """`….layers.3.self_attn.q_proj.lora_B.default.weight` → `3.q_proj`."""
+    """Shortens a parameter's name: `….layers.3.self_attn.q_proj.lora_B.default.weight` → `3.q_proj`."""
     parts = name.partition(".layers.")[2].split(".")
     return f"{parts[0]}.{parts[-4]}" if len(parts) > 4 else name
 

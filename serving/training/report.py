@@ -1,4 +1,5 @@
-"""What the scores say: each learnware beside the base, the majority answer and the shuffled-answers control."""
+"""Reports and tables of scores: each learnware beside the base, the majority answer and the shuffled-answers
+control."""
 
 import math
 from collections import Counter
@@ -10,14 +11,16 @@ from serving.training.scoring import RowScore
 from serving.training.statistics import Estimate, compare, estimate
 
 DIGITS = 4
+"""Digits after the point in a report."""
 CONTROLS = ("base", "majority", "shuffled")
+"""The controls with which a learnware is compared."""
 NORMAL = 1.96
-"""Standard errors in half of a 95 % interval."""
+"""Standard errors in half of a 95 % interval of the normal distribution."""
 
 
 def majority_scores(train: Sequence[Row], test: Sequence[Row]) -> list[RowScore]:
-    """The control that never reads the prompt: it gives each answer its frequency among the train rows (one added to
-    each count, so that none is impossible), hence always chooses the most frequent one."""
+    """Scores the control that never reads the prompt: it gives each answer its frequency among the train rows (one
+    added to each count, so that none is impossible), hence always chooses the most frequent one."""
     counts = Counter(row.answer for row in train)
     most_frequent = counts.most_common(1)[0][0]
     scored = []
@@ -34,9 +37,9 @@ def majority_scores(train: Sequence[Row], test: Sequence[Row]) -> list[RowScore]
 
 
 def task_report(systems: Mapping[str, Sequence[RowScore]]) -> dict[str, Any]:
-    """Accuracy and mean log-likelihood of the gold answer of each system with 95 % intervals, and "learnware" against
-    every control that is there. `beats_all_controls`: better accuracy at 95 % than each of base, majority and shuffled;
-    None while one of them is missing."""
+    """Reports each system's accuracy and mean log-likelihood of the gold answer with 95 % intervals, and "learnware"
+    against every control that is there. `beats_all_controls` says that its accuracy is better at 95 % than that of each
+    of base, majority and shuffled; it is None while one of them is missing."""
     report: dict[str, Any] = {"rows": len(next(iter(systems.values()))), "systems": {}, "against": {}}
     for name, scores in systems.items():
         report["systems"][name] = {
@@ -60,8 +63,8 @@ def task_report(systems: Mapping[str, Sequence[RowScore]]) -> dict[str, Any]:
 
 
 def with_earlier_control(report: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
-    """The report with a shuffled control of which only the means of an earlier one on the same rows are left. Without
-    its rows the comparison is not paired: the interval is that of two independent shares, which is wider."""
+    """Adds to a report a shuffled control of which only the means of an earlier report on the same rows are left.
+    Without its rows the comparison is not paired: the interval is that of two independent shares, which is wider."""
     own, other, rows = report["systems"]["learnware"]["accuracy"]["mean"], control["accuracy"]["mean"], report["rows"]
     spread = NORMAL * math.sqrt((own * (1 - own) + other * (1 - other)) / rows)
     difference = Estimate(own - other, own - other - spread, own - other + spread)
@@ -77,8 +80,8 @@ def with_earlier_control(report: Mapping[str, Any], control: Mapping[str, Any]) 
 
 
 def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """The reports as a Markdown table, one line a task. `log p(gold)`: of the base and, after the arrow, of the
-    learnware; `steps`: of the learnware and of its shuffled control."""
+    """Formats the reports as a Markdown table, one line a task. The column `log p(gold)` has the base's value and,
+    after the arrow, the learnware's; `steps` those of the learnware and of its shuffled control."""
     lines = [
         "| learnware | rows | base | majority | shuffled | learnware (95 %) | log p(gold) | steps | beats all |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Rows of a task: reading, checking, hashing, shuffling of answers, and tokens in chat form.
+"""The rows of a task: reading, checking, hashing, shuffling of answers, and tokens in chat form.
 
 A row is one JSON object a line: `prompt` (what the user says), `answer` (what the assistant must say) and, where the
 answer is one of a few, `choices`: the labels themselves, or, for multiple choice, the texts of the options while
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Letters of the options of a multiple-choice question, in order."""
 
 
 class Row(NamedTuple):
@@ -29,21 +30,23 @@ class Row(NamedTuple):
     choices: tuple[str, ...] = ()
 
     def candidates(self) -> tuple[str, ...]:
-        """The answers to choose among: labels as they stand, letters for multiple choice, nothing for free answers."""
+        """Returns the answers to choose among: labels as they stand, letters for multiple choice, nothing for free
+        answers."""
         if not self.choices or self.answer in self.choices:
             return self.choices
         return tuple(LETTERS[: len(self.choices)])
 
 
 class EncodedRow(NamedTuple):
-    """Token ids of a row: the prompt as one user turn, up to where the assistant speaks; the answer and end of turn."""
+    """Token ids of a row: the prompt as one user turn, up to where the assistant speaks; the answer and the end of
+    turn."""
 
     prompt: list[int]
     answer: list[int]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSONL file.
+    """Reads the rows of a JSONL file.
 
     Raises:
         InvalidInput: the file is missing, empty, or a line is not a row; the message names the line.
@@ -77,12 +80,13 @@ def _parse(line: str, place: str) -> Row:
 
 
 def rows_kind(rows: Sequence[Row]) -> AnswerKind:
-    """What the answers of these rows are, taken together (`specs.answers.answer_kind`)."""
+    """Returns the kind of these rows' answers, taken together (`specs.answers.description.answer_kind`)."""
     return answer_kind([row.answer for row in rows], [row.choices for row in rows])
 
 
 def rows_hash(rows: Sequence[Row]) -> str:
-    """SHA-256 over the rows' content, in order: what was trained or scored on, whatever the file was called."""
+    """Returns SHA-256 over the rows' content, in order: it names what was trained or scored on, whatever the file was
+    called."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps([row.prompt, row.answer, list(row.choices)], ensure_ascii=False).encode())
@@ -91,7 +95,8 @@ def rows_hash(rows: Sequence[Row]) -> str:
 
 
 def shuffle_answers(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The same prompts with the answers dealt out anew: the control that can learn format and label frequencies only.
+    """Returns the same prompts with the answers dealt out anew: the control that can learn format and label frequencies
+    only.
 
     Answers move only between rows with equally many choices, so that a letter always has an option to stand for.
     """
@@ -109,14 +114,15 @@ def shuffle_answers(rows: Sequence[Row], seed: int) -> list[Row]:
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the rows to train on and of those held out, drawn by the prompts' hashes whatever their order."""
+    """Returns the indices of the rows to train on and of those held out, drawn by the prompts' hashes whatever their
+    order."""
     ranked = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{seed}\n{rows[i].prompt}".encode()).digest())
     held = max(1, round(len(rows) * share))
     return sorted(ranked[held:]), sorted(ranked[:held])
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[EncodedRow]:
-    """Rows as tokens. Too long a prompt loses its middle, never its beginning nor its end."""
+    """Encodes rows as tokens. Too long a prompt loses its middle, never its beginning nor its end."""
     return [
         EncodedRow(encode_prompt(row.prompt, tokenizer, max_length), encode_answer(row.answer, tokenizer))
         for row in rows
@@ -124,7 +130,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_l
 
 
 def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[int]:
-    """One user turn through the chat template (plain text if there is none), at most `max_length` tokens."""
+    """Encodes one user turn through the chat template (plain text if there is none), as at most `max_length` tokens."""
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
@@ -139,13 +145,14 @@ def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase", max_length:
 
 
 def encode_answer(answer: str, tokenizer: "PreTrainedTokenizerBase", end: bool = True) -> list[int]:
-    """The answer's tokens, then (with `end`) the token that ends the turn."""
+    """Encodes the answer, followed (with `end`) by the token that ends the turn."""
     ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
     return [*ids, tokenizer.eos_token_id] if end else ids
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all rows share, less what leaves no row without a token of its own."""
+    """Returns how many leading tokens all rows share, at most so many that each row keeps a token of its own; 0 for no
+    rows."""
     if not rows:
         return 0
     first, last = min(map(list, rows)), max(map(list, rows))

@@ -1,4 +1,4 @@
-"""Scoring by log-likelihood: which of the given answers a model finds likeliest, row by row, kept as it goes.
+"""Scores rows by log-likelihood: which of the given answers a model finds likeliest, row by row, kept on disk.
 
 Protocol (`PROTOCOL` names it in every result). A row's prompt is one user turn through the base's chat template, up to
 where the assistant speaks, exactly as it is served. For each answer to choose among (the labels; for multiple choice
@@ -38,20 +38,26 @@ PROTOCOL = (
     "sum of log p(answer token | chat-templated prompt) over the whole answer without end of turn, argmax; "
     "without choices: log p of the answer and end of turn, right if each token is the likeliest; v2"
 )
+"""Name of the way of scoring, kept with each result (see the module)."""
 TEXT_PROTOCOL = (
     "sentences: mean log p(gold answer token | chat-templated prompt) without end of turn; "
     "ROUGE-L F of greedy decoding; v1"
 )
+"""Name of the way of scoring answers in sentences, kept with each result (see the module)."""
 MAX_LENGTH = 2048
+"""Largest length of a prompt in tokens."""
 BASE = "base"
+"""Name of the base model without an adapter among the systems that are scored."""
 ROWS_A_PASS = 16
+"""Largest number of rows in a pass."""
 PASS_TOKENS = 24
-"""What a pass costs besides its tokens, in tokens: measured with SmolLM2-135M on one core."""
+"""Cost of a pass besides its tokens, in tokens: measured with SmolLM2-135M on one core."""
 
 
 class RowScore(NamedTuple):
-    """What one model makes of one row: log-likelihood (nats) of each answer to choose among, in order; the gold one's
-    number; whether greedy decoding would begin with the gold answer; and, of an answer in sentences, its tokens."""
+    """The scores of one model on one row: log-likelihood (nats) of each answer to choose among, in order; the gold
+    one's number; whether greedy decoding would begin with the gold answer; and the number of tokens of an answer in
+    sentences (else 0)."""
 
     scores: tuple[float, ...]
     gold: int
@@ -60,20 +66,21 @@ class RowScore(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether the gold answer is the likeliest; without others to choose among, whether it would be said."""
+        """True when the gold answer is the likeliest; without others to choose among, when greedy decoding would say
+        it."""
         if len(self.scores) == 1:
             return self.greedy
         return max(range(len(self.scores)), key=self.scores.__getitem__) == self.gold
 
     @property
     def gold_log_likelihood(self) -> float:
-        """In nats, of the gold answer among all that could be said; of sentences the mean a token."""
+        """Log-likelihood of the gold answer in nats among all that could be said; for sentences the mean a token."""
         return self.scores[self.gold] / max(1, self.tokens)
 
     @property
     def gold_probability(self) -> float:
-        """Of the gold answer among those to choose from; without others, among all that could be said; of sentences
-        the geometric mean a token."""
+        """Probability of the gold answer among those to choose from; without others, among all that could be said; for
+        sentences the geometric mean a token."""
         if len(self.scores) == 1:
             return math.exp(self.gold_log_likelihood)
         best = max(self.scores)
@@ -83,9 +90,9 @@ class RowScore(NamedTuple):
 class Scorer:
     """One base model with any number of its adapters, scored with the same activations below the first adapted layer.
 
-    `adapters` maps a name to a PEFT folder; the name "base" stands for no adapter. `cells` is where finished rows are
-    kept: one JSONL file for each pair of model and rows, named by their hashes, so that nothing is scored twice and a
-    cut loses one pass.
+    `adapters` maps a name to a PEFT folder; the name "base" stands for no adapter. `cells` is the folder of finished
+    rows: one JSONL file for each pair of model and rows, named by their hashes, so that nothing is scored twice and an
+    interruption loses one pass.
     """
 
     def __init__(self, base: Path, base_id: str, adapters: dict[str, Path], cells: Path, device: str = "cpu"):
@@ -115,10 +122,12 @@ class Scorer:
     def score(
         self, rows: Sequence[Row], name: str, progress: Callable[[int], None], kind: AnswerKind | None = None
     ) -> list[RowScore]:
-        """Scores of `rows` by the named model, in the rows' order; `progress` is told how many rows are done.
+        """Returns the scores of `rows` by the named model, in the rows' order.
 
-        `kind` is that of the whole task's answers, for callers that bring a few of its rows at a time (default: of
-        these rows).
+        Args:
+            progress: called with the number of rows done.
+            kind: kind of the whole task's answers, for callers that bring a few of its rows at a time; None takes that
+                of these rows.
         """
         text = (kind or rows_kind(rows)) == "text"
         prompts = [encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for row in rows]
@@ -150,7 +159,8 @@ class Scorer:
         return [done[i] for i in range(len(rows))]
 
     def say(self, rows: Sequence[Row], name: str, max_tokens: int, progress: Callable[[int], None]) -> list[str]:
-        """What the named model says to the rows' prompts by greedy decoding, `max_tokens` at most, in their order."""
+        """Returns the named model's greedy answers to the rows' prompts, of at most `max_tokens` tokens, in their
+        order."""
         path = self._cell(rows, name, f"-said-{max_tokens}")
         done = {item["row"]: str(item["text"]) for item in read_lines(path)}
         prompts = {
@@ -173,7 +183,8 @@ class Scorer:
         return self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}{ending}.jsonl"
 
     def _stack_for(self, rows: Sequence[Row], prompts: Sequence[list[int]]) -> Stack:
-        """The model run over these rows; the last one again for the same rows, with the activations it has kept."""
+        """Returns the model as it runs over these rows; for the same rows as before the last one, with the activations
+        it has kept."""
         key = rows_hash(rows)
         if self._stack is None or self._stack[0] != key:
             self._stack = key, Stack(self.model, self.first, prompts[0][: common_prefix(prompts)])
@@ -182,7 +193,7 @@ class Scorer:
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """The model with the named adapter, or with none."""
+        """Activates the named adapter, or none, inside the context."""
         if self._adapted is None:
             yield
         elif name == BASE:
@@ -194,7 +205,7 @@ class Scorer:
 
 
 def read_cell(path: Path) -> dict[int, RowScore]:
-    """The rows that a file of scores holds."""
+    """Reads the row scores of a file, by row number."""
     return {
         item["row"]: RowScore(tuple(item["scores"]), item["gold"], item["greedy"], item.get("tokens", 0))
         for item in read_lines(path)
@@ -202,8 +213,8 @@ def read_cell(path: Path) -> dict[int, RowScore]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file that is written a line at a time; a last line that was cut is dropped from the file,
-    too. Makes the folder for it."""
+    """Reads the objects of a JSONL file that is written a line at a time, and makes the folder for it. An incomplete
+    last line is dropped from the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return []
@@ -215,7 +226,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Cuts rows of ascending lengths into passes [begin, end), padded to their longest, such that all cost least."""
+    """Cuts rows of ascending lengths into passes [begin, end), padded to their longest, so that the total cost is
+    least."""
     best: list[tuple[int, int]] = [(0, 0)]  # cost of the first rows, and where their last pass begins
     for end in range(1, len(lengths) + 1):
         best.append(
@@ -233,7 +245,8 @@ def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:
 def _score_pass(
     stack: Stack, prompts: Sequence[list[int]], answers: Sequence[list[list[int]]], indices: Sequence[int]
 ) -> list[tuple[tuple[float, ...], tuple[bool, ...]]]:
-    """For each row: the summed log-probability of each answer, and whether all its tokens are the likeliest ones."""
+    """Returns for each row the summed log-probability of each answer, and whether all its tokens are the likeliest
+    ones."""
     with torch.no_grad():
         if stack.divided:
             batch, answer_of = stack.choice_batch(prompts, answers, indices)
@@ -254,12 +267,12 @@ def _score_pass(
 
 
 def first_layer(folder: Path) -> int:
-    """The first layer that an adapter changes."""
+    """Returns the number of the first layer that an adapter changes."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     layers = config.get("layers_to_transform")
     return min(layers) if isinstance(layers, list) and layers else layers if isinstance(layers, int) else 0
 
 
 def _key(name: str) -> str:
-    """A name that PyTorch takes for a module: without dots."""
+    """Replaces the dots of a name, which PyTorch does not take in a module's name."""
     return name.replace(".", "_")

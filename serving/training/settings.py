@@ -1,4 +1,4 @@
-"""What a training run is told: every value with its default and its reason."""
+"""The settings of a training run, each with its default and its reason."""
 
 from typing import Literal
 
@@ -14,9 +14,10 @@ class TrainingSettings(BaseModel):
     # largest that its slots can be made for (`engine.max_rank`).
     rank: int = Field(8, ge=1, le=256)
     alpha: float = Field(16.0, gt=0)
-    # Queries, values and both output projections: what steers attention, and what is written back to the stream.
+    # Queries, values and both output projections: they steer attention and write back to the residual stream.
     target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
-    # First adapted layer as a share of the depth. What lies below is frozen: its output is computed once a row.
+    # The first adapted layer as a share of the depth. Layers below it are frozen, and their output is computed once a
+    # row.
     first_layer_share: float = Field(0.47, ge=0, lt=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -24,19 +25,19 @@ class TrainingSettings(BaseModel):
     # The learning rate falls along a cosine over this many passes; training ends there, or when `patience` runs out.
     epochs: float = Field(3.0, gt=0)
     warmup_share: float = Field(0.06, ge=0, lt=1)
-    # Evaluations on the held-out slice in each pass, and how many in a row may bring no better one.
+    # The number of evaluations on the held-out slice in each pass, and how many in a row may bring no better one.
     evaluations_per_epoch: int = Field(2, ge=1)
     patience: int = Field(4, ge=1)
     held_out_share: float = Field(0.12, gt=0, lt=0.9)
-    # Of the held-out rows, those that are looked at: more take time from training and hardly move the mean.
+    # The number of held-out rows that are evaluated: more take time from training and hardly move the mean.
     evaluation_rows: int = Field(64, ge=1)
-    # Prompts off the task at which the adapter is held to the base model (`serving.training.keep`); 0: none. A run of
-    # some minutes takes 100 to 200 steps, hence each of these rows once or twice.
+    # The number of prompts off the task at which the adapter is kept to the base model (`serving.training.keep`); 0
+    # keeps it nowhere. A run of some minutes takes 100 to 200 steps, hence each of these rows once or twice.
     keep_rows: int = Field(300, ge=0)
-    # Beside 8 rows of the task. Measured with finance-tfns, 30 steps from an adapter that had seen its task alone
-    # (about half of its answers off the task degenerate, 79.0 % right on it): weight 1 leaves 1.4 % and 80.0 %,
-    # weight 3 0.7 % and 80.0 % with two thirds of the drift; 6 keep rows beside 4 of the task 0.7 % and 79.5 %, the
-    # held-out loss rising.
+    # The number of keep rows beside the 8 rows of the task in a step. Measured with finance-tfns, 30 steps from an
+    # adapter that had seen its task alone (about half of its answers off the task degenerate, 79.0 % right on it):
+    # weight 1 leaves 1.4 % and 80.0 %, weight 3 0.7 % and 80.0 % with two thirds of the drift; 6 keep rows beside 4 of
+    # the task 0.7 % and 79.5 %, the held-out loss rising.
     keep_batch: int = Field(3, ge=1)
     keep_weight: float = Field(3.0, gt=0)
     max_length: int = Field(1024, ge=16)

@@ -20,37 +20,39 @@ from torch import Tensor, nn
 from serving.training.rows import EncodedRow
 
 BUCKETS = ((16, 128), (32, 256), (64, 1 << 30))
-"""Rows are padded to a multiple of the first number whose limit they do not pass. Every new shape costs oneDNN a second
-or so in bf16 on CPU (torch 2.13); every padded token costs as much as a real one."""
+"""Steps and limits of padded lengths: a row is padded to a multiple of the first step whose limit it does not pass.
+Every new shape costs oneDNN a second or so in bf16 on CPU (torch 2.13); every padded token costs as much as a real
+one."""
 
 TOLERANCE = 0.25
 """Largest difference of a log-probability (nats) between the divided run and the plain run that bf16 rounding explains;
 about 0.1 is usual for SmolLM2-135M."""
 
 UNLIKELY = -8.0
-"""Log-probabilities below this are compared as if they were this: bf16 differs more where nothing depends on it."""
+"""Log-probabilities below this are compared as if they were equal to it: bf16 differs more where nothing depends on
+it."""
 
 KEEP_BYTES = 4 << 30
-"""Memory for kept activations: 1,000 rows of 400 tokens of a 135M model need 0.5 GB."""
+"""Bytes of memory for kept activations: 1,000 rows of 400 tokens of a 135M model need 0.5 GB."""
 
 
 class Batch(NamedTuple):
     """Rows without their shared prefix, padded on the right to one length."""
 
     tokens: Tensor
-    """(rows, length)."""
+    """(rows, length): token ids."""
     row: Tensor
     """(answer tokens,): the row that an answer token belongs to."""
     position: Tensor
-    """(answer tokens,): where it is predicted, one before where it stands."""
+    """(answer tokens,): the place at which an answer token is predicted, one before the place where it stands."""
     target: Tensor
-    """(answer tokens,): the token."""
+    """(answer tokens,): the token ids."""
     indices: tuple[int, ...]
-    """Names of the rows in the store of kept activations; negative: not kept."""
+    """Numbers of the rows in the store of kept activations; activations of a negative one are not kept."""
     places: Tensor | None = None
-    """(rows, length): positions in the text, where they are not simply ascending."""
+    """(rows, length): positions in the text, or None where they are simply ascending."""
     sees: Tensor | None = None
-    """(rows, length, length), bool: what a token sees besides the prefix, where it is not simply all before it."""
+    """(rows, length, length), bool: what a token sees besides the prefix, or None where it is all before it."""
 
 
 class Stack:
@@ -71,16 +73,17 @@ class Stack:
         self._kept_bytes = 0
         self._lower_prefix: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
         self.keep_upper_prefix = False
-        """Whether the upper layers' keys and values of the prefix are kept from batch to batch: while no weight changes
-        (`forget_upper_prefix` says when one does) and without gradients."""
+        """If true, the upper layers' keys and values of the prefix are kept from batch to batch; allowed only without
+        gradients, and while no weight changes (`forget_upper_prefix` says when one does)."""
         self._upper_prefix: list[tuple[Tensor, Tensor]] | None = None
 
     def forget_upper_prefix(self) -> None:
-        """To be called when the upper layers' weights are others than before."""
+        """Drops the upper layers' keys and values of the prefix. Call it when the upper layers' weights have
+        changed."""
         self._upper_prefix = None
 
     def batch(self, rows: Sequence[EncodedRow], indices: Sequence[int]) -> Batch:
-        """Pads the rows to a common bucket."""
+        """Makes a batch of the rows, padded to a common bucket."""
         skip = len(self.prefix)
         bodies = [[*row.prompt[skip:], *row.answer[:-1]] for row in rows]
         places = [
@@ -93,10 +96,13 @@ class Stack:
     def choice_batch(
         self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]], indices: Sequence[int]
     ) -> tuple[Batch, Tensor]:
-        """All answers to choose among, of all rows, in one pass: each sees the prompt and itself only. Padded to the
-        longest row, in bf16 to its bucket.
+        """Makes a batch of all answers to choose among, of all rows, for one pass: each answer sees the prompt and
+        itself only. It is padded to the longest row, in bf16 to its bucket.
 
         Returns the batch and, for each of its answer tokens, the number of the answer within its row.
+
+        Raises:
+            RuntimeError: the model does not run divided.
         """
         if not self.divided:
             raise RuntimeError("this model does not run divided; score each answer as a row of its own")
@@ -128,7 +134,7 @@ class Stack:
         return batch, torch.tensor(answer_of, device=self.device)
 
     def logits(self, batch: Batch) -> Tensor:
-        """(answer tokens, vocabulary), fp32: what is predicted where an answer token stands."""
+        """Returns the logits where an answer token is predicted, (answer tokens, vocabulary), fp32."""
         if self.divided:
             hidden = self._upper(self._lower(batch), batch)
         else:
@@ -137,19 +143,21 @@ class Stack:
         return logits
 
     def log_probs(self, batch: Batch) -> Tensor:
-        """Log-probability (fp32) of each answer token given what it follows; with gradients where they are on."""
+        """Returns the log-probability (fp32) of each answer token given the tokens before it; with gradients where they
+        are on."""
         return -nn.functional.cross_entropy(self.logits(batch), batch.target, reduction="none")
 
     def log_probs_and_greedy(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and whether each answer token is the likeliest one: what greedy decoding gives."""
+        """Returns the log-probability (fp32) of each answer token, and whether it is the likeliest one, which greedy
+        decoding gives."""
         logits = self.logits(batch)
         return -nn.functional.cross_entropy(logits, batch.target, reduction="none"), logits.argmax(-1) == batch.target
 
     def check_integrity(self, rows: Sequence[EncodedRow]) -> float:
-        """The largest difference of a log-probability (nats) to the model run plainly, one row at a time.
+        """Returns the largest difference of a log-probability (nats) to the model run plainly, one row at a time.
 
         Raises:
-            RuntimeError: it is more than rounding explains: this model cannot be divided so.
+            RuntimeError: it is more than rounding explains, so this model cannot be divided.
         """
         with torch.no_grad():
             ours = self.log_probs(self.batch(rows, [-1] * len(rows)))
@@ -176,7 +184,8 @@ class Stack:
         return row, position, target
 
     def _lower(self, batch: Batch) -> Tensor:
-        """Input of the upper layers, (rows, length, hidden), without gradients; kept from the first time on."""
+        """Returns the input of the upper layers, (rows, length, hidden), without gradients; it is kept from the first
+        time on."""
         length = batch.tokens.shape[1]
         kept = {n: self._kept.get(index) for n, index in enumerate(batch.indices)}
         missing = [n for n, hidden in kept.items() if hidden is None or hidden.shape[0] != length]
@@ -203,7 +212,8 @@ class Stack:
             self._kept[index] = hidden.clone()
 
     def _lower_of_prefix(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Hidden states of the prefix after the frozen layers, and those layers' keys and values; computed once."""
+        """Returns the hidden states of the prefix after the frozen layers, and those layers' keys and values; computed
+        once."""
         if self._lower_prefix is None:
             with torch.no_grad():
                 ids = torch.tensor([self.prefix], dtype=torch.long, device=self.device)
@@ -225,7 +235,8 @@ class Stack:
         return self._run(self.first, None, hidden, cache, batch)
 
     def _run(self, begin: int, end: int | None, hidden: Tensor, cache: Any, batch: Batch | None) -> Tensor:
-        """Layers begin..end-1 on `hidden`, after what `cache` (of one row) holds; the final norm if they reach the top.
+        """Runs layers `begin` to `end` - 1 on `hidden`, after the content of `cache` (of one row), and the final norm
+        if they reach the top.
 
         The decoder is made to consist of these layers for the time of the call.
         """
@@ -250,7 +261,7 @@ class Stack:
                 layer.self_attn.layer_idx = number
 
     def _attention(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Mask (additive, 4-dimensional: transformers passes it on) and positions, where they are not plain."""
+        """Returns mask (additive, 4-dimensional: transformers passes it on) and positions, where they are not plain."""
         if batch.sees is None or batch.places is None:
             return {}
         rows, length, _ = batch.sees.shape
@@ -262,13 +273,13 @@ class Stack:
 
 
 def bucket(length: int) -> int:
-    """The padded length of a row."""
+    """Returns the padded length of a row."""
     step = next(step for step, limit in BUCKETS if length <= limit)
     return -(-length // step) * step
 
 
 def is_divisible(decoder: Any) -> bool:
-    """Whether the decoder is a plain list of full-attention layers followed by a norm."""
+    """Returns whether the decoder is a plain list of full-attention layers followed by a norm."""
     config = decoder.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     layers = getattr(decoder, "layers", None)

@@ -11,6 +11,7 @@ RESAMPLES = 10_000
 """Bootstrap resamples: the ends of a 95 % interval then move by less than a tenth of its width from seed to seed."""
 
 LEVEL = 0.95
+"""Level of confidence of every interval and comparison."""
 
 
 class Estimate(NamedTuple):
@@ -31,7 +32,7 @@ class Comparison(NamedTuple):
 
 
 def estimate(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> Estimate:
-    """Mean and interval; (nan, nan, nan) without values."""
+    """Returns the mean and its interval; (nan, nan, nan) without values."""
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
         return Estimate(math.nan, math.nan, math.nan)
@@ -57,7 +58,8 @@ def compare(first: Sequence[bool], second: Sequence[bool], seed: int = 0) -> Com
 
 
 def mcnemar(gains: int, losses: int) -> float:
-    """Exact two-sided McNemar test: the chance of so uneven a split of the rows on which two systems differ."""
+    """Returns the p-value of the exact two-sided McNemar test: the chance of so uneven a split of the rows on which two
+    systems differ."""
     changed = gains + losses
     tail = sum(math.comb(changed, k) for k in range(min(gains, losses) + 1))
     return min(1.0, 2 * tail / 2**changed)

@@ -1,8 +1,8 @@
-"""The training loop: steps, held-out evaluations, and a checkpoint from which it goes on after any cut.
+"""The training loop: steps, held-out evaluations, and a checkpoint from which an interrupted run continues.
 
 Adapter weights take part in the forward pass in the base's own type (bf16), exactly as they will be served; the
 optimizer holds fp32 masters. The order of rows depends on the seed and the pass only, so a resumed run takes the same
-steps as one that was never cut.
+steps as one that was never interrupted.
 """
 
 import io
@@ -22,11 +22,13 @@ from serving.training.settings import TrainingSettings
 from serving.training.split_model import Stack, bucket
 
 GRADIENT_NORM = 1.0
-FLOOR = 0.05  # the cosine's last value, as a share of the learning rate
+"""Largest norm of the gradients of a step."""
+FLOOR = 0.05
+"""Last value of the cosine schedule, as a share of the learning rate."""
 
 
 class Evaluation(NamedTuple):
-    """One look at the held-out slice: `loss` in nats an answer token, `exact` the share answered right by greedy
+    """One evaluation on the held-out slice: `loss` in nats an answer token, `exact` the share answered right by greedy
     decoding, `drift` the divergence from the base (nats a token) at keep rows that are not trained on."""
 
     step: int
@@ -37,7 +39,7 @@ class Evaluation(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a finished run leaves behind; `weights` are those of the best evaluation."""
+    """The result of a finished run; `weights` are those of the best evaluation."""
 
     weights: list[Tensor]
     best: Evaluation
@@ -51,7 +53,7 @@ class Trainer:
     """Trains `parameters` (the adapter's, inside `stack`) on `train` rows; evaluates on `held` rows.
 
     With a `keeper` the loss is the task's plus `keep_weight` times the divergence from the base at its rows.
-    `fingerprint` says what the run is (settings, rows, base): a checkpoint of another run is not taken up.
+    `fingerprint` names the run (settings, rows, base): a checkpoint of another run is not taken up.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Trainer:
         self.best_weights: list[Tensor] = []
 
     def run(self) -> Outcome:
-        """Goes on from the checkpoint, if there is one, to the end; leaves a checkpoint at the end, too."""
+        """Trains from the checkpoint, if there is one, to the end; leaves a checkpoint at the end, too."""
         resumed = self._load()
         last_saved = started = time.monotonic()
         before = self.seconds
@@ -134,7 +136,7 @@ class Trainer:
         return self.settings.learning_rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * along)))
 
     def _order(self, epoch: int) -> list[list[int]]:
-        """The batches of one pass: rows of about one length together, in random order."""
+        """Returns the batches of one pass: rows of about one length together, in random order."""
         return mixed_batches(self.train, self._length, self.settings.batch, f"{self.settings.seed}-{epoch}")
 
     def _length(self, index: int) -> int:
@@ -217,7 +219,8 @@ class Trainer:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file is either the old one or the new one, whole, whenever the process or the machine is cut."""
+    """Writes the file so that it is either the old one or the new one, whole, whenever the process or the machine is
+    cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)

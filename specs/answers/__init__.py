@@ -1,1 +1,1 @@
-"""What a learnware's answers look like: their kinds and lengths, the form that an ask names, and answers of no use."""
+"""Answers of learnwares: their kinds and lengths, the form of answer that an ask names, and degenerate answers."""

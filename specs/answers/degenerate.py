@@ -1,8 +1,9 @@
-"""Degenerate answers: such as no one who asked for sentences can use, told from the text alone, in any language.
+"""Degenerate answers: those that no one who asked for sentences can use, told from the text alone, in any language.
 
 A learnware that is asked something else than its task falls into a few ways of failing, and all of them can be seen
-without a reference answer: it says nothing, it goes round in a circle, or it gives a bare label, letter or number. What
-is short, or dull, or wrong is not degenerate here; neither are lists, code, tables, and poems with a refrain.
+without a reference answer: it says nothing, it goes round in a circle, or it gives a bare label, letter or number. An
+answer that is short, or dull, or wrong is not degenerate here; neither are lists, code, tables, and poems with a
+refrain.
 
 Pure functions of text. Lengths are counted so that scripts without spaces are not at a disadvantage: an ideograph, a
 kana or a Hangul syllable weighs as much as WIDE Latin letters.
@@ -20,36 +21,42 @@ from numpy.typing import NDArray
 WIDE = 3.0
 """Letters of an alphabet that say as much as one character of a script of syllables or words."""
 WINDOW = 2000
-"""Characters looked at, the last ones: an answer that ends in a circle goes on so."""
+"""Characters that are looked at, from the end: an answer that ends in a circle goes on so."""
 
 ROUNDS = 3
-"""Repetitions, one after the other, that make a text a circle where it is little else."""
+"""Repetitions without a gap from which on a text is a circle if it is little else."""
 MOSTLY = 0.6
 """Share of a text that counts as "little else"."""
 TAIL_ROUNDS = 4
-"""Repetitions that make a circle of a text's end, whatever stands before."""
+"""Repetitions without a gap from which on a text's end is a circle, whatever stands before."""
 LONGEST_PERIOD = 240
+"""The longest repeated piece that is looked for, in characters."""
 LEAST_CIRCLE, LEAST_TAIL = 20.0, 30.0
-"""Weight of what is repeated altogether: "no, no, no!" is no circle yet, nor "ha ha ha"."""
+"""The least weight of a circle, over all its repetitions, in Latin letters; the second bound is for a circle at a
+text's end. "no, no, no!" is no circle yet, nor "ha ha ha"."""
 LONELY_CHARACTER = 16
-"""Repetitions of one character: "Nooooo!" is none."""
+"""Repetitions from which on a single character is a circle: "Nooooo!" is none."""
 LEAST_DIGITS = 24
-"""Of a circle without letters: 10/3 has 17 digits as computers print it."""
+"""The least weight of a circle without letters: 10/3 has 17 digits as computers print it."""
 
 SENTENCES = 4
 """Sentences or lines from which on it matters how many of them are the same."""
 SAME_SENTENCES = 0.75
-"""Share of them that is not yet too much: a birthday song's."""
+"""The largest share of equal sentences that is not yet too much: a birthday song's."""
 LEAST_SENTENCE = 10.0
+"""The least weight of a sentence that is counted, in Latin letters."""
 WORDS = 24
+"""Words from which on it matters how few of them are distinct."""
 DISTINCT = 0.25
-"""Share of distinct words among the last WORDS or more; 40 words of prose have about 0.75, song texts about 0.4."""
+"""The least share of distinct words among the last `2 * WORDS` words; 40 words of prose have about 0.75, song texts
+about 0.4."""
 
 SPOKEN_WORDS = 8
 """Words from which on an answer is taken to be in sentences."""
 BARE_WORDS = 3
+"""The most words of a bare answer that does not end as a sentence does."""
 LETTERS_A_WORD = 12
-"""Of scripts without spaces; two words' letters and more are not a single word."""
+"""Letters of scripts without spaces that count as one word; that many for two words are more than a single word."""
 
 _SEPARATORS = re.compile(r"[\s,;:/|&+.!?。，、；：！？·*_#`\"'()\[\]{}<>\-–—]+")
 _LEADS = re.compile(r"^(?:(?:the )?(?:final )?answer(?: is)? ?:?|答案是? ?:?) ?(?=\S)")
@@ -61,18 +68,18 @@ _END = re.compile(r"[.!?…。！？؟।][\"'”’)\]*]*$")
 
 
 class Fault(StrEnum):
-    """What is wrong with a degenerate answer."""
+    """The ways in which an answer is degenerate."""
 
     NOTHING = "nothing"
-    """Empty, or without a letter, a digit or a symbol."""
+    """The answer is empty, or has no letter, digit or symbol."""
     CIRCLE = "circle"
-    """A phrase repeated over and over."""
+    """A phrase is repeated over and over."""
     BARE = "bare"
-    """A label, a letter or a number for a question that wants sentences."""
+    """A label, a letter or a number answers a question that wants sentences."""
 
 
 def is_degenerate(answer: str, *, labels: Collection[str] = (), base: str | None = None) -> bool:
-    """Whether `fault_of` finds one."""
+    """Whether `fault_of` finds a fault in an answer."""
     return fault_of(answer, labels=labels, base=base) is not None
 
 
@@ -82,13 +89,13 @@ def is_degenerate_beside(answer: str, base: str, labels: Collection[str] = ()) -
 
 
 def fault_of(answer: str, *, labels: Collection[str] = (), base: str | None = None) -> Fault | None:
-    """What is degenerate about an answer to a question that wants sentences; None: nothing is.
+    """Returns the fault of an answer to a question that wants sentences, or None.
 
     The answer may be cut off anywhere. `labels` are those that the learnware answers its own task with; one of them
-    alone, or several, is bare. `base` is the base model's answer to the same question: it says what the question wants.
-    A few words that are its gist ("1945", "Paris" where it says so in a sentence) are not bare, while others are where
-    it speaks in sentences. Without it only labels, single letters and numbers are bare: "Paris." may be all that was
-    asked for.
+    alone, or several, is bare. `base` is the base model's answer to the same question, which shows what the question
+    wants. A few words that are its gist ("1945", "Paris" where it says so in a sentence) are not bare, while other few
+    words are where it speaks in sentences. Without it only labels, single letters and numbers are bare: "Paris." may be
+    all that was asked for.
     """
     text = _normalised(answer)
     if not any(_says_something(character) for character in text):
@@ -101,23 +108,24 @@ def fault_of(answer: str, *, labels: Collection[str] = (), base: str | None = No
 
 
 def _normalised(text: str) -> str:
-    """Compatible forms and cases alike, white space single; without the character that a cut left broken."""
+    """Makes compatible forms and cases alike and white space single, and drops the character that a cut left broken."""
     return " ".join(unicodedata.normalize("NFKC", text.rstrip("\ufffd")).casefold().split())
 
 
 def _says_something(character: str) -> bool:
-    """Letters, digits, pictures, and mathematical symbols that no keyboard has; not what a decoder puts for bytes that
-    are no text."""
+    """Whether a character is a letter, a digit, a picture, or a mathematical symbol that no keyboard has; the
+    replacement character, which a decoder puts for bytes that are no text, is not."""
     kind = unicodedata.category(character)
     return (kind[0] in "LN" or kind == "So" or (kind == "Sm" and ord(character) > 0x7F)) and character != "\ufffd"
 
 
 def _is_wide(character: str) -> bool:
+    """Whether a character is an ideograph, a kana or a Hangul syllable."""
     return unicodedata.east_asian_width(character) in "WF" and character.isalpha()
 
 
 def _weight(text: str) -> float:
-    """Letters of an alphabet that a text is worth."""
+    """Returns the weight of a text in Latin letters."""
     return sum(WIDE if _is_wide(character) else 1.0 for character in text)
 
 
@@ -172,13 +180,13 @@ def _has_few_words(text: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Between spaces and punctuation; a wide character is a word of its own."""
+    """Returns the words between spaces and punctuation; a wide character is a word of its own."""
     apart = "".join(f" {character} " if _is_wide(character) else character for character in text)
     return [word for word in _SEPARATORS.split(apart) if word]
 
 
 def _word_count(text: str) -> float:
-    """Two wide characters count as a word, and so do LETTERS_A_WORD letters without a space (Thai, Khmer)."""
+    """Counts words: two wide characters make one, and so do LETTERS_A_WORD letters without a space (Thai, Khmer)."""
     words = _words(text)
     letters = sum(unicodedata.category(character)[0] in "LM" and not _is_wide(character) for character in text)
     return max(sum(0.5 if len(word) == 1 and _is_wide(word) else 1.0 for word in words), letters / LETTERS_A_WORD)
@@ -206,7 +214,7 @@ def _is_bare(text: str, labels: Collection[str], base: str | None) -> bool:
 
 
 def _core(text: str) -> str:
-    """Without "Answer:" before it and punctuation around it."""
+    """Returns an answer without "Answer:" before it and punctuation around it."""
     stripped = text.strip(" .,;:!?。，；：！？*_#`\"'“”‘’\n")
     return _LEADS.sub("", stripped).strip(" .,;:!?。，；：！？*_#`\"'“”‘’") or stripped
 

@@ -1,4 +1,4 @@
-"""What the answers of a task are: one of a few labels, a letter, a number, a short span, or free text.
+"""Description of a task's answers: one of a few labels, a letter, a number, a short span, or free text.
 
 It decides how answers can be judged. Labels and letters are chosen among; numbers and spans are short enough to be said
 exactly; sentences never are, so they are judged by how likely they are, a token, and by overlap.
@@ -13,23 +13,24 @@ from typing import Any, Literal, NamedTuple, get_args
 from specs.errors import InvalidSpecification
 
 AnswerKind = Literal["label", "letter", "number", "span", "text"]
+"""The kinds of answers; a task has one."""
 
 TEXT_WORDS = 8
-"""Answers whose median has more words than this are text. Extracted spans have 1 to 3 at the median (12 at the ninth
+"""The largest median of words of answers that are not text. Extracted spans have 1 to 3 at the median (12 at the ninth
 decile), one-sentence definitions 24, so any line between 4 and 20 draws the same border."""
 MOSTLY = 0.9
-"""Share of a task's answers that must be numbers."""
+"""The least share of a task's answers that must be numbers, or letters, for the task to be of that kind."""
 
 _NUMBER = re.compile(r"[-+−]?\s*[$€£]?\s*[-+−]?\d[\d,.\s/]*(?:e[-+]?\d+)?\s*%?", re.IGNORECASE)
 _LETTER = re.compile(r"[A-Z]")
 
 
 def answer_kind(answers: Sequence[str], choices: Sequence[Sequence[str]] = ()) -> AnswerKind:
-    """The kind of a task's answers: of all of them together, since a task that is answered in sentences now and then is
-    answered in one word.
+    """Returns the kind of a task's answers, of all of them together: a task that is answered in one word may now and
+    then be answered in sentences.
 
-    `choices` are those of each row, empty where any answer may be given: labels hold the answer itself; beside a letter
-    they are the texts of the options. Without choices a task with single letters for answers is one of letters, too.
+    `choices` are those of each row, empty where any answer may be given: for labels they hold the answer itself, beside
+    a letter the texts of the options. Without choices a task with single letters for answers is one of letters, too.
 
     Raises:
         ValueError: there is no answer.
@@ -47,7 +48,7 @@ def answer_kind(answers: Sequence[str], choices: Sequence[Sequence[str]] = ()) -
 
 
 def _words(text: str) -> float:
-    """Words; of scripts without spaces two characters make one."""
+    """Counts words; in scripts without spaces two characters make one."""
     wide = sum("぀" <= character <= "鿿" for character in text)
     return len(text.split()) + wide / 2
 
@@ -57,14 +58,17 @@ def _share(pattern: re.Pattern[str], answers: Sequence[str]) -> float:
 
 
 MOST_LABELS = 64
-"""Labels that are kept: a task with more of them is told by the commonest."""
+"""The most labels that are kept: a task with more of them is described by the commonest."""
 LABEL_CHARS = 120
+"""The longest label that is kept, in characters; a longer one is cut."""
 LENGTH_QUANTILES = (0.1, 0.5, 0.9)
+"""Quantiles of the answers' lengths that are kept."""
 KINDS: tuple[str, ...] = get_args(AnswerKind)
+"""The values of `AnswerKind`."""
 
 
 class Answers(NamedTuple):
-    """What a learnware's answers are. `labels` are those of a labelling task, the commonest first, else empty;
+    """Description of a learnware's answers. `labels` are those of a labelling task, the commonest first, else empty;
     `words` are the `LENGTH_QUANTILES` of the answers' lengths in words."""
 
     kind: AnswerKind
@@ -73,7 +77,7 @@ class Answers(NamedTuple):
 
     @property
     def in_sentences(self) -> bool:
-        """Whether it answers in free text, so that it can explain something."""
+        """Whether the learnware answers in free text, so that it can explain something."""
         return self.kind == "text"
 
     def __str__(self) -> str:
@@ -83,7 +87,8 @@ class Answers(NamedTuple):
 
 
 def describe_answers(answers: Sequence[str], choices: Sequence[Sequence[str]] = ()) -> Answers:
-    """What these answers of one task are; `choices` as in `answer_kind`. Raises ValueError without an answer."""
+    """Describes the answers of one task; `choices` are as in `answer_kind`. Raises ValueError when there is no
+    answer."""
     kind = answer_kind(answers, choices)
     counted = Counter(answer[:LABEL_CHARS] for answer in answers) if kind == "label" else Counter()
     lengths = sorted(_words(answer) for answer in answers)
@@ -92,12 +97,13 @@ def describe_answers(answers: Sequence[str], choices: Sequence[Sequence[str]] = 
 
 
 def answers_to_dict(answers: Answers) -> dict[str, Any]:
-    """As it stands in `specification.json`."""
+    """Returns the description as it stands in `specification.json`."""
     return {"kind": answers.kind, "labels": list(answers.labels), "words": list(answers.words)}
 
 
 def answers_from(values: Any) -> Answers:
-    """Reads and checks what `answers_to_dict` wrote. Raises InvalidSpecification, which says what is wrong."""
+    """Reads and checks a description that `answers_to_dict` wrote. Raises InvalidSpecification, which says what is
+    wrong."""
     if not isinstance(values, Mapping) or set(values) != {"kind", "labels", "words"}:
         raise InvalidSpecification("answers must be an object with kind, labels and words")
     kind, labels, words = values["kind"], values["labels"], values["words"]

@@ -1,8 +1,8 @@
 """The form of answer that an ask names: a letter, a number, or one of some labels.
 
-Most people who want a label or a letter say so ("Answer with one of: up, down."). What an ask names and a learnware
-cannot give needs no statistics: whoever wants the final number of a word problem has no use for its operation, however
-near the two requests are.
+Most people who want a label or a letter say so ("Answer with one of: up, down."). If an ask names a form that a
+learnware cannot give, no statistics are needed: whoever wants the final number of a word problem has no use for its
+operation, however near the two requests are.
 """
 
 import re
@@ -15,7 +15,7 @@ from specs.answers.description import AnswerKind, Answers
 LEAST_SHARED = 3
 """Letters from which a label may be shortened ("pos" for positive)."""
 MOST_LISTED = 32
-"""Labels of an ask that are read."""
+"""The most labels of an ask that are read."""
 _LETTER = re.compile(
     r"\b(?:answer|reply|respond|give|state|output|return|write|send|pick|choose|with|only|just)\b[^.\n]{0,40}"
     r"\b(?:the|a|one|single|correct|right|option|its)\s+(?:\w+\s+)?letter\b(?!\s+(?:to|of|for|from)\b)"
@@ -38,14 +38,14 @@ _BETWEEN = re.compile(r"\s*(?:[,;|/]|\bor\b)\s*", re.IGNORECASE)
 
 
 class AnswerForm(NamedTuple):
-    """What is asked for: `kind` letter, number or label; of labels those that are listed, in lower case."""
+    """The form that is asked for: `kind` is letter, number or label; `labels` are the listed ones, in lower case."""
 
     kind: AnswerKind
     labels: frozenset[str] = frozenset()
 
 
 def answer_form(ask: Sequence[str]) -> AnswerForm | None:
-    """The form that the sentences of an ask name; None where they name none."""
+    """Returns the form that the sentences of an ask name, or None where they name none."""
     for sentence in ask:
         listed = _LISTED.search(sentence)
         if listed:
@@ -61,7 +61,7 @@ def answer_form(ask: Sequence[str]) -> AnswerForm | None:
 
 
 def can_give(answers: Answers | None, form: AnswerForm) -> bool:
-    """Whether a learnware whose answers are these may answer in this form; of unknown answers anything is possible.
+    """Whether a learnware with these answers may answer in this form; a learnware with unknown answers may always.
 
     Sentences may end with a number, and a span may be anything.
     """

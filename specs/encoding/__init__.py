@@ -1,1 +1,1 @@
-"""From a prompt to a vector: what is asked and what it is about, told apart and embedded apart."""
+"""From a prompt to a vector: ask and material are told apart and embedded apart."""

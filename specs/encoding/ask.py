@@ -1,14 +1,15 @@
-"""What a prompt asks for, apart from the material that it brings along.
+"""Divides a prompt into its ask and the material that it brings along.
 
-A prompt is an *ask* (an instruction, a question, a cue) and *material* (what is pasted). The same material may come
-with any ask, and the same ask with any material, so both are looked at by themselves. Asks stand at the ends: in the
-first or the last sentences or lines. Each sentence there gets a score for how much it looks like an ask (a question
-mark, an opening verb, words such as "answer with one of"), and the best ones are the ask; the rest is the material.
-Where nothing looks like an ask, the first and the last sentence stand for it: short notes ("in French", "tl;dr") are
-asks as well.
+A prompt is an *ask* (an instruction, a question, a cue) and *material* (the text that it is about, often pasted). The
+same material may come with any ask, and the same ask with any material, so both are looked at by themselves. Asks stand
+at the ends: in the first or the last sentences or lines. Each sentence there gets a score for how much it looks like an
+ask (a question mark, an opening verb, words such as "answer with one of"), and the best ones are the ask; the rest is
+the material. Where nothing looks like an ask, the first and the last sentence stand for it: short notes ("in French",
+"tl;dr") are asks as well.
 
-This is a heuristic on purpose: it only has to give requests and specifications the same view of a prompt, in tens of
-microseconds. What an ask means is told by its vector (`specs.encoding.ask_encoder`).
+This is a heuristic on purpose: it only has to give requests and specifications the same view of a prompt, in a tenth of
+a millisecond for a line and about one for a page. The meaning of an ask is in its vector
+(`specs.encoding.ask_encoder`).
 """
 
 import re
@@ -16,27 +17,29 @@ from functools import lru_cache
 from typing import NamedTuple
 
 HEAD_CHARS = 1200
+"""Characters that are read from the beginning of a long text, as in `specs.encoding.encoder`: asks stand at its
+ends."""
 TAIL_CHARS = 800
-"""What is read of a long text, as in `specs.encoding.encoder`: asks stand at its ends."""
+"""Characters that are read from the end of a long text."""
 SPLITS_KEPT = 256
-"""Prompts whose parts are kept: at most 1 MB; dividing one takes about 0.2 ms."""
+"""Prompts whose parts are kept: at most 1 MB; dividing one takes 0.1 ms (a line) to 1 ms (a page)."""
 LOOKED_AT = 4
 """Sentences from either end among which an ask is looked for."""
 MOST = 3
-"""Sentences that make up an ask at most: an instruction, the form of the answer, a question."""
+"""The most sentences that make up an ask: an instruction, the form of the answer, a question."""
 ASK_CHARS = 200
 """Characters of a sentence that count: a longer one brings material along, at its end as a rule."""
 LIKELY = 1.2
 """The score from which a sentence is taken for an ask: a question mark, an opening verb, or two lesser signs."""
 
 _ENDS = re.compile(r"""(?<=[.!])["'”’)\]]{0,3}\s+(?=[^\s\da-z])|(?<=[?？])["'”’)\]]{0,3}\s+|(?<=[。？！])|\n+""")
-"""Where a sentence or a line ends. A full stop before a small letter or a digit is an abbreviation ("Rs. 240")."""
+"""The end of a sentence or a line. A full stop before a small letter or a digit is an abbreviation ("Rs. 240")."""
 _CUE = re.compile(r"([^\n:：]{3,160}[:：])\s+(?=\S)")
-"""A colon near the beginning closes an ask: "Sentiment towards BP: …"."""
+"""A cue: a colon near the beginning, which closes an ask ("Sentiment towards BP: …")."""
 _LETTER = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.)]$")
 _OPTION = re.compile(r"[(]?(?:[A-Za-z]|\d{1,2})[.):]\s")
 _FIELD = re.compile(r"\W{0,3}[\w ]{0,20}[:：]$")
-"""The name of a field ("Answer:", "Passage:") asks for nothing by itself."""
+"""The name of a field ("Answer:", "Passage:"), which asks for nothing by itself."""
 _FRAME_NAME = (
     r"\W{0,3}(?:the |your |final )?(?:answer|response|reply|result|output|solution|question|problem|prompt|query|input"
     r"|user|assistant|q|a|antwort|frage|aufgabe|lösung|respuesta|pregunta|réponse|答案|回答|问题|問題|答|问)"
@@ -44,7 +47,7 @@ _FRAME_NAME = (
 )
 _FRAME = re.compile(rf"{_FRAME_NAME}\W{{0,3}}$", re.IGNORECASE)
 _FRAME_BEFORE = re.compile(rf"{_FRAME_NAME}\s+(?=\S)", re.IGNORECASE)
-"""Such names around a whole prompt, of which no other one says more: "Question: … Answer:"."""
+"""A name before a whole prompt that says no more than that it is one: "Question: … Answer:"."""
 _ANSWER = re.compile(r"(?:the )?answer\W{0,3}$", re.IGNORECASE)
 _COURTESY = re.compile(
     r"(?:(?:many )?thanks?(?: you)?\b.{0,30}|thx.{0,10}"
@@ -76,7 +79,7 @@ _OTHER_LANGUAGES = """
     quels quelles comment pourquoi combien traduis traduire résume résumez expliquez explique écris donne donnez was
     welche welcher welches wie warum wieso wann übersetze übersetzen fasse erkläre schreibe nenne gib ordne bestimme
 """
-"""The same in Spanish, French and German."""
+"""Question words and opening verbs in Spanish, French and German."""
 _OPENERS = frozenset(f"{_ENGLISH} {_OTHER_LANGUAGES}".split())
 _PHRASES = re.compile(
     r"answer (?:with|only|in|by)|reply with|respond with|one of\b|\bor\b[^.]{0,40}\?"
@@ -96,13 +99,13 @@ _FORM = re.compile(
     r"\b(?:with|only|one of|in one|a single|exactly|as an?|the (?:final )?(?:number|letter|label|result))\b",
     re.IGNORECASE,
 )
-"""A sentence on the form of the answer: "Answer with one of: …", "End with the final number."."""
+"""A sentence on the form of the answer, such as "Answer with one of: …" or "End with the final number"."""
 
 
 class Prompt(NamedTuple):
-    """A prompt in its two parts. `ask` holds the sentences that ask, in the prompt's order, each cut to `ASK_CHARS`;
-    it is empty only for an empty prompt. `material` is the rest; the ask itself where nothing is left but courtesy, or
-    nothing at all: then it `is_all_ask`."""
+    """A prompt in its two parts. `ask` holds the sentences that ask, in the prompt's order, each cut to `ASK_CHARS`; it
+    is empty only for an empty prompt. `material` is the rest. If nothing is left, or nothing but courtesy, the material
+    is the ask itself and `is_all_ask` is true."""
 
     ask: tuple[str, ...]
     material: str
@@ -110,7 +113,7 @@ class Prompt(NamedTuple):
 
 
 def split_prompt(text: str) -> Prompt:
-    """The ask and the material of a prompt. Never raises; reads at most `HEAD_CHARS` and `TAIL_CHARS` of it.
+    """Returns the ask and the material of a prompt. Never raises; reads at most `HEAD_CHARS` and `TAIL_CHARS` of it.
 
     A choice looks at a prompt's parts more than once, so the latest are kept.
     """
@@ -131,7 +134,7 @@ def _split(text: str) -> Prompt:
     chosen = sorted(likely) or _ends_without_courtesy(sentences)
     asked = [sentences[i] for i in chosen]
     rest = [sentence for i, sentence in enumerate(sentences) if i not in chosen]
-    # "(9)" or "Verdict:" after a question is not what it is about.
+    # "(9)" or "Verdict:" after a question is no material.
     brings_material = any(map(_brings_material, rest))
     material = "\n".join(rest) if brings_material else " ".join(asked)
     return Prompt(tuple(sentence[:ASK_CHARS] for sentence in asked), material, not brings_material)
@@ -142,7 +145,7 @@ def _brings_material(sentence: str) -> bool:
 
 
 def sentences_of(text: str) -> list[str]:
-    """Sentences and lines at the ends of a text; the whole of a text that is not long."""
+    """Returns the sentences and lines at the ends of a text, or of the whole text if it is not long."""
     return _sentences(_ends(text))
 
 
@@ -151,8 +154,8 @@ def _ends(text: str) -> str:
 
 
 def _without_surroundings(sentences: list[str]) -> list[str]:
-    """Sentences without what people put around any request: courtesy before and after it, and a cue for the answer
-    ("Answer:") or for the question. They say nothing about what is asked, nor what it is about."""
+    """Drops what people put around any request: courtesy before and after it, and a cue for the answer ("Answer:") or
+    for the question. It belongs neither to the ask nor to the material."""
     first, last = 0, len(sentences)
     while first < last and _surrounds(sentences[first]):
         first += 1
@@ -166,8 +169,8 @@ def _surrounds(sentence: str) -> bool:
 
 
 def _sentences(text: str) -> list[str]:
-    """Sentences and lines, without blanks around them. A cue at the very beginning counts as one where its material
-    follows on the same line, and an option's letter stays with its text."""
+    """Returns sentences and lines, without blanks around them. A cue at the very beginning counts as one where its
+    material follows on the same line, and an option's letter stays with its text."""
     sentences: list[str] = []
     lines = sum(bool(line.strip()) and not _FRAME.match(line.strip()) for line in text.splitlines())
     for part in _ENDS.split(text):
@@ -186,7 +189,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def _likeness(sentence: str, at_an_end: bool) -> float:
-    """How much a sentence looks like an ask; from about -2 to 5."""
+    """Scores how much a sentence looks like an ask, from about -2 to 5."""
     if _COURTESY.match(sentence):
         return -1.0
     score = 2.0 if sentence.rstrip("\"')”’").endswith(("?", "？", "؟")) else 0.0
@@ -207,7 +210,7 @@ def _likeness(sentence: str, at_an_end: bool) -> float:
 
 
 def _opens(sentence: str) -> bool:
-    """Whether it begins as instructions and questions do."""
+    """Whether a sentence begins as instructions and questions do."""
     first = _WORDS.search(sentence)
     return first is not None and first.group().lower() in _OPENERS and not _ANSWER.match(sentence)
 

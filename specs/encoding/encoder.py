@@ -1,6 +1,7 @@
-"""Text → unit vector, on one CPU thread in well under a millisecond.
+"""Encoders from text to unit vectors.
 
-One vector has three blocks, because a request shows its task in three ways:
+The static encoder takes well under a millisecond on one CPU thread. Its vector has three blocks, because a request
+shows its task in three ways:
 
     semantic  256  mean of the static token vectors of WordLlama (`wordllama` 0.4.0.post1, MIT), each distinct
                    token once
@@ -11,8 +12,8 @@ One vector has three blocks, because a request shows its task in three ways:
 A static table is two orders of magnitude faster than a transformer. The package's data files are read directly:
 importing `wordllama` would configure the process's root logger, and its `load` looks for a network.
 
-A prompt's vector joins two of these halves: what the prompt is about (its material under the encoder above) and what it
-asks for (`specs.encoding.ask`, under the transformer of `specs.encoding.ask_encoder`). Since squared distances add up,
+A prompt's vector joins two parts (`specs.encoding.ask`): its material under the static encoder above, 536 numbers, and
+its ask under the transformer of `specs.encoding.ask_encoder`, 384 numbers. Since squared distances add up,
 a Gaussian kernel on joined vectors is the product of one kernel on materials and one on asks, and a joint mean
 embedding is still a reduced set of points.
 """
@@ -39,22 +40,28 @@ Vector = NDArray[np.float32]
 Matrix = NDArray[np.float32]
 
 STATIC_ENCODER = "wordllama-l2-256+surface-v1@0.4.0.post1"
-"""The id written into specifications: the table, the surface features' version, the package's version."""
+"""Id of the static encoder, as specifications name it: the table, the surface features' version, the package's
+version."""
 
 PROMPT_ENCODER = f"ask+material-v2:{ASK_ENCODER}+{STATIC_ENCODER}"
-"""The id of the encoder of whole prompts: how they are divided, and the encoders of the two parts."""
+"""Id of the encoder of whole prompts: how they are divided, and the encoders of the two parts."""
 
 SEMANTIC_DIM = 256
+"""Length of the semantic block."""
 NGRAM_DIM = 256
+"""Length of the block of hashed n-grams."""
 NGRAM_WEIGHT = 0.7
-"""Share of the hashed block against the semantic one (1.0). With 0.3 to 0.7 all figures move by less than a point; more
-wording makes bare prompts a little better and paraphrases a little worse."""
+"""Weight of the hashed block against the semantic one (1.0). With 0.3 to 0.7 all figures move by less than a point;
+more wording makes prompts without their instruction a little better and paraphrases a little worse."""
 SHAPE_WEIGHT = 0.2
+"""Weight of the shape block against the semantic one (1.0)."""
 
 HEAD_CHARS = 1200
+"""Characters that are read from the beginning of a long text. The instruction stands at one of the ends in practice,
+2,000 characters hold nearly every prompt of the tasks measured, and the bound keeps a 1 MB prompt as cheap as a
+page."""
 TAIL_CHARS = 800
-"""What is read of a long text. The instruction stands at one of the ends in practice, 2,000 characters hold nearly
-every prompt of the tasks measured, and the bound keeps a 1 MB prompt as cheap as a page."""
+"""Characters that are read from the end of a long text."""
 
 _OPTION_LINE = re.compile(r"^[A-E][.)]", re.MULTILINE)
 _DIGITS = slice(48, 58)
@@ -66,21 +73,23 @@ class Encoder(Protocol):
     """Maps texts to unit vectors. Implementations are thread-safe and never raise on odd text."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Id that specifications name the encoder by."""
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """Length of a vector."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that determines the vectors."""
+        """SHA-256 (hexadecimal) of everything that determines the vectors."""
 
     def encode(self, texts: Sequence[str]) -> Matrix:
-        """(n, dim) float32, rows of unit norm."""
+        """Returns the texts' vectors: (n, dim) float32, rows of unit norm."""
 
 
 class StaticEncoder:
-    """The encoder described in this module's docstring."""
+    """The encoder of semantic, n-gram and shape blocks that this module's docstring describes."""
 
     id = STATIC_ENCODER
 
@@ -96,6 +105,7 @@ class StaticEncoder:
         self.dim = SEMANTIC_DIM + NGRAM_DIM + len(_shape(""))
 
     def encode(self, texts: Sequence[str]) -> Matrix:
+        """Returns the texts' vectors: (n, dim) float32, rows of unit norm."""
         vectors = np.empty((len(texts), self.dim), np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self._encode(text)
@@ -110,7 +120,8 @@ class StaticEncoder:
         return vector / np.linalg.norm(vector)
 
     def _semantic(self, ids: NDArray[np.int64]) -> Vector:
-        """Each distinct token once: a long text's repeated words would otherwise drown the few that tell its topic."""
+        """Returns the mean vector of the distinct tokens: with repeats a long text's common words would drown the few
+        that tell its topic."""
         if not len(ids):
             return np.zeros(SEMANTIC_DIM, np.float32)
         mean: Vector = self._table[np.unique(ids)].mean(0)
@@ -118,7 +129,8 @@ class StaticEncoder:
 
 
 class PromptEncoder:
-    """Prompts as (material, ask): two unit vectors side by side, divided by √2 so that the whole has unit norm."""
+    """Encodes prompts as (material, ask): two unit vectors side by side, divided by √2 so that the whole has unit
+    norm."""
 
     id = PROMPT_ENCODER
 
@@ -129,37 +141,40 @@ class PromptEncoder:
         self.dim = material.dim + ASK_DIM
 
     def encode(self, texts: Sequence[str]) -> Matrix:
+        """Returns the prompts' vectors: (n, dim) float32, rows of unit norm."""
         prompts = [split_prompt(text) for text in texts]
         materials = self._material.encode([self._readable(prompt) for prompt in prompts])
         return self.join(materials, self.encode_asks([prompt.ask for prompt in prompts]))
 
     def _readable(self, prompt: Prompt) -> str:
-        """The material; with its slips mended where it is the ask itself, a few words each of which counts."""
+        """Returns the material, with its slips mended where it is the ask itself, a few words each of which counts."""
         return self._ask.spelling.mended(prompt.material) if prompt.is_all_ask else prompt.material
 
     def encode_asks(self, asks: Sequence[Sequence[str]]) -> Matrix:
-        """Asks, each given as its sentences: (n, `ASK_DIM`), of unit norm."""
+        """Returns the vectors of asks, each given as its sentences: (n, `ASK_DIM`), of unit norm."""
         vectors = np.empty((len(asks), ASK_DIM), np.float32)
         for row, sentences in enumerate(asks):
             vectors[row] = self._ask.encode(sentences)
         return vectors
 
     def join(self, materials: Matrix, asks: Matrix) -> Matrix:
-        """The vectors of prompts that put these asks (n, `ASK_DIM`) to these materials (n, `material_dim`)."""
+        """Returns the vectors (n, dim) of prompts that put these asks (n, `ASK_DIM`) to these materials (n, dim -
+        `ASK_DIM`)."""
         return np.concatenate([materials, asks], axis=1, dtype=np.float32) * _HALF
 
     def parts(self, vectors: Matrix) -> tuple[Matrix, Matrix]:
-        """The materials and the asks that `join` made these vectors from."""
+        """Returns the materials and the asks that `join` made these vectors (n, dim) from."""
         return vectors[:, :-ASK_DIM] / _HALF, vectors[:, -ASK_DIM:] / _HALF
 
 
 _HALF = np.float32(2**-0.5)
-"""Each of a prompt's two parts has half of its squared norm."""
+"""Factor of a prompt's two parts, each of which has half of its squared norm."""
 
 
 @lru_cache(maxsize=4)
 def load_encoder(encoder_id: str) -> Encoder:
-    """The encoder of that id, loaded once per process (the static table in about 0.2 s, the transformer in 0.5 s).
+    """Returns the encoder of that id, loaded once per process (the static table in about 0.2 s, the transformer in 0.5
+    s).
 
     Raises:
         InvalidSpecification: no encoder has this id here.
@@ -181,19 +196,19 @@ def load_encoder(encoder_id: str) -> Encoder:
 
 @lru_cache(maxsize=1)
 def load_prompt_encoder() -> PromptEncoder:
-    """The encoder of prompts; `load_encoder` gives the same object. Raises StartupError, as that does."""
+    """Returns the encoder of prompts, the same object as `load_encoder` gives. Raises StartupError, as that does."""
     return PromptEncoder(load_encoder(STATIC_ENCODER), load_ask_encoder())
 
 
 def _readable(text: str) -> str:
-    """Head and tail of a long text, without the lone surrogates that a tokenizer refuses."""
+    """Returns head and tail of a long text, without the lone surrogates that a tokenizer refuses."""
     if len(text) > HEAD_CHARS + TAIL_CHARS:
         text = f"{text[:HEAD_CHARS]} {text[-TAIL_CHARS:]}"
     return text.encode("utf-8", "replace").decode()
 
 
 def _ngrams(ids: NDArray[np.int64]) -> Vector:
-    """Square-rooted counts of token unigrams and bigrams, hashed to signed buckets: (NGRAM_DIM,), unit norm."""
+    """Returns square-rooted counts of token unigrams and bigrams, hashed to signed buckets: (NGRAM_DIM,), unit norm."""
     if not len(ids):
         return np.zeros(NGRAM_DIM, np.float32)
     bigrams = (ids[:-1] * 1_000_003 + ids[1:] * 7_919 + 12_345) & 0x7FFF_FFFF
@@ -204,7 +219,7 @@ def _ngrams(ids: NDArray[np.int64]) -> Vector:
 
 
 def _shape(text: str) -> Vector:
-    """How the text looks, each number scaled to about [0, 1]: (24,)."""
+    """Returns numbers on how the text looks, each scaled to about [0, 1]: (24,)."""
     length = max(len(text), 1)
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     counts = np.bincount(np.minimum(codes, _ASCII_CODES), minlength=_ASCII_CODES + 1)

@@ -1,1 +1,1 @@
-"""Learnwares as zips of the `learnware` package, both ways."""
+"""Conversion between learnware folders and zips of the `learnware` package, both ways."""

@@ -1,6 +1,6 @@
-"""Learnwares of the `learnware` package 0.4.0.post1: its zip to a folder of ours and back.
+"""Converts learnwares of the `learnware` package 0.4.0.post1: its zip to a learnware's folder and back.
 
-Its zip of a text model (`learnware/learnware/__init__.py`, `client/learnware_client.py` there):
+The package's zip of a text model (`learnware/learnware/__init__.py`, `client/learnware_client.py` there):
 
     learnware.yaml                   name, model (class, module, folder of weights, ids of learnwares that it needs),
                                      stat_specifications (class and file of each), semantic_specification (file)
@@ -9,10 +9,10 @@ Its zip of a text model (`learnware/learnware/__init__.py`, `client/learnware_cl
     stat.json                        RKMETextSpecification: z (k, d), beta (k,), gamma, num_points, language
     semantic_specification.json      data, task, model and library type, scenarios, licence, name, description
 
-An export has these, and beside them in `learnware-serving/` the card and the specification as they are here, so that
+An export has these, and beside them in `learnware-serving/` the card and the specifications as they are here, so that
 importing it again loses nothing. An import executes nothing: Python code in the zip is never read.
 
-What does not carry over is the embedding. The package's RKMETextSpecification lies in the space of a multilingual
+The embedding does not carry over. The package's RKMETextSpecification lies in the space of a multilingual
 MiniLM (384 numbers), ours in that of `specs.encoding.encoder`; distances between the two mean nothing, and the package
 raises an error on them. An exported one names its encoder (a key that the package passes over), and compares with other
 exports. One that the package made is kept through import and export, byte by byte; to be chosen for requests here, its
@@ -48,26 +48,36 @@ from specs.specification import (
 )
 
 RKME_TEXT_CLASS = "RKMETextSpecification"
+"""Class name of a text specification in the package."""
 STAT_FILE = "stat.json"
+"""File name of an exported text specification."""
 SEMANTIC_FILE = "semantic_specification.json"
+"""File name of a semantic specification in the package's zip."""
 WEIGHTS_FOLDER = "weights"
+"""Folder of the PEFT adapter in an export."""
 OWN_FOLDER = "learnware-serving"
+"""Folder of an export with the card and the specifications as this project writes them."""
 KEPT_STAT_FILE = "learnware-package-rkme-text.json"
-"""In our specification folder: the specification that the package made."""
+"""File name, in a learnware's folder of specifications, of a specification that the package made."""
 OTHER_FILES = ("training.json", "README.md", "LICENSE", "ATTRIBUTION.md")
+"""Names of further files that both conversions keep."""
 
 MAX_TEXT_BYTES = 1 << 20
+"""The largest JSON or YAML file of a zip that is read, in bytes."""
 MAX_STAT_BYTES = 64 << 20
-"""The package's largest, 2,000 points of 384 numbers in JSON, has about 16 MB."""
+"""The largest specification of a zip that is read, in bytes: the package's largest, 2,000 points of 384 numbers in
+JSON, has about 16 MB."""
 MAX_WEIGHTS_BYTES = 1 << 30
+"""The largest weights of a zip that are read, in bytes."""
 MAX_FILES = 8
-"""Of our specification folder; there are four kinds."""
+"""The most files that are taken from a zip's own folder of specifications; there are four kinds."""
 MAX_POINTS = 10_000
+"""The most points of a package's specification that is read."""
 WEIGHT_SLACK = 1e-6
-"""The package's solver leaves weights this far below 0, or their sum this far from 1."""
+"""The package's solver leaves weights this far below 0."""
 
 SCENARIOS = {"finance": "Financial", "healthcare": "Health", "mathematics": "Education"}
-"""Our domains in the package's fixed list; others are `Others`."""
+"""Our domains in the package's fixed list of scenarios; others are `Others`."""
 LICENCES = frozenset(
     [
         "MIT",
@@ -90,7 +100,7 @@ LICENCES = frozenset(
 _SPECIFICATION_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(json|safetensors)")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError)
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
-"""Equal learnwares make equal zips."""
+"""Time of every entry of an export, fixed so that equal learnwares make equal zips."""
 
 
 class RKMEText(NamedTuple):
@@ -106,7 +116,7 @@ class RKMEText(NamedTuple):
 
 
 def dump_rkme_text(rkme: RKMEText) -> bytes:
-    """As `RKMETextSpecification.save` writes it, with the encoder where it is ours."""
+    """Returns the JSON that `RKMETextSpecification.save` writes, with our encoder where the points are its."""
     content: dict[str, Any] = {
         "z": rkme.points.tolist(),
         "beta": rkme.weights.tolist(),
@@ -121,10 +131,10 @@ def dump_rkme_text(rkme: RKMEText) -> bytes:
 
 
 def load_rkme_text(content: bytes) -> RKMEText:
-    """Reads and checks what `RKMETextSpecification.save` wrote.
+    """Reads and checks the JSON that `RKMETextSpecification.save` wrote.
 
     Raises:
-        InvalidSpecification: what is wrong with it.
+        InvalidSpecification: something in it is wrong.
     """
     try:
         values = json.loads(content)
@@ -149,11 +159,11 @@ def load_rkme_text(content: bytes) -> RKMEText:
 
 
 def export_learnware(folder: Path, target: Path, base: str | None = None, needs: Sequence[str] = ()) -> Card:
-    """Writes a learnware's folder as a zip of the package. Returns the card.
+    """Writes a learnware's folder as a zip of the package, and returns its card.
 
     `base` is where the exported model finds its base model: a hub id or a folder (default: the card's id of it).
-    `needs` are the ids of the package's learnwares that hold the base model; with them the zip is its `PEFT Model`,
-    which must name some, else of model type `Others`.
+    `needs` are the ids of the package's learnwares that hold the base model. With them the zip's model type is `PEFT
+    Model`, for which the package wants some; without them it is `Others`.
 
     Raises:
         InvalidLearnware: the folder is no valid learnware.
@@ -193,11 +203,12 @@ def import_learnware(
 ) -> Learnware:
     """Writes a zip of the package as a learnware's folder, which must be empty or new, and checks it.
 
-    `card` replaces what the zip says about the learnware; `rows` are texts of its task, from which its specification
-    is made; `learnware_id` is its id here (default: made from its name). An export of ours needs none of them.
+    `card` replaces what the zip says about the learnware; `rows` are texts of its task, from which its specification is
+    made; `learnware_id` is its id here (default: made from its name). An export of ours needs none of them.
 
     Raises:
-        InvalidLearnware: what is wrong with the zip, or what must be given besides.
+        InvalidLearnware: something in the zip is wrong, or something must be given besides; the message says what.
+        InvalidInput: `folder` is not empty, or `source` cannot be read.
     """
     if folder.exists() and any(folder.iterdir()):
         raise InvalidInput(f"{folder} is not empty")
@@ -222,12 +233,12 @@ class _Files:
         return name in self._names
 
     def names_in(self, folder: str) -> list[str]:
-        """The names of the files right in a folder."""
+        """Returns the names of the first `MAX_FILES` files right in a folder, in order."""
         names = (name.removeprefix(f"{folder}/") for name in self._names if name.startswith(f"{folder}/"))
         return sorted(name for name in names if name and "/" not in name)[:MAX_FILES]
 
     def read(self, name: str, limit: int) -> bytes:
-        """Raises InvalidLearnware when it is missing or larger than `limit`."""
+        """Returns an entry's content. Raises InvalidLearnware when it is missing or larger than `limit` bytes."""
         if name not in self._names:
             raise InvalidLearnware(f"{name} is missing in the zip")
         with self._archive.open(name) as content:
@@ -237,7 +248,8 @@ class _Files:
         return taken
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A YAML or JSON file that holds keys and values."""
+        """Returns the content of a YAML or JSON file that must hold keys and values. Raises InvalidLearnware where it
+        does not."""
         try:
             values = yaml.safe_load(io.BytesIO(self.read(name, MAX_TEXT_BYTES)))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -286,7 +298,7 @@ def _import(files: _Files, folder: Path, card: Card | None, rows: Sequence[str],
 
 
 def as_rkme_text(specification: Specification, languages: Sequence[str]) -> RKMEText:
-    """A specification of ours in the package's form: all views as one weighted set."""
+    """Returns a specification of ours in the package's form: all views as one weighted set."""
     reduced = specification.whole_set
     return RKMEText(
         reduced.points.astype(np.float64),
@@ -299,7 +311,7 @@ def as_rkme_text(specification: Specification, languages: Sequence[str]) -> RKME
 
 
 def as_specification(rkme: RKMEText) -> Specification:
-    """The reverse, as one view.
+    """Returns a specification of the package as one of ours with a single view.
 
     Raises:
         InvalidSpecification: its points do not lie in the space of an encoder that is known here.
@@ -314,7 +326,7 @@ def as_specification(rkme: RKMEText) -> Specification:
 
 
 def semantic_specification(card: Card, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """The card in the package's fixed vocabulary."""
+    """Returns the card in the package's fixed vocabulary."""
     licence = card.licence if card.licence in LICENCES else "Others"
     return {
         "Data": {"Type": "Class", "Values": ["Text"]},
@@ -372,7 +384,7 @@ def _weights_folder(said: Mapping[str, Any]) -> str:
 
 
 def _stat_of(files: _Files, said: Mapping[str, Any]) -> bytes | None:
-    """The RKME text specification that the zip names, if it names one."""
+    """Returns the RKME text specification that the zip names, or None."""
     listed = said.get("stat_specifications") or []
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict) and entry.get("class_name") == RKME_TEXT_CLASS:
@@ -389,7 +401,7 @@ def _semantics_of(files: _Files, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_card(said: Mapping[str, Any], semantics: Mapping[str, Any], config: bytes, stat: bytes | None) -> Card:
-    """A card from what the zip says; what it does not say is said to be unknown."""
+    """Makes a card from what the zip says; fields that it leaves out are said to be unknown."""
 
     def values(key: str) -> list[str]:
         found = semantics.get(key)

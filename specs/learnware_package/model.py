@@ -1,8 +1,12 @@
-"""The Python file of an exported learnware: the class that the `learnware` package asks for. Never read on import."""
+"""The Python file of an exported learnware: the class that the `learnware` package 0.4.0.post1 asks for. It is written
+into zips and never run here.
+"""
 
 MODEL_FILE = "__init__.py"
+"""Name of the Python file in the zip."""
 
 REQUIREMENTS = "learnware==0.4.0.post1\npeft>=0.13.2\ntorch>=2.2\ntransformers>=4.45\n"
+"""Content of the zip's `requirements.txt`."""
 
 MODEL_CODE = '''"""The model of a learnware that learnware-serving exported: a LoRA adapter on its base model."""
 
@@ -45,3 +49,4 @@ class Model(BaseModel):
             answers.append(self.tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         return answers
 '''
+"""Content of the Python file."""

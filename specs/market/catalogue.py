@@ -8,8 +8,8 @@ it, so a read-only shared folder is all that they need.
     …
     ]}
 
-One learnware a line, so that who has read it before parses only the lines that are new: at 10,000 learnwares a whole
-parse would keep a router's requests waiting.
+One learnware a line, so that a reader parses only the lines that are new since its last read: at 10,000 learnwares a
+whole parse would keep a router's requests waiting.
 """
 
 import json
@@ -20,16 +20,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from specs.engine_name import engine_name
 from specs.errors import InvalidInput
 from specs.learnware import load_learnwares
 from specs.market.objects import fingerprint
 
 CATALOGUE_FILE = "catalogue.json"
+"""File name of the published catalogue in the market's folder."""
 _END = b"]}\n"
+"""Last line of a catalogue that `write_catalogue` wrote."""
 
 
 class Entry(NamedTuple):
-    """One served learnware; `folder` is what the engine loads it from."""
+    """One served learnware; the engine loads it from `folder`."""
 
     id: str
     version: int
@@ -37,21 +40,20 @@ class Entry(NamedTuple):
     folder: Path
 
     @property
-    def internal_name(self) -> str:
-        """The engine's own name for these very weights: whatever the engine keeps by name, such as its prefix cache,
-        can never mix two versions."""
-        return f"{self.id}@{self.sha256[:12]}"
+    def engine_name(self) -> str:
+        """The name under which vLLM knows this version (`specs.engine_name`)."""
+        return engine_name(self.id, self.sha256)
 
 
 class Catalogue(NamedTuple):
-    """What is served since change number `sequence`."""
+    """The learnwares that are served since change number `sequence`."""
 
     sequence: int
     entries: tuple[Entry, ...]
 
 
 def read_catalogue(root: Path) -> Catalogue:
-    """The market's published catalogue.
+    """Returns the market's published catalogue.
 
     Raises:
         InvalidInput: there is none, or it cannot be read.
@@ -60,8 +62,8 @@ def read_catalogue(root: Path) -> Catalogue:
 
 
 class CatalogueReader:
-    """Reads the catalogue again and again. What stands unchanged before the first and after the last changed line is
-    not parsed again: its entries are the very objects of the catalogue read before."""
+    """Reads the catalogue again and again. Lines that stand unchanged before the first and after the last changed one
+    are not parsed again: their entries are the very objects of the catalogue read before."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -69,7 +71,7 @@ class CatalogueReader:
         self._entries: tuple[Entry, ...] = ()
 
     def read(self) -> Catalogue:
-        """Raises InvalidInput, as `read_catalogue`."""
+        """Returns the published catalogue. Raises InvalidInput, as `read_catalogue`."""
         path = self._root / CATALOGUE_FILE
         try:
             text = path.read_bytes()
@@ -98,7 +100,8 @@ class CatalogueReader:
 
 
 def _common_lines(old: bytes, new: bytes) -> tuple[int, int]:
-    """How many bytes of whole lines two texts share at their beginning, and how many of the rest at their end."""
+    """Returns how many bytes of whole lines two texts share at their beginning, and how many of the rest at their
+    end."""
     length = min(len(old), len(new))
     first, second = np.frombuffer(old, np.uint8, length), np.frombuffer(new, np.uint8, length)
     before = new.rfind(b"\n", 0, _first_true(first != second)) + 1
@@ -114,7 +117,7 @@ def _common_lines(old: bytes, new: bytes) -> tuple[int, int]:
 
 
 def _first_true(values: NDArray[np.bool_]) -> int:
-    """The position of the first true value; the length when there is none."""
+    """Returns the position of the first true value, or the length when there is none."""
     return int(values.argmax()) if values.any() else len(values)
 
 
@@ -146,10 +149,11 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
 
 
 def static_catalogue(folder: Path) -> Catalogue:
-    """The learnwares of a plain folder (one sub-folder each) in the form of a catalogue that never changes.
+    """Returns the learnwares of a plain folder (one sub-folder each) in the form of a catalogue that never changes.
 
     Raises:
-        InvalidLearnware, DuplicateLearnware: as `load_learnwares`.
+        InvalidLearnware: as `load_learnwares`.
+        DuplicateLearnware: as `load_learnwares`.
     """
     learnwares = load_learnwares(folder)
     entries = (Entry(each.id, each.version, fingerprint(each.folder), each.folder) for each in learnwares)
@@ -157,16 +161,19 @@ def static_catalogue(folder: Path) -> Catalogue:
 
 
 def current_catalogue(market: Path | None, folder: Path) -> Catalogue:
-    """What a start finds: the market's catalogue, or without a market the plain folder's.
+    """Returns the catalogue that a start begins with: the market's, or without a market the plain folder's.
 
     Raises:
-        InvalidInput: as `read_catalogue`. InvalidLearnware, DuplicateLearnware: as `static_catalogue`.
+        InvalidInput: as `read_catalogue`.
+        InvalidLearnware: as `static_catalogue`.
+        DuplicateLearnware: as `static_catalogue`.
     """
     return static_catalogue(folder) if market is None else read_catalogue(market)
 
 
 class CatalogueWatch:
-    """Tells when the published catalogue has changed: one `stat` a look, a read only then."""
+    """Tells when the published catalogue has changed. Each look costs one `stat`; the file is read only after a
+    change."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -174,8 +181,8 @@ class CatalogueWatch:
         self._seen: tuple[int, int, int] | None = None
 
     def changed(self) -> Catalogue | None:
-        """The catalogue, if it is another file than at the last look; None also while it cannot be read (it is looked
-        at again)."""
+        """Returns the catalogue if it is another file than at the last look, else None. Returns None also while it
+        cannot be read, and looks again the next time."""
         try:
             found = (self._root / CATALOGUE_FILE).stat()
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)

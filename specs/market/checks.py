@@ -1,4 +1,4 @@
-"""What a learnware must be to be served here: valid in itself, and made for this base model and this engine."""
+"""Checks that a learnware can be served here: it is valid in itself, and made for this base model and this engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,28 @@ from specs.pave import Basis, check_basis
 
 @dataclass(frozen=True)
 class Requirements:
-    """What this market serves. A field left out is not checked."""
+    """The conditions that a learnware must meet to be served by this market. A field left out is not checked."""
 
     base_model: str | None = None
+    """Id of the base model."""
     revision: str | None = None
+    """Revision of the base model."""
     layers: Layers | None = None
-    """The base model's layers that take adapters (`specs.base_layers`)."""
+    """Layers of the base model that take adapters (`specs.base_layers`)."""
     max_rank: int | None = None
+    """The largest LoRA rank that the engine's slots hold."""
     basis: Basis | None = None
-    """What parameter vectors must have been made in, to be comparable with each other (`specs.pave`)."""
+    """The basis that parameter vectors must have been made in, to be comparable with each other (`specs.pave`)."""
     reserved: frozenset[str] = frozenset()
     """Ids that clients already use for something else: the base model's, the automatic names."""
 
 
 def check_learnware(folder: Path, requirements: Requirements, *, weights: bool = True) -> Learnware:
-    """The learnware in `folder`, whole and fit for this market. With `weights` False what needs its weights is taken
-    for checked.
+    """Returns the learnware in `folder` if it is valid and fit for this market. With `weights` False the checks that
+    need its weights are taken for passed.
 
     Raises:
-        InvalidLearnware: what is wrong, and what would be right.
+        InvalidLearnware: something is wrong; the message says what, and what would be right.
     """
     learnware = load_learnware(folder, base_model=requirements.base_model, weights=weights)
     check_fits_market(learnware, requirements)

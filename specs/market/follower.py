@@ -1,4 +1,4 @@
-"""Following the market's published catalogue in a replica's event loop."""
+"""Follows the market's published catalogue in a replica's event loop."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from specs.market.catalogue import Catalogue, CatalogueWatch
 logger = logging.getLogger("ray.serve")
 
 POLL_S = 0.25
-"""How often the catalogue's file is looked at (one `stat`): a change is seen this much later at most."""
+"""Seconds between two looks at the catalogue's file (one `stat`): a change is seen this much later at most."""
 
 
 class Follower:
@@ -24,12 +24,12 @@ class Follower:
         self.sequence = sequence
 
     def start(self) -> None:
-        """Follows from now on, in the running loop. Calling it twice is harmless."""
+        """Follows the catalogue from now on, in the running loop. Calling it twice is harmless."""
         if self._task is None:
             self._task = asyncio.create_task(self._follow())
 
     async def reached(self, sequence: int) -> int:
-        """Waits until a catalogue of at least this sequence is in effect; returns the one that is."""
+        """Waits until a catalogue of at least this sequence is in effect, and returns the sequence that is."""
         async with self._moved:
             await self._moved.wait_for(lambda: self.sequence >= sequence)
         return self.sequence
@@ -44,6 +44,6 @@ class Follower:
                         self.sequence = catalogue.sequence
                         self._moved.notify_all()
             except Exception:
-                # What was in effect stays; the next change is tried anew.
+                # The catalogue in effect stays in effect; the next change is tried anew.
                 logger.exception("a change of the market could not be followed")
             await asyncio.sleep(POLL_S)

@@ -1,7 +1,7 @@
-"""Takes a submission, a folder, a zip file or a model of the Hugging Face hub, into a folder of our own.
+"""Takes a submission (a folder, a zip file or a model of the Hugging Face hub) into a folder of the market's own.
 
 Nothing of it is trusted: only regular files with known names are copied, each counted as it is read, so that neither a
-name, a link nor a size can reach beyond that folder. What the files hold is checked afterwards (`specs.market.checks`).
+name, a link nor a size can reach beyond that folder. The files' content is checked afterwards (`specs.market.checks`).
 """
 
 import re
@@ -18,29 +18,36 @@ from specs.errors import InvalidInput, InvalidLearnware
 from specs.learnware import SPECIFICATION_FOLDER
 
 KNOWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, "training.json", "README.md", "LICENSE", "ATTRIBUTION.md")
+"""Names of the files of a learnware that are taken, beside its specifications."""
 _SPECIFICATION_FILE = re.compile(rf"{SPECIFICATION_FOLDER}/[a-z0-9][a-z0-9_-]*\.(json|safetensors)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _EXECUTABLE = EXECUTABLE_WEIGHTS | {".dll", ".exe", ".ipynb", ".js", ".pyc", ".py", ".sh", ".so"}
+"""Endings of files that can run code when they are read or opened."""
 _CHUNK = 1 << 20
+"""Bytes that are copied at a time."""
 _RATIO_MATTERS_BYTES = 1 << 20
-"""A small file may shrink by any ratio: it cannot become large."""
+"""Size in bytes up to which a zip's entry may shrink by any ratio: it cannot become large."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Compression methods of a zip that are read."""
 _ENCRYPTED = 0x1
+"""Bit of a zip's entry flags that says that it is encrypted."""
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError)
-"""What `zipfile` raises on damaged or unreadable archives."""
+"""Errors that `zipfile` raises on damaged or unreadable archives."""
 
 Progress = Callable[[int], object]
-"""Told how many bytes have just been taken."""
+"""A callback that gets the number of bytes that have just been taken."""
 
 
 class Limits(NamedTuple):
     """Bounds of one submission."""
 
     files: int = 32
+    """The most files."""
     bytes: int = 1 << 30
-    """Of all files together, uncompressed."""
+    """The most bytes of all files together, uncompressed."""
     ratio: float = 100.0
-    """Uncompressed over compressed size of a zip entry over 1 MiB. Weights shrink by a tenth; deflate reaches 1032."""
+    """The largest ratio of uncompressed to compressed size of a zip's entry over 1 MiB. Weights shrink by a tenth;
+    deflate reaches 1032."""
 
 
 def take(source: Path, folder: Path, limits: Limits, progress: Progress = lambda _: None) -> None:
@@ -69,11 +76,11 @@ def is_hub_id(source: str) -> bool:
 
 
 def download(hub_id: str, folder: Path, limits: Limits, revision: str | None = None) -> None:
-    """Fetches the files with known names of a model on the hub into `folder`, and no others.
+    """Fetches the files with known names of a model on the Hugging Face hub into `folder`, and no others.
 
     Raises:
-        InvalidLearnware: they are too large together.
-        InvalidInput: they cannot be had.
+        InvalidLearnware: the files are too large together.
+        InvalidInput: the files cannot be fetched.
     """
     from huggingface_hub import snapshot_download
 
@@ -102,7 +109,8 @@ def _copy_folder(source: Path, target: Path, limits: Limits, progress: Progress)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Everything but plain folders, without following links. The hub's own bookkeeping (`.cache`) is left out."""
+    """Yields everything but plain folders, without following links. The hub's own bookkeeping (`.cache`) is left
+    out."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             if path.name != ".cache":
@@ -177,12 +185,12 @@ def _check_total(size: int, limits: Limits) -> None:
 
 
 def _write(content: IO[bytes], path: Path, taken: int, limits: Limits, progress: Progress) -> int:
-    """Copies one file; `taken` bytes were copied before it. Returns how many are copied now."""
+    """Copies one file, `taken` bytes having been copied before it, and returns how many are copied now."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
         while chunk := content.read(_CHUNK):
             taken += len(chunk)
-            _check_total(taken, limits)  # what is read counts, whatever the archive says of its size
+            _check_total(taken, limits)  # the bytes read count, whatever size the archive states
             file.write(chunk)
             progress(len(chunk))
     return taken

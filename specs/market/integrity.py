@@ -1,4 +1,4 @@
-"""Whether a market is whole, and what is mended when it is opened. The caller holds the market's lock."""
+"""Checks that a market is whole, and repairs it when it is opened. The caller holds the market's lock."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from specs.market.objects import ObjectStore, fingerprint, stamp
 
 
 def catalogue_of(book: Journal, objects: ObjectStore) -> Catalogue:
-    """What the journal says is served."""
+    """Returns the catalogue of the learnwares that the journal says are served."""
     entries = (
         Entry(learnware_id, version, sha256, objects.folder(sha256)) for learnware_id, version, sha256 in book.served()
     )
@@ -20,7 +20,8 @@ def catalogue_of(book: Journal, objects: ObjectStore) -> Catalogue:
 
 
 def find_problems(root: Path, objects: ObjectStore, book: Journal, progress: Callable[[str], object]) -> list[str]:
-    """Everything that is wrong, in words. Reads every file of every served learnware; `progress` is told each id."""
+    """Returns everything that is wrong, in words. Reads every file of every served learnware; `progress` is told each
+    id."""
     problems = [f"journal: {line}" for line in book.damage()]
     for record in book.records(State.ACTIVE):
         progress(record.id)
@@ -39,8 +40,8 @@ def find_problems(root: Path, objects: ObjectStore, book: Journal, progress: Cal
 
 
 def repair(root: Path, objects: ObjectStore, timeout_s: float) -> None:
-    """What a crash, or somebody else's hand, left: objects that nothing refers to go, learnwares whose files are not
-    what was submitted go into quarantine, an outdated catalogue is written again."""
+    """Repairs the traces of a crash, or of somebody else's hand: removes objects that nothing refers to, puts
+    learnwares whose files are not those submitted into quarantine, and writes an outdated catalogue again."""
     with journal.writing(root, timeout_s) as book:
         for record in book.records(State.ACTIVE):
             _recheck(record, objects, book)

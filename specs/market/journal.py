@@ -1,4 +1,4 @@
-"""The market's journal: an SQLite database of every learnware that was ever submitted, and what became of it.
+"""The market's journal: an SQLite database of every learnware that was ever submitted, and of its state.
 
 It is the truth; the published catalogue is made from it. The database has a rollback journal, not a write-ahead log,
 which would need shared memory beside it and so one machine.
@@ -18,7 +18,9 @@ from specs.card import Card
 from specs.errors import MarketBusy
 
 JOURNAL_FILE = "market.sqlite"
+"""File name of the database in the market's folder."""
 _FORMAT = 1
+"""Version of the schema, kept in SQLite's `user_version`."""
 
 _SCHEMA = """
 CREATE TABLE learnwares (
@@ -43,6 +45,8 @@ _COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp"
 
 
 class State(StrEnum):
+    """The states of a submission; at most one of an id is active."""
+
     ACTIVE = "active"
     REPLACED = "replaced"
     REMOVED = "removed"
@@ -67,11 +71,12 @@ class Record:
 
     @cached_property
     def card(self) -> Card | None:
+        """The card of the submission, or None."""
         return None if self.card_text is None else Card.model_validate_json(self.card_text)
 
 
 def describe(record: Record) -> dict[str, Any]:
-    """A record as it is shown to clients: JSON values, without the place of its files."""
+    """Returns a record as it is shown to clients: JSON values, without the place of its files."""
     return {
         "id": record.id,
         "object": "learnware",
@@ -91,20 +96,22 @@ class Journal:
         self._connection = connection
 
     def active(self, learnware_id: str) -> Record | None:
+        """Returns the active record of this id, or None."""
         return next(iter(self._select("WHERE id = ? AND state = ?", learnware_id, State.ACTIVE)), None)
 
     def latest(self, learnware_id: str) -> Record | None:
+        """Returns the latest record of this id, whatever its state, or None."""
         return next(iter(self._select("WHERE id = ? ORDER BY number DESC LIMIT 1", learnware_id)), None)
 
     def records(self, state: State | None = None) -> list[Record]:
-        """Sorted by id, then by number."""
+        """Returns the records in one state, or all of them, sorted by id and then by number."""
         if state is None:
             return self._select("ORDER BY id, number")
         return self._select("WHERE state = ? ORDER BY id, number", state)
 
     def served(self) -> list[tuple[str, int, str]]:
-        """Id, version and SHA-256 of the active learnwares, sorted by id. What a catalogue is made of with each change,
-        without the rest of 10,000 records."""
+        """Returns id, version and SHA-256 of the active learnwares, sorted by id: the content of a catalogue, which
+        each change needs, without the rest of 10,000 records."""
         return self._connection.execute(
             "SELECT id, version, sha256 FROM learnwares WHERE state = ? ORDER BY id", (State.ACTIVE,)
         ).fetchall()
@@ -120,6 +127,7 @@ class Journal:
         card: Card | None = None,
         stamp: str | None = None,
     ) -> Record:
+        """Adds a record and returns it."""
         text = None if card is None else card.model_dump_json(exclude_none=True)
         number = self._connection.execute(
             "INSERT INTO learnwares (id, version, sha256, state, reason, changed, card, stamp) "
@@ -129,7 +137,7 @@ class Journal:
         return self._select("WHERE number = ?", number)[0]
 
     def end(self, record: Record, state: State, reason: str | None = None) -> Record:
-        """An active learnware is so no more."""
+        """Gives an active record another state and returns it."""
         self._connection.execute(
             "UPDATE learnwares SET state = ?, reason = ?, changed = ? WHERE number = ?",
             (state, reason, _now(), record.number),
@@ -137,17 +145,20 @@ class Journal:
         return self._select("WHERE number = ?", record.number)[0]
 
     def set_stamp(self, record: Record, stamp: str) -> None:
+        """Keeps the stamp of a record's object."""
         self._connection.execute("UPDATE learnwares SET stamp = ? WHERE number = ?", (stamp, record.number))
 
     def fact(self, name: str) -> int:
+        """Returns the number that the market keeps under this name."""
         value: int = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()[0]
         return value
 
     def set_fact(self, name: str, value: int) -> None:
+        """Keeps a number under a name that exists."""
         self._connection.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
 
     def damage(self) -> list[str]:
-        """What SQLite finds wrong in its own file."""
+        """Returns the faults that SQLite finds in its own file."""
         rows = self._connection.execute("PRAGMA integrity_check").fetchall()
         return [row[0] for row in rows if row[0] != "ok"]
 
@@ -166,16 +177,18 @@ def prepare(root: Path, timeout_s: float) -> None:
 
 @contextmanager
 def reading(root: Path, timeout_s: float) -> Iterator[Journal]:
-    """Raises MarketBusy when the database stays locked for `timeout_s`."""
+    """Opens the journal to read. Raises MarketBusy when the database stays locked for `timeout_s` seconds."""
     with _as_busy(), closing(_connect(root, timeout_s)) as connection:
         yield Journal(connection)
 
 
 @contextmanager
 def writing(root: Path, timeout_s: float) -> Iterator[Journal]:
-    """One transaction, on the disk when the block ends; undone when it raises.
+    """Opens the journal for one transaction, which is on the disk when the block ends and undone when it raises.
 
-    Raises MarketBusy when the database stays locked for `timeout_s`."""
+    Raises:
+        MarketBusy: the database stays locked for `timeout_s` seconds.
+    """
     with _as_busy(), closing(_connect(root, timeout_s)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -1,7 +1,7 @@
-"""Learnware folders under the hash of what they hold: written once, never changed.
+"""Learnware folders, each named by the hash of its content: written once, never changed.
 
-objects/<sha256>/       what is, or lately was, served
-quarantine/<sha256>/    what failed a check or was withdrawn: kept to be looked at
+objects/<sha256>/       learnwares that are served, or lately were
+quarantine/<sha256>/    submissions that failed a check, and learnwares that were withdrawn: kept to be looked at
 incoming/<random>/      submissions on their way; `<random>.lock` is held by the process that works on one
 """
 
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO
 
 _CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 (hexadecimal) over the names, sizes and contents of all files, in the order of their names."""
+    """Returns SHA-256 (hexadecimal) over the names, sizes and contents of all files, in the order of their names."""
     digest = hashlib.sha256()
     for path in _files(folder):
         name = path.relative_to(folder).as_posix().encode()
@@ -32,8 +33,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def stamp(folder: Path) -> str:
-    """What changes when a file of an object is written to, added or removed, without reading any: names, sizes and
-    times. A folder that is missing has the stamp of an empty one."""
+    """Returns a hash of all files' names, sizes and times: it changes when a file of an object is written to, added or
+    removed, and no file is read. A folder that is missing has the stamp of an empty one."""
     digest = hashlib.sha256()
     for path in _files(folder):
         found = path.stat()
@@ -42,7 +43,7 @@ def stamp(folder: Path) -> str:
 
 
 class ObjectStore:
-    """The three folders below the market's root. Knows nothing of who refers to what."""
+    """The three folders below the market's root. It does not know which records refer to an object."""
 
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
@@ -52,22 +53,25 @@ class ObjectStore:
             folder.mkdir(parents=True, exist_ok=True)
 
     def folder(self, sha256: str) -> Path:
+        """Returns the place of an object, whether it is there or not."""
         return self._objects / sha256
 
     def quarantined(self, sha256: str) -> Path:
+        """Returns the place of an object in quarantine, whether it is there or not."""
         return self._quarantine / sha256
 
     def hashes(self) -> set[str]:
-        """Of all objects that are there, whole or not."""
+        """Returns the hashes of all objects that are there, whole or not."""
         return {path.name for path in self._objects.iterdir()}
 
     def quarantined_hashes(self) -> set[str]:
+        """Returns the hashes of all objects in quarantine."""
         return {path.name for path in self._quarantine.iterdir()}
 
     @contextmanager
     def incoming(self) -> Iterator[Path]:
-        """An empty folder for one submission, gone at the end unless it was moved away. The lock beside it dies with
-        the process, so that `sweep` can tell what a killed one left."""
+        """Yields an empty folder for one submission, gone at the end unless it was moved away. The lock beside it dies
+        with the process, so that `sweep` can tell what a killed one left."""
         folder = self._incoming / secrets.token_hex(8)
         lock_path = folder.with_suffix(".lock")
         with _held_lock(lock_path):
@@ -79,7 +83,7 @@ class ObjectStore:
                 lock_path.unlink(missing_ok=True)
 
     def leftovers(self) -> list[str]:
-        """Names in `incoming` that no living process works on."""
+        """Returns the names in `incoming` that no living process works on."""
         found = []
         for path in sorted(self._incoming.iterdir()):
             try:
@@ -112,7 +116,7 @@ class ObjectStore:
         self._move(folder, self.folder(sha256), sha256)
 
     def put_in_quarantine(self, folder: Path, sha256: str) -> None:
-        """As `put`, into quarantine."""
+        """Moves a folder of this hash into quarantine, as `put` does into the store."""
         self._move(folder, self.quarantined(sha256), sha256)
 
     def withdraw(self, sha256: str) -> None:
@@ -125,12 +129,13 @@ class ObjectStore:
             _sync(source.parent)
 
     def delete(self, sha256: str) -> None:
-        """Removes an object; half of one, if cut, has left the store already."""
+        """Removes an object. If it is cut short, the object has left the store already."""
         source = self.folder(sha256)
         if source.is_dir():
             self._discard(source)
 
     def delete_quarantined(self, sha256: str) -> None:
+        """Removes an object from quarantine."""
         source = self.quarantined(sha256)
         if source.is_dir():
             self._discard(source)
@@ -151,14 +156,14 @@ class ObjectStore:
         _sync(target.parent)
 
     def _discard(self, folder: Path) -> None:
-        """Out of sight at once by a rename, then piece by piece."""
+        """Takes a folder out of sight at once by a rename, then removes it piece by piece."""
         rubbish = self._incoming / secrets.token_hex(8)
         folder.rename(rubbish)
         shutil.rmtree(rubbish, ignore_errors=True)
 
 
 def _held_lock(path: Path) -> IO[str]:
-    """A new lock file, held. One that a sweep took and removed before it was held is made again."""
+    """Makes a new lock file and holds it. One that a sweep took and removed before it was held is made again."""
     while True:
         lock = path.open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Finding learnwares by what their cards say."""
+"""Finds learnwares by the words and tags of their cards."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,8 +14,8 @@ def search(
     task: str | None = None,
     language: str | None = None,
 ) -> list[Record]:
-    """The records whose card holds every word of `text`, in any case, and has the domain, task and language asked for;
-    the best match first, then by id."""
+    """Returns the records whose card holds every word of `text`, in any case, and has the domain, task and language
+    asked for; the best match first, then by id."""
     words = text.casefold().split()
     scored = []
     for record in records:
@@ -31,7 +31,7 @@ def search(
 
 
 def _score(words: Sequence[str], card: Card) -> int | None:
-    """A word in the name counts 4, in a tag 2, in the description 1; None if one of them is nowhere."""
+    """Scores a card: a word in the name counts 4, in a tag 2, in the description 1; None if one of them is nowhere."""
     tags = " ".join((card.id, card.domain, *card.tasks, *card.languages, *card.semantics.scenarios)).casefold()
     places = ((card.name.casefold(), 4), (tags, 2), (card.description.casefold(), 1))
     total = 0

@@ -37,16 +37,19 @@ from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.search import search
 
 LOCK_TIMEOUT_S = 10.0
+"""Seconds that a change waits for the market's lock."""
 LOCK_POLL_S = 0.02
+"""Seconds between two tries to take the market's lock."""
 KEPT_S = 3600.0
-"""How long the files of a learnware that is served no more are kept: running requests may still need them."""
+"""Seconds that the files of a learnware are kept after it was served last: running requests may still need them."""
 SEED_BATCH = 100
 """Learnwares that a new market takes in at a time. Each change writes the whole catalogue: one by one, the time would
-grow with their square."""
+grow with the square of their number."""
 QUARANTINE_KEPT = 100
 """Learnwares whose files are kept in quarantine; of older ones only the reason is."""
 
 Say = Callable[[str], object]
+"""A callback that shows a line to the operator."""
 
 
 class Staged(NamedTuple):
@@ -59,14 +62,15 @@ class Staged(NamedTuple):
 
     @property
     def entry(self) -> Entry:
+        """The submission as an entry of a catalogue."""
         return Entry(self.learnware.id, self.learnware.version, self.sha256, self.folder)
 
 
 class Market:
-    """The market in folder `root`, which is made if absent. Opening it repairs what a crash left.
+    """The market in folder `root`, which is made if absent. Opening it repairs the traces of a crash.
 
-    Safe to use from several threads and processes: each change takes the lock, and one that cannot have it in
-    `lock_timeout_s` raises MarketBusy.
+    Safe to use from several threads and processes: each change takes the lock, and raises MarketBusy if it cannot have
+    it in `lock_timeout_s` seconds.
     """
 
     def __init__(
@@ -94,10 +98,10 @@ class Market:
     ) -> Iterator[Staged]:
         """Takes in and checks a submission: a folder, a zip file, or a hub id (`owner/name`).
 
-        What fails is put into quarantine with the reason, unless `record` is False.
+        A refused submission is put into quarantine with the reason, unless `record` is False.
 
         Raises:
-            InvalidLearnware: why it is refused.
+            InvalidLearnware: the submission is refused; the message says why.
             InvalidInput: there is nothing to take in.
         """
         name = re.sub(r"[^\w.-]", "_", Path(source).stem if str(source).endswith(".zip") else Path(source).name)[:64]
@@ -120,18 +124,18 @@ class Market:
             yield Staged(learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder)
 
     def active(self, learnware_id: str) -> Record:
-        """The learnware that is served under this id. Raises UnknownLearnware."""
+        """Returns the learnware that is served under this id. Raises UnknownLearnware."""
         with journal.reading(self.root, self._timeout_s) as book:
             return self._active(book, learnware_id)
 
     def check_acceptable(self, staged: Staged, *, replace: bool) -> None:
-        """Raises what `submit`, or `replace`, would raise now; changes nothing."""
+        """Raises the error that `submit`, or `replace`, would raise now; changes nothing."""
         with journal.reading(self.root, self._timeout_s) as book:
             (self._replaceable if replace else self._vacant)(book, staged)
 
     def with_capability(self, staged: Staged, capability: Capability) -> Staged:
-        """A staged submission with this capability in the place of the one that it came with, if any: its content and
-        so its hash are others from then on."""
+        """Returns a staged submission with this capability in the place of the one that it came with, if any. Its
+        content changes, and so does its hash."""
         save_capability(capability, staged.folder / SPECIFICATION_FOLDER)
         learnware = check_learnware(staged.folder, self._requirements)
         return Staged(learnware, staged.card, fingerprint(staged.folder), staged.folder)
@@ -158,12 +162,17 @@ class Market:
             return self._activate(book, staged)
 
     def remove(self, learnware_id: str) -> Record:
-        """Ends serving it. Raises UnknownLearnware."""
+        """Stops serving a learnware. Raises UnknownLearnware."""
         with self._change() as book:
             return book.end(self._active(book, learnware_id), State.REMOVED)
 
     def quarantine(self, learnware_id: str, reason: str) -> Record:
-        """Ends serving it and keeps its files, with the reason. Raises UnknownLearnware."""
+        """Stops serving a learnware and keeps its files, with the reason.
+
+        Raises:
+            UnknownLearnware: no learnware is served under this id.
+            InvalidInput: the reason is empty.
+        """
         if not reason.strip():
             raise InvalidInput("a learnware is put into quarantine with a reason")
         with self._change() as book:
@@ -175,12 +184,12 @@ class Market:
         return self._refuse(learnware.id, staged.folder, staged.sha256, reason, staged.card)
 
     def records(self, state: State | None = State.ACTIVE) -> list[Record]:
-        """The records in one state, or (None) all, sorted by id."""
+        """Returns the records in one state, or all of them if it is None, sorted by id."""
         with journal.reading(self.root, self._timeout_s) as book:
             return book.records(state)
 
     def show(self, learnware_id: str) -> Record:
-        """The active learnware of that id, else the latest that had it. Raises UnknownLearnware."""
+        """Returns the active learnware of that id, else the latest that had it. Raises UnknownLearnware."""
         with journal.reading(self.root, self._timeout_s) as book:
             found = book.active(learnware_id) or book.latest(learnware_id)
             if found is None:
@@ -190,18 +199,18 @@ class Market:
     def search(
         self, text: str = "", *, domain: str | None = None, task: str | None = None, language: str | None = None
     ) -> list[Record]:
-        """Active learnwares whose card holds every word of `text`, the best match first; all if it is empty."""
+        """Returns active learnwares whose card holds every word of `text`, the best match first; all if it is empty."""
         return search(self.records(), text, domain=domain, task=task, language=language)
 
     def folder(self, record: Record) -> Path | None:
-        """Where a record's files lie; None if they are kept no more."""
+        """Returns the place of a record's files, or None if they are kept no more."""
         if record.sha256 is None:
             return None
         places = (self._objects.folder(record.sha256), self._objects.quarantined(record.sha256))
         return next((place for place in places if place.is_dir()), None)
 
     def seed(self, folder: Path, say: Say) -> None:
-        """Fills a new market with the learnwares in the sub-folders of `folder`; done once, and gone on with after a
+        """Fills a new market with the learnwares in the sub-folders of `folder`. It is done once, and continued after a
         crash.
 
         Raises:
@@ -224,14 +233,14 @@ class Market:
         say(f"the market in {self.root} begins with {len(self.records())} learnwares")
 
     def check_integrity(self, progress: Callable[[str], object] = lambda _: None) -> list[str]:
-        """Everything that is wrong, in words; empty when the market is whole. Reads every file of every served
+        """Returns everything that is wrong, in words; empty when the market is whole. Reads every file of every served
         learnware; `progress` is told each one's id."""
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
             return find_problems(self.root, self._objects, book, progress)
 
     def collect_garbage(self, kept_s: float = KEPT_S) -> list[str]:
-        """Removes files that nothing serves, `kept_s` seconds after they were served last; those of quarantined
-        learnwares move to quarantine, which keeps the latest. Returns the hashes that left."""
+        """Removes files that nothing serves, `kept_s` seconds after they were served last, and returns their hashes.
+        Files of quarantined learnwares move to quarantine, which keeps the latest `QUARANTINE_KEPT`."""
         before = datetime.now(UTC) - timedelta(seconds=kept_s)
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
             records = book.records()
@@ -319,7 +328,7 @@ class Market:
 
     @contextmanager
     def _change(self) -> Iterator[Journal]:
-        """One change of what is served: lock, transaction, catalogue."""
+        """Makes one change of what is served: takes the lock, runs a transaction, writes the catalogue."""
         with self._lock():
             with journal.writing(self.root, self._timeout_s) as book:
                 yield book
@@ -329,7 +338,7 @@ class Market:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """The market's lock, which the system drops when the process ends, however it ends."""
+        """Holds the market's lock, which the system drops when the process ends, however it ends."""
         deadline = time.monotonic() + self._timeout_s
         with (self.root / "market.lock").open("w") as file:
             while True:

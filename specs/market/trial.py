@@ -1,4 +1,6 @@
-"""What an engine says of a learnware before it is served. Knows nothing of vLLM: the market's process reads it too."""
+"""The result of trying a learnware on an engine before it is served. Nothing of vLLM is imported: the market's process
+reads it, too.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,11 +12,12 @@ PROTOCOL = (
     "the adapter, less under the base, a token, those beyond the first that differs by one of them drawn; degenerate: "
     "where the base's is not; engine v1"
 )
+"""Description of how a trial measures off-task requests, for `Capability.elsewhere_protocol`."""
 
 
 class Trial(NamedTuple):
-    """What an engine says of a learnware before it is served: why it must not be, or None, and what it does off its
-    task; empty where that could not be measured."""
+    """The result of a trial: the reason why the learnware must not be served, or None, and its scores on off-task
+    requests, empty where they could not be measured."""
 
     refusal: str | None
     elsewhere: Mapping[Kind, OffTaskScore] = {}

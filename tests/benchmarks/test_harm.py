@@ -15,7 +15,7 @@ from benchmarks.common.cases import Starters
 from benchmarks.common.questions import prompt_hash
 from benchmarks.common.scores import TaskScores
 from benchmarks.common.tasks import data_folder
-from benchmarks.harm.answers import Answers, base_model_of, routed_by
+from benchmarks.harm.answers import KeptAnswers, base_model_of, routed_by
 from benchmarks.harm.evaluate import OURS, Routed, figures_of, flat, harmed, judged, write_choices
 from benchmarks.harm.requests import FreeForm, read_requests, sample_of
 from specs.answers.degenerate import Fault
@@ -77,9 +77,9 @@ async def test_answers_are_asked_for_once_and_kept(stack: tuple[Stack, str], tmp
     made, url = stack
     file = tmp_path / "answers.jsonl"
     wanted = [("Bonds?", "speaker"), ("Bonds?", BASE_ID), ("Bonds?", "speaker")]
-    await Answers(url, file).fetch(wanted)
+    await KeptAnswers(url, file).fetch(wanted)
     assert sorted(made.asked) == [("Bonds?", BASE_ID), ("Bonds?", "speaker")]
-    later = Answers(url, file)
+    later = KeptAnswers(url, file)
     await later.fetch([*wanted, ("Gold?", BASE_ID)])
     assert len(made.asked) == 3
     assert later.of("Bonds?", "speaker") == ANSWERS["speaker"]
@@ -88,7 +88,7 @@ async def test_answers_are_asked_for_once_and_kept(stack: tuple[Stack, str], tmp
 async def test_a_stack_that_is_busy_is_asked_again_and_an_unknown_model_is_an_error(stack: tuple[Stack, str]) -> None:
     made, url = stack
     made.refuse_next = 2
-    answers = Answers(url, None)
+    answers = KeptAnswers(url, None)
     await answers.fetch([("Bonds?", BASE_ID)])
     assert (made.refused, answers.of("Bonds?", BASE_ID)) == (2, SENTENCE)
     with pytest.raises(InvalidInput, match="answered 404"):
@@ -108,7 +108,7 @@ async def test_a_label_for_a_question_is_harm_and_a_sentence_is_not(stack: tuple
         Routed(FreeForm("users", "Why do bonds rise?"), "speaker"),
         Routed(FreeForm("own", "A poem, please."), None),
     ]
-    answers = Answers(url, None)
+    answers = KeptAnswers(url, None)
     await answers.fetch(
         [(one.request.prompt, name) for one in found if one.learnware for name in (one.learnware, BASE_ID)]
     )
@@ -139,7 +139,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.jsonl"
     file.write_text('{"text": 1}\n')
     with pytest.raises(InvalidInput, match=r"no answers of benchmarks\.harm"):
-        Answers("http://nowhere", file)
+        KeptAnswers("http://nowhere", file)
 
 
 def test_choices_are_written_by_rule(tmp_path: Path) -> None:
@@ -168,4 +168,4 @@ def test_requests_are_distinct_and_rows_say_where_they_stand() -> None:
 
 
 def test_without_an_event_loop_nothing_is_sent() -> None:
-    asyncio.run(Answers("http://127.0.0.1:9", None).fetch([]))
+    asyncio.run(KeptAnswers("http://127.0.0.1:9", None).fetch([]))

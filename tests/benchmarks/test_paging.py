@@ -5,10 +5,11 @@ import json
 import pytest
 
 from benchmarks.common.prompts import KINDS
+from benchmarks.common.report import page, result
 from benchmarks.common.tasks import task_of
-from benchmarks.paging import loads as paging_extra
-from benchmarks.paging.measure import MAIN, Cell, Kept, Size, make_load, run, summarise
-from benchmarks.paging.report import write_report
+from benchmarks.paging import loads as paging_loads
+from benchmarks.paging.measure import MAIN, Kept, PagingCell, Size, make_load, run, summarise
+from benchmarks.paging.plots import plots_of
 from benchmarks.paging.sides import COUNTS, RANK, make_learnwares
 from specs.learnware import load_learnwares
 
@@ -28,7 +29,7 @@ def write_model(folder):
 @pytest.fixture
 def kept(tmp_path):
     kept = Kept(tmp_path / "kept")
-    worse = Cell(100, 4, 0.3, 4.0, 100)
+    worse = PagingCell(100, 4, 0.3, 4.0, 100)
     for cell, ours in ((MAIN, (120.0, 130.0, 110.0)), (worse, (95.0, 97.0, 99.0))):
         rounds = {"ours": [one(value) for value in ours], "stock": [one(100.0)] * 3}
         kept.write(cell.name, {"cell": cell._asdict(), "rounds": rounds})
@@ -93,15 +94,15 @@ def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch
         run(kept, [8], size, tmp_path, str(tmp_path))
 
 
-def test_the_report_is_one_page_with_its_plots(kept, tmp_path):
+def test_the_page_shows_the_plots(kept):
     figures, details, _ = summarise(kept)
-    content = {"figures": figures, "details": details, "setup": {"cpu": "<any>"}}
-    path = tmp_path / "report.html"
-    write_report(path, json.loads(json.dumps(content)))
-    page = path.read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4
-    assert "throughput_ratio_s8" in page
-    assert "&lt;any&gt;" in page
+    content = json.loads(json.dumps(result("paging", figures, {"cpu": "<any>"}, details)))
+    images = plots_of(content)
+    assert len(images) == 4
+    assert all(image.startswith(b"\x89PNG") for image in images)
+    shown = page(content, images)
+    assert shown.count("data:image/png;base64,") == 4
+    assert "throughput_ratio_s8" in shown
 
 
 def test_the_adapters_are_valid_learnwares_under_ids_of_their_own(tmp_path):
@@ -134,22 +135,22 @@ def write_rows(data, each):
     for kind in KINDS:
         file = data / f"{task_of(kind.learnware)}.test.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        prompts = [f"{kind.learnware} {number}" for number in range(each)] + ["long " * paging_extra.PROMPT_CHARACTERS]
+        prompts = [f"{kind.learnware} {number}" for number in range(each)] + ["long " * paging_loads.PROMPT_CHARACTERS]
         file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
 
 
 def test_prompts_are_rows_of_the_tasks_in_turn_where_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(paging_extra, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(paging_loads, "data_folder", lambda: tmp_path)
     write_rows(tmp_path, 3)
-    source, prompts = paging_extra.task_prompts(len(KINDS) + 1)
+    source, prompts = paging_loads.task_prompts(len(KINDS) + 1)
     assert source == "rows of tasks"
     assert prompts == [*(f"{kind.learnware} 0" for kind in KINDS), f"{KINDS[0].learnware} 1"]
     with pytest.raises(ValueError, match=r"has 24 rows of at most 600 characters; 25 are needed"):
-        paging_extra.task_prompts(25)
+        paging_loads.task_prompts(25)
 
 
 def test_prompts_are_made_where_no_task_data_is(monkeypatch):
-    monkeypatch.setattr(paging_extra, "data_folder", lambda: None)
-    source, prompts = paging_extra.task_prompts(100)
+    monkeypatch.setattr(paging_loads, "data_folder", lambda: None)
+    source, prompts = paging_loads.task_prompts(100)
     assert source == "made"
     assert len(set(prompts)) == 100

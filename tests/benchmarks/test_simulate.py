@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from benchmarks.paging.measure import REQUESTS, Cell
+from benchmarks.paging.measure import REQUESTS, PagingCell
 from benchmarks.simulate.check import SIDES, check, simulate
+from benchmarks.simulate.cluster import Cluster, at_random, by_placement
 from benchmarks.simulate.costs import H100, WEIGHT_BYTES, Linear, Work, adapter_bytes, slot_bytes
-from benchmarks.simulate.engine import (
-    Cluster,
-    Engine,
-    Job,
-    OurQueue,
-    Shape,
-    StockQueue,
-    StockSlots,
-    at_random,
-    by_placement,
-)
+from benchmarks.simulate.engine import Engine, OurQueue, Shape
+from benchmarks.simulate.job import Job
+from benchmarks.simulate.stock_policies import StockQueue, StockSlots
 from benchmarks.simulate.study import CHAT, kv_tokens, make_jobs, scale, shape_of, wanted_slots
 from router.placement import Placement, PlacementSettings
 
@@ -153,7 +146,7 @@ def measurement(costs: Linear, noise: float) -> dict:
     cells = {}
     for slots in (4, 8):
         for alpha in (0.3, 1.0):
-            cell = Cell(100, slots, alpha, 1.0, 100)
+            cell = PagingCell(100, slots, alpha, 1.0, 100)
             rounds = {
                 side: [
                     {

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.common.scores import BASE, TaskScores
+from benchmarks.common.statistics import picks_of
 from benchmarks.market.choices import (
     Columns,
-    Market,
-    Measured,
+    MarketScores,
+    MeasuredMarket,
     Offered,
     best_single,
     by_halves,
@@ -27,7 +28,6 @@ from benchmarks.market.figures import (
     calibration_noise,
     figures,
     means,
-    picks_of,
     recovery,
     tables,
 )
@@ -71,7 +71,7 @@ def test_the_best_single_learnware_is_one_for_the_whole_domain() -> None:
         "d-x": scores({"d-a": "1111", "d-b": "1010", BASE: "0000"}),
         "d-y": scores({"d-a": "0000", "d-b": "1111", BASE: "0000"}),
     }
-    market = Market([], matrix, matrix, {"d-x": "d", "d-y": "d"})
+    market = MeasuredMarket([], matrix, matrix, {"d-x": "d", "d-y": "d"})
     single = best_single(market, "d", ["d-a", "d-b"], "right")
     # by even rows d-b (1 and 1) beats d-a (1 and 0); by odd rows they tie at one half and d-a comes first
     assert list(single["d-x"]) == [1, 0, 1, 0]
@@ -134,10 +134,10 @@ def test_tasks_without_all_cells_of_their_domain_are_left_out() -> None:
     assert [one.id for one in market.learnwares] == ["finance-a"]
 
 
-def small_market() -> Market:
+def small_market() -> MeasuredMarket:
     rights = {"d-a": "11110000", "d-b": "00001111", BASE: "00000001"}
     tasks = {"d-x": scores(rights), "d-y": scores(rights)}
-    return Market([Named("d-a"), Named("d-b")], tasks, tasks, {"d-x": "d", "d-y": "d"})  # type: ignore[list-item]
+    return MeasuredMarket([Named("d-a"), Named("d-b")], tasks, tasks, {"d-x": "d", "d-y": "d"})  # type: ignore[list-item]
 
 
 def test_a_larger_market_has_copies_and_a_smaller_one_is_a_part() -> None:
@@ -150,7 +150,7 @@ def test_a_larger_market_has_copies_and_a_smaller_one_is_a_part() -> None:
     assert drawn == {"d-a", "d-b"}
 
 
-def measured(routed: str) -> Measured:
+def measured(routed: str) -> MarketScores:
     """Two tasks whose choice per request answers these rows right."""
     bits = np.array([float(bit) for bit in routed])
     right = {
@@ -165,7 +165,7 @@ def measured(routed: str) -> Measured:
     one = Columns(right, {name: values - 1 for name, values in right.items()})
     both = {"d-x": one, "d-y": one}
     wordings = {task: dict.fromkeys(("whole", "bare", "helper", "exam", "plain"), bits) for task in both}
-    return Measured(both, both, wordings, [(0.9, True)] * 18 + [(0.9, False)] * 2, 0, ())
+    return MarketScores(both, both, wordings, [(0.9, True)] * 18 + [(0.9, False)] * 2, 0, ())
 
 
 def test_means_over_tasks_count_every_task_alike() -> None:

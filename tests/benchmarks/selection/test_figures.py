@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.common.cases import Case, Starters, said
 from benchmarks.common.statistics import Share, share
-from benchmarks.selection.figures import MISSES, Figures, by_key, outcomes_of
+from benchmarks.selection.figures import MISSES, ChoiceFigures, by_key, outcomes_of
 from router.selection import Choice
 from router.turn import Conversation
 
@@ -28,8 +28,8 @@ class Given:
         return Choice(chosen, 0.9, 0.9, "given", (), probabilities=(("finance-tfns", 0.9),))
 
 
-def figures(cases: list[Case], choices: Mapping[str, str]) -> Figures:
-    return Figures(outcomes_of(cases, Given(choices)), STARTERS)
+def figures(cases: list[Case], choices: Mapping[str, str]) -> ChoiceFigures:
+    return ChoiceFigures(outcomes_of(cases, Given(choices)), STARTERS)
 
 
 def test_a_row_that_the_base_answers_is_neither_right_nor_of_a_wrong_domain() -> None:

@@ -42,7 +42,7 @@ class Replicas:
 
     async def probe(self, staged: Staged) -> Trial:
         assert (staged.folder / "adapter_model.safetensors").is_file()
-        self.tried.append(staged.entry.internal_name)
+        self.tried.append(staged.entry.engine_name)
         return Trial(self.refusal, {} if self.refusal else self.elsewhere)
 
     async def follow(self, sequence: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from vllm.lora.request import LoRARequest
 
 from serving.paging.gate import WORKER_GONE, AdapterGate, AdapterNotLoaded
-from serving.paging.sockets import SCHEDULER, SchedulerSocket, TierSocket, socket_path
+from serving.paging.sockets import SCHEDULER, SchedulerSocket, WorkerSocket, socket_path
 from serving.paging.tier import HostTier, Loaded
 from specs.errors import StartupError
 
@@ -31,7 +31,9 @@ class Worker:
         self.tier: HostTier[LoRARequest, str] = HostTier(
             BUDGET, lambda request: request.lora_int_id, lambda _: SIZE, self._read, self.changed.set
         )
-        self.socket = TierSocket(socket_path(instance, str(rank)), self.changed, self.report, self.tier, self._request)
+        self.socket = WorkerSocket(
+            socket_path(instance, str(rank)), self.changed, self.report, self.tier, self._request
+        )
 
     def report(self) -> dict[str, Any]:
         sizes = self.tier.sizes()

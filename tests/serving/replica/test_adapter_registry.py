@@ -20,9 +20,9 @@ with warnings.catch_warnings():
     from vllm.entrypoints.serve.engine.serving import BaseServing
     from vllm.lora.request import LoRARequest
 
-    from serving.replica.adapter_registry import Residents
+    from serving.replica.adapter_registry import AdapterRegistry
 
-from serving.replica.admission import Names, Served
+from serving.replica.admission import Admission, Names
 from serving.replica.prompt_logprobs import PromptLogprobs
 from specs.errors import InvalidInput, InvalidLearnware
 from specs.market.catalogue import Catalogue, Entry
@@ -64,10 +64,10 @@ def entry(folder: Path, learnware_id: str, mark: str) -> Entry:
     return Entry(learnware_id, 1, mark * 64, folder)
 
 
-def start() -> tuple[Residents, Models, Served]:
+def start() -> tuple[AdapterRegistry, Models, Admission]:
     models = Models()
-    served = Served(Names("base", frozenset({"auto"}), {}))
-    return Residents(models, served), models, served
+    admission = Admission(Names("base", frozenset({"auto"}), {}))
+    return AdapterRegistry(models, admission), models, admission
 
 
 async def settle() -> None:
@@ -76,20 +76,20 @@ async def settle() -> None:
 
 
 async def test_what_the_catalogue_says_is_what_is_served(folder: Path):
-    residents, models, served = start()
-    await residents.apply(Catalogue(1, (entry(folder, "a", "1"), entry(folder, "b", "2"))))
-    assert served.names.learnwares == {"a": "a@" + "1" * 12, "b": "b@" + "2" * 12}
-    assert set(models.lora_requests) == set(residents.cards) == {"a", "b"}
+    registry, models, admission = start()
+    await registry.apply(Catalogue(1, (entry(folder, "a", "1"), entry(folder, "b", "2"))))
+    assert admission.names.learnwares == {"a": "a@" + "1" * 12, "b": "b@" + "2" * 12}
+    assert set(models.lora_requests) == set(registry.cards) == {"a", "b"}
     assert len(models.engine_client.loaded) == 2
-    await residents.apply(Catalogue(2, (entry(folder, "b", "2"),)))
+    await registry.apply(Catalogue(2, (entry(folder, "b", "2"),)))
     await settle()
-    assert set(models.lora_requests) == set(served.names.learnwares) == {"b"}
+    assert set(models.lora_requests) == set(admission.names.learnwares) == {"b"}
     assert len(models.engine_client.loaded) == 1
 
 
 async def test_answers_say_the_public_id(folder: Path):
-    residents, models, _ = start()
-    await residents.apply(Catalogue(1, (entry(folder, "a.b-c", "1"),)))
+    registry, models, _ = start()
+    await registry.apply(Catalogue(1, (entry(folder, "a.b-c", "1"),)))
     assert models.model_name(models.lora_requests["a.b-c"]) == "a.b-c"
     assert models.model_name() == models.model_name(None) == "base"
 
@@ -97,11 +97,11 @@ async def test_answers_say_the_public_id(folder: Path):
 async def test_a_new_version_has_another_name_and_number_and_the_old_one_leaves_when_its_requests_are_done(
     folder: Path,
 ):
-    residents, models, served = start()
-    await residents.apply(Catalogue(1, (entry(folder, "a", "1"),)))
+    registry, models, admission = start()
+    await registry.apply(Catalogue(1, (entry(folder, "a", "1"),)))
     old = models.lora_requests["a"]
-    with served.use("a@" + "1" * 12):
-        await residents.apply(Catalogue(2, (entry(folder, "a", "2"),)))
+    with admission.use("a@" + "1" * 12):
+        await registry.apply(Catalogue(2, (entry(folder, "a", "2"),)))
         await settle()
         new = models.lora_requests["a"]
         assert (new.lora_name, old.lora_name) == ("a@" + "2" * 12, "a@" + "1" * 12)
@@ -112,12 +112,12 @@ async def test_a_new_version_has_another_name_and_number_and_the_old_one_leaves_
 
 
 async def test_a_request_that_was_admitted_finds_a_learnware_that_is_removed_before_it_asks(folder: Path):
-    residents, models, served = start()
-    await residents.apply(Catalogue(1, (entry(folder, "a", "1"),)))
-    with served.use("a@" + "1" * 12):
-        await residents.apply(Catalogue(2, ()))
+    registry, models, admission = start()
+    await registry.apply(Catalogue(1, (entry(folder, "a", "1"),)))
+    with admission.use("a@" + "1" * 12):
+        await registry.apply(Catalogue(2, ()))
         await settle()
-        assert served.names.learnwares == {}  # nobody new
+        assert admission.names.learnwares == {}  # nobody new
         assert "a" in models.lora_requests
         assert models.engine_client.loaded
     await settle()
@@ -127,45 +127,45 @@ async def test_a_request_that_was_admitted_finds_a_learnware_that_is_removed_bef
 
 async def test_a_version_that_comes_back_keeps_its_number(folder: Path):
     """vLLM compares requests by name: two numbers for one name in a batch would lose one of them."""
-    residents, models, served = start()
-    await residents.apply(Catalogue(1, (entry(folder, "a", "1"),)))
+    registry, models, admission = start()
+    await registry.apply(Catalogue(1, (entry(folder, "a", "1"),)))
     number = models.lora_requests["a"].lora_int_id
-    with served.use("a@" + "1" * 12):
-        await residents.apply(Catalogue(2, ()))
-        await residents.apply(Catalogue(3, (entry(folder, "a", "1"),)))
+    with admission.use("a@" + "1" * 12):
+        await registry.apply(Catalogue(2, ()))
+        await registry.apply(Catalogue(3, (entry(folder, "a", "1"),)))
     await settle()
     assert models.lora_requests["a"].lora_int_id == number
     assert set(models.engine_client.loaded) == {number}
-    await residents.apply(Catalogue(4, ()))
+    await registry.apply(Catalogue(4, ()))
     await settle()
     assert models.engine_client.loaded == {}
-    await residents.apply(Catalogue(5, (entry(folder, "a", "1"),)))
+    await registry.apply(Catalogue(5, (entry(folder, "a", "1"),)))
     assert models.lora_requests["a"].lora_int_id == number
     assert set(models.engine_client.loaded) == {number}
 
 
 async def test_a_learnware_that_the_engine_refuses_is_left_out(folder: Path, tmp_path: Path, caplog):
     refused = Path(shutil.copytree(folder, tmp_path / "refused"))
-    residents, models, served = start()
+    registry, models, admission = start()
     catalogue = Catalogue(1, (entry(folder, "a", "1"), entry(refused, "b", "2")))
     with pytest.raises(InvalidLearnware, match="'b': the engine refused its adapter: wrong shape"):
-        await residents.apply(catalogue, strict=True)
-    await residents.apply(catalogue)
-    assert set(served.names.learnwares) == set(models.lora_requests) == {"a"}
+        await registry.apply(catalogue, strict=True)
+    await registry.apply(catalogue)
+    assert set(admission.names.learnwares) == set(models.lora_requests) == {"a"}
     # a new version that is refused does not leave the old one in its place
-    await residents.apply(Catalogue(2, (entry(refused, "a", "3"),)))
+    await registry.apply(Catalogue(2, (entry(refused, "a", "3"),)))
     await settle()
-    assert served.names.learnwares == models.lora_requests == {}
+    assert admission.names.learnwares == models.lora_requests == {}
 
 
 async def test_all_of_a_change_is_served_at_once(folder: Path):
-    residents, models, served = start()
+    registry, models, admission = start()
     change = asyncio.create_task(
-        residents.apply(Catalogue(1, tuple(entry(folder, name, mark) for name, mark in ("a1", "b2", "c3"))))
+        registry.apply(Catalogue(1, tuple(entry(folder, name, mark) for name, mark in ("a1", "b2", "c3"))))
     )
     seen = set()
     while not change.done():
-        seen.add((len(served.names.learnwares), len({"a", "b", "c"} & set(models.lora_requests))))
+        seen.add((len(admission.names.learnwares), len({"a", "b", "c"} & set(models.lora_requests))))
         await asyncio.sleep(0)
     assert seen <= {(0, 0), (3, 3)}
     assert (0, 0) in seen
@@ -195,8 +195,8 @@ def output_layer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 async def test_while_an_adapter_of_lm_head_is_loaded_prompt_logprobs_are_refused(folder: Path, output_layer: Path):
     models = Models()
-    served, guard = Served(Names("base", frozenset({"auto"}), {})), PromptLogprobs()
-    residents = Residents(models, served, guard)
+    admission, guard = Admission(Names("base", frozenset({"auto"}), {})), PromptLogprobs()
+    registry = AdapterRegistry(models, admission, guard)
 
     def refused() -> bool:
         try:
@@ -206,16 +206,16 @@ async def test_while_an_adapter_of_lm_head_is_loaded_prompt_logprobs_are_refused
             return True
 
     plain, changed = entry(folder, "a", "1"), entry(output_layer, "b", "2")
-    await residents.apply(Catalogue(1, (plain,)))
+    await registry.apply(Catalogue(1, (plain,)))
     assert not refused()
-    await residents.load(changed)  # on trial, not served yet
+    await registry.load(changed)  # on trial, not served yet
     assert refused()
-    await residents.unload(changed.internal_name)
+    await registry.unload(changed.engine_name)
     assert not refused()
-    await residents.apply(Catalogue(2, (plain, changed)))
+    await registry.apply(Catalogue(2, (plain, changed)))
     assert refused()
-    with served.use(changed.internal_name):
-        await residents.apply(Catalogue(3, (plain,)))
+    with admission.use(changed.engine_name):
+        await registry.apply(Catalogue(3, (plain,)))
         await settle()
         assert refused()  # a request still uses it
     await settle()
@@ -225,8 +225,8 @@ async def test_while_an_adapter_of_lm_head_is_loaded_prompt_logprobs_are_refused
 async def test_an_adapter_of_lm_head_that_the_engine_refuses_refuses_nobody(output_layer: Path, tmp_path: Path):
     bad = Path(shutil.copytree(output_layer, tmp_path / "refused"))
     guard = PromptLogprobs()
-    residents = Residents(Models(), Served(Names("base", frozenset({"auto"}), {})), guard)
+    registry = AdapterRegistry(Models(), Admission(Names("base", frozenset({"auto"}), {})), guard)
     with pytest.raises(InvalidLearnware):
-        await residents.load(entry(bad, "b", "2"))
+        await registry.load(entry(bad, "b", "2"))
     with guard.admit("/v1/completions", {"prompt_logprobs": 1}):
         pass

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from router.choice import CHOICE_HEADER, FAILED_HEADER, MATCHED, RESIDENT, RoutedChoice, encode_choice
-from serving.replica.admission import Names, Served
+from serving.replica.admission import Admission, Names
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_metrics import ReplicaMetrics
@@ -45,7 +45,7 @@ def registry():
 @pytest.fixture
 def app(registry):
     inner = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST", "GET"])])
-    return LearnwareMiddleware(inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
+    return LearnwareMiddleware(inner, admission=Admission(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
 
 
 def send(app, payload, headers=None, query="", path="/v1/chat/completions"):
@@ -142,7 +142,11 @@ def test_a_replica_is_ready_once_a_choice_has_reached_it_or_after_a_minute(regis
 
     def replica():
         return LearnwareMiddleware(
-            inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(CollectorRegistry()), clock=lambda: now
+            inner,
+            admission=Admission(NAMES),
+            secret=SECRET,
+            metrics=ReplicaMetrics(CollectorRegistry()),
+            clock=lambda: now,
         )
 
     def ready(app):
@@ -176,7 +180,7 @@ def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_l
         seen.append(await receive())
         seen.append(await receive())
 
-    app = LearnwareMiddleware(inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
+    app = LearnwareMiddleware(inner, admission=Admission(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
     scope = {
         "type": "http",
         "method": "POST",
@@ -226,7 +230,7 @@ def test_without_a_choice_the_base_answers_only_where_the_configuration_says_so(
     for base_answers in (True, False):
         app = LearnwareMiddleware(
             echo_app,
-            served=Served(NAMES),
+            admission=Admission(NAMES),
             secret=SECRET,
             metrics=ReplicaMetrics(CollectorRegistry()),
             base_without_choice=base_answers,
@@ -244,7 +248,7 @@ def test_without_a_choice_the_base_answers_only_where_the_configuration_says_so(
 @pytest.mark.parametrize("reason", ["base:low-confidence", "base:router-deadline", "base:router-error", "base:better"])
 def test_a_choice_of_the_base_is_a_choice(registry, reason):
     app = LearnwareMiddleware(
-        echo_app, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), base_without_choice=False
+        echo_app, admission=Admission(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), base_without_choice=False
     )
     response = send(app, {"model": "auto"}, choice(None, reason))
     assert (response.status_code, response.headers["x-learnware-reason"]) == (200, reason)
@@ -254,7 +258,11 @@ def test_a_choice_of_the_base_is_a_choice(registry, reason):
 def test_what_generates_nothing_needs_no_choice_and_is_not_counted(registry, base_answers):
     inner = Starlette(routes=[Route("/tokenize", echo, methods=["POST"])])
     app = LearnwareMiddleware(
-        inner, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), base_without_choice=base_answers
+        inner,
+        admission=Admission(NAMES),
+        secret=SECRET,
+        metrics=ReplicaMetrics(registry),
+        base_without_choice=base_answers,
     )
     for model, answers in (("auto", "base-8b"), (TASK, "base-8b"), ("finance-tfns", "finance-tfns")):
         response = send(app, {"model": model, "prompt": "x"}, path="/tokenize")
@@ -323,7 +331,7 @@ echo_app = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST"
 def test_an_adapter_is_held_while_its_request_runs(registry, model, held):
     adapters = Adapters()
     app = LearnwareMiddleware(
-        adapters.app, served=Served(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+        adapters.app, admission=Admission(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
     )
     assert send(app, {"model": model}).status_code == 200
     assert adapters.seen == [held]
@@ -332,9 +340,9 @@ def test_an_adapter_is_held_while_its_request_runs(registry, model, held):
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "chosen"])
 def test_a_load_failure_fails_its_own_request_with_the_reason(registry, named):
-    adapters, served = Adapters(), Served(NAMES)
+    adapters, admission = Adapters(), Admission(NAMES)
     app = LearnwareMiddleware(
-        adapters.app, served=served, secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+        adapters.app, admission=admission, secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
     )
     model = "healthcare-pubmedqa" if named else "auto"
     response = send(app, {"model": model}, choice("healthcare-pubmedqa"))
@@ -346,7 +354,7 @@ def test_a_load_failure_fails_its_own_request_with_the_reason(registry, named):
         "code": "adapter_unavailable",
     }
     assert adapters.seen == []
-    asyncio.run(asyncio.wait_for(served.unused("healthcare-pubmedqa@1"), 1))
+    asyncio.run(asyncio.wait_for(admission.unused("healthcare-pubmedqa@1"), 1))
     assert send(app, {"model": "finance-tfns"}).status_code == 200
 
 
@@ -354,11 +362,11 @@ def test_after_a_load_failure_the_base_model_answers_where_the_configuration_say
     adapters = Adapters()
     app = LearnwareMiddleware(
         adapters.app,
-        served=Served(NAMES),
+        admission=Admission(NAMES),
         secret=SECRET,
         metrics=ReplicaMetrics(registry),
         hold=adapters.hold,
-        base_stands_in=True,
+        base_on_load_failure=True,
     )
     response = send(app, {"model": "healthcare-pubmedqa", "messages": []})
     assert response.status_code == 200
@@ -371,9 +379,9 @@ def test_after_a_load_failure_the_base_model_answers_where_the_configuration_say
 def test_prompt_logprobs_are_refused_whoever_is_asked_while_an_adapter_of_lm_head_is_there(registry, model):
     guard = PromptLogprobs()
     inner = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST"])])
-    served = Served(NAMES)
+    admission = Admission(NAMES)
     app = LearnwareMiddleware(
-        inner, served=served, secret=SECRET, metrics=ReplicaMetrics(registry), prompt_logprobs=guard
+        inner, admission=admission, secret=SECRET, metrics=ReplicaMetrics(registry), prompt_logprobs=guard
     )
     asking = {"model": model, "prompt_logprobs": 1}
     assert send(app, asking, choice()).status_code == 200
@@ -385,6 +393,6 @@ def test_prompt_logprobs_are_refused_whoever_is_asked_while_an_adapter_of_lm_hea
     assert "adapts lm_head" in error["message"]
     assert "healthcare-pubmedqa" in error["message"]
     assert send(app, {"model": model, "logprobs": True}, choice()).status_code == 200
-    asyncio.run(asyncio.wait_for(served.unused("finance-tfns@1"), 1))
+    asyncio.run(asyncio.wait_for(admission.unused("finance-tfns@1"), 1))
     guard.include("healthcare-pubmedqa@1")
     assert send(app, asking, choice()).status_code == 200

@@ -157,7 +157,7 @@ class TestLargeMarket:
         catalogue = read_catalogue(market.root)
         after = builder.build(catalogue)
         assert len(after.selector) == 2
-        assert after.adapters["finance-fiqa_sa"] == catalogue.entries[0].internal_name
+        assert after.adapters["finance-fiqa_sa"] == catalogue.entries[0].engine_name
         medical = (
             "Abstract: 120 patients were randomised to metformin or placebo. Does metformin lower HbA1c? yes or no"
         )

@@ -38,7 +38,7 @@ def test_a_submission_is_served_until_it_is_removed(market: Market, whole: Path,
     assert (record.id, record.version, record.state) == ("colours-objects", 1, State.ACTIVE)
     assert served(market) == {"colours-objects": 1}
     (entry,) = read_catalogue(market.root).entries
-    assert entry.internal_name == f"colours-objects@{record.sha256 and record.sha256[:12]}"
+    assert entry.engine_name == f"colours-objects@{record.sha256 and record.sha256[:12]}"
     assert market.show("colours-objects") == record
     market.remove("colours-objects")
     assert served(market) == {}

@@ -1,10 +1,7 @@
-"""The one-page HTML report of `benchmarks.paging`: plots beside the figures, in one file without links."""
+"""Plots for the page of `benchmarks.paging`."""
 
-import base64
-import html
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +9,9 @@ import numpy as np
 SIDES = (("ours", "C0"), ("stock", "C1"))
 
 
-def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes the report of a benchmark's result (`benchmarks.common.report.result`)."""
+def plots_of(content: Mapping[str, Any]) -> list[bytes]:
+    """Draws a result of `benchmarks.paging` (`benchmarks.common.report.result`): throughput and TTFT against the number
+    of slots, and adapter loads against those that were needed, each as a PNG file."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -23,35 +21,19 @@ def write_report(path: Path, content: Mapping[str, Any]) -> None:
         ("ttft_p99", "TTFT p99, s (at saturation: waiting included)"),
         ("coldest_decile_ttft_p99", "TTFT p99 of the coldest tenth of requests, s"),
     )
-    images = [_grid(cells, quantity, title) for quantity, title in quantities] + [_loads(cells)]
-    figures = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{value:.3f}</td></tr>" for name, value in content["figures"].items()
-    )
-    setup = "".join(
-        f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(str(value))}</td></tr>"
-        for name, value in content["setup"].items()
-    )
-    plots = "".join(f'<img alt="" src="data:image/png;base64,{image}">' for image in images if image)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "<!doctype html><meta charset='utf-8'><title>Adapter paging</title>"
-        "<style>body{font:14px sans-serif;max-width:70em;margin:2em auto}img{max-width:100%}"
-        "td{padding:.1em .6em;border-bottom:1px solid #ddd}</style>"
-        f"<h1>Adapter paging</h1><table>{figures}</table>{plots}<h2>Setup</h2><table>{setup}</table>",
-        encoding="utf-8",
-    )
-    print(f"written: {path}")
+    drawn = [_grid(cells, quantity, title) for quantity, title in quantities]
+    return [image for image in (*drawn, _loads(cells)) if image is not None]
 
 
-def _grid(cells: list[Any], quantity: str, title: str) -> str:
-    """A quantity against the number of slots, a plot for each α and cv."""
+def _grid(cells: list[Any], quantity: str, title: str) -> bytes | None:
+    """Draws a quantity against the number of slots, one plot for each α and cv; None without cells."""
     from matplotlib.figure import Figure
 
     settings = sorted(
         {(cell["cell"]["alpha"], cell["cell"]["cv"]) for cell in cells if cell["cell"]["adapters"] == 100}
     )
     if not settings:
-        return ""
+        return None
     figure = Figure(figsize=(3.2 * len(settings), 2.8), layout="constrained")
     figure.suptitle(title)
     for axes, (alpha, cv) in zip(np.atleast_1d(figure.subplots(1, len(settings))), settings, strict=True):
@@ -72,8 +54,8 @@ def _grid(cells: list[Any], quantity: str, title: str) -> str:
     return _png(figure)
 
 
-def _loads(cells: list[Any]) -> str:
-    """Slots filled against slots that had to be filled, all cells."""
+def _loads(cells: list[Any]) -> bytes:
+    """Draws the adapter loads of all cells against those that were needed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -87,7 +69,7 @@ def _loads(cells: list[Any]) -> str:
     return _png(figure)
 
 
-def _png(figure: Any) -> str:
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Tables of measured figures in README files, written from `benchmarks/results`."""
