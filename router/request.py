@@ -1,9 +1,9 @@
 """Reads a request body as the router receives it: the model that is asked for, and the texts to choose by.
 
-The body is the one that a client sent to `/v1/chat/completions`, `/v1/completions` or another of vLLM's JSON routes,
-cut by HAProxy when it is large (Ray 2.60 forwards at most `RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE` bytes, and
-marks the cut only when the client sent a `Content-Length`). So every body that does not parse is treated as possibly
-cut.
+The body is the one that a client sent to `/v1/chat/completions`, `/v1/completions` or another of vLLM's JSON routes
+(`serving.names.GENERATING_PATHS`; the router is not told which one, so the body is read by its fields), cut by HAProxy
+when it is large (Ray 2.60 forwards at most `RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE` bytes, and marks the cut
+only when the client sent a `Content-Length`). So every body that does not parse is treated as possibly cut.
 
 A request has one or more *prompts*, each a conversation (`router.turn`):
 
@@ -12,8 +12,11 @@ A request has one or more *prompts*, each a conversation (`router.turn`):
   messages are ours or a tool's, not the user's, and don't count. The system prompt counts for
   every turn, a long one with its ends.
 - `/v1/chat/completions/batch` (vLLM 0.29): `messages` is a list of conversations.
-- completion: the prompt, or each of a list. Token ids are decoded with the base model's tokenizer.
-- `input` (vLLM's responses and embeddings routes): as a prompt, or as messages.
+- completion: the prompt, or each of a list. Token ids are decoded with the base model's tokenizer, those of
+  `/inference/v1/generate` (`token_ids`) as well.
+- `/v1/responses`: `input` is the user's one turn, or items, of which the messages count as in a chat; `instructions` is
+  the system prompt. Earlier turns that `previous_response_id` stands for are not in the body (and vLLM keeps none).
+- `/v1/messages`: as a chat, with the system prompt in `system`.
 """
 
 import json
@@ -40,6 +43,11 @@ on."""
 
 _NOT_TEXT = frozenset({"tool_result", "tool_use", "tool_call", "function_call", "function_call_output", "thinking"})
 """Types of content parts that may hold text which nobody wrote."""
+
+_BILLING = "x-anthropic-billing-header"
+"""How a part of a system prompt begins that a client wrote for its provider's accounts. vLLM 0.29 leaves it out of what
+the model reads; it is another one with each request, so with it no turn would be known again (`router.conversation`).
+"""
 
 DecodeTokens = Callable[[Sequence[int]], str]
 """Turns token ids into text."""
@@ -87,19 +95,27 @@ def _parse_cut(body: bytes) -> Any:
 def _prompts(
     payload: Mapping[str, Any], decode_tokens: DecodeTokens | None, words: OwnWords
 ) -> tuple[Conversation, ...]:
-    messages = payload.get("messages")
-    if messages is None and _is_list_of(payload.get("input"), Mapping):
-        messages = payload["input"]
+    messages, prompt = payload.get("messages"), payload.get("prompt", payload.get("token_ids"))
+    if messages is None and prompt is None:
+        messages = _messages_of_input(payload.get("input"))
     if isinstance(messages, list):
-        instructions = _text_of(payload.get("instructions", payload.get("system")))
+        instructions = _system_text(payload.get("instructions") or payload.get("system"))
         conversations = _spread(messages) if _is_list_of(messages, list) else [messages]
         return tuple(_conversation(one, instructions, words) for one in conversations)
-    prompt = payload.get("prompt", payload.get("input"))
+    if prompt is None:
+        prompt = payload.get("input")
     if isinstance(prompt, list) and not _is_list_of(prompt, int):
         prompts = _spread(prompt)
     else:
         prompts = [] if prompt is None else [prompt]
     return tuple(_conversation_of_one(_prompt_text(one, decode_tokens), words) for one in prompts)
+
+
+def _messages_of_input(given: Any) -> list[Any] | None:
+    """The `input` of `/v1/responses` as messages: a text is the user's one. None when it is neither."""
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    return given if _is_list_of(given, Mapping) else None
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
@@ -119,12 +135,10 @@ def _conversation(messages: Any, instructions: str, words: OwnWords) -> Conversa
     for message in messages if isinstance(messages, list) else ():
         if not isinstance(message, Mapping):
             continue
-        role, text = message.get("role"), _text_of(message.get("content"))
-        if not text:
-            continue
-        if role in ("system", "developer"):
+        role, content = message.get("role"), message.get("content")
+        if role in ("system", "developer") and (text := _system_text(content)):
             system.append(text)
-        elif role == "user":
+        elif role == "user" and (text := _text_of(content)):
             said.append(text)
     instruction = "\n".join(system)
     # where nothing but wrappers was said, the last one has to do
@@ -144,6 +158,12 @@ def _text_of(content: Any) -> str:
     if not isinstance(content, list):
         return ""
     return "\n".join(part for part in map(_text_of_part, content) if isinstance(part, str)).strip()
+
+
+def _system_text(content: Any) -> str:
+    """The text of a system prompt, without what is no instruction."""
+    parts = content if isinstance(content, list) else [content]
+    return _text_of([part for part in parts if not _text_of([part]).startswith(_BILLING)])
 
 
 def _text_of_part(part: Any) -> Any:

@@ -9,7 +9,11 @@ request is refused, or the base model answers where the configuration allows it)
 id. Any other value gets a 404 that names close ids. A body that is not a JSON object is passed unchanged to vLLM's
 application, which answers with the fitting 4xx.
 
-Requests that generate nothing (`/tokenize`) are neither routed nor counted.
+At `/invocations` a header may name the model: vLLM 0.29 writes SageMaker's adapter header over the body's `model`, and
+null where the client sent none. So it counts as the client's `model` here, and carries the one that answers.
+
+Requests for log-probabilities of tokens that the client lists are refused, since they would spoil other clients'
+(`CHOSEN_LOGPROBS`). Requests that generate nothing (`/tokenize`) are neither routed nor counted.
 
 While a stack starts, HAProxy knows the engine a moment before it knows the router, and the base model would answer
 requests for `auto`. A replica therefore reports itself ready only once a router's choice has reached it.
@@ -76,6 +80,15 @@ READY_PATHS = frozenset({"/v1/models", "/health"})
 READY_ANYWAY_S = 60.0
 """Age in seconds from which a replica counts as ready although no choice has reached it: either nobody has asked for
 `auto`, or there is no router any more, and requests that name a model can still be answered."""
+
+SAGEMAKER_PATH = "/invocations"
+_SAGEMAKER_ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
+"""`inject_adapter_id` on the route of `vllm.entrypoints.serve.sagemaker.api_router` reads it."""
+
+CHOSEN_LOGPROBS = frozenset({"logprob_token_ids", "label_token_ids"})
+"""Fields of a body, or of its `sampling_params`, that list tokens: chat's, and those of `/generative_scoring`. With one
+such request in the batch vLLM 0.29 gives all others that ask for log-probabilities the listed tokens' places in the
+stead of their own likeliest ones, filled with minus infinity (`vllm.v1.sample.sampler.Sampler.forward`)."""
 
 EXPLAIN_PATH = "/v1/route"
 """Path of the explanation of a choice, which the middleware passes on unchanged: the router must see `model` as the
@@ -168,7 +181,7 @@ class LearnwareMiddleware:
         if request.payload is None:
             return None
         names = self._admission.names  # one state of the market for the whole request
-        answerer = self._answerer(request.scope, request.payload.get("model"), names)
+        answerer = self._answerer(request.scope, request.model, names)
         engine_name = names.learnwares.get(answerer.model)
         claims.enter_context(self._admission.use(engine_name))  # from here on this version stays in the engine
         claims.enter_context(self._prompt_logprobs.admit(request.scope["path"], request.payload))
@@ -262,6 +275,11 @@ def _takes_a_model(scope: Scope) -> bool:
     return any(name == b"content-type" and b"json" in value.lower() for name, value in scope["headers"])
 
 
+def _sagemaker_adapter(scope: Scope) -> str | None:
+    value = dict(scope["headers"]).get(_SAGEMAKER_ADAPTER)
+    return value.decode("latin-1") if value else None
+
+
 def _json_object(body: bytes) -> dict[str, Any] | None:
     """Parses the body as a JSON object; None when it is not one.
 
@@ -285,15 +303,21 @@ class _Request(NamedTuple):
 
     scope: Scope
     receive: Receive
-    body: bytes | None
-    payload: dict[str, Any] | None
+    body: bytes | None = None
+    payload: dict[str, Any] | None = None
+    model: str | None = None
+    """The model that the client asks for."""
 
     def naming(self, model: str) -> "_Request":
-        """Returns the request with `model` in its body; a body that names no model is left as it is."""
-        if self.payload is None or self.payload.get("model") in (None, model):
-            return self
-        body = json.dumps({**self.payload, "model": model}, separators=(",", ":")).encode()
-        return self._replace(scope=_with_length(self.scope, len(body)), body=body)
+        """Returns the request with `model` in its body, and at `/invocations` in SageMaker's header; a body that names
+        no model is left as it is."""
+        scope, body = self.scope, self.body
+        if self.payload is not None and self.model not in (None, model):
+            body = json.dumps({**self.payload, "model": model}, separators=(",", ":")).encode()
+            scope = _with_length(scope, len(body))
+        if scope["path"] == SAGEMAKER_PATH:
+            scope = _with_header(scope, _SAGEMAKER_ADAPTER, model)
+        return self._replace(scope=scope, body=body)
 
     def replay(self) -> Receive:
         """Returns the ASGI `receive` by which vLLM's application reads this request."""
@@ -305,15 +329,33 @@ async def _read(scope: Scope, receive: Receive) -> _Request:
 
     Raises:
         ClientDisconnect: the client hung up before the body was complete.
-        InvalidInput: the body is not UTF-8.
+        InvalidInput: the body is not UTF-8, or it asks for log-probabilities of listed tokens.
     """
     if not _takes_a_model(scope):
-        return _Request(scope, receive, None, None)
+        return _Request(scope, receive)
     body = await _read_body(receive)
     payload = _json_object(body)
-    if payload is not None and not isinstance(payload.get("model"), str | None):
-        payload = None  # vLLM's own validation says what is wrong
-    return _Request(scope, receive, body, payload)
+    if payload is None:
+        return _Request(scope, receive, body)
+    _refuse_chosen_logprobs(payload)
+    model = payload.get("model")
+    if scope["path"] == SAGEMAKER_PATH:
+        model = _sagemaker_adapter(scope) or model
+    if not isinstance(model, str | None):
+        return _Request(scope, receive, body)  # vLLM's own validation says what is wrong
+    return _Request(scope, receive, body, payload, model)
+
+
+def _refuse_chosen_logprobs(payload: dict[str, Any]) -> None:
+    """Raises InvalidInput for a body that asks for log-probabilities of listed tokens."""
+    sampling = payload.get("sampling_params")
+    for place in (payload, sampling if isinstance(sampling, dict) else {}):
+        given = sorted(field for field in CHOSEN_LOGPROBS if place.get(field) is not None)
+        if given:
+            raise InvalidInput(
+                f"Log-probabilities of listed tokens ({given[0]}) are not available: vLLM would give the same tokens "
+                "to everybody whose request runs beside. Leave the field out; logprobs with top_logprobs are there."
+            )
 
 
 async def _read_body(receive: Receive) -> bytes:
@@ -348,10 +390,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_length(scope: Scope, length: int) -> Scope:
-    headers = [
-        (name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")
-    ]
-    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+    headers = [header for header in scope["headers"] if header[0] != b"transfer-encoding"]
+    return _with_header({**scope, "headers": headers}, b"content-length", str(length))
+
+
+def _with_header(scope: Scope, name: bytes, value: str) -> Scope:
+    headers = [header for header in scope["headers"] if header[0] != name]
+    return {**scope, "headers": [*headers, (name, value.encode())]}
 
 
 def _announcing(send: Send, answerer: Answerer) -> Send:

@@ -158,9 +158,63 @@ def test_token_ids_are_decoded_and_ignored_without_a_decoder():
     assert (long.split()[0], long.split()[-1]) == ("<0>", f"<{3 * EDGE_TOKENS - 1}>")
 
 
-def test_input_of_the_responses_route_is_read():
-    assert read(input="a question") == Conversation("", ("a question",))
-    assert read(input=[user("a question")], instructions="Be brief.") == Conversation("Be brief.", ("a question",))
+@pytest.mark.parametrize(
+    "given",
+    [
+        "a question",
+        [user("a question")],
+        [{"type": "message", **user([{"type": "input_text", "text": "a question"}])}],
+        [
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "NASDAQ"}]},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "It fell."}]},
+            {"type": "function_call", "call_id": "c1", "name": "price", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "12.5"},
+            user([{"type": "input_text", "text": "a question"}, {"type": "input_image", "image_url": "data:"}]),
+        ],
+    ],
+    ids=["a text", "a message", "an item of parts", "items of all kinds"],
+)
+def test_input_of_the_responses_route_is_read_with_its_instructions(given):
+    assert read(input=given) == Conversation("", ("a question",))
+    assert read(input=given, instructions="Be brief.") == Conversation("Be brief.", ("a question",))
+    assert read(input=given, instructions=None, previous_response_id="resp_1") == Conversation("", ("a question",))
+    assert read_request(body(input=given, instructions="Be brief.", stream=True)).whole
+
+
+def test_an_input_that_says_nothing_leaves_the_instructions_and_one_that_is_none_leaves_nothing():
+    assert read(input="", instructions="Solve: 2 + 2") == Conversation("", ("Solve: 2 + 2",))
+    for nothing in (5, None, [], {}):
+        prompts = read_request(body(input=nothing, instructions="Be brief.")).prompts
+        assert not any(prompt.turns for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    "instruction", ["Classify.", [{"type": "text", "text": "Classify."}]], ids=["a text", "content blocks"]
+)
+def test_system_of_the_messages_route_is_the_system_prompt(instruction):
+    answered = {"role": "assistant", "content": [{"type": "text", "text": "negative"}]}
+    prompt = read(system=instruction, messages=[user("one"), answered, user([{"type": "text", "text": "two"}])])
+    assert prompt == Conversation("Classify.", ("one", "two"))
+
+
+@pytest.mark.parametrize("place", ["field", "message"])
+def test_what_a_client_wrote_for_its_providers_accounts_is_no_instruction(place):
+    blocks = [
+        {"type": "text", "text": "x-anthropic-billing-header: cc_version=1.0.0; cch=3f9a2;"},
+        {"type": "text", "text": "Classify."},
+    ]
+    if place == "field":
+        assert read(system=blocks, messages=[user("one")]).system == "Classify."
+    else:
+        assert read(messages=[system(blocks), user("one")]).system == "Classify."
+
+
+def test_token_ids_of_the_generate_route_are_decoded():
+    def decode(ids):
+        return " ".join(f"<{i}>" for i in ids)
+
+    (prompt,) = read_request(body(token_ids=[1, 2], sampling_params={"max_tokens": 1}), decode).prompts
+    assert prompt.turns == ("<1> <2>",)
 
 
 def test_what_programs_wrote_into_messages_does_not_count():
@@ -221,6 +275,9 @@ def test_a_cut_body_whose_model_comes_last_has_no_model_but_a_text():
         b'{"prompt": [[], [[1]], null, {}]}',
         b'{"prompt": [99999999999999999999999]}',
         b'{"messages": [{"role": [], "content": [[], {"type": [], "text": 5}]}]}',
+        b'{"token_ids": ["a", {}]}',
+        b'{"input": [{"role": "user"}, 5, null], "instructions": [1, {"text": {}}]}',
+        b'{"messages": [{"role": "system", "content": [5, [[]], {"text": 1}]}], "system": {"text": []}}',
     ],
 )
 def test_odd_bodies_are_read_without_an_error(raw):
@@ -245,7 +302,9 @@ json_values = st.recursive(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine draws the first example slowly
 @given(
     st.dictionaries(
-        st.sampled_from(["model", "messages", "prompt", "input", "instructions", "system"]), json_values, max_size=6
+        st.sampled_from(["model", "messages", "prompt", "input", "instructions", "system", "token_ids"]),
+        json_values,
+        max_size=6,
     )
 )
 def test_no_json_object_makes_it_raise(payload):

@@ -173,6 +173,50 @@ def test_a_body_that_is_not_text_is_refused(app):
     assert "UTF-8" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "named", "answers", "reason"),
+    [
+        ({"model": "auto"}, None, "finance-tfns", "matched"),
+        ({"model": "healthcare-pubmedqa"}, None, "healthcare-pubmedqa", "named"),
+        ({}, None, "base-8b", "base:no-model"),
+        ({}, "finance-tfns", "finance-tfns", "named"),
+        ({"model": "auto"}, "healthcare-pubmedqa", "healthcare-pubmedqa", "named"),
+    ],
+)
+def test_sagemakers_header_carries_the_model_that_answers(registry, fields, named, answers, reason):
+    """vLLM writes it over the body's `model`."""
+
+    async def overwritten(request: Request):
+        return JSONResponse(request.headers.getlist("x-amzn-sagemaker-adapter-identifier"))
+
+    inner = Starlette(routes=[Route("/invocations", overwritten, methods=["POST"])])
+    app = LearnwareMiddleware(inner, admission=Admission(NAMES), secret=SECRET, metrics=ReplicaMetrics(registry))
+    header = {} if named is None else {"X-Amzn-SageMaker-Adapter-Identifier": named}
+    response = send(app, fields, {**choice(), **header}, path="/invocations")
+    assert response.json() == [answers]
+    assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == (answers, reason)
+    unknown = send(app, fields, {"X-Amzn-SageMaker-Adapter-Identifier": "withdrawn"}, path="/invocations")
+    assert unknown.status_code == 404
+
+
+@pytest.mark.parametrize("model", ["auto", "finance-tfns", None, 5])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprob_token_ids": [1], "logprobs": True},
+        {"logprob_token_ids": []},
+        {"query": "a", "items": ["b"], "label_token_ids": [1, 2]},
+        {"token_ids": [1], "sampling_params": {"logprob_token_ids": [1]}},
+    ],
+)
+def test_logprobs_of_listed_tokens_are_refused_since_they_spoil_those_of_others(app, model, fields):
+    response = send(app, {"model": model, **fields}, choice())
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "listed tokens" in response.json()["error"]["message"]
+    kept = {"model": model, "logprobs": True, "top_logprobs": 5, "logprob_token_ids": None, "sampling_params": 3}
+    assert send(app, kept, choice()).status_code == 200
+
+
 def test_a_client_that_hangs_up_while_sending_is_dropped_and_one_that_hangs_up_later_is_passed_on(registry):
     seen = []
 
