@@ -178,3 +178,34 @@ def test_the_version_is_ready_to_be_tagged() -> None:
     for file in sorted((ROOT / "deploy").iterdir()):
         tags = re.findall(r"learnware-serving:(\d+\.\d+\.\d+)", file.read_text(encoding="utf-8"))
         assert set(tags) <= {version}, file.name
+
+
+def test_everything_in_a_package_that_is_no_module_is_installed_but_its_readme() -> None:
+    """What a module reads beside itself would be missing in a wheel otherwise. A README.md is for readers of the
+    sources; the one at the root is the distribution's."""
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    installed = {path for package, globs in patterns.items() for one in globs for path in folder_of(package).glob(one)}
+    wanted = {
+        path
+        for package in PACKAGES
+        for path in folder_of(package).rglob("*")
+        if path.is_file() and path.suffix != ".py" and path.name != "README.md" and "__pycache__" not in path.parts
+    }
+    assert {path for path in installed if path.is_file()} == wanted
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        pytest.param((package, one), id=f"{package}: {one}")
+        for package, globs in PROJECT["tool"]["setuptools"]["package-data"].items()
+        for one in globs
+    ],
+)
+def test_each_pattern_of_package_data_finds_something(pattern: tuple[str, str]) -> None:
+    package, one = pattern
+    assert any(folder_of(package).glob(one))
+
+
+def folder_of(package: str) -> Path:
+    return ROOT.joinpath(*package.split("."))
