@@ -34,10 +34,10 @@ import yaml
 from benchmarks.common.arrivals import gamma_arrivals
 from benchmarks.common.load import open_loop
 from benchmarks.common.report import add_output_options, result, setup, table, write_result
-from benchmarks.common.servers import Server, free_port
+from benchmarks.common.servers import BASE_MODEL_ID, Server, free_port
 from benchmarks.common.tasks import add_data_option, read_prompts, task_of
 from benchmarks.paging.measure import PagingCell, make_load, percentile
-from benchmarks.paging.sides import BASE, make_learnwares
+from benchmarks.paging.sides import make_learnwares
 from router.placement import DEVICE, HOST, Option, Placement, PlacementSettings, ReplicaState
 from router.selection import Selector
 from router.settings import SelectionSettings
@@ -87,7 +87,7 @@ def start(affinity: bool, learnwares: Path, scratch: Path) -> Server:
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     print(f"  starting two replicas, {name} …", flush=True)
     server = Server(name, command, f"http://127.0.0.1:{port}", scratch / f"{name}.log", environment)
-    first = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    first = {"model": BASE_MODEL_ID, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     try:
         server.wait_for("/v1/chat/completions", START_TIMEOUT_S, json.dumps(first).encode())
     except BaseException:

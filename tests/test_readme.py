@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from router import choice
 from serving.config import Config
-from serving.replica import middleware
+from serving.replica import middleware, request_body
 from specs import errors
 from tests.support import ROOT
 
@@ -412,7 +412,7 @@ def test_every_path_that_generates_and_every_route_of_ours_is_in_the_table() -> 
     rows = table(section(f"serving/{MAIN}", "HTTP API"), "method and path", "what it does", "`auto`")
     documented = [(one.split()[0], one.split()[1], row[2]) for row in rows for one in quoted(row[0])]
     choosing = {path for _, path, auto in documented if auto in ("yes", "refused")}
-    assert choosing == {*GENERATING_PATHS, middleware.EXPLAIN_PATH}
+    assert choosing == {*GENERATING_PATHS, request_body.EXPLAIN_PATH}
     for module, prefix in ((market, market.ROUTE_PREFIX), (task_specs, task_specs.ROUTE_PREFIX)):
         routes = set(re.findall(r'methods=\["([A-Z]+)"\]', Path(str(module.__file__)).read_text(encoding="utf-8")))
         assert routes == {method for method, path, _ in documented if path.startswith(prefix)}

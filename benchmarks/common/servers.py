@@ -17,8 +17,10 @@ from pathlib import Path
 
 from serving.processor import cpu_dtype
 
-__all__ = ["Server", "ServerError", "cpu_dtype", "embedded_base", "free_port"]
+__all__ = ["BASE_MODEL_ID", "Server", "ServerError", "cpu_dtype", "embedded_base", "free_port"]
 
+BASE_MODEL_ID = "SmolLM2-135M-Instruct"
+"""Id of the embedded base model, which all servers here serve."""
 MARK = "LEARNWARE_BENCHMARK_RUN"
 """Environment variable of a server and of every process that it starts, by which they are found even when their parent
 is gone."""

@@ -32,10 +32,9 @@ import aiohttp
 from benchmarks.common.load import LoadError, MeasuredLoad, Request, closed_loop
 from benchmarks.common.prompts import KINDS, prompt
 from benchmarks.common.report import add_output_options, result, setup, table, write_result
-from benchmarks.common.servers import Server, cpu_dtype, embedded_base, free_port
+from benchmarks.common.servers import BASE_MODEL_ID, Server, cpu_dtype, embedded_base, free_port
 from benchmarks.common.statistics import interval
 
-BASE = "SmolLM2-135M-Instruct"
 WORKER = "serving.engine.worker.LearnwareCPUWorker"
 # The engine's flags, the same on both sides; those of `deploy/cpu.yaml`.
 ENGINE = {"slots": 8, "max_rank": 16, "max_model_len": 2048, "max_num_seqs": 16, "kv_cache_gib": 1.0}
@@ -151,7 +150,7 @@ def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) 
     learnwares = options.learnwares or _starter_learnwares()
     adapters = [f"{entry.parent.name}={entry.parent}" for entry in sorted(learnwares.glob("*/adapter_config.json"))]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--model", base, "--served-model-name", BASE]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--model", base, "--served-model-name", BASE_MODEL_ID]
     command += ["--dtype", cpu_dtype(), "--enforce-eager", "--worker-cls", WORKER, "--enable-lora"]
     command += ["--max-loras", str(ENGINE["slots"]), "--max-cpu-loras", str(max(len(adapters), int(ENGINE["slots"])))]
     command += ["--max-lora-rank", str(ENGINE["max_rank"]), "--max-model-len", str(ENGINE["max_model_len"])]
@@ -262,7 +261,7 @@ async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, 
     async with aiohttp.ClientSession() as session:
 
         async def tokens_of(text: str) -> int:
-            message = {"model": BASE, "messages": [{"role": "user", "content": text}]}
+            message = {"model": BASE_MODEL_ID, "messages": [{"role": "user", "content": text}]}
             async with session.post(f"{stock}/tokenize", json=message) as response:
                 if response.status != 200:
                     raise LoadError(f"{stock}/tokenize answered {response.status}: {(await response.text())[:300]}")

@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.common.load import MeasuredLoad, Request, closed_loop, open_loop
 from benchmarks.common.prompts import KINDS, text_of
+from benchmarks.common.servers import BASE_MODEL_ID
 from benchmarks.common.tasks import data_folder, read_prompts, task_of
-from benchmarks.paging.sides import BASE, Side
+from benchmarks.paging.sides import Side
 
 COLD_EVERY_S = 1.0
 BUSY_CLIENTS_EACH = 2
@@ -115,7 +116,7 @@ def lora_over_base(side: Side, ids: Sequence[str], rounds: int, per_client: int)
     A round asks all three the same prompts; what one left in the prefix cache is of no use to the others, whose
     adapters differ.
     """
-    adapters = {"base": [BASE], "one": [ids[0]], "eight": list(ids[1 : 1 + CLIENTS])}
+    adapters = {"base": [BASE_MODEL_ID], "one": [ids[0]], "eight": list(ids[1 : 1 + CLIENTS])}
     taken: dict[str, Any] = {phase: {kind: [] for kind in adapters} for phase in PHASES}
     count = CLIENTS * per_client
     source, prompts = task_prompts((rounds + 1) * len(PHASES) * count)

@@ -14,11 +14,10 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from benchmarks.common.servers import Server, cpu_dtype, free_port
+from benchmarks.common.servers import BASE_MODEL_ID, Server, cpu_dtype, free_port
 from benchmarks.common.tasks import STARTER_LEARNWARES
 from specs.base_layers import Layers, read_layers
 
-BASE = "SmolLM2-135M-Instruct"
 COUNTS = ("steps", "lora_steps", "needed", "loads", "disk_reads", "disk_reads_in_step")
 """Names of the counts that the workers of `benchmarks.paging.counting_workers` keep, in the order of their file."""
 COUNTS_FILE = "LEARNWARE_PAGING_COUNTS"
@@ -139,7 +138,7 @@ def running(
             print(f"  starting {name} with {slots} slots …", flush=True)
             server = Server(name, command, f"http://127.0.0.1:{port}", scratch / f"{name}.log", environment)
             cleanup.callback(server.stop)
-            first = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+            first = {"model": BASE_MODEL_ID, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
             server.wait_for("/v1/chat/completions", START_TIMEOUT_S, json.dumps(first).encode())
             sides[name] = Side(name, server, counts)
         yield sides
@@ -167,7 +166,7 @@ def _ours(name: str, scratch: Path, port: int, slots: int, host: int, learnwares
 
 def _stock(name: str, port: int, slots: int, host: int, learnwares: Path, base: str) -> list[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", base, "--served-model-name", BASE, "--dtype", cpu_dtype(), "--enforce-eager"]
+    command += ["--model", base, "--served-model-name", BASE_MODEL_ID, "--dtype", cpu_dtype(), "--enforce-eager"]
     command += ["--worker-cls", WORKERS[name], "--enable-lora", "--max-loras", str(slots)]
     command += ["--max-cpu-loras", str(max(host, slots)), "--max-lora-rank", "16", "--max-model-len", "2048"]
     command += ["--max-num-seqs", str(MAX_NUM_SEQS), "--disable-uvicorn-access-log", "--lora-modules"]

@@ -27,7 +27,7 @@ MIN_RUN = 32
 """Number of neighbouring rows of one adapter from which on PyTorch's products are as fast as the kernels, and use all
 threads (rank 16 at 576 to 1536 features, fp32, one thread: `python -m benchmarks.lora_ops`)."""
 
-BASE = -1
+NO_ADAPTER = -1
 """Slot of a row without an adapter, as in vLLM's index tensors."""
 
 Rows: TypeAlias = slice | Tensor
@@ -77,13 +77,13 @@ NO_ADAPTERS = BatchPlan((), None, 0)
 
 
 def plan_batch(runs: Sequence[Run]) -> BatchPlan:
-    """Makes the plan for rows that `runs` cover in order (`slot` may be `BASE`): each long run alone, all other rows
-    together."""
+    """Makes the plan for rows that `runs` cover in order (`slot` may be `NO_ADAPTER`): each long run alone, all other
+    rows together."""
     long: list[Run] = []
     short: dict[int, list[int]] = {}
     used = 0
     for run in runs:
-        if run.slot == BASE:
+        if run.slot == NO_ADAPTER:
             continue
         used |= 1 << run.slot
         if run.stop - run.start >= MIN_RUN:

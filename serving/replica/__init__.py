@@ -2,6 +2,7 @@
 registered.
 
     server            the Ray Serve deployment: vLLM's application with this package's parts around it
+    request_body      reads and rewrites the body of a request
     middleware        sets a request's `model` from the router's choice and names the answering model in headers
     admission         the names that are served now, and the requests that run under each version
     adapter_registry  registers and unregisters adapters with vLLM as the market's catalogue changes

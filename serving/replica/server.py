@@ -22,10 +22,11 @@ from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
 from serving.replica.adapter_registry import AdapterRegistry
 from serving.replica.admission import Admission, Names
-from serving.replica.middleware import EXPLAIN_PATH, LearnwareMiddleware
+from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
 from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
+from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import ReplicaMetrics
 from serving.replica.trial import probe
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel

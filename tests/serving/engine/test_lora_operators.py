@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from serving.engine.operators import BASE, MIN_RUN, LayerWeights, Run, add_lora, plan_batch
+from serving.engine.operators import MIN_RUN, NO_ADAPTER, LayerWeights, Run, add_lora, plan_batch
 
 SLOTS, RANK, FEATURES = 4, 8, 48
 OUTPUTS = (32, 16, 16)
@@ -32,7 +32,7 @@ def naive(y: Tensor, x: Tensor, weights: LayerWeights, slots: list[int]) -> Tens
     for row, slot in enumerate(slots):
         start = 0
         for a, b in zip(a_stacked, b_stacked, strict=True):
-            if slot != BASE:
+            if slot != NO_ADAPTER:
                 result[row, start : start + b.shape[2]] += b[slot, 0].float() @ (a[slot, 0].float() @ x[row].float())
             start += b.shape[2]
     return result
@@ -49,13 +49,23 @@ def runs_of(slots: list[int]) -> list[Run]:
 
 BATCHES = {
     "decode, one adapter": [2],
-    "decode, every slot and the base": [3, BASE, 0, 2, BASE, 1, 3],
-    "decode, base rows first and last": [BASE, BASE, 3, 1, BASE],
+    "decode, every slot and the base": [3, NO_ADAPTER, 0, 2, NO_ADAPTER, 1, 3],
+    "decode, base rows first and last": [NO_ADAPTER, NO_ADAPTER, 3, 1, NO_ADAPTER],
     "prefill, one adapter": [1] * 40,
-    "prefill, adapters and base": [0] * 20 + [BASE] * 25 + [3] * 40,
-    "decode rows beside prefills": [0, BASE, 3, *[2] * (MIN_RUN + 4), BASE, 1, *[BASE] * 20, 3, BASE],
+    "prefill, adapters and base": [0] * 20 + [NO_ADAPTER] * 25 + [3] * 40,
+    "decode rows beside prefills": [
+        0,
+        NO_ADAPTER,
+        3,
+        *[2] * (MIN_RUN + 4),
+        NO_ADAPTER,
+        1,
+        *[NO_ADAPTER] * 20,
+        3,
+        NO_ADAPTER,
+    ],
     "runs at the threshold": [0] * (MIN_RUN - 1) + [1] * MIN_RUN + [2] * (MIN_RUN + 1),
-    "base only": [BASE] * 5,
+    "base only": [NO_ADAPTER] * 5,
 }
 
 
@@ -74,7 +84,7 @@ def test_each_row_gets_its_own_adapter(slots: list[int], ranks: list[int], dtype
 
     add_lora(y, x, weights, plan_batch(runs_of(slots)), OUTPUTS)
 
-    base = torch.tensor([slot == BASE for slot in slots])
+    base = torch.tensor([slot == NO_ADAPTER for slot in slots])
     assert torch.equal(y[base], before[base]), "rows without an adapter must stay as they are, to the last bit"
     torch.testing.assert_close(y.float(), naive(before, x, weights, slots), rtol=near, atol=near)
     if not base.all() and ranks == [8, 8, 8, 8]:
@@ -82,7 +92,7 @@ def test_each_row_gets_its_own_adapter(slots: list[int], ranks: list[int], dtype
 
 
 def test_a_row_is_the_same_alone_and_in_a_mixed_batch() -> None:
-    weights, slots = layer([8, 4, 2, 8]), [3, BASE, 0, 2, 1, *[1] * 20]
+    weights, slots = layer([8, 4, 2, 8]), [3, NO_ADAPTER, 0, 2, 1, *[1] * 20]
     x = torch.randn(len(slots), FEATURES).bfloat16()
     together = torch.zeros(len(slots), sum(OUTPUTS)).bfloat16()
     add_lora(together, x, weights, plan_batch(runs_of(slots)), OUTPUTS)
@@ -132,8 +142,8 @@ def test_columns_of_a_wider_result() -> None:
     """Of which the kernels take a copy: they write into contiguous fp32 alone."""
     weights = layer([8, 8, 8, 8], torch.float32)
     x, wide = torch.randn(3, FEATURES), torch.zeros(3, 100)
-    add_lora(wide[:, 10:90], x, weights, plan_batch(runs_of([1, BASE, 3])), OUTPUTS, offset=4)
-    expected = naive(torch.zeros(3, sum(OUTPUTS)), x, weights, [1, BASE, 3])
+    add_lora(wide[:, 10:90], x, weights, plan_batch(runs_of([1, NO_ADAPTER, 3])), OUTPUTS, offset=4)
+    expected = naive(torch.zeros(3, sum(OUTPUTS)), x, weights, [1, NO_ADAPTER, 3])
     torch.testing.assert_close(wide[:, 14 : 14 + sum(OUTPUTS)], expected, rtol=1e-5, atol=1e-5)
     assert not wide[:, :14].any()
     assert not wide[:, 14 + sum(OUTPUTS) :].any()
@@ -150,7 +160,7 @@ def test_non_finite_rows_stay_visible_and_among_themselves() -> None:
 
 
 def test_the_plan_takes_long_runs_alone_and_short_ones_by_slot() -> None:
-    slots = [3, BASE, 0, *[2] * MIN_RUN, BASE, *[BASE] * 20, 3, BASE]
+    slots = [3, NO_ADAPTER, 0, *[2] * MIN_RUN, NO_ADAPTER, *[NO_ADAPTER] * 20, 3, NO_ADAPTER]
     plan = plan_batch(runs_of(slots))
     assert plan.long == (Run(3, 3 + MIN_RUN, 2),)
     assert plan.short is not None
@@ -168,7 +178,7 @@ def test_a_copy_of_other_stacks_computes_the_same() -> None:
     a_stacked, b_stacked = (tuple(stack.contiguous() for stack in stacks) for stacks in weights.stacks())
     copied = LayerWeights.of_stacks(a_stacked, b_stacked)
     x = torch.randn(3, FEATURES).bfloat16()
-    plan = plan_batch(runs_of([1, BASE, 3]))
+    plan = plan_batch(runs_of([1, NO_ADAPTER, 3]))
     one, other = torch.zeros(3, sum(OUTPUTS)).bfloat16(), torch.zeros(3, sum(OUTPUTS)).bfloat16()
     add_lora(one, x, weights, plan, OUTPUTS)
     add_lora(other, x, copied, plan, OUTPUTS)
@@ -182,7 +192,7 @@ def test_stock_operators_alter_base_rows() -> None:
         from vllm.lora.ops.torch_ops import lora_ops
     weights = layer([8, 8, 8, 8])
     (a, *_), (b, *_) = weights.stacks()
-    x, slots = torch.randn(3, FEATURES).bfloat16(), torch.tensor([0, BASE, 1])
+    x, slots = torch.randn(3, FEATURES).bfloat16(), torch.tensor([0, NO_ADAPTER, 1])
     shrunk = torch.zeros(3, RANK)
     lora_ops.bgmv_shrink(x, a, shrunk, slots, 1.0)
     stock = torch.zeros(3, OUTPUTS[0]).bfloat16()
