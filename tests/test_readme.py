@@ -3,14 +3,17 @@
 import ast
 import importlib
 import importlib.util
+import io
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -103,11 +106,17 @@ def environment() -> dict[str, str]:
 
 @cache
 def help_of(*command: str) -> str:
-    """What `python -m COMMAND --help` prints."""
-    arguments = [sys.executable, "-m", *command, "--help"]
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What `python -m COMMAND --help` prints, run in this process: starting Python for each would take minutes."""
+    module, *arguments = command
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module, *arguments, "--help"])
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+            patch.setenv(name, "1")  # or `benchmarks.routing` starts itself anew
+        with redirect_stdout(said), pytest.raises(SystemExit) as ended:
+            runpy.run_module(module, run_name="__main__")
+    assert ended.value.code == 0
+    return said.getvalue()
 
 
 def command_help(*arguments: str) -> str:
