@@ -64,6 +64,7 @@ def origin_of_torch(environment: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("available", [("configured", "pytorch"), ("pytorch",)], ids=["both", "pytorch-index-only"])
 def test_torch_comes_from_the_configured_place_first(
     program: ModuleType, tmp_path: Path, available: tuple[str, ...]

@@ -107,6 +107,7 @@ def test_a_python_with_neither_venv_nor_pip_says_so(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uv", "reason"),
     [

@@ -79,6 +79,7 @@ def test_without_the_ask_only_the_material_is_left(encoder: RememberingEncoder) 
     assert whole[:, -ASK_DIM:].any()  # what was remembered is as it was
 
 
+@pytest.mark.slow
 def test_parts_come_back_after_they_were_off(learnwares: list[Learnware], encoder: RememberingEncoder) -> None:
     ours = OurRule(learnwares, encoder, SelectionSettings())
     names = [one.name for one in with_parts_off(learnwares, encoder, SelectionSettings(), ours.follow_ups)]

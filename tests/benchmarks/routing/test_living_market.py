@@ -13,6 +13,7 @@ from specs.learnware import load_learnwares
 from specs.market.follower import POLL_S
 
 
+@pytest.mark.slow
 def test_additions_are_applied_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "ALWAYS_REBUILT", 12)
     starters = load_learnwares(STARTER_LEARNWARES)

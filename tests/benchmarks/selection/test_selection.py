@@ -89,6 +89,7 @@ def test_recall_counts_misses() -> None:
     assert routing.recall(Wrong(sets, 1.0), probes) == 0.5
 
 
+@pytest.mark.slow
 def test_routing_is_measured_end_to_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

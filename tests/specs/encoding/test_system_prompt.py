@@ -40,6 +40,7 @@ def test_a_persona_a_date_or_a_format_is_none(system: str) -> None:
     assert probability(system) < 0.7
 
 
+@pytest.mark.slow
 def test_what_was_fitted_on_one_half_holds_on_the_other() -> None:
     encoder = load_prompt_encoder()
     instructions, others = system_prompts("instruction"), system_prompts("neutral")
