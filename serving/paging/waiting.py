@@ -11,9 +11,12 @@ client on two cores, most steps took 5 s.
 """
 
 import gc
+import logging
 import time
 
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+logger = logging.getLogger(__name__)
 
 NAP_S = 0.5e-3
 """About one per cent of the fastest step of a small model on CPU, and some per cent of a core's time."""
@@ -28,9 +31,20 @@ class NappingCondition(SpinCondition):
         time.sleep(NAP_S)
 
 
-def wait_in_naps() -> int:
-    """Has all readers of vLLM's shared-memory queues in this process nap from now on; returns how many there are."""
+def wait_in_naps(executor: object) -> int:
+    """Has all readers of vLLM's shared-memory queues in this process nap from now on; returns how many there are.
+
+    `executor`: vLLM's `distributed_executor_backend`. Workers that are processes (`"mp"`) answer through such a queue:
+    where none is found, vLLM has changed and the engine core spins, which is logged as a warning.
+    """
     readers = [one for one in gc.get_objects() if type(one) is SpinCondition and one.is_reader]
     for reader in readers:
         reader.__class__ = NappingCondition
+    if not readers and executor == "mp":
+        logger.warning(
+            "no reader of vLLM's shared-memory queues was found (looked for %s.%s): the engine core does not sleep "
+            "while its workers compute and takes about two thirds of a CPU core for that",
+            SpinCondition.__module__,
+            SpinCondition.__name__,
+        )
     return len(readers)
