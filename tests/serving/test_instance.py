@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.edge import haproxy_wrapper
+from serving.edge import admin, haproxy_wrapper
 from serving.edge.drain import StopSignals, drain, stop_stack
 from serving.edge.environment import instance_environment, serve_host
 from serving.edge.instance import Instance, claim, edge_settings, plan, prepare
@@ -150,10 +150,24 @@ def _haproxy(instance: Instance) -> "subprocess.Popen[bytes]":
 
 def test_draining_refuses_new_connections_at_once_when_nothing_runs(instance: Instance) -> None:
     process = _haproxy(instance)
+    said: list[str] = []
     try:
-        assert drain(instance, say=silent, drain_seconds=5, hurry=threading.Event())
+        assert drain(instance, say=said.append, drain_seconds=5, hurry=threading.Event())
+        assert said == []
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", PORT), timeout=2)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_draining_says_that_new_connections_still_come(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "_FRONTEND", "else")
+    process = _haproxy(instance)
+    said: list[str] = []
+    try:
+        assert drain(instance, say=said.append, drain_seconds=5, hurry=threading.Event())
+        assert said == ["HAProxy still takes new requests: asked to disable else, it said 'No such frontend.'"]
     finally:
         process.kill()
         process.wait()
