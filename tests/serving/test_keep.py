@@ -61,6 +61,7 @@ def test_half_of_the_projects_prompts_is_left_for_measuring() -> None:
     asks = half(other_asks(), MEASURED)
     rehearsed_asks = half(other_asks(), REHEARSED)
     assert not unseen & set(prompts)
+    assert len(set(prompts) - everyday - questions) > 100
     for prompt in set(prompts) - everyday - questions:
         own = [ask for ask in rehearsed_asks if ask in prompt]
         assert own or not any(ask in prompt for ask in asks), prompt

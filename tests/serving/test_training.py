@@ -1,7 +1,6 @@
 """Training: what it learns, that a cut changes nothing, and that what it writes is a PEFT folder."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -268,7 +267,7 @@ def test_encoded_rows_end_the_turn(tiny_base: Path) -> None:
     assert tokenizer.decode(row.prompt + row.answer) == (
         "<|im_start|>user\nhot?<|im_end|>\n<|im_start|>assistant\nwarm<|im_end|>"
     )
-    assert not math.isnan(row.answer[-1])
+    assert tokenizer.decode(row.answer) == "warm<|im_end|>"
 
 
 def test_a_wrong_option_is_named_and_nothing_is_trained(

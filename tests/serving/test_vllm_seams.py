@@ -184,9 +184,10 @@ def test_callers_name_the_adapter_by_keyword():
     entrypoints = Path(vllm.entrypoints.__file__).parent
     for name in ("openai/chat_completion", "openai/completion", "openai/responses", "pooling/base"):
         source = (entrypoints / name / "serving.py").read_text()
-        for method in ("engine_client.generate(", "engine_client.encode("):
-            for call in source.split(method)[1:]:
-                assert "lora_request=" in call[:600], name
+        calls = re.split(r"engine_client\.(?:generate|encode)\(", source)[1:]
+        assert calls, name
+        for call in calls:
+            assert "lora_request=" in call[:600], name
 
 
 def test_on_cpu_workers_are_processes_that_answer_through_shared_memory():
