@@ -1,8 +1,12 @@
 """What several test modules need."""
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+
+from serving.edge.ports import check_ports_free, derive_ports
+from specs.errors import StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,3 +19,18 @@ def load_program(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def free_stack_port(candidates: Iterable[int]) -> int:
+    """The first HTTP port whose stack finds all its ports free, those that follow from it included.
+
+    Raises:
+        OSError: there is none.
+    """
+    for port in candidates:
+        try:
+            check_ports_free(derive_ports(port), "127.0.0.1")
+        except StartupError:
+            continue
+        return port
+    raise OSError("no HTTP port leaves a stack all its ports")

@@ -21,6 +21,7 @@ from serving.edge.environment import instance_environment, serve_host
 from serving.edge.instance import Instance, claim, edge_settings, plan, prepare
 from serving.edge.ports import REPLICA_PORTS, check_ports_free, derive_ports, haproxies_of, holder_of
 from specs.errors import StartupError
+from tests.support import free_stack_port
 
 PORT = 18_090
 
@@ -61,6 +62,13 @@ def test_a_busy_port_is_named_with_its_holder() -> None:
             check_ports_free(ports, "127.0.0.1")
         assert holder_of(ports.stats) is not None
     check_ports_free(ports, "127.0.0.1")
+
+
+def test_tests_start_a_stack_where_all_its_ports_are_free() -> None:
+    with socket.create_server(("127.0.0.1", derive_ports(PORT).fallback)):
+        assert free_stack_port([PORT, PORT + 1]) == PORT + 1
+        with pytest.raises(OSError, match="no HTTP port"):
+            free_stack_port([PORT])
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
