@@ -1,12 +1,12 @@
-"""Exchange with the `learnware` package itself; what the format asks for is tested without it in `test_interop.py`.
+r"""Exchange with the `learnware` package itself; what the format asks for is tested without it in `test_interop.py`.
 
 The package is no part of the project's environment. It runs on that environment's Python with a folder of its own
 beside, which holds it and what it imports beyond what is installed; without what these ask for, whose versions are
 others than ours:
 
-    .venv/bin/python -m pip install --no-deps --target learnware-package learnware==0.4.0.post1 clarabel==0.11.1 \\
-        datasets==5.2.0 docker==7.2.0 fast-pytorch-kmeans==0.2.2 langdetect==1.0.9 lm_eval==0.4.13 \\
-        multiprocess==0.70.19 qpsolvers==4.13.0 rapidfuzz==3.14.6 shortuuid==1.0.13 sqlalchemy==2.1.9 trl==1.16.0 \\
+    .venv/bin/python -m pip install --no-deps --target learnware-package learnware==0.4.0.post1 clarabel==0.11.1 \
+        datasets==5.2.0 docker==7.2.0 fast-pytorch-kmeans==0.2.2 langdetect==1.0.9 lm_eval==0.4.13 \
+        multiprocess==0.70.19 qpsolvers==4.13.0 rapidfuzz==3.14.6 shortuuid==1.0.13 sqlalchemy==2.1.9 trl==1.16.0 \
         xxhash==4.1.0
     LEARNWARE_PACKAGE=learnware-package .venv/bin/python -m pytest tests/specs/test_learnware_package.py
 """
