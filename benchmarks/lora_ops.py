@@ -11,15 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
-from vllm.lora.layers import LoRAMapping
-from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from serving.engine.operators import LayerWeights
-from serving.engine.punica import GroupedPunicaWrapper
 from serving.processor import cpu_dtype
 
 LAYERS, RANK, SLOTS = 30, 16, 8
@@ -41,6 +39,12 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=cpu_dtype(), help="default: %(default)s")
     add_output_options(parser)
     options = parser.parse_args()
+    # seconds of imports, which `--help` need not wait for
+    from vllm.lora.layers import LoRAMapping
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    from serving.engine.punica import GroupedPunicaWrapper
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     environment = setup() | {
@@ -70,7 +74,7 @@ def main() -> int:
         seconds: dict[str, list[float]] = {"base": [], "stock": [], "ours": []}
         for number in range(options.rounds + 1):  # the first warms up
             for side, wrapper in (("base", None), ("stock", stock), ("ours", ours)):
-                taken = _time(lambda w=wrapper, x=x: _step(layers, x, w))
+                taken = _time(lambda w=wrapper, x=x: _step(layers, x, w, w is ours))
                 if number:
                     seconds[side].append(taken)
         for side in ("stock", "ours"):
@@ -108,12 +112,13 @@ class _Layer:
         self.ours = (self.a, self.b)
 
 
-def _step(layers: list[_Layer], inputs: dict[int, Tensor], wrapper: PunicaWrapperCPU | None) -> None:
+def _step(layers: list[_Layer], inputs: dict[int, Tensor], wrapper: Any, ours: bool) -> None:
+    """The base's matrices, and what `wrapper` (None: nothing) adds to them from its own form of the adapters."""
     for layer in layers:
         x = inputs[layer.weight.shape[1]]
         y = torch.nn.functional.linear(x, layer.weight)
         if wrapper is not None:
-            a, b = layer.ours if isinstance(wrapper, GroupedPunicaWrapper) else (layer.a, layer.b)
+            a, b = layer.ours if ours else (layer.a, layer.b)
             wrapper.add_lora_linear(y, x, a, b, 1.0, layer.outputs)
 
 

@@ -3,15 +3,27 @@
 `serving.ray_internals` has the names that only the engine needs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve._private.request_router.common import PendingRequest
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
 _EVERY_INTERFACE = "[::]:0"
 """The address, every interface and a random port, that Ray Serve 2.60.0 opens its gRPC servers on."""
+_GRPC_PORT_OPENER = "add_port_to_grpc_server"
+"""The function by which a replica opens the port of its gRPC server, as `ray/serve/_private/replica.py` names it."""
+
+
+class RayChanged(Exception):
+    """The installed Ray lacks something private that the project stands on: it is not the version this was written
+    for."""
+
+
+def _changed(missing: str, lost: str) -> RayChanged:
+    return RayChanged(f"Ray {ray.__version__} {missing}, so {lost}; this project was written for Ray 2.60.0")
 
 
 def initialise(server: DeploymentHandle[Any]) -> None:
@@ -79,6 +91,25 @@ def replica_line() -> str:
     return f"# replica {serve.get_replica_context().replica_id.unique_id}\n"
 
 
+async def broadcast_answers(response: DeploymentBroadcastResponse) -> list[Awaitable[Any]]:
+    """One awaitable for each replica that a broadcast reached. Ray's public `results_async` awaits them together only.
+
+    Raises:
+        RayChanged: Ray no longer shows the replicas' answers one by one.
+        DeploymentUnavailableError: the deployment has no running replica.
+    """
+    results = await _private(response, "_fetch_replica_results_async")()
+    return [_private(result, "get_async")() for result in results]
+
+
+def _private(owner: Any, name: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        missing = f"has no {type(owner).__name__}.{name}"
+        raise _changed(missing, "replicas cannot be asked one by one (metrics, changes of the market)") from None
+
+
 def keep_grpc_on_loopback() -> None:
     """Keeps a Serve replica's own gRPC server off the network. Call it in a deployment's constructor, which runs before
     Ray opens the port there. Calling it twice is harmless.
@@ -88,15 +119,29 @@ def keep_grpc_on_loopback() -> None:
     `add_port_to_grpc_server(self._server, "[::]:0")`). It takes pickled arguments from whoever connects.
 
     For a stack on one machine only: deployments that call each other by gRPC across nodes need the port.
+
+    Raises:
+        RayChanged: the replica opens its port in another way, so that it would be open to the network. The deployment
+            then fails to start.
     """
     from ray.serve._private import replica
 
+    if not _opens_its_port_there(replica):
+        missing = f"does not open a replica's gRPC port by {_GRPC_PORT_OPENER} in Replica._on_initialized"
+        raise _changed(missing, "the port would be open on every interface of this machine")
     original = replica.add_port_to_grpc_server
     if getattr(original, "on_loopback", False):
         return
 
     def add_port(server: Any, address: str) -> Any:
-        return original(server, "127.0.0.1:0" if address == _EVERY_INTERFACE else address)
+        return original(server, f"127.0.0.1:{address.rpartition(':')[2]}")
 
     add_port.on_loopback = True  # type: ignore[attr-defined]
     replica.add_port_to_grpc_server = add_port
+
+
+def _opens_its_port_there(module: Any) -> bool:
+    """Whether a replica's start looks the function up in its module, where it can be replaced."""
+    start = getattr(getattr(module, "Replica", None), "_on_initialized", None)
+    code = getattr(start, "__code__", None)
+    return hasattr(module, _GRPC_PORT_OPENER) and code is not None and _GRPC_PORT_OPENER in code.co_names

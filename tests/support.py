@@ -3,8 +3,12 @@
 import importlib.util
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+
+from serving.launch.ports import check_ports_free, derive_ports
+from specs.errors import StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,3 +51,18 @@ def folder_of_tools(folder: Path, *names: str) -> Path:
         assert found is not None, f"no {name} on PATH"
         (folder / name).symlink_to(found)
     return folder
+
+
+def free_stack_port(candidates: Iterable[int]) -> int:
+    """The first HTTP port whose stack finds all its ports free, those that follow from it included.
+
+    Raises:
+        OSError: there is none.
+    """
+    for port in candidates:
+        try:
+            check_ports_free(derive_ports(port), "127.0.0.1")
+        except StartupError:
+            continue
+        return port
+    raise OSError("no HTTP port leaves a stack all its ports")

@@ -5,6 +5,8 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from router.ray_internals import broadcast_answers
+
 
 async def broadcast(
     handle: DeploymentHandle[Any], method: str, timeout_s: float, *arguments: Any
@@ -16,10 +18,11 @@ async def broadcast(
     the replicas' own results are awaited one by one.
 
     Raises:
+        RayChanged: the installed Ray does not show the replicas' results one by one.
         DeploymentUnavailableError: the deployment has no running replica.
         TimeoutError: its replicas did not become known in time.
     """
     response = handle.broadcast(method, *arguments)
-    results = await asyncio.wait_for(response._fetch_replica_results_async(), timeout_s)  # noqa: SLF001
-    waits = (asyncio.wait_for(result.get_async(), timeout_s) for result in results)
+    answers = await asyncio.wait_for(broadcast_answers(response), timeout_s)
+    waits = (asyncio.wait_for(answer, timeout_s) for answer in answers)
     return await asyncio.gather(*waits, return_exceptions=True)

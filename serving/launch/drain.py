@@ -17,6 +17,7 @@ from typing import Any
 from serving.launch.haproxy_admin import refuse_new_connections, running_requests
 from serving.launch.instance import Instance
 from serving.launch.ports import end_processes, haproxies_of, ray_processes_of
+from specs.errors import LearnwareError
 
 _POLL_S = 0.2
 """Seconds between two looks at the running requests."""
@@ -81,6 +82,8 @@ def drain(instance: Instance, *, say: Callable[[str], None], drain_seconds: floa
         refuse_new_connections(instance)
     except OSError:
         return True  # HAProxy never came up, or is gone: there is nothing to wait for
+    except LearnwareError as error:
+        say(str(error))  # those that come meanwhile are waited for like the others
     deadline = time.monotonic() + drain_seconds
     next_report = 0.0
     quiet = 0

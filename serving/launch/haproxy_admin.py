@@ -1,4 +1,8 @@
-"""Commands and reads HAProxy through its admin socket: closes the frontend, and counts running requests."""
+"""HAProxy's admin socket: close the frontend, and see whether requests are routed and whether some still run.
+
+The names below are those of the configuration that Ray Serve 2.60 writes (`ray/serve/_private/haproxy_templates.py`).
+One that is not in the running HAProxy is told in an error: nothing here takes it for an idle or an unready stack.
+"""
 
 import csv
 import io
@@ -12,6 +16,7 @@ import psutil
 
 from serving.launch.instance import Instance
 from serving.launch.ports import REPLICA_PORTS, haproxies_of
+from specs.errors import LearnwareError
 
 _TIMEOUT_S = 2.0
 """Seconds to wait for HAProxy's answer, which it gives from memory, in milliseconds."""
@@ -19,9 +24,17 @@ _TIMEOUT_S = 2.0
 _POLL_S = 0.1
 """Seconds between two looks."""
 
+_FRONTEND = "http_frontend"
+"""The frontend that clients reach."""
+
 _ROUTED_BACKEND_SUFFIX = "-via-ingress-request-router"
-"""Ending of the name that Ray 2.60 gives to the backend for requests whose replica the router chose
-(`haproxy_templates.py`)."""
+"""How the name ends of a backend for requests whose replica the router chose."""
+
+_REPLICA_PREFIX = "SERVE_REPLICA"
+"""How the name of a replica's server begins: its actor's name. The other server is Ray's fallback proxy."""
+
+_STATISTICS = "stats"
+"""The statistics page, which is no application."""
 
 
 def command(path: Path, text: str) -> str:
@@ -45,9 +58,11 @@ def refuse_new_connections(instance: Instance) -> None:
 
     Raises:
         OSError: no HAProxy answers.
+        LearnwareError: one answers, and did not close a frontend of that name.
     """
     for path in instance.admin_sockets():
-        command(path, "disable frontend http_frontend")
+        if answer := command(path, f"disable frontend {_FRONTEND}").strip():
+            raise LearnwareError(f"HAProxy still takes new requests: asked to disable {_FRONTEND}, it said {answer!r}")
 
 
 def running_requests(instance: Instance) -> int:
@@ -80,20 +95,41 @@ def wait_until_routed(instance: Instance, timeout_s: float) -> bool:
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        with suppress(OSError):
-            if any(_is_routed(command(path, "show stat")) for path in instance.admin_sockets()):
-                return True
+        if unrouted(instance) is None:
+            return True
         time.sleep(_POLL_S)
     return False
 
 
-def _is_routed(stat: str) -> bool:
-    return any(
-        row["pxname"].endswith(_ROUTED_BACKEND_SUFFIX)
-        and row["svname"].startswith("SERVE_REPLICA")
-        and row["status"].startswith("UP")
-        for row in _rows(stat)
-    )
+def unrouted(instance: Instance) -> str | None:
+    """What keeps HAProxy from sending requests through a router to a replica, in words; None when it does so."""
+    missing = "no HAProxy answers on its admin socket"
+    for path in instance.admin_sockets():
+        with suppress(OSError):
+            gap = _unrouted(command(path, "show stat"))
+            if gap is None:
+                return None
+            missing = gap
+    return missing
+
+
+def _unrouted(stat: str) -> str | None:
+    rows = list(_rows(stat))
+    routed = [row for row in rows if row["pxname"].endswith(_ROUTED_BACKEND_SUFFIX)]
+    if not routed:
+        return f"HAProxy has no backend *{_ROUTED_BACKEND_SUFFIX}; it has {_names(row['pxname'] for row in rows)}"
+    replicas = [row for row in routed if row["svname"].startswith(_REPLICA_PREFIX)]
+    if not replicas:
+        servers = _names(row["svname"] for row in routed)
+        return f"HAProxy has no server {_REPLICA_PREFIX}* in {routed[0]['pxname']}; it has {servers}"
+    if not any(row["status"].startswith("UP") for row in replicas):
+        states = _names(f"{row['svname']} {row['status']}" for row in replicas)
+        return f"HAProxy reaches no replica: {states}"
+    return None
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names)) or "none"
 
 
 def _rows(stat: str) -> Iterable[dict[str, str]]:
@@ -105,9 +141,9 @@ def _pid(info: str) -> int:
 
 
 def _backend_sessions(stat: str) -> int:
-    """Sums the requests being served or waiting over all backends. The frontend's own count would include idle
-    connections."""
-    return sum(int(row["scur"] or 0) for row in _rows(stat) if row["svname"] == "BACKEND" and row["pxname"] != "stats")
+    """Requests being served or waiting, over all backends. The frontend's own count would include idle connections."""
+    backends = (row for row in _rows(stat) if row["svname"] == "BACKEND" and row["pxname"] != _STATISTICS)
+    return sum(int(row["scur"] or 0) for row in backends)
 
 
 def _proxied_connections(process: psutil.Process, instance: Instance) -> int:

@@ -20,7 +20,7 @@ from serving.config import Config
 from serving.launch.deploy_process import Deployer, Deployment
 from serving.launch.drain import StopSignals, stop_stack
 from serving.launch.environment import instance_environment
-from serving.launch.haproxy_admin import wait_until_routed
+from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
 from serving.launch.market_setup import market_folder
 from serving.names import ENGINE
@@ -36,6 +36,9 @@ something is wrong."""
 
 ROUTED_WAIT_S = 2.0
 """Seconds of one look at whether the proxy knows the router; short, so that Ctrl-C is heard in between."""
+
+UNROUTED_DEADLINE_S = 120.0
+"""How long the proxy may take to learn of running replicas; it takes a second or two. Past it, waiting is no use."""
 
 _EXAMPLE = (
     "Is the sentiment of this financial news positive, neutral or negative? "
@@ -131,11 +134,13 @@ def _wait_until_running(config: Config, instance: Instance, stop: threading.Even
     """Returns when every application runs and a request has come back through the router, or when `stop` is set.
 
     Raises:
-        StartupError: an application failed, with Ray Serve's message, or the deadline passed.
+        StartupError: an application failed, with Ray Serve's message; the proxy does not know the router although every
+            application runs, with what it knows instead; or the deadline passed.
     """
     from ray import serve as ray_serve
 
     deadline = time.monotonic() + START_DEADLINE_S
+    running_since = float("inf")
     last = ""
     while not stop.wait(0.5):
         applications = ray_serve.status().applications
@@ -149,7 +154,14 @@ def _wait_until_running(config: Config, instance: Instance, stop: threading.Even
         running = all(application.status == "RUNNING" for application in applications.values())
         if running and wait_until_routed(instance, ROUTED_WAIT_S) and _answers(config):
             return
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        running_since = min(running_since, now) if running else float("inf")
+        if now - running_since > UNROUTED_DEADLINE_S and (reason := unrouted(instance)):
+            raise StartupError(
+                f"every application runs, but the proxy sends no request through the router: {reason}. "
+                f"Its configuration and Ray's logs are below {instance.folder}"
+            )
+        if now > deadline:
             raise StartupError(f"not ready after {START_DEADLINE_S:.0f} s; last: {phase}")
 
 

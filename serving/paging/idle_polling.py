@@ -11,9 +11,12 @@ two cores, most steps took 5 s.
 """
 
 import gc
+import logging
 import time
 
 from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+logger = logging.getLogger(__name__)
 
 NAP_S = 0.5e-3
 """Seconds of one sleep: about one per cent of the fastest step of a small model on CPU, at some per cent of a core's
@@ -29,10 +32,20 @@ class NappingCondition(SpinCondition):
         time.sleep(NAP_S)
 
 
-def wait_in_naps() -> int:
-    """Makes all readers of vLLM's shared-memory queues in this process sleep between two looks from now on; returns how
-    many readers there are."""
+def wait_in_naps(executor: object) -> int:
+    """Makes all readers of vLLM's shared-memory queues in this process nap from now on, and returns their number.
+
+    `executor` is vLLM's `distributed_executor_backend`. Workers that are processes (`"mp"`) answer through such a
+    queue: where none is found, vLLM has changed and the engine core spins, which is logged as a warning.
+    """
     readers = [one for one in gc.get_objects() if type(one) is SpinCondition and one.is_reader]
     for reader in readers:
         reader.__class__ = NappingCondition
+    if not readers and executor == "mp":
+        logger.warning(
+            "no reader of vLLM's shared-memory queues was found (looked for %s.%s): the engine core does not sleep "
+            "while its workers compute and takes about two thirds of a CPU core for that",
+            SpinCondition.__module__,
+            SpinCondition.__name__,
+        )
     return len(readers)

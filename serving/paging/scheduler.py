@@ -139,7 +139,8 @@ class PagedSchedulerMixin:
         super().__init__(*args, **kwargs)
         self._announces = not current_platform.is_cpu()  # there host memory is the device's: nothing is brought ahead
         if current_platform.is_cpu():
-            wait_in_naps()  # the scheduler is made in the engine core's process, after the workers
+            # the scheduler is made in the engine core's process, after the workers
+            wait_in_naps(self.vllm_config.parallel_config.distributed_executor_backend)
         self._paging = PagingSettings.of(self.vllm_config.additional_config)
         slots = self.lora_config.max_loras if self.lora_config is not None else 1
         self.slot_table = SlotTable(slots)

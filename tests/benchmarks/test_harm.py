@@ -1,6 +1,5 @@
 """Harm: who answers worse than the base model, and that a broken-off measurement goes on."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -167,5 +166,8 @@ def test_requests_are_distinct_and_rows_say_where_they_stand() -> None:
     assert sample_of(requests, 5) == sample_of(requests, 5)
 
 
-def test_without_an_event_loop_nothing_is_sent() -> None:
-    asyncio.run(KeptAnswers("http://127.0.0.1:9", None).fetch([]))
+async def test_a_stack_that_is_not_there_is_an_error_unless_nothing_is_wanted() -> None:
+    answers = KeptAnswers("http://127.0.0.1:9", None)
+    await answers.fetch([])
+    with pytest.raises(InvalidInput, match=r"127\.0\.0\.1:9"):
+        await answers.fetch([("What is 2 + 3?", "m")])

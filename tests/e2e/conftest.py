@@ -1,14 +1,27 @@
-"""One running stack for all end-to-end tests."""
+"""One running stack for all end-to-end tests, and which of them comes last: the one that ends it."""
 
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.support import ADMIN_KEY, Stack
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "last: after all other end-to-end tests, since it ends their stack")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts those marked `last` behind the others of this folder; tests of other folders stay where they are."""
+    places = [place for place, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ours = sorted((items[place] for place in places), key=lambda item: item.get_closest_marker("last") is not None)
+    for place, item in zip(places, ours, strict=True):
+        items[place] = item
 
 
 @pytest.fixture(scope="session")

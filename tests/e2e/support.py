@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support import free_stack_port
+
 START_DEADLINE_S = 300
 BASE = "SmolLM2-135M-Instruct"
 ADMIN_KEY = "end-to-end"
@@ -24,7 +25,7 @@ class Stack:
     """A stack in its own process group, and what it printed."""
 
     def __init__(self, folder: Path, config: dict[str, object]) -> None:
-        self.port = free_port()
+        self.port = free_stack_port(range(18_100, 18_400))
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"
         path = folder / "config.yaml"
@@ -79,15 +80,6 @@ class Stack:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(deadline_s)
-
-
-def free_port() -> int:
-    """A port whose stack finds its other ports free as well: below the range that the kernel hands to clients."""
-    for port in range(18_100, 18_400):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise OSError("no free port between 18100 and 18400")
 
 
 class Question(NamedTuple):

@@ -59,6 +59,46 @@ options = st.lists(
 ).map(lambda some: sorted(some, key=lambda one: -one.quality))
 
 
+@pytest.mark.parametrize(
+    ("loads", "factor", "free", "bound"),
+    [
+        ([0], 1.5, 8, 8),
+        ([5, 4, 0], 1.5, 1, 5),  # of 10 requests with this one a share is 3 1/3, half as much again 5
+        ([6, 4, 0], 1.5, 1, 6),  # of 11, 3 2/3 and 5.5
+        ([9, 0, 0], 1.0, 1, 4),
+        ([9, 0, 0], 1.0, 6, 6),
+        ([40, 40], 2.0, 8, 81),
+    ],
+)
+def test_a_replica_gets_requests_up_to_its_bound_and_not_one_more(loads, factor, free, bound):
+    """By hand: the share of all requests with the new one, `factor` times, rounded up; and never below `free`."""
+    placement = policy(load_factor=factor, free_load=free)
+    assert placement.bound(loads) == bound
+
+
+def test_at_its_bound_a_replica_is_passed_over_and_below_it_is_not():
+    """Of two, one is at its bound that has three times as many as the other will have with the new request."""
+    placement = policy(load_factor=1.5, free_load=1)
+    first, second = placement.order("x", ["a", "b"])
+    for load, others, taken in ((2, 0, first), (3, 0, second), (5, 1, first), (6, 1, second)):
+        replicas = {first: ReplicaState({}, load), second: ReplicaState({}, others)}
+        assert placement.place([option("x")], replicas).replica == taken, (load, others)
+
+
+factors = st.sampled_from([1.0, 1.25, 1.5, 2.0, 3.0])
+"""Those of which a multiple is a number without rounding."""
+
+
+def full(replicas: dict[str, ReplicaState], factor: float, free: int) -> set[str]:
+    """Replicas that have `free` requests or more, and `factor` times their share of all, the new one among them."""
+    everything = 1 + sum(state.load for state in replicas.values())
+    return {
+        name
+        for name, state in replicas.items()
+        if state.load >= free and state.load * len(replicas) >= factor * everything
+    }
+
+
 @given(options, states, st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
 def test_quality_is_never_given_up_beyond_the_margin_and_only_for_a_faster_tier(some, replicas, margin):
@@ -66,20 +106,18 @@ def test_quality_is_never_given_up_beyond_the_margin_and_only_for_a_faster_tier(
     placed = placement.place(some, replicas)
     assert some[0].quality - placed.option.quality <= margin
     assert placed.tier == replicas[placed.replica].adapters.get(placed.option.adapter, DISK)
-    bound = placement.bound(state.load for state in replicas.values())
+    defaults = PlacementSettings()
+    open_ones = replicas.keys() - full(replicas, defaults.load_factor, defaults.free_load)
     for better in some[: some.index(placed.option)]:
-        for state in replicas.values():
-            if state.load < bound:
-                assert TIERS.index(state.adapters.get(better.adapter, DISK)) > TIERS.index(placed.tier)
+        for name in open_ones:
+            assert TIERS.index(replicas[name].adapters.get(better.adapter, DISK)) > TIERS.index(placed.tier)
 
 
-@given(options, states, st.floats(1, 3), st.integers(1, 10))
+@given(options, states, factors, st.integers(1, 10))
 @settings(max_examples=300, deadline=None)
-def test_no_replica_goes_over_its_bound(some, replicas, factor, free):
+def test_no_request_goes_to_a_full_replica(some, replicas, factor, free):
     placed = policy(load_factor=factor, free_load=free).place(some, replicas)
-    loads = [state.load for state in replicas.values()]
-    share = factor * (sum(loads) + 1) / len(loads)
-    assert replicas[placed.replica].load + 1 <= max(free, share + 1)
+    assert placed.replica not in full(replicas, factor, free)
 
 
 @given(st.lists(st.sampled_from(ADAPTERS), min_size=1, max_size=300), st.integers(1, 6))

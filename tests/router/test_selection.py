@@ -75,6 +75,7 @@ def test_a_copy_is_expected_to_answer_as_well_and_a_stranger_is_not(
     first, second, *others = copied.choose(text).candidates
     assert {first.learnware_id, second.learnware_id} == {original.id, "copy"}
     assert (first.quality, second.quality) == (1.0, 1.0)
+    assert others
     assert all(0 <= other.quality < 1 for other in others)
     assert [other.quality for other in others] == sorted((other.quality for other in others), reverse=True)
 

@@ -5,9 +5,12 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:  # many tests of this folder need neither torch nor transformers
+    from serving.training.settings import TrainingSettings
 
 COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "green": "cold"}
 BASE_BELIEVES = {"red": "warm", "orange": "cold", "blue": "warm", "green": "cold"}
@@ -38,6 +41,14 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def toy_recipe(**changes: Any) -> "TrainingSettings":
+    """What teaches the tiny base the toy task in some seconds."""
+    from serving.training.settings import TrainingSettings
+
+    settings = {"first_layer_share": 0.5, "learning_rate": 1e-2, "epochs": 8, "patience": 20, "max_length": 64}
+    return TrainingSettings(**{**settings, "keep_rows": 0, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +143,24 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder
+
+
+def _trained(data: Path, base: Path, out: Path, **changes: Any) -> Path:
+    from serving.training.adapter import train_adapter
+    from serving.training.rows import read_rows
+
+    rows = read_rows(data / "toy" / "colours.train.jsonl")
+    train_adapter(rows, base, "tiny", out, toy_recipe(**changes), lambda *_: None, lambda *_: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def colours_adapter(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy task's adapter, trained once for all tests: a test that changes its folder takes a copy."""
+    return _trained(colours, tiny_base, tmp_path_factory.mktemp("colours") / "adapter")
+
+
+@pytest.fixture(scope="session")
+def colours_control(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training on shuffled answers; trained once, as `colours_adapter` is."""
+    return _trained(colours, tiny_base, tmp_path_factory.mktemp("control") / "adapter", shuffle_answers=True)

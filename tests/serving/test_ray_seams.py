@@ -4,8 +4,12 @@ import ast
 import asyncio
 import inspect
 import pickle
+import types
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import grpc
+import psutil
 import pytest
 import ray
 from ray import serve
@@ -14,16 +18,19 @@ from ray.llm._internal.common.callbacks.base import CallbackConfig, CallbackCtx
 from ray.llm._internal.serve.core.ingress import builder
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve._private import replica as replicas
 from ray.serve._private.common import ReplicaID
+from ray.serve._private.replica_result import ActorReplicaResult, ReplicaResult, gRPCReplicaResult
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 from ray.serve._private.router import AsyncioRouter, CurrentLoopRouter
 from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 from ray.serve.llm import LLMConfig
 
+from router.ray_internals import RayChanged, keep_grpc_on_loopback
 from serving.ray_internals import ModelIsHere
 from specs.errors import Overloaded
 
@@ -90,6 +97,69 @@ def test_one_replica_can_be_called_by_a_handle():
     assert "with_rejection" in parameters(RunningReplica.try_send_request)
     assert {"args", "kwargs", "metadata", "resolved"} <= parameters(PendingRequest)
     assert callable(DeploymentHandle._init_router_and_get_metadata)
+
+
+def test_each_replicas_answer_to_a_broadcast_can_be_awaited_alone():
+    fetch = DeploymentBroadcastResponse._fetch_replica_results_async
+    assert inspect.iscoroutinefunction(fetch)
+    assert parameters(fetch) == {"self"}
+    assert get_args(get_type_hints(fetch)["return"]) == (ReplicaResult,)
+    for result in (ReplicaResult, ActorReplicaResult, gRPCReplicaResult):
+        assert inspect.iscoroutinefunction(result.get_async), result
+        assert parameters(result.get_async) == {"self"}, result
+    # the reason for this seam: once the public method awaits each replica by itself, the seam can go
+    assert "timeout=remaining_timeout_s" in inspect.getsource(DeploymentBroadcastResponse.results_async)
+
+
+@pytest.fixture
+def unpatched(monkeypatch: pytest.MonkeyPatch):
+    """Ray's own function, which is put back after the test."""
+    assert not hasattr(replicas.add_port_to_grpc_server, "on_loopback")
+    monkeypatch.setattr(replicas, "add_port_to_grpc_server", replicas.add_port_to_grpc_server)
+
+
+async def start_of_a_replica(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The addresses that listen after Ray's own start of a replica's gRPC server."""
+    replica = object.__new__(replicas.Replica)
+    replica._server = grpc.aio.server()
+
+    async def no_direct_ingress() -> None:
+        pass
+
+    monkeypatch.setattr(replica, "_maybe_start_direct_ingress_servers", no_direct_ingress)
+    monkeypatch.setattr(replica, "_set_internal_replica_context", lambda **_: None)
+    monkeypatch.setattr(replica, "_user_callable_wrapper", types.SimpleNamespace(user_callable=None), raising=False)
+    monkeypatch.setattr(replica, "_initialization_latency", 0.0, raising=False)
+    context = types.SimpleNamespace(rank=None)
+    monkeypatch.setattr(ray.serve.context, "_get_internal_replica_context", lambda: context)
+    await replica._on_initialized()
+    try:
+        listening = [entry.laddr for entry in psutil.Process().net_connections("tcp") if entry.status == "LISTEN"]
+        return {address.ip for address in listening if address.port == replica._internal_grpc_port}
+    finally:
+        await replica._server.stop(None)
+
+
+async def test_a_replicas_grpc_port_is_on_loopback(monkeypatch, unpatched):
+    """And on every interface without us: once Ray itself keeps it on the node's address, the seam can go."""
+    assert await start_of_a_replica(monkeypatch) & {"::", "0.0.0.0"}
+    keep_grpc_on_loopback()
+    keep_grpc_on_loopback()
+    (address,) = await start_of_a_replica(monkeypatch)
+    assert address in {"127.0.0.1", "::ffff:127.0.0.1"}
+
+
+def test_a_replica_that_opens_its_port_in_another_way_is_refused(monkeypatch, unpatched):
+    async def opens_it_itself(self) -> None:
+        self._internal_grpc_port = self._server.add_insecure_port("[::]:0")
+
+    monkeypatch.setattr(replicas.Replica, "_on_initialized", opens_it_itself)
+    with pytest.raises(RayChanged, match="the port would be open on every interface"):
+        keep_grpc_on_loopback()
+    monkeypatch.undo()
+    monkeypatch.delattr(replicas, "add_port_to_grpc_server")
+    with pytest.raises(RayChanged, match="add_port_to_grpc_server"):
+        keep_grpc_on_loopback()
 
 
 def test_an_error_of_ours_in_another_replica_is_one_of_ours_here():

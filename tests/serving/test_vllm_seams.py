@@ -15,7 +15,7 @@ import torch
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # vLLM and torch warn while they are imported; not about us
     import vllm.entrypoints
-    from vllm.config import VllmConfig
+    from vllm.config import ParallelConfig, VllmConfig
     from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
     from vllm.lora.layers import LogitsProcessorWithLoRA, LoRAMapping, VocabParallelEmbeddingWithLoRA
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
     from vllm.lora.request import LoRARequest
     from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
+    from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
     from vllm.v1.core.sched.request_queue import RequestQueue
@@ -183,9 +184,19 @@ def test_callers_name_the_adapter_by_keyword():
     entrypoints = Path(vllm.entrypoints.__file__).parent
     for name in ("openai/chat_completion", "openai/completion", "openai/responses", "pooling/base"):
         source = (entrypoints / name / "serving.py").read_text()
-        for method in ("engine_client.generate(", "engine_client.encode("):
-            for call in source.split(method)[1:]:
-                assert "lora_request=" in call[:600], name
+        calls = re.split(r"engine_client\.(?:generate|encode)\(", source)[1:]
+        assert calls, name
+        for call in calls:
+            assert "lora_request=" in call[:600], name
+
+
+def test_on_cpu_workers_are_processes_that_answer_through_shared_memory():
+    """What `serving.paging.idle_polling` stands on. That it finds the readers is `paging/test_waiting.py`'s."""
+    assert "distributed_executor_backend" in {field.name for field in dataclasses.fields(ParallelConfig)}
+    assert 'parallel_config.distributed_executor_backend = "mp"' in inspect.getsource(CpuPlatform)
+    assert "response_mq" in inspect.getsource(multiproc_executor.MultiprocExecutor)
+    core = inspect.getsource(EngineCore.__init__)
+    assert core.index("self.model_executor = ") < core.index("self.scheduler")
 
 
 def test_the_engine_shuts_its_scheduler_and_workers_down():

@@ -41,6 +41,8 @@ def near(vector: ParameterVector, half: str) -> ParameterVector:
 
 def test_each_rule_finds_what_its_specifications_say(inputs: Path) -> None:
     found = {name: one for name, (one, _) in measure(read_halves(inputs), load_prompt_encoder()).items()}
+    assert sum(name.startswith("PAVE") for name in found) == 2
+    assert len(found) > 3
     for name, one in found.items():
         if name.startswith("PAVE"):
             assert one.wrong == {"other-letters": "toy-sums"}

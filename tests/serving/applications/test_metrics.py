@@ -1,26 +1,27 @@
 """The metrics application's start beside an application that does not exist yet."""
 
+from concurrent.futures import Future
+
 import httpx
 import pytest
 from ray import serve
+from ray.serve._private.local_testing_mode import LocalReplicaResult
+from ray.serve.handle import DeploymentBroadcastResponse
 
 from serving.applications.metrics import MetricsServer
 
 
-class Results:
-    """What a broadcast gives: one replica's answer."""
-
-    async def _fetch_replica_results_async(self) -> list["Results"]:
-        return [self]
-
-    async def get_async(self) -> str:
-        return "# replica r1\n# TYPE answers counter\nanswers 3.0\n"
-
-
 class Handle:
-    def broadcast(self, method: str) -> Results:
+    """A deployment with one replica; what a broadcast gives is Ray's own class, over the replica's result."""
+
+    def broadcast(self, method: str) -> DeploymentBroadcastResponse:
         assert method == "metrics_text"
-        return Results()
+        return DeploymentBroadcastResponse(self._replicas(), None)
+
+    async def _replicas(self) -> list[LocalReplicaResult]:
+        text: Future[str] = Future()
+        text.set_result("# replica r1\n# TYPE answers counter\nanswers 3.0\n")
+        return [LocalReplicaResult(text, request_id="1")]
 
 
 @pytest.mark.asyncio

@@ -8,8 +8,12 @@ import pytest
 pytest.importorskip("ray.serve")
 
 from ray.serve._private import haproxy
-from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, HAProxyManager, ServerConfig
 from ray.serve.config import HTTPOptions
+
+ENGINE_REPLICA = ReplicaID("r1", DeploymentID("engine", "learnware")).to_full_id_str()
+"""As Ray names a replica's actor; its server in HAProxy has the same name, made safe."""
 
 
 class RenderedPorts(NamedTuple):
@@ -35,7 +39,7 @@ def render(
     monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S", 3)
 
     def server(name: str, port: int) -> ServerConfig:
-        return ServerConfig(name=name, host="127.0.0.1", port=port, replica_id=f"id-of-{name}")
+        return ServerConfig(name=HAProxyManager.get_safe_name(name), host="127.0.0.1", port=port, replica_id=name)
 
     routers = [server("router-1", ports.router), server("router-2", ports.second_router)] if router else []
     fallback = server("SERVE_PROXY_ACTOR-fallback", ports.fallback)
@@ -43,7 +47,7 @@ def render(
         name="http-learnware",
         path_prefix="/",
         app_name="learnware",
-        servers=[server("SERVE_REPLICA-engine", ports.engine)],
+        servers=[server(ENGINE_REPLICA, ports.engine)],
         ingress_request_router_servers=routers,
         fallback_server=fallback,
     )
@@ -51,7 +55,7 @@ def render(
         name="http-metrics",
         path_prefix="/metrics",
         app_name="metrics",
-        servers=[server("SERVE_REPLICA-metrics", ports.other)],
+        servers=[server(ReplicaID("r2", DeploymentID("metrics", "metrics")).to_full_id_str(), ports.other)],
         fallback_server=fallback,
     )
     api = HAProxyApi(

@@ -1,14 +1,16 @@
 """The process that hands the applications to Ray Serve: what goes wrong in it is said, and it does not outlive its
 starter."""
 
-import subprocess
 import sys
 import threading
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from serving.config import load_config
+from serving.launch import deploy_process as deploying
 from serving.launch.deploy_process import Deployer, Deployment
 from specs.errors import StartupError
 
@@ -28,6 +30,10 @@ def test_a_stop_ends_the_wait_and_the_process():
     assert deployer._process.returncode is not None
 
 
-def test_without_an_order_it_ends_by_itself():
-    command = [sys.executable, "-m", "serving.launch.deploy_process"]
-    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=120, check=False).returncode == 0
+def test_without_an_order_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch):
+    """Its starter has gone: the end of standard input is all that comes. Without what it would import, which the test
+    above does."""
+    monkeypatch.setitem(sys.modules, "serving.app", ModuleType("serving.app"))
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO()))
+    monkeypatch.setattr(deploying, "_deploy", lambda _: pytest.fail("nothing was ordered"))
+    assert deploying.main() == 0

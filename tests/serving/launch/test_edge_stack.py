@@ -24,6 +24,7 @@ from serving.launch.haproxy_admin import running_requests
 from serving.launch.instance import Instance, claim, plan
 from serving.launch.ports import REPLICA_PORTS, haproxies_of, listeners, ray_processes_of
 from specs.errors import StartupError
+from tests.support import free_stack_port
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +74,7 @@ def stack() -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def _started(drain_seconds: float = 20) -> Iterator[Stack]:
-    instance = plan("127.0.0.1", _port_with_room())
+    instance = plan("127.0.0.1", free_stack_port(range(18_200, 18_400)))
     driver = subprocess.Popen(
         [
             sys.executable,
@@ -108,12 +109,6 @@ def _read(driver: "subprocess.Popen[str]", lines: list[str]) -> None:
     assert driver.stdout is not None
     for line in driver.stdout:
         lines.append(line)  # noqa: PERF402 - as they come, not at the end
-
-
-def _port_with_room() -> int:
-    """An HTTP port whose derived ports are free too."""
-    held = {port for _, port, _ in listeners()}
-    return next(port for port in range(18_200, 18_400) if not held & {port, port + 404, port + 500, port + 1_101})
 
 
 def test_a_post_carries_the_routers_choice_and_nothing_of_the_client(stack: Stack) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -10,19 +11,22 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from serving.launch import haproxy_wrapper
+from serving.launch import haproxy_admin as admin, haproxy_wrapper
 from serving.launch.haproxy_wrapper import EdgeSettings
 from serving.launch.instance import haproxy_binary
 from serving.names import GENERATING_PATHS
-from tests.serving.launch.haproxy_config import RenderedPorts, render
+from specs.errors import LearnwareError
+from tests.serving.launch.haproxy_config import ENGINE_REPLICA, RenderedPorts, render
 
 LARGEST_BODY = 100_000
 HANGS_S = 2.5  # longer than the edge waits for a router
 GENERATES = "/v1/chat/completions"
+SLOW, SLOW_S = "/slow", 0.5
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         name = self.server.name  # type: ignore[attr-defined]
         self.server.calls += 1  # type: ignore[attr-defined]
+        if self.path == SLOW:
+            time.sleep(SLOW_S)
         status, retry_after = 200, None
         content = {"server": name, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}
         if name.startswith("router"):
@@ -45,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             retry_after = "7" if status == 429 else None
             if body == b"hang":
                 time.sleep(HANGS_S)
-            replica = {b"unknown": "id-of-a-new-one", b"nowhere": ""}.get(body, "id-of-SERVE_REPLICA-engine")
+            replica = {b"unknown": "id-of-a-new-one", b"nowhere": ""}.get(body, ENGINE_REPLICA)
             content = {"replica_id": replica, "request_headers": {"x-serve-router-learnware": "chosen"}}
         data = json.dumps(content).encode()
         self.send_response(status)
@@ -68,6 +74,11 @@ class Handler(BaseHTTPRequestHandler):
 class Edge(NamedTuple):
     port: int
     servers: dict[str, Any]
+    admin_socket: Path
+
+    def admin_sockets(self) -> list[Path]:
+        """As of an `Instance`: what `serving.launch.haproxy_admin` asks it for."""
+        return [self.admin_socket]
 
     def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
@@ -94,7 +105,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     settings = EdgeSettings("", "127.0.0.1", 1, LARGEST_BODY, " ".join(GENERATING_PATHS))
     wrapper = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *map(str, settings)]
     process = subprocess.Popen([*wrapper, "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    running = Edge(ports.http, servers)
+    running = Edge(ports.http, servers, folder / "admin")
     _wait_until_it_answers(running, process)
     yield running
     process.kill()
@@ -272,6 +283,46 @@ def _openai_error(client: socket.socket) -> int:
     return response.status
 
 
+def test_the_admin_socket_tells_that_requests_are_routed(edge: Edge) -> None:
+    """By the names that Ray's own configuration gives to backends and servers."""
+    assert admin.unrouted(edge) is None
+    assert admin.wait_until_routed(edge, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("_ROUTED_BACKEND_SUFFIX", r"no backend \*else; it has .*, http-learnware-via-ingress-request-router, "),
+        ("_REPLICA_PREFIX", r"no server else\* in http-learnware-via-.*; it has SERVE_REPLICA_learnware-engine-r1, "),
+    ],
+)
+def test_a_name_that_is_not_in_the_configuration_is_told_with_those_that_are(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.setattr(admin, name, "else")
+    assert re.search(said, admin.unrouted(edge) or "")
+    assert not admin.wait_until_routed(edge, 0.2)
+
+
+def test_a_replica_that_is_down_is_told(edge: Edge) -> None:
+    stat = admin.command(edge.admin_socket, "show stat")
+    assert admin._unrouted(stat) is None
+    assert (admin._unrouted(stat.replace(",UP,", ",DOWN,")) or "").startswith("HAProxy reaches no replica: SERVE_REPL")
+
+
+def test_only_requests_that_run_are_counted(edge: Edge) -> None:
+    rows = list(admin._rows(admin.command(edge.admin_socket, "show stat")))
+    assert (admin._STATISTICS, "BACKEND") in {(row["pxname"], row["svname"]) for row in rows}
+    connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=15)
+    connection.request("GET", SLOW)
+    while not (running := admin._backend_sessions(admin.command(edge.admin_socket, "show stat"))):
+        time.sleep(0.01)
+    assert running == 1
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert admin._backend_sessions(admin.command(edge.admin_socket, "show stat")) == 0
+
+
 def test_with_one_router_dead_every_request_is_still_routed(edge: Edge) -> None:
     """Runs late: it closes a router. a refused connection is tried again on the other one at once."""
     _end(edge.servers["second_router"])
@@ -282,7 +333,7 @@ def test_with_one_router_dead_every_request_is_still_routed(edge: Edge) -> None:
 
 
 def test_with_no_router_left_requests_reach_a_replica_without_a_choice(edge: Edge) -> None:
-    """Runs last: it closes the other router."""
+    """Runs late: it closes the other router."""
     _end(edge.servers["router"])
     time.sleep(1)  # two checks
     started = time.monotonic()
@@ -291,3 +342,17 @@ def test_with_no_router_left_requests_reach_a_replica_without_a_choice(edge: Edg
     assert (status, answer["server"]) == (200, "engine")
     assert answer["headers"]["x-serve-router-failed"] == "router_non_200"
     assert "x-serve-router-learnware" not in answer["headers"]
+
+
+def test_new_connections_are_refused_and_a_frontend_that_is_not_there_is_told(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs last: it closes the frontend."""
+    with monkeypatch.context() as changed:
+        changed.setattr(admin, "_FRONTEND", "else")
+        with pytest.raises(LearnwareError, match=r"still takes new requests: .*'No such frontend\.'"):
+            admin.refuse_new_connections(edge)
+    socket.create_connection(("127.0.0.1", edge.port), timeout=2).close()
+    admin.refuse_new_connections(edge)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", edge.port), timeout=2)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.launch import haproxy_wrapper
+from serving.launch import haproxy_admin as admin, haproxy_wrapper
 from serving.launch.drain import StopSignals, drain, stop_stack
 from serving.launch.environment import instance_environment
 from serving.launch.instance import Instance, claim, edge_settings, plan, prepare
 from serving.launch.ports import REPLICA_PORTS, check_ports_free, derive_ports, haproxies_of, listeners
 from specs.errors import StartupError
+from tests.support import free_stack_port
 
 PORT = 18_090
 
@@ -62,6 +63,13 @@ def test_a_busy_port_is_named_with_its_holder() -> None:
     ):
         check_ports_free(ports, "127.0.0.1")
     check_ports_free(ports, "127.0.0.1")
+
+
+def test_tests_start_a_stack_where_all_its_ports_are_free() -> None:
+    with socket.create_server(("127.0.0.1", derive_ports(PORT).fallback)):
+        assert free_stack_port([PORT, PORT + 1]) == PORT + 1
+        with pytest.raises(OSError, match="no HTTP port"):
+            free_stack_port([PORT])
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
@@ -151,10 +159,24 @@ def _haproxy(instance: Instance) -> "subprocess.Popen[bytes]":
 
 def test_draining_refuses_new_connections_at_once_when_nothing_runs(instance: Instance) -> None:
     process = _haproxy(instance)
+    said: list[str] = []
     try:
-        assert drain(instance, say=silent, drain_seconds=5, hurry=threading.Event())
+        assert drain(instance, say=said.append, drain_seconds=5, hurry=threading.Event())
+        assert said == []
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", PORT), timeout=2)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_draining_says_that_new_connections_still_come(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "_FRONTEND", "else")
+    process = _haproxy(instance)
+    said: list[str] = []
+    try:
+        assert drain(instance, say=said.append, drain_seconds=5, hurry=threading.Event())
+        assert said == ["HAProxy still takes new requests: asked to disable else, it said 'No such frontend.'"]
     finally:
         process.kill()
         process.wait()

@@ -218,7 +218,9 @@ def main(order_file: str, result_file: str) -> None:
     names = list(driver.adapters)
     slots = order["engine"]["max_loras"]
     free = [name for name in names if name != order["pinned"]]
+    answers = driver.engine.engine_core.engine_core.model_executor.response_mqs
     result = {
+        "readers": [type(queue._spin_condition).__name__ for queue in answers],
         "alone": alone(driver, order["rows"]),
         "mixed": mixed(driver, order["rows"]),
         "aborted": aborted(driver, free),

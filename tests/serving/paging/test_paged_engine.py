@@ -33,6 +33,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     order = {
         "engine": engine_arguments(
             SLOTS,
+            distributed_executor_backend="mp",  # as in a server's engine core
             scheduler_cls="serving.paging.scheduler.PagedScheduler",
             scheduling_policy="priority",
             additional_config=settings.as_config(),
@@ -45,6 +46,10 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "limit": LIMIT,
     }
     return run_engine(Path(__file__).with_name("paged_engine.py"), folder, order)
+
+
+def test_the_process_that_schedules_naps_while_its_worker_computes(result):
+    assert result["readers"] == ["NappingCondition"]
 
 
 def test_each_request_is_answered_as_if_alone(result):

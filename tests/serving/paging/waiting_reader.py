@@ -17,7 +17,7 @@ from serving.paging.idle_polling import wait_in_naps
 def main(pause_s: float, count: int, naps: bool) -> None:
     writer = MessageQueue(1, 1)
     reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
-    found = {"readers": wait_in_naps() if naps else 0, "late": 0.0}
+    found = {"readers": wait_in_naps("mp") if naps else 0, "late": 0.0}
 
     def read() -> None:
         reader.dequeue(timeout=10)

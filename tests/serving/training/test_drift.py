@@ -8,11 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serving.cli.main import main
-from serving.training.adapter import load_base, older_names, train_adapter
+from serving.cli import main
+from serving.training.adapter import load_base, older_names
 from serving.training.drift import DriftMeter
-from serving.training.rows import encode_prompt, read_rows
-from serving.training.settings import TrainingSettings
+from serving.training.rows import encode_prompt
 from specs.adapter import adapter_hash
 from specs.capability import Capability, ProbeScore, load_capability, save_capability
 from specs.card import BaseModelReference, Card, load_card, save_card
@@ -27,12 +26,9 @@ def quiet(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def adapter(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapter(colours_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A learnware's folder with adapter and card."""
-    folder = tmp_path_factory.mktemp("drift") / "toy-colours"
-    rows = read_rows(colours / "toy" / "colours.train.jsonl")
-    settings = TrainingSettings(first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64)
-    train_adapter(rows, tiny_base, "tiny", folder, settings, quiet, quiet)
+    folder = Path(shutil.copytree(colours_adapter, tmp_path_factory.mktemp("drift") / "toy-colours"))
     card = Card(
         id="toy-colours",
         name="Colours",

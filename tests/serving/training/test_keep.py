@@ -61,6 +61,7 @@ def test_half_of_the_projects_prompts_is_left_for_measuring() -> None:
     asks = half(other_asks(), MEASURED)
     rehearsed_asks = half(other_asks(), REHEARSED)
     assert not unseen & set(prompts)
+    assert len(set(prompts) - everyday - questions) > 100
     for prompt in set(prompts) - everyday - questions:
         own = [ask for ask in rehearsed_asks if ask in prompt]
         assert own or not any(ask in prompt for ask in asks), prompt
@@ -163,13 +164,15 @@ def test_other_keep_settings_are_another_run_and_none_needs_no_answers(
     assert again["keep_prompts"] == 8
 
 
-def test_a_run_can_begin_with_another_adapter(colours: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_a_run_can_begin_with_another_adapter(
+    colours_adapter: Path, colours: Path, tiny_base: Path, tmp_path: Path
+) -> None:
     rows = read_rows(colours / "toy" / "colours.train.jsonl")
-    first = record_of(colours, tiny_base, tmp_path / "first", keep_rows=0)
+    first = json.loads((colours_adapter / "training.json").read_text())
     brief = SETTINGS.model_copy(update={"keep_rows": 0, "max_steps": 1, "learning_rate": 1e-6})
 
     def go_on(name: str, settings: TrainingSettings) -> dict:
-        train_adapter(rows, tiny_base, "tiny", tmp_path / name, settings, quiet, quiet, start=tmp_path / "first")
+        train_adapter(rows, tiny_base, "tiny", tmp_path / name, settings, quiet, quiet, start=colours_adapter)
         return json.loads((tmp_path / name / "training.json").read_text())
 
     second = go_on("second", brief)

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.common.scores import read_scores
-from serving.cli.main import main
-from serving.training.adapter import train_adapter
+from serving.cli import main
 from serving.training.matrix import Cell, adapter_folders, sampled, task_rows, wanted_cells
-from serving.training.rows import hold_out, read_rows
+from serving.training.rows import hold_out
 from serving.training.scoring import RowScore
 from serving.training.settings import TrainingSettings
 from specs.adapter import adapter_hash
@@ -25,15 +24,11 @@ def quiet(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def learnwares(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learnwares(colours_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """toy-colours, and play-copy, the same adapter under another domain."""
     folder = tmp_path_factory.mktemp("matrix")
-    rows = read_rows(colours / "toy" / "colours.train.jsonl")
-    settings = TrainingSettings(
-        first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64, keep_rows=0
-    )
-    train_adapter(rows, tiny_base, "tiny", folder / "toy-colours", settings, quiet, quiet)
-    shutil.copytree(folder / "toy-colours", folder / "play-copy")
+    for name in ("toy-colours", "play-copy"):
+        shutil.copytree(colours_adapter, folder / name)
     return folder
 
 

@@ -2,23 +2,19 @@
 
 import json
 import math
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from scipy.stats import binomtest
 
-from serving.cli.main import main
-from serving.training.adapter import load_base, train_adapter
+from serving.cli import main
+from serving.training.adapter import load_base
 from serving.training.report import majority_scores, table, task_report, with_earlier_control
 from serving.training.rows import Row, encode_answer, encode_prompt, read_rows
 from serving.training.scoring import BASE, PASS_TOKENS, ROWS_A_PASS, RowScore, Scorer, passes, read_cell
-from serving.training.settings import TrainingSettings
 from serving.training.statistics import compare, estimate, mcnemar
-
-ROOT = Path(__file__).parents[3]
 
 
 def quiet(*_: object) -> None:
@@ -26,21 +22,11 @@ def quiet(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def adapters(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapters(colours_adapter: Path, colours_control: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """learnwares/toy-colours and controls/toy-colours."""
     folder = tmp_path_factory.mktemp("adapters")
-    rows = read_rows(colours / "toy" / "colours.train.jsonl")
-    for name, shuffled in (("learnwares", False), ("controls", True)):
-        settings = TrainingSettings(
-            first_layer_share=0.5,
-            learning_rate=1e-2,
-            epochs=8,
-            patience=20,
-            max_length=64,
-            keep_rows=0,
-            shuffle_answers=shuffled,
-        )
-        train_adapter(rows, tiny_base, "tiny", folder / name / "toy-colours", settings, quiet, quiet)
+    for name, trained in (("learnwares", colours_adapter), ("controls", colours_control)):
+        shutil.copytree(trained, folder / name / "toy-colours")
     return folder
 
 
@@ -140,13 +126,12 @@ def test_rows_without_choices_are_right_when_greedy_decoding_gives_exactly_them(
 
 
 def test_the_command_shows_a_learnware_that_beats_its_controls(
-    adapters: Path, colours: Path, tiny_base: Path, tmp_path: Path
+    adapters: Path, colours: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "serving.cli", "score", "--data", colours, "--learnwares", adapters / "learnwares"]
+    command = ["score", "--data", colours, "--learnwares", adapters / "learnwares"]
     command += ["--controls", adapters / "controls", "--base", tiny_base, "--base-id", "tiny", "--out", tmp_path]
-    arguments = [str(part) for part in [*command, "--threads", "1"]]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr
+    assert main([str(part) for part in [*command, "--threads", "1"]]) == 0
+    printed = capsys.readouterr().out
     report = json.loads((tmp_path / "scores.json").read_text())
     task = report["tasks"]["toy-colours"]
     assert task["rows"] == 40
@@ -154,8 +139,8 @@ def test_the_command_shows_a_learnware_that_beats_its_controls(
     assert systems["learnware"] >= 0.9
     assert max(systems["base"], systems["majority"], systems["shuffled"]) <= 0.75
     assert report["beat_all_controls"] == ["toy-colours"]
-    assert "| `toy-colours` | 40 |" in result.stdout
-    assert "| yes |" in result.stdout
+    assert "| `toy-colours` | 40 |" in printed
+    assert "| yes |" in printed
 
 
 def scores(rights: str) -> list[RowScore]:

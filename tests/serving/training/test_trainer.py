@@ -1,20 +1,22 @@
 """Training: what it learns, that a cut changes nothing, and that what it writes is a PEFT folder."""
 
 import json
-import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from serving.cli.main import main
+from serving.terminal import Progress
 from serving.training.adapter import load_base, train_adapter
 from serving.training.rows import (
     EncodedRow,
@@ -27,13 +29,12 @@ from serving.training.rows import (
     rows_hash,
     shuffle_answers,
 )
-from serving.training.settings import TrainingSettings
 from serving.training.split_model import Stack, bucket
 from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
+from tests.serving.conftest import toy_recipe
 
-ROOT = Path(__file__).parents[3]
-QUICK = TrainingSettings(first_layer_share=0.5, learning_rate=1e-2, epochs=8, patience=20, max_length=64, keep_rows=0)
+ROOT = Path(__file__).parents[2]
 
 
 def quiet(*_: object) -> None:
@@ -43,25 +44,26 @@ def quiet(*_: object) -> None:
 def train(data: Path, base: Path, out: Path, **changes: object) -> dict[str, object]:
     """Trains on the toy task and returns the record."""
     rows = read_rows(data / "toy" / "colours.train.jsonl")
-    settings = QUICK.model_copy(update=changes)
-    train_adapter(rows, base, "tiny", out, settings, quiet, quiet)
+    train_adapter(rows, base, "tiny", out, toy_recipe(**changes), quiet, quiet)
+    return record_of(out)
+
+
+def record_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "training.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def trained(colours: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """The toy task's adapter, trained in one go."""
-    out = tmp_path_factory.mktemp("trained") / "adapter"
-    return out, train(colours, tiny_base, out)
+def trained(colours_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The toy task's adapter, trained in one go, and its record."""
+    out = Path(shutil.copytree(colours_adapter, tmp_path_factory.mktemp("trained") / "adapter"))
+    return out, record_of(out)
 
 
-def test_it_learns_the_task_and_shuffled_answers_do_not(
-    trained, colours: Path, tiny_base: Path, tmp_path: Path
-) -> None:
+def test_it_learns_the_task_and_shuffled_answers_do_not(trained, colours_control: Path) -> None:
     _, record = trained
     assert record["best"]["exact"] >= 0.9
     assert record["best"]["loss"] < record["history"][0][2]
-    control = train(colours, tiny_base, tmp_path / "control", shuffle_answers=True)
+    control = record_of(colours_control)
     assert control["best"]["exact"] <= 0.8
     assert control["rows_sha256"] == record["rows_sha256"]
     assert control["settings"]["shuffle_answers"] is True
@@ -101,27 +103,31 @@ def test_a_finished_run_is_not_run_again(trained, colours: Path, tiny_base: Path
 
 
 def test_a_run_stopped_by_time_goes_on_when_given_more(trained, colours: Path, tiny_base: Path, tmp_path: Path) -> None:
-    first = train(colours, tiny_base, tmp_path / "adapter", max_seconds=0.2)
+    epochs = trained[1]["settings"]["epochs"] // 2
+    first = train(colours, tiny_base, tmp_path / "adapter", epochs=epochs, max_seconds=0.1)
     assert first["stopped_by"] == "time"
-    second = train(colours, tiny_base, tmp_path / "adapter")
+    second = train(colours, tiny_base, tmp_path / "adapter", epochs=epochs)
     assert second["stopped_by"] == "schedule"
-    assert first["steps"] < second["steps"] == trained[1]["steps"]
+    assert first["steps"] < second["steps"] == trained[1]["steps"] / 2
     assert not (tmp_path / "adapter" / "checkpoint.pt").exists()
 
 
-def test_a_killed_process_goes_on_to_the_same_weights(colours: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_a_killed_process_goes_on_to_the_same_weights(
+    colours: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside the same command left alone: another number of threads adds up in another order, and that grows by the
     step."""
     out, alone = tmp_path / "adapter", tmp_path / "alone"
-    command = [sys.executable, "-m", "serving.cli", "train", "--rows", colours / "toy" / "colours.train.jsonl"]
+    command = ["train", "--rows", colours / "toy" / "colours.train.jsonl"]
     command += ["--base", tiny_base, "--base-id", "tiny", "--out", out, "--first-layer-share", "0.5", "--batch", "8"]
-    command += ["--learning-rate", "1e-2", "--epochs", "8", "--patience", "20", "--max-length", "64", "--threads", "1"]
+    command += ["--learning-rate", "1e-2", "--epochs", "4", "--patience", "20", "--max-length", "64", "--threads", "1"]
     command += ["--keep-rows", "8", "--keep-batch", "2", "--cache", tmp_path / "cache"]
     arguments = [str(part) for part in [*command, "--checkpoint-seconds", "0"]]
     undisturbed = [str(alone) if part == str(out) else part for part in arguments]
-    subprocess.run(undisturbed, cwd=ROOT, capture_output=True, check=True, timeout=240)
-    expected = json.loads((alone / "training.json").read_text())
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert main(undisturbed) == 0
+    expected = record_of(alone)
+    program = [sys.executable, "-m", "serving.cli", *arguments]
+    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if (out / "checkpoint.pt").exists():
@@ -132,15 +138,16 @@ def test_a_killed_process_goes_on_to_the_same_weights(colours: Path, tiny_base: 
     assert not (out / "training.json").exists(), "it was to be killed in the middle"
     steps = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < steps < expected["steps"]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr
-    assert f"resumed at step {steps}" in result.stderr
+    shown: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Progress, "show", lambda _, *what: shown.append(what))
+    assert main(arguments) == 0
+    assert shown[0] == (steps, expected["steps"], f"resumed at step {steps}")
     whole, resumed = (load_file(folder / "adapter_model.safetensors") for folder in (alone, out))
     assert whole.keys() == resumed.keys()
     worst = max(float((whole[name] - resumed[name]).abs().max()) for name in whole)
     size = max(float(tensor.abs().max()) for tensor in whole.values())
     assert worst <= 0.02 * size
-    record = json.loads((out / "training.json").read_text())
+    record = record_of(out)
     assert record["steps"] == expected["steps"]
     assert record["best"]["loss"] == pytest.approx(expected["best"]["loss"], abs=0.02)
 
@@ -250,8 +257,6 @@ def test_the_common_prefix_leaves_each_row_a_token() -> None:
 
 
 def test_the_adapters_hash_changes_with_its_weights(trained, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(trained[0], tmp_path / "copy")
     assert adapter_hash(tmp_path / "copy") == adapter_hash(trained[0])
     weights = tmp_path / "copy" / "adapter_model.safetensors"
@@ -268,7 +273,7 @@ def test_encoded_rows_end_the_turn(tiny_base: Path) -> None:
     assert tokenizer.decode(row.prompt + row.answer) == (
         "<|im_start|>user\nhot?<|im_end|>\n<|im_start|>assistant\nwarm<|im_end|>"
     )
-    assert not math.isnan(row.answer[-1])
+    assert tokenizer.decode(row.answer) == "warm<|im_end|>"
 
 
 def test_a_wrong_option_is_named_and_nothing_is_trained(

@@ -1,4 +1,4 @@
-"""Run by the Python that has the `learnware` package: does with it what its users do, and prints what came of it.
+"""Run where the `learnware` package can be imported: does with it what its users do, and prints what came of it.
 
 python learnware_package.py read ZIP OTHER    loads two zips as the package's client does
 python learnware_package.py make ZIP WEIGHTS  packs an adapter with a specification that the package makes

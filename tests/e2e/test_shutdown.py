@@ -1,4 +1,4 @@
-"""SIGTERM lets a running stream finish and leaves nothing behind. The last file by name: it ends the shared stack."""
+"""SIGTERM lets a running stream finish and leaves nothing behind. It ends the shared stack, hence its mark `last`."""
 
 import json
 import signal
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -14,7 +15,13 @@ import pytest
 
 from tests.e2e.support import QUESTIONS, Stack, chat
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.last]
+
+
+def test_nothing_that_needs_the_stack_comes_later(request: pytest.FixtureRequest):
+    items = request.session.items
+    later = items[items.index(request.node) :]
+    assert {item.path.name for item in later if "stack" in item.fixturenames} <= {Path(__file__).name}
 
 
 def test_a_second_start_on_the_port_says_at_once_who_holds_it(stack: Stack):
