@@ -113,6 +113,8 @@ def help_of(*command: str) -> str:
         patch.setattr(sys, "argv", [module, *arguments, "--help"])
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
             patch.setenv(name, "1")  # or `benchmarks.routing` starts itself anew
+        patch.setattr(sys, "modules", {**sys.modules})
+        sys.modules.pop(module, None)  # imported by another test: runpy warns of that
         with redirect_stdout(said), pytest.raises(SystemExit) as ended:
             runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 0

@@ -102,7 +102,7 @@ def wait_until_routed(instance: Instance, timeout_s: float) -> bool:
 
 
 def unrouted(instance: Instance) -> str | None:
-    """What keeps HAProxy from sending requests through a router to a replica, in words; None when it does so."""
+    """Says what keeps HAProxy from sending requests through a router to a replica, in words; None when it does so."""
     missing = "no HAProxy answers on its admin socket"
     for path in instance.admin_sockets():
         with suppress(OSError):

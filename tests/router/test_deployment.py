@@ -25,7 +25,7 @@ from serving.config import Config, RouterSettings
 from specs.errors import Overloaded
 from specs.prompts import everyday_prompts
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "router" / "README.md").read_text(encoding="utf-8")
 STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
 SECRET = b"s" * 32
 REPLICA = {"host": "127.0.0.1", "port": 30_000, "replica_id": "engine#1"}
@@ -256,7 +256,7 @@ def test_an_explanation_holds_what_the_rule_compared(make_router: Any) -> None:
         answer = explained(router, question)
         assert answer.keys() >= FIGURES
         assert {f"`{key}`" for key in answer} <= set(
-            re.findall(r"`\w+`", README.partition("### The choice explained")[2])
+            re.findall(r"`\w+`", README.partition("## The choice explained")[2])
         )
         probabilities = [task["probability"] for task in answer["tasks"]]
         assert probabilities == sorted(probabilities, reverse=True)

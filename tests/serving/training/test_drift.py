@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serving.cli import main
+from serving.cli.main import main
 from serving.training.adapter import load_base, older_names
 from serving.training.drift import DriftMeter
 from serving.training.rows import encode_prompt

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.common.scores import read_scores
-from serving.cli import main
+from serving.cli.main import main
 from serving.training.matrix import Cell, adapter_folders, sampled, task_rows, wanted_cells
 from serving.training.rows import hold_out
 from serving.training.scoring import RowScore

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from serving.cli import main
+from serving.cli.main import main
 from serving.training.adapter import load_base
 from serving.training.report import majority_scores, table, task_report, with_earlier_control
 from serving.training.rows import Row, encode_answer, encode_prompt, read_rows

@@ -34,7 +34,7 @@ from specs.adapter import adapter_hash
 from specs.errors import InvalidInput
 from tests.serving.conftest import toy_recipe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def quiet(*_: object) -> None:

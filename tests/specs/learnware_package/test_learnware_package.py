@@ -29,7 +29,7 @@ from specs.rkme import squared_mmd
 from tests.specs.learnware_folder import PROMPTS, write_learnware
 
 FOLDER = os.environ.get("LEARNWARE_PACKAGE")
-STARTER = Path(__file__).parents[2] / "serving" / "starter_learnwares"
+STARTER = Path(__file__).parents[3] / "serving" / "starter_learnwares"
 NAMES = ("finance-tfns", "finance-fiqa_sa")
 
 pytestmark = [
