@@ -27,6 +27,9 @@ from serving.replica import middleware, request_body
 from specs import errors
 from tests.support import ROOT
 
+# `help_of` runs modules that another test may have imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
 MAIN = "README.md"
 MOST_WORDS = 1_300
 MOST_LINES = 150
@@ -113,8 +116,6 @@ def help_of(*command: str) -> str:
         patch.setattr(sys, "argv", [module, *arguments, "--help"])
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
             patch.setenv(name, "1")  # or `benchmarks.routing` starts itself anew
-        patch.setattr(sys, "modules", {**sys.modules})
-        sys.modules.pop(module, None)  # imported by another test: runpy warns of that
         with redirect_stdout(said), pytest.raises(SystemExit) as ended:
             runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 0
