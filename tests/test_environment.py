@@ -77,6 +77,7 @@ def test_torch_comes_from_the_configured_place_first(
     assert origin_of_torch(environment) == available[0]
 
 
+@pytest.mark.slow
 def test_a_torch_that_is_nowhere_ends_with_both_places_and_what_to_do(program: ModuleType, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     program.create(environment)
@@ -95,6 +96,7 @@ def test_a_folder_of_somebody_else_is_left_alone(program: ModuleType, tmp_path: 
     assert (theirs / "file").read_text(encoding="utf-8") == "precious"
 
 
+@pytest.mark.slow
 def test_a_half_made_environment_is_made_anew(program: ModuleType, tmp_path: Path) -> None:
     half = tmp_path / "environment"
     half.mkdir()
@@ -113,6 +115,7 @@ def test_a_finished_environment_takes_no_work(program: ModuleType, tmp_path: Pat
     assert [file.name for file in done.iterdir()] == [program.STAMP]
 
 
+@pytest.mark.slow
 def test_a_project_that_cannot_be_installed_costs_no_packages(program: ModuleType, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     program.create(environment)

@@ -67,6 +67,7 @@ def test_uv_on_path_brings_it_once_and_the_program_runs_with_it(programs: Path, 
     assert (tmp_path / "asked").read_text(encoding="utf-8").splitlines() == ["python install 3.11"]
 
 
+@pytest.mark.slow
 def test_without_uv_pip_brings_it_for_this_once(programs: Path, folder: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "uv-99-py3-none-any.whl", "w") as wheel:
         program = zipfile.ZipInfo("uv-99.data/scripts/uv")

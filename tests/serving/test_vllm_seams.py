@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 
 with warnings.catch_warnings():
@@ -44,6 +45,8 @@ with warnings.catch_warnings():
     from serving.names import GENERATING_PATHS
     from serving.paging import scheduler
     from serving.paging.gate import AdapterNotLoaded
+
+pytestmark = pytest.mark.vllm
 
 ENGINE = Path(adapters.__file__).parent
 

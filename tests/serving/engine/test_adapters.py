@@ -26,6 +26,8 @@ from serving.paging.settings import PagingSettings
 from serving.paging.tier import HostTier
 from specs.errors import InvalidLearnware
 
+pytestmark = pytest.mark.vllm
+
 ADAPTERS, SLOTS, HOST = 12, 4, 6
 
 

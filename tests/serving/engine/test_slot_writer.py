@@ -14,6 +14,8 @@ with warnings.catch_warnings():
 
     from serving.engine.slot_writer import Copies, SlotWriter
 
+pytestmark = pytest.mark.vllm
+
 SLOTS, RANK, FEATURES = 3, 4, 6
 OUTPUTS = (5, 7)
 

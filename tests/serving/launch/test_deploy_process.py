@@ -15,6 +15,7 @@ from serving.launch.deploy_process import Deployer, Deployment
 from specs.errors import StartupError
 
 
+@pytest.mark.slow
 def test_what_went_wrong_is_said():
     nowhere = Deployment(load_config(None), Path("/base"), Path("/market"), "no-address", "http://127.0.0.1:2/metrics")
     with Deployer() as deployer, pytest.raises(StartupError, match="no-address"):

@@ -16,6 +16,8 @@ from serving.paging.sockets import SCHEDULER, SchedulerSocket, WorkerSocket, soc
 from serving.paging.tier import HostTier, Loaded
 from specs.errors import StartupError
 
+pytestmark = pytest.mark.vllm
+
 SIZE, BUDGET = 10, 30
 WAIT_S = 5.0
 

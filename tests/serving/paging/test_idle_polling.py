@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PAUSE_S, COUNT = 0.05, 20
 PROGRAM = Path(__file__).with_name("waiting_reader.py")
 
@@ -26,6 +28,7 @@ def waited(how: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1]) | {"said": done.stderr}
 
 
+@pytest.mark.slow
 def test_a_reader_sleeps_between_messages_and_misses_none():
     """A missed one shows: the reader that waits for notifications looks again by itself after 5 s only."""
     found = waited("naps")
@@ -35,6 +38,7 @@ def test_a_reader_sleeps_between_messages_and_misses_none():
     assert SPINS not in found["said"]
 
 
+@pytest.mark.slow
 def test_where_nothing_was_found_to_nap_it_is_said():
     """On stderr, since an engine core's process has no handler for our loggers; and where workers are no processes,
     there is nothing to find."""
@@ -49,6 +53,7 @@ def test_where_nothing_was_found_to_nap_it_is_said():
     assert SPINS in loud
 
 
+@pytest.mark.slow
 def test_vllms_own_reader_does_not():
     """What it is there for: if a later vLLM sleeps by itself, this module can go."""
     assert waited("as vLLM does")["taken"] > PAUSE_S * COUNT / 8

@@ -28,6 +28,8 @@ from specs.errors import InvalidInput, InvalidLearnware
 from specs.market.catalogue import Catalogue, Entry
 from tests.specs.learnware_folder import write_learnware
 
+pytestmark = pytest.mark.vllm
+
 
 class Engine:
     """Stands for vLLM's engine: which numbers are loaded, from which folder."""

@@ -30,6 +30,8 @@ with warnings.catch_warnings():
 from specs.errors import InvalidLearnware
 from specs.off_task import PROMPTS, Kind, off_task_prompts
 
+pytestmark = pytest.mark.vllm
+
 ADAPTER = object()
 WORDS = [
     *("money", "buys", "less", "when", "prices", "rise", "faster", "than", "wages"),

@@ -10,6 +10,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # vLLM and torch warn while they are imported; not about us
     from serving.replica.trial import MIN_DIFFERENCE, PROBES, difference, probe
 
+pytestmark = pytest.mark.vllm
+
 ADAPTER = object()
 BASE = {1: -0.5, 2: -1.5, 3: -3.0}
 

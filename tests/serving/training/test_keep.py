@@ -140,6 +140,7 @@ def record_of(data: Path, base: Path, out: Path, **changes: object) -> dict:
     return json.loads((out / "training.json").read_text())
 
 
+@pytest.mark.slow
 def test_training_with_keep_rows_stays_nearer_to_the_base_and_learns_the_task(
     colours: Path, tiny_base: Path, tmp_path: Path
 ) -> None:

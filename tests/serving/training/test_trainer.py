@@ -112,6 +112,7 @@ def test_a_run_stopped_by_time_goes_on_when_given_more(trained, colours: Path, t
     assert not (tmp_path / "adapter" / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_weights(
     colours: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
