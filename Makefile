@@ -50,7 +50,7 @@ test-all: lint ## the same, and the tests with browsers, clusters, injected faul
 
 quick: $(STAMP) ## the tests that need no stack, no engine and little time, without lint
 	@$(call say,test,pytest without stack or engine and without slow tests)
-	@$(BIN)/python -m pytest -n 2 -m "not e2e and not engine and not slow and not vllm and not extra" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e and not engine and not slow and not vllm and not extra" $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	@$(call say,lint,ruff) && $(BIN)/ruff check .

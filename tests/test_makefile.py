@@ -121,7 +121,7 @@ def test_what_makes_the_environment_counts_from_the_same_moment(
     [
         ("pytest", '-m "not extra"'),
         ("test", '-m "not extra"'),
-        ("quick", '-n 2 -m "not e2e and not engine and not slow and not vllm and not extra"'),
+        ("quick", '-n 2 --dist worksteal -m "not e2e and not engine and not slow and not vllm and not extra"'),
         ("test-all", "--cov=specs --cov=router --cov=serving --cov-report=term:skip-covered"),
     ],
 )

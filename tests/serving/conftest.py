@@ -12,6 +12,15 @@ import pytest
 if TYPE_CHECKING:  # many tests of this folder need neither torch nor transformers
     from serving.training.settings import TrainingSettings
 
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what trains the tiny base first as slow."""
+    for item in items:
+        if "tiny_base" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "green": "cold"}
 BASE_BELIEVES = {"red": "warm", "orange": "cold", "blue": "warm", "green": "cold"}
 ENOUGH = 0.05  # nats: where the tiny base counts as taught

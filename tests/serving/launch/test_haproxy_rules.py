@@ -23,6 +23,8 @@ from serving.names import GENERATING_PATHS
 from specs.errors import LearnwareError
 from tests.serving.launch.haproxy_config import ENGINE_REPLICA, RenderedPorts, render
 
+pytestmark = pytest.mark.slow  # a real HAProxy, and what it waits for
+
 LARGEST_BODY = 100_000
 HANGS_S = 2.5  # longer than the edge waits for a router
 GENERATES = "/v1/chat/completions"
