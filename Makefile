@@ -11,6 +11,7 @@ LEARNWARE_DATA ?= $(wildcard ../shared/data/tasks)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.learnware-complete
+PYTEST = $(BIN)/python -m pytest
 # The first of these that is Python 3.11 with what it takes to make virtual environments.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell \
 	command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' \
@@ -27,6 +28,12 @@ FETCHED = $(or $(ANY_PYTHON),$(error Python 3.11 with venv and ensurepip is need
 # $(call say,step,what): what is being done, with the seconds since make began, as requirements/steps.py says it.
 STARTED := $(shell date +%s)
 say = printf '[%s %4d s] %s\n' $(1) $$(($$(date +%s) - $(STARTED))) "$(2)"
+
+# What needs no engine runs in two processes, what shares one engine or one stack after it in one. With PYTEST_ARGS
+# everything runs in one: they may name one test.
+TWO := -n 2 --dist worksteal
+ALONE := not e2e and not engine
+SHARED := (e2e or engine)
 
 .DEFAULT_GOAL := help
 .PHONY: help environment serve test test-all quick lint format pytest bench hooks lock clean
@@ -46,11 +53,12 @@ test: lint pytest ## lint, types, import rules, and all tests but those that `ma
 
 test-all: lint ## the same, and the tests with browsers, clusters, injected faults and other servers' tools; coverage
 	@$(call say,test,pytest with everything (the tests of the running stack start it once: about a minute))
-	@COVERAGE_FILE=$(abspath $(VENV))/coverage $(BIN)/python -m pytest $(COVERAGE) $(PYTEST_ARGS)
+	@export COVERAGE_FILE=$(abspath $(VENV))/coverage; $(if $(PYTEST_ARGS),$(PYTEST) $(COVERAGE) $(PYTEST_ARGS),\
+	$(PYTEST) $(TWO) -m "$(ALONE)" $(COVERAGE) && $(PYTEST) -m "$(SHARED)" $(if $(COVERAGE),$(COVERAGE) --cov-append))
 
 quick: $(STAMP) ## the tests that need no stack, no engine and little time, without lint
 	@$(call say,test,pytest without stack or engine and without slow tests)
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e and not engine and not slow and not vllm and not extra" $(PYTEST_ARGS)
+	@$(PYTEST) $(TWO) -m "$(ALONE) and not slow and not vllm and not extra" $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	@$(call say,lint,ruff) && $(BIN)/ruff check .
@@ -60,7 +68,8 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 
 pytest: $(STAMP) # the tests alone (PYTEST_ARGS="tests/specs -k rkme")
 	@$(call say,test,pytest (the tests of the running stack start it once: about a minute))
-	@$(BIN)/python -m pytest -m "not extra" $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),$(PYTEST) -m "not extra" $(PYTEST_ARGS),\
+	$(PYTEST) $(TWO) -m "$(ALONE) and not extra" && $(PYTEST) -m "$(SHARED) and not extra")
 
 format: $(STAMP) ## put the code into the form that lint asks for
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

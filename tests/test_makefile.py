@@ -131,11 +131,27 @@ def test_each_target_runs_its_tests(said: Callable[..., list[str]], target: str,
     assert bool(lines) is target.startswith("test")  # lint
 
 
+COVERED = ["--cov=specs", "--cov=router", "--cov=serving", "--cov-report=term:skip-covered"]
+
+
+@pytest.mark.parametrize(
+    ("target", "further", "options", "more"),
+    [("test", " and not extra", [], []), ("test-all", "", COVERED, ["--cov-append"])],
+)
+def test_what_needs_no_engine_runs_in_two_processes_and_the_rest_after_it_in_one(
+    said: Callable[..., list[str]], target: str, further: str, options: list[str], more: list[str]
+) -> None:
+    alone, shared = [shlex.split(line)[1:] for line in said(target) if line.startswith("ran python")]
+    both = ["python", "-m", "pytest"]
+    assert alone == [*both, "-n", "2", "--dist", "worksteal", "-m", f"not e2e and not engine{further}", *options]
+    assert shared == [*both, "-m", f"(e2e or engine){further}", *options, *more]
+
+
 def test_the_report_of_coverage_can_be_left_out_and_stays_inside_the_environment(
     said: Callable[..., list[str]], folder: Path
 ) -> None:
     put_program(folder / "python", '#!/bin/sh\necho "ran $# $COVERAGE_FILE"\n')
-    assert said("test-all", "COVERAGE=")[-1] == f"ran 2 {folder.parent}/coverage"
+    assert said("test-all", "COVERAGE=")[-1] == f"ran 4 {folder.parent}/coverage"
 
 
 def test_the_tests_of_a_clean_checkout_are_those_of_test_all() -> None:
