@@ -11,8 +11,6 @@ from ray import serve
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
-_EVERY_INTERFACE = "[::]:0"
-"""The address, every interface and a random port, that Ray Serve 2.60.0 opens its gRPC servers on."""
 _GRPC_PORT_OPENER = "add_port_to_grpc_server"
 """The function by which a replica opens the port of its gRPC server, as `ray/serve/_private/replica.py` names it."""
 

@@ -19,6 +19,7 @@ from router.settings import SelectionSettings
 from router.wrappers import RequestSettings
 from serving.base_model import EMBEDDED, base_model_id
 from serving.paging.settings import PagingSettings
+from serving.paths import STARTER_FOLDER
 from specs.errors import InvalidConfig
 
 PAGING = PagingSettings()
@@ -29,7 +30,6 @@ ROUTER_BUDGET_MS = 1500.0
 under the load that makes a line.
 """
 STARTER = "starter"
-STARTER_FOLDER = Path(__file__).parent / "starter_learnwares"
 
 
 class _Section(BaseModel):

@@ -1,7 +1,9 @@
-"""The folder for files that the project can make again."""
+"""Folders of the project: the starter learnwares, and what can be made again."""
 
 import os
 from pathlib import Path
+
+STARTER_FOLDER = Path(__file__).parent / "starter_learnwares"
 
 
 def cache_folder() -> Path:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.config import STARTER_FOLDER
+from serving.paths import STARTER_FOLDER
 from serving.terminal import Progress, add_base_arguments
 from specs.errors import InvalidInput
 from specs.files import write_atomically

@@ -44,7 +44,7 @@ from serving.names import GENERATING_PATHS
 from serving.openai_errors import openai_error
 from serving.replica.admission import Admission, Names
 from serving.replica.prompt_logprobs import PromptLogprobs
-from serving.replica.request_body import RequestBody, read_request
+from serving.replica.request_body import IncomingRequest, read_request
 from serving.replica.request_metrics import ReplicaMetrics
 from specs.errors import (
     AdapterUnavailable,
@@ -153,7 +153,7 @@ class LearnwareMiddleware:
         if path in READY_PATHS and self._clock() < self._ready_at:
             raise NotReady("The stack is still starting; requests would not be routed yet. Try again in a second.")
 
-    async def _admit(self, request: RequestBody, claims: AsyncExitStack) -> Answerer | None:
+    async def _admit(self, request: IncomingRequest, claims: AsyncExitStack) -> Answerer | None:
         """Decides which model answers and enters into `claims` what it needs until its answer is complete; None for a
         request that is passed on as it is.
 

@@ -58,7 +58,7 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return payload if isinstance(payload, dict) else None
 
 
-class RequestBody(NamedTuple):
+class IncomingRequest(NamedTuple):
     """A request on its way to vLLM's application. `body` is None where it was not read; `payload` is the body's JSON
     object, or None for a request that is passed on as it is."""
 
@@ -69,7 +69,7 @@ class RequestBody(NamedTuple):
     model: str | None = None
     """The model that the client asks for."""
 
-    def naming(self, model: str) -> "RequestBody":
+    def naming(self, model: str) -> "IncomingRequest":
         """Returns the request with `model` in its body, and at `/invocations` in SageMaker's header; a body that names
         no model is left as it is."""
         scope, body = self.scope, self.body
@@ -85,7 +85,7 @@ class RequestBody(NamedTuple):
         return self.receive if self.body is None else _replay(self.body, self.receive)
 
 
-async def read_request(scope: Scope, receive: Receive) -> RequestBody:
+async def read_request(scope: Scope, receive: Receive) -> IncomingRequest:
     """Reads the body of a request that may name a model; any other request is left unread.
 
     Raises:
@@ -93,21 +93,21 @@ async def read_request(scope: Scope, receive: Receive) -> RequestBody:
         InvalidInput: the body is not UTF-8, or it asks for log-probabilities of listed tokens.
     """
     if not _takes_a_model(scope):
-        return RequestBody(scope, receive)
+        return IncomingRequest(scope, receive)
     # Each process that needs something of a body parses it: the router, for the prompts (`router.request`); this one,
     # for `model` and for what `PromptLogprobs` asks; then vLLM's application, which takes bytes alone. They are written
     # anew only where the model is another one than the client named.
     body = await _read_body(receive)
     payload = _json_object(body)
     if payload is None:
-        return RequestBody(scope, receive, body)
+        return IncomingRequest(scope, receive, body)
     _refuse_chosen_logprobs(payload)
     model = payload.get("model")
     if scope["path"] == SAGEMAKER_PATH:
         model = _sagemaker_adapter(scope) or model
     if not isinstance(model, str | None):
-        return RequestBody(scope, receive, body)  # vLLM's own validation says what is wrong
-    return RequestBody(scope, receive, body, payload, model)
+        return IncomingRequest(scope, receive, body)  # vLLM's own validation says what is wrong
+    return IncomingRequest(scope, receive, body, payload, model)
 
 
 def _refuse_chosen_logprobs(payload: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from serving.config import STARTER_FOLDER
+from serving.paths import STARTER_FOLDER
 
 WEIGHTS = "adapter_model.safetensors"
 TINY = 0x3000

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from serving.config import STARTER_FOLDER, Config, load_config
+from serving.config import Config, load_config
+from serving.paths import STARTER_FOLDER
 from specs.errors import InvalidConfig
 
 

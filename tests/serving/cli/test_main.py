@@ -3,14 +3,17 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from serving.cli.main import main
-from serving.config import STARTER_FOLDER, Config, load_config
+from serving.config import Config, load_config
 from serving.config_file import default_file
+from serving.paths import STARTER_FOLDER
 
 TWO = ("finance-tfns", "mathematics-svamp_operation")
 
@@ -138,3 +141,13 @@ def edit_yaml(path: Path, section: str, key: str, value: str) -> None:
     data = yaml.safe_load(path.read_text())
     data[section][key] = value
     path.write_text(yaml.safe_dump(data))
+
+
+def test_the_parser_waits_for_nothing_that_takes_long_to_import() -> None:
+    """`--help` and completion are there at once; a command imports what it needs when it runs."""
+    program = "import sys, serving.cli.main as main; main._parser(); print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    slow = {"ray", "vllm", "torch", "transformers", "scipy", "onnxruntime", "router.selection"}
+    assert slow & set(said.split()) == set()

@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from serving.base_model import EMBEDDED_ID
-from serving.config import STARTER_FOLDER
+from serving.paths import STARTER_FOLDER
 
 MEGABYTE_AND_A_HALF = 1_500_000
 TASKS = {
