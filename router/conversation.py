@@ -55,8 +55,8 @@ REMEMBERED_TURNS = 8192
 
 INSTRUCTS_FROM = 0.7
 """Probability from which a system prompt is taken to instruct (`specs.encoding.system_prompt`). In six-fold
-cross-validation on the project's own, which were written to be hard, three quarters of those that do are found, nine of ten of the
-others let pass; one that is not found is read like any other system prompt."""
+cross-validation on the project's own, which were written to be hard, three quarters of those that do are found, nine of
+ten of the others let pass; one that is not found is read like any other system prompt."""
 SYSTEMS_KEPT = 1024
 """System prompts whose verdict is kept: a new one takes about 25 ms."""
 
