@@ -23,8 +23,7 @@ from router.index.point_stack import PointStack, joined
 from router.ranking import Ranking
 from router.settings import SelectionSettings
 from router.task_model import Probabilities, TaskModel
-from specs.answers.form import AnswerForm, answer_form, can_give
-from specs.encoding.ask import split_prompt
+from specs.answers.form import AnswerForm, asked_form, can_give
 from specs.encoding.encoder import Encoder
 from specs.errors import InvalidSpecification
 from specs.home import EVERYDAY, OTHER_ASKS, Home, load_home
@@ -131,7 +130,7 @@ class Selector:
 
     def choose(self, text: str, top: int = 5) -> Choice:
         """Returns the choice for a request with this text, with up to `top` candidates. Never raises on odd text."""
-        return self.choose_embedded(self.embed(text), top, answer_form(split_prompt(text).ask))
+        return self.choose_embedded(self.embed(text), top, asked_form(text))
 
     def embed(self, text: str) -> NDArray[np.float32]:
         """Returns the text's vector, for `choose_embedded`: (dim,), unit norm."""
@@ -252,16 +251,19 @@ class _Forms:
         self._fit: dict[AnswerForm, NDArray[np.bool_]] = {}
 
     def applied(self, form: AnswerForm, found: Probabilities) -> Probabilities:
-        """Returns the probabilities when the request wants this form: a task without it is another ask on its
-        material."""
+        """Returns the probabilities when the request wants this form. A task without it is another ask on its material;
+        but where lettered options alone tell the form, they are the ask, and the request is of any of the others."""
         fits = self._fit.get(form)
         if fits is None:
             if len(self._fit) >= FORMS_KEPT:
                 self._fit.clear()
             fits = self._fit[form] = self._fitting(form)
-        home = found.home.copy()
+        tasks, home = np.where(fits, found.tasks, 0.0), found.home.copy()
+        if form.by_options:
+            left = max(float(tasks.sum() + home.sum()), np.finfo(float).tiny)
+            return Probabilities(tasks / left, home / left)
         home[self._tasks.home.index(OTHER_ASKS)] += found.tasks[~fits].sum()
-        return Probabilities(np.where(fits, found.tasks, 0.0), home)
+        return Probabilities(tasks, home)
 
     def _fitting(self, form: AnswerForm) -> NDArray[np.bool_]:
         """Returns for each class whether any of its learnwares can give this form."""

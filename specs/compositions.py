@@ -9,6 +9,7 @@ enter a specification.
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 from specs.answers.description import Answers
@@ -23,6 +24,15 @@ GENERIC_SHARE = 0.4
 """Share of asked requests that use the project's own wording for that kind of answer (`specs.prompts.own_asks`)."""
 MOST_LABELS_SAID = 8
 """The most labels that a composed ask lists: nobody writes more into an instruction of their own."""
+UNASKED = 80
+"""Number of asked requests that hold a row's content alone, for learnwares that answer letters: people paste a question
+with its lettered options and say no more. Without these, most such requests went to the base model."""
+ON_ONE_LINE = 4
+"""One in so many requests without an ask has its lines joined: options are often pasted so."""
+WRAPPER_LINES = 3
+"""The most lines at either end of a row that its provider may have put there."""
+SHARED_BY = 0.5
+"""Share of prompts from which a line at their ends is the provider's own."""
 VERDICTS = frozenset({"yes", "no", "maybe", "true", "false", "unknown", "not sure"})
 """Labels of a verdict, which people ask for in other words than for a class."""
 BEFORE = 0.55
@@ -57,6 +67,8 @@ def asked_and_declined(
     generic = generic[: round(ASKED * GENERIC_SHARE)]
     worded = [*generic, *(own[number % len(own)] for number in range(ASKED - len(generic) if own else 0))]
     asked = [_put(ask, generator.choice(materials), generator) for ask in worded]
+    if answers.kind == "letter":
+        asked += _unasked(prompts, generator)
     declined = []
     for _ in range(DECLINED):
         material = generator.choice(materials)
@@ -77,6 +89,15 @@ def generic_asks(answers: Answers) -> list[str]:
     if not 2 <= len(answers.labels) <= MOST_LABELS_SAID:
         asks = tuple(ask for ask in asks if LABELS not in ask)
     return [ask.replace(LABELS, _said(answers.labels)) for ask in asks]
+
+
+def _unasked(prompts: Sequence[str], generator: random.Random) -> list[str]:
+    """Returns `UNASKED` of the prompts' own content, some of it on one line."""
+    contents = own_content(prompts)
+    chosen = [generator.choice(contents) for _ in range(UNASKED)]
+    return [
+        " ".join(content.split("\n")) if number % ON_ONE_LINE == 0 else content for number, content in enumerate(chosen)
+    ]
 
 
 def _ask_kind(answers: Answers) -> AskKind:
@@ -107,3 +128,20 @@ def bare_prompt(prompt: str) -> str:
 def _is_cue(line: str) -> bool:
     text = line.strip()
     return len(text) <= ANSWER_CUE_CHARS and text.endswith((":", "："))
+
+
+def own_content(prompts: Sequence[str]) -> list[str]:
+    """Returns each prompt without the lines at its ends that more than `SHARED_BY` of the prompts have there: what the
+    provider put around every row, such as an instruction, the form of the answer or an answer cue."""
+    lines = [prompt.split("\n") for prompt in prompts]
+    ends = Counter(line for each in lines for line in {*each[:WRAPPER_LINES], *each[-WRAPPER_LINES:]})
+    shared = {line for line, count in ends.items() if count > len(prompts) * SHARED_BY}
+    contents = []
+    for each in lines:
+        first, last = 0, len(each)
+        while first < last - 1 and each[first] in shared:
+            first += 1
+        while last > first + 1 and each[last - 1] in shared:
+            last -= 1
+        contents.append("\n".join(each[first:last]))
+    return contents

@@ -110,7 +110,7 @@ def _answers(rows: Sequence[_Row]) -> "Answers | None":
 
     if not all(row.answer for row in rows):
         return None
-    return describe_answers([row.answer for row in rows], [row.choices for row in rows])
+    return describe_answers([row.answer for row in rows], [row.choices for row in rows], [row.prompt for row in rows])
 
 
 def _make_task(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+from specs.answers.options import offers_letters
 from specs.errors import InvalidSpecification
 
 AnswerKind = Literal["label", "letter", "number", "span", "text"]
@@ -86,10 +87,14 @@ class Answers(NamedTuple):
         return f"{self.kind}{named}, {low:g} to {high:g} words, {middle:g} in the middle"
 
 
-def describe_answers(answers: Sequence[str], choices: Sequence[Sequence[str]] = ()) -> Answers:
-    """Describes the answers of one task; `choices` are as in `answer_kind`. Raises ValueError when there is no
-    answer."""
+def describe_answers(
+    answers: Sequence[str], choices: Sequence[Sequence[str]] = (), prompts: Sequence[str] = ()
+) -> Answers:
+    """Describes the answers of one task; `choices` are as in `answer_kind`. Letters are labels where most of the
+    `prompts`, if given, offer no options with letters. Raises ValueError when there is no answer."""
     kind = answer_kind(answers, choices)
+    if kind == "letter" and sum(map(offers_letters, prompts)) * 2 < len(prompts):
+        kind = "label"
     counted = Counter(answer[:LABEL_CHARS] for answer in answers) if kind == "label" else Counter()
     lengths = sorted(_words(answer) for answer in answers)
     low, middle, high = (lengths[round(share * (len(lengths) - 1))] for share in LENGTH_QUANTILES)

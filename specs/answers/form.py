@@ -1,8 +1,8 @@
 """The form of answer that an ask names: a letter, a number, or one of some labels.
 
-Most people who want a label or a letter say so ("Answer with one of: up, down."). If an ask names a form that a
-learnware cannot give, no statistics are needed: whoever wants the final number of a word problem has no use for its
-operation, however near the two requests are.
+Most people who want a label or a letter say so ("Answer with one of: up, down."), or list options with letters. If a
+request asks for a form that a learnware cannot give, no statistics are needed: whoever wants the final number of a word
+problem has no use for its operation, however near the two requests are.
 """
 
 import re
@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from specs.answers.description import AnswerKind, Answers
+from specs.answers.options import offers_letters
+from specs.encoding.ask import split_prompt
 
 LEAST_SHARED = 3
 """Letters from which a label may be shortened ("pos" for positive)."""
@@ -38,10 +40,24 @@ _BETWEEN = re.compile(r"\s*(?:[,;|/]|\bor\b)\s*", re.IGNORECASE)
 
 
 class AnswerForm(NamedTuple):
-    """The form that is asked for: `kind` is letter, number or label; `labels` are the listed ones, in lower case."""
+    """The form that is asked for. `kind` is letter, number or label, with the listed `labels` in lower case, or text
+    where a letter would name nothing. `by_options` says that no words name the form, but options with letters do."""
 
     kind: AnswerKind
     labels: frozenset[str] = frozenset()
+    by_options: bool = False
+
+
+def asked_form(text: str) -> AnswerForm:
+    """Returns the form of answer that a prompt asks for, in words or by the options that it offers.
+
+    Whoever lists options with letters wants one of them named, and a learnware that answers in sentences, with a number
+    or with labels of its own does not look at them. Where there are none, a letter is no answer.
+    """
+    named = answer_form(split_prompt(text).ask)
+    if named is not None:
+        return named
+    return AnswerForm("letter", by_options=True) if offers_letters(text) else AnswerForm("text")
 
 
 def answer_form(ask: Sequence[str]) -> AnswerForm | None:
@@ -63,10 +79,14 @@ def answer_form(ask: Sequence[str]) -> AnswerForm | None:
 def can_give(answers: Answers | None, form: AnswerForm) -> bool:
     """Whether a learnware with these answers may answer in this form; a learnware with unknown answers may always.
 
-    Sentences may end with a number, and a span may be anything.
+    Sentences may end with a number, and a span may be anything. Labels may be letters, where the options have none.
     """
     if answers is None or answers.kind == "span":
         return True
+    if form.kind == "text":
+        return answers.kind != "letter"
+    if form.kind == "letter" and answers.kind == "label":
+        return bool(answers.labels) and all(len(label) == 1 for label in answers.labels)
     if form.kind != "label":
         return answers.kind == form.kind or (form.kind == "number" and answers.kind == "text")
     return answers.kind == "label" and _share_a_label([label.lower() for label in answers.labels], form.labels)

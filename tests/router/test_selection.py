@@ -18,6 +18,7 @@ from router.follow_ups import FollowUps
 from router.selection import Selector
 from router.settings import SelectionSettings
 from router.turn import Conversation
+from specs.answers.form import asked_form
 from specs.capability import Capability, ProbeScore
 from specs.card import CARD_FILE, load_card, save_card
 from specs.encoding.encoder import STATIC_ENCODER, load_encoder, load_prompt_encoder
@@ -128,6 +129,60 @@ def test_another_ask_on_what_learnwares_label_goes_to_the_base_model(selector: S
     assert choice.probabilities[0][0].startswith("base:")
 
 
+LETTERED = {
+    "healthcare-medqa_usmle": """
+A 61-year-old woman with atrial fibrillation takes warfarin. After a week of antibiotics for a urinary tract
+infection her gums bleed and her INR is 6.8. Which drug was most likely given? | Nitrofurantoin |
+Trimethoprim-sulfamethoxazole | Amoxicillin | Fosfomycin
+
+A 3-year-old boy has a barking cough and inspiratory stridor that is worse at night. An X-ray of the neck
+shows narrowing below the glottis. What is the most likely cause? | Respiratory syncytial virus |
+Parainfluenza virus | Haemophilus influenzae type b | Bordetella pertussis
+
+A 45-year-old man vomits bright red blood. He has spider angiomas, ascites and an enlarged spleen. Which of
+the following is the next best step? | Beta blocker | Octreotide and endoscopy | Barium swallow | Exploratory
+laparotomy
+
+A newborn does not pass meconium in the first 48 hours of life; his abdomen is distended. A biopsy of the
+rectum is most likely to show which finding? | Absent ganglion cells | Granulomas | Crypt abscesses | Villous
+atrophy
+""",
+    "mathematics-aqua_rat": """
+A sum of money at simple interest amounts to 815 in 3 years and to 854 in 4 years. What is the sum? | 650 |
+690 | 698 | 700 | 720
+
+The average age of 8 men increases by 2 years when two of them aged 21 and 23 are replaced by two others. What
+is the average age of the two others? | 22 | 24 | 28 | 30 | 32
+
+A and B can do a piece of work in 12 days, B and C in 15 days, A and C in 20 days. In how many days can A, B
+and C finish it together? | 5 | 8 | 10 | 12 | 18
+
+A shopkeeper sells an article at a loss of 10%. Had he sold it for 90 more, he would have gained 8%. What is
+the cost price? | 400 | 450 | 500 | 540 | 600
+""",
+}
+"""Questions, each with its options, by the learnware that answers such ones with a letter."""
+
+
+@pytest.mark.parametrize("style", ["\n{}. ", "\n{}) ", "\n({}) "])
+@pytest.mark.parametrize("learnware_id", LETTERED)
+def test_options_with_letters_ask_for_a_letter_without_a_word(
+    selector: Selector, learnware_id: str, style: str
+) -> None:
+    """Without the options a sentence is the right answer and a letter none; with them it is the other way round."""
+    chosen = []
+    for text in LETTERED[learnware_id].strip().split("\n\n"):
+        question, *options = " ".join(text.split()).split(" | ")
+        lettered = [style.format(letter) + option for letter, option in zip("ABCDE", options, strict=False)]
+        choice = selector.choose(question + "".join(lettered))
+        in_sentences = [one for one in choice.candidates if selector.answers_in_sentences(one.learnware_id)]
+        assert all(one.score == 0.0 for one in in_sentences)
+        chosen.append(choice.learnware_id)
+        assert selector.choose(question).learnware_id != learnware_id
+    assert chosen.count(learnware_id) >= 3, chosen
+    assert set(chosen) <= {learnware_id, None}
+
+
 @pytest.mark.parametrize("text", ["why?", "Explain that in one sentence.", "and what does it cost?", "thanks!"])
 def test_a_follow_up_alone_asks_for_no_learnware(selector: Selector, text: str) -> None:
     assert selector.choose(text).learnware_id is None
@@ -236,7 +291,7 @@ def test_odd_text_never_raises(selector: Selector, text: str) -> None:
 
 def test_a_vector_chooses_what_its_text_chooses(selector: Selector) -> None:
     text = next(iter(MUST_MATCH))
-    assert selector.choose_embedded(selector.embed(text)) == selector.choose(text)
+    assert selector.choose_embedded(selector.embed(text), form=asked_form(text)) == selector.choose(text)
 
 
 def test_threads_get_the_same_answers(selector: Selector) -> None:
@@ -354,13 +409,15 @@ def test_a_changed_selector_chooses_as_a_new_one_with_the_same_metric(
     same = []
     for text in [*MUST_MATCH, *questions("general")[:40], *questions("healthcare")[:40]]:
         vector = changed.embed(text)
-        found, expected = changed.choose_embedded(vector), new.choose_embedded(vector)
+        form = asked_form(text)
+        found = changed.choose_embedded(vector, form=form)
+        expected = new.choose_embedded(vector, form=form)
         assert not {learnwares[0].id, learnwares[4].id} & {one.learnware_id for one in found.candidates} - {
             version_2.id
         }
         same.append(found.learnware_id == expected.learnware_id)
         if text in MUST_MATCH:
-            assert (found.reason, found.learnware_id) == (expected.reason, expected.learnware_id)
+            assert found.candidates[0].learnware_id == expected.candidates[0].learnware_id
             assert found.score == pytest.approx(expected.score, abs=0.1)
     assert np.mean(same) >= 0.95
 

@@ -3,7 +3,16 @@
 import pytest
 
 from specs.answers.description import Answers
-from specs.compositions import ASKED, DECLINED, GENERIC_SHARE, asked_and_declined, generic_asks
+from specs.compositions import (
+    ASKED,
+    DECLINED,
+    GENERIC_SHARE,
+    ON_ONE_LINE,
+    UNASKED,
+    asked_and_declined,
+    generic_asks,
+    own_content,
+)
 from specs.encoding.ask import split_prompt
 from specs.prompts import LABELS as LABELS_HERE, other_asks, own_asks
 
@@ -52,6 +61,28 @@ def test_a_learnware_that_answers_in_sentences_is_asked_for_them_and_declines_no
     assert declined == []
     assert len(asked) == len(generic_asks(text))
     assert all(sum(prompt in request for prompt in PROMPTS) == 1 for request in asked)
+
+
+LETTER = Answers("letter", (), (1.0, 1.0, 1.0))
+QUESTIONS = [f"Which number is {number}?\nA. {number}\nB. {number + 1}\nC. {number + 2}" for number in range(30)]
+EXAM = [f"An exam question.\n{question}\nAnswer with the letter only.\nAnswer:" for question in QUESTIONS]
+
+
+def test_questions_with_lettered_options_are_also_put_as_they_are_to_whoever_answers_letters() -> None:
+    asked, _ = asked_and_declined(EXAM, EXAMPLES, LETTER)
+    assert len(asked) == ASKED + UNASKED
+    alone = [request for request in asked if request in QUESTIONS]
+    on_one_line = [request for request in asked if request in [" ".join(one.split("\n")) for one in QUESTIONS]]
+    assert len(on_one_line) == UNASKED // ON_ONE_LINE
+    assert len(alone) == UNASKED - len(on_one_line)
+
+
+def test_own_content_is_what_most_rows_do_not_share() -> None:
+    assert own_content(EXAM) == QUESTIONS
+    assert own_content(QUESTIONS) == QUESTIONS
+    assert own_content(["Same.", "Same.", "Same."]) == ["Same."] * 3
+    two_wordings = [*EXAM[:20], *(f"Quiz!\n{question}" for question in QUESTIONS[20:])]
+    assert own_content(two_wordings)[:20] == QUESTIONS[:20]
 
 
 def test_other_asks_are_put_to_the_rows_material() -> None:

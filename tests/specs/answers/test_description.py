@@ -127,3 +127,11 @@ def test_wrong_values_are_named(values: Any, reason: str) -> None:
     assert answers_from(GOOD) == Answers("label", ("yes", "no"), (1, 1, 2))
     with pytest.raises(InvalidSpecification, match=reason):
         answers_from(values)
+
+
+def test_letters_without_lettered_options_are_labels() -> None:
+    answers, choices = ["B", "A"], [("first", "second", "third")] * 2
+    lettered = ["Which?\nA. first\nB. second\nC. third"] * 2
+    assert describe_answers(answers, choices, lettered).kind == "letter"
+    plain = describe_answers(answers, choices, ["Which: first, second or third?"] * 2)
+    assert (plain.kind, set(plain.labels)) == ("label", {"A", "B"})

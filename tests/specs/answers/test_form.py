@@ -5,7 +5,7 @@ import time
 import pytest
 
 from specs.answers.description import Answers
-from specs.answers.form import AnswerForm, answer_form, can_give
+from specs.answers.form import AnswerForm, answer_form, asked_form, can_give
 
 WORDS = (1.0, 1.0, 1.0)
 SENTIMENT = Answers("label", ("positive", "neutral", "negative"), WORDS)
@@ -53,6 +53,18 @@ def test_where_none_is_named_there_is_none(ask: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("Which one floats?\nA. iron\nB. cork\nC. lead", AnswerForm("letter", by_options=True)),
+        ("Which one floats?", AnswerForm("text")),
+        ("Which one floats? Answer with one of: iron, cork.\nA. iron\nB. cork\nC. lead", labels("iron", "cork")),
+    ],
+)
+def test_options_ask_for_a_letter_where_no_form_is_named(text: str, form: AnswerForm) -> None:
+    assert asked_form(text) == form
+
+
+@pytest.mark.parametrize(
     ("form", "fitting"),
     [
         (labels("positive", "negative", "neutral"), [SENTIMENT]),
@@ -60,7 +72,9 @@ def test_where_none_is_named_there_is_none(ask: str) -> None:
         (labels("up", "down"), []),
         (labels("yes", "no", "true", "false"), [VERDICT]),
         (AnswerForm("letter"), [LETTER]),
+        (AnswerForm("letter", by_options=True), [LETTER]),
         (AnswerForm("number"), [NUMBER, TEXT]),
+        (AnswerForm("text"), [SENTIMENT, VERDICT, NUMBER, TEXT]),
     ],
 )
 def test_only_who_has_such_answers_can_give_them(form: AnswerForm, fitting: list[Answers]) -> None:
@@ -83,3 +97,8 @@ def test_a_list_of_labels_is_compared_with_those_of_a_whole_market_within_a_requ
 def test_spans_may_be_anything() -> None:
     form = labels("up", "down")
     assert can_give(Answers("span", (), WORDS), form)
+
+
+def test_labels_may_be_letters() -> None:
+    assert can_give(Answers("label", ("A", "B"), WORDS), AnswerForm("letter"))
+    assert can_give(Answers("label", ("A", "B"), WORDS), AnswerForm("text"))

@@ -1,0 +1,29 @@
+"""Options with letters to choose from, as multiple-choice questions list them ("A. …", "b) …")."""
+
+import re
+
+LEAST_OPTIONS = 3
+"""Options from which a list of them ("A. …", "B) …") is taken for a question's choices."""
+OPTIONS_WITHIN = 2000
+"""Characters at the end of a text in which its options are looked for."""
+_OPTION = re.compile(
+    r"(?<!\S)[(\[{*_\"'-]{0,4}\s?(?P<letter>[A-Ha-h])(?P<mark>[.)\]:：．、*_\"']|\s?[-–—]\s)\W{0,4}(?=\S)"
+)
+"""The letter before an option, on a line of its own or after a blank, plain or as Markdown or JSON write it."""
+
+
+def offers_letters(text: str) -> bool:
+    """Whether a text offers options with letters to choose from, A and B and so on in order."""
+    seen = 0
+    marks = ""
+    for found in _OPTION.finditer(text, max(0, len(text) - OPTIONS_WITHIN)):
+        letter, mark = found["letter"], found["mark"]
+        number = ord(letter.upper()) - ord("A")
+        style = f"{letter.isupper()}{mark}"
+        if number == 0:
+            seen, marks = 1, style
+        elif number == seen and style == marks:
+            seen += 1
+            if seen >= LEAST_OPTIONS:
+                return True
+    return False
