@@ -59,6 +59,10 @@ def contents(whole: Path, tmp_path: Path) -> Iterator[bytes]:
     return make()
 
 
+def names_below(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 async def test_every_method_takes_every_spelling(
     client: httpx.AsyncClient, market: Market, contents: Iterator[bytes], spelling: str
@@ -140,7 +144,7 @@ async def test_a_hostile_path_names_no_learnware_and_changes_nothing(
 ):
     content = next(contents)
     await client.post("/v1/learnwares", content=content)
-    before = sorted(each.relative_to(tmp_path) for each in tmp_path.rglob("*"))
+    before = names_below(tmp_path)
     for method in ("GET", "PUT", "DELETE"):
         answer = await client.request(method, f"/v1/learnwares/{path}", content=content)
         assert answer.status_code == 404, answer.text
@@ -148,7 +152,7 @@ async def test_a_hostile_path_names_no_learnware_and_changes_nothing(
     answer = await client.post(f"/v1/learnwares/{path}/quarantine", json={"reason": "x"})
     assert answer.status_code == 404
     assert [record.id for record in market.records(None)] == [ID]
-    assert sorted(each.relative_to(tmp_path) for each in tmp_path.rglob("*")) == before
+    assert names_below(tmp_path) == before
 
 
 @pytest.mark.parametrize(
