@@ -68,15 +68,5 @@ def test_an_id_with_an_owner_is_served_like_any_other(
     assert ID not in {card["id"] for card in http.get("/v1/models").json()["data"]}
 
 
-def test_what_is_put_into_quarantine_by_its_path_is_the_learnware_with_the_owner(
-    http: httpx.Client, gone_afterwards: None, tmp_path: Path
-):
-    content = zipped(copy_of("finance-tfns", tmp_path / "one", ID, 3))
-    assert http.post("/v1/learnwares", content=content, headers=ZIP).status_code == 201
-    response = http.post(f"/v1/learnwares/{ID}/quarantine", json={"reason": "a test's"}, headers=ADMIN)
-    assert (response.status_code, response.json()["id"], response.json()["state"]) == (200, ID, "quarantined")
-    assert chat(http, QUESTIONS[0].text, ID).status_code == 404
-
-
 def said_of(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]

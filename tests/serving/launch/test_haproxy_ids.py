@@ -54,7 +54,7 @@ class Edge(NamedTuple):
 
 
 def _as_replica(application: Any, prefix: str) -> Any:
-    """The application as a replica of Ray Serve hands requests to it, below its prefix, and answers HAProxy's checks."""
+    """The application below its prefix as Ray Serve's replica runs it, which answers HAProxy's checks itself."""
 
     async def replica(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/-/healthz":
@@ -185,7 +185,9 @@ def test_a_model_is_found_by_every_spelling(edge: Edge, spelling: str) -> None:
     assert edge.request("GET", f"/v1/models/{spelling}") == (200, {"id": ID})
 
 
-@pytest.mark.parametrize("learnware_id", ["internal/route", "internal/x", "v1/learnwares", "metrics/x", "v1/completions"])
+@pytest.mark.parametrize(
+    "learnware_id", ["internal/route", "internal/x", "v1/learnwares", "metrics/x", "v1/completions"]
+)
 def test_an_id_that_reads_as_a_path_of_the_edge_is_an_id(edge: Edge, learnware_id: str) -> None:
     for spelling in (learnware_id, quote(learnware_id, safe="")):
         assert edge.request("GET", f"/v1/models/{spelling}") == (200, {"id": learnware_id})

@@ -126,9 +126,7 @@ def test_an_id_that_is_none_here_becomes_one(exported: Path, tmp_path: Path, sai
 
 
 @pytest.mark.parametrize("learnware_id", ["../x", "a/b/c", "a\\b", "acme/quarantine", ""])
-def test_an_id_to_import_under_is_checked_before_anything_is_written(
-    exported: Path, tmp_path: Path, learnware_id: str
-):
+def test_an_id_to_import_under_is_checked_before_anything_is_written(exported: Path, tmp_path: Path, learnware_id: str):
     with pytest.raises(InvalidInput, match="learnware's id"):
         import_learnware(exported, tmp_path / "back", learnware_id=learnware_id)
     assert not (tmp_path / "back").exists()
