@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.common.cases import domain_of
 from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.tasks import add_data_option, read_prompts
 from router.selection import Selector
@@ -64,7 +65,7 @@ def measure(
             mean = all_rows[generator.permutation(len(all_rows))[:rows]].mean(0)
             noisy = (mean + noise * generator.normal(size=mean.shape)).astype(np.float32)
             chosen = selector.choose_task(noisy, noise).learnware_id
-            wrong_domain = chosen is not None and chosen.split("-")[0] != task.split("-")[0]
+            wrong_domain = chosen is not None and domain_of(chosen) != domain_of(task)
             if task in own:
                 mine.append((chosen in own[task], chosen is None, wrong_domain))
             else:

@@ -4,11 +4,13 @@ The semantic fields are those of the `learnware` package 0.4.0.post1 (data, task
 its zip files can be converted. YAML is read with the safe loader; unknown keys are refused with the nearest valid name.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from specs.errors import InvalidLearnware
 from specs.suggestion import did_you_mean
@@ -19,8 +21,43 @@ _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """PyYAML's safe loader, in C where PyYAML was built with libyaml: a card then takes 1 ms instead of 10, during which
 other requests of the process would wait."""
 
-LearnwareId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
-"""A learnware's id, which stands in HTTP headers, paths and `model` fields and so is plain ASCII."""
+ID_LENGTH = 96
+"""The most characters of an id, owner and slash included: every header, label and engine name that holds one is made
+for this length."""
+RESERVED_NAMES = frozenset({"purge", "quarantine", "release", "versions"})
+"""Names that no id has after its slash: `/v1/learnwares/{id}/quarantine` is a path of the learnware `{id}`, and cannot
+be that of a learnware too however its slash is written, since proxies on the way may write `%2F` as `/`. The others are
+kept free for further paths of that form: an id that was given away cannot be taken back."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+def id_fault(value: str) -> str | None:
+    """Returns what is wrong with a learnware's id, as a sentence that says what would be right; None if nothing is.
+
+    Ids stand in HTTP headers, paths and `model` fields, so they are plain ASCII; they are never a path on disk. The one
+    slash that they may hold divides an owner from a name, as in the ids of the Hugging Face hub.
+    """
+    if not _ID.fullmatch(value) or len(value) > ID_LENGTH:
+        shown = value if len(value) <= ID_LENGTH else f"{value[:ID_LENGTH]}…"
+        return (
+            f"{shown!r} is no learnware's id: an id is a name, or an owner and a name with a slash between them, of "
+            f"up to {ID_LENGTH} characters in all; each of the two begins with a letter or a digit and goes on with "
+            "letters, digits, dots, underscores and hyphens"
+        )
+    name = value.partition("/")[2]
+    if name in RESERVED_NAMES:
+        return f"{value!r} cannot be a learnware's id: after the slash {name!r} is reserved for the HTTP API's paths"
+    return None
+
+
+def _check_id(value: str) -> str:
+    if fault := id_fault(value):
+        raise PydanticCustomError("learnware_id", "{fault}", {"fault": fault})
+    return value
+
+
+LearnwareId = Annotated[str, AfterValidator(_check_id)]
+"""A learnware's id: `name`, or `owner/name` (`id_fault`)."""
 
 
 class _Section(BaseModel):

@@ -5,7 +5,7 @@ so whatever vLLM keeps by name, such as its prefix cache, never mixes two versio
 the engine's processes import it.
 """
 
-_MARK = "@"  # no part of a learnware's id (`specs.card`)
+_MARK = "@"  # no part of a learnware's id (`specs.card`), which may hold a slash: an engine name is never a path
 _VERSION_DIGITS = 12
 
 

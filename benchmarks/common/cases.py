@@ -69,7 +69,7 @@ class Starters(NamedTuple):
 
 
 def domain_of(learnware_id: str) -> str:
-    return learnware_id.split("-", 1)[0]
+    return learnware_id.rpartition("/")[2].split("-", 1)[0]
 
 
 def conversation_of(messages: Sequence[Mapping[str, Any]]) -> Conversation:

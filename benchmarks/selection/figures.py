@@ -230,7 +230,7 @@ def _right_or_neighbour(one: ChoiceOutcome) -> bool:
 
 
 def _short(learnware_id: str) -> str:
-    return learnware_id.split("-", 1)[1]
+    return learnware_id.rpartition("/")[2].partition("-")[2] or learnware_id
 
 
 def _shown(one: ChoiceOutcome) -> dict[str, object]:

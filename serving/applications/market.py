@@ -7,6 +7,9 @@
     POST   /v1/learnwares/{id}/quarantine                      {"reason": …}: serve it no more, keep it
     DELETE /v1/learnwares/{id}                                 remove it
 
+An id `owner/name` stands in a path as it is, or with its slash as `%2F`; servers and proxies on the way make no
+difference between the two, so neither does this application.
+
 A submission is checked, tried on an engine replica (`serving.replica.trial`), measured there on requests that are not
 its task (`serving.replica.off_task_meter`; what the submission says of that itself does not count), and only then
 served. A submission that fails is put into quarantine with the reason. One that harms other requests is served all the
@@ -25,6 +28,7 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -53,6 +57,9 @@ logger = logging.getLogger("ray.serve")
 ROUTE_PREFIX = "/v1/learnwares"
 """Path below which the application answers."""
 
+QUARANTINE = "quarantine"
+"""Last part of the path that puts a learnware into quarantine; reserved among ids (`specs.card.RESERVED_NAMES`)."""
+
 PROBE_TIMEOUT_S = 90.0
 """Seconds that an engine may take for the trial beside all other requests: six requests of one token, and the
 measurement, whose limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of `serving.replica.off_task_meter`."""
@@ -77,7 +84,7 @@ class MarketAPI:
 
     def application(self) -> "PrefixedApplication":
         """Builds the ASGI application."""
-        one = f"{ROUTE_PREFIX}/{{learnware_id}}"
+        one = f"{ROUTE_PREFIX}/{{learnware_id:path}}"
         return PrefixedApplication(
             [
                 Route(ROUTE_PREFIX, self._list, methods=["GET"]),
@@ -85,7 +92,7 @@ class MarketAPI:
                 Route(one, self._show, methods=["GET"]),
                 Route(one, self._replace, methods=["PUT"]),
                 Route(one, self._remove, methods=["DELETE"]),
-                Route(f"{one}/quarantine", self._quarantine, methods=["POST"]),
+                Route(f"{one}/{QUARANTINE}", self._quarantine, methods=["POST"]),
             ]
         )
 
@@ -113,7 +120,7 @@ class MarketAPI:
 
     async def _show(self, request: Request) -> Response:
         self._access.check_read(request.headers.get("authorization"))
-        record = await asyncio.to_thread(self._market.show, request.path_params["learnware_id"])
+        record = await asyncio.to_thread(self._market.show, _id_in(request))
         return JSONResponse(await asyncio.to_thread(describe_whole, self._market, record))
 
     async def _submit(self, request: Request) -> Response:
@@ -124,15 +131,15 @@ class MarketAPI:
 
     async def _replace(self, request: Request) -> Response:
         self._access.check_change(request.headers.get("authorization"))
-        learnware_id = request.path_params["learnware_id"]
+        learnware_id = _id_in(request)
         await asyncio.to_thread(self._market.active, learnware_id)
-        async with uploaded(request, f"{learnware_id}.zip", self._max_upload_bytes) as path:
+        async with uploaded(request, "upload.zip", self._max_upload_bytes) as path:
             record = await self._take(path, learnware_id)
         return await self._done(record, 200)
 
     async def _remove(self, request: Request) -> Response:
         self._access.check_change(request.headers.get("authorization"))
-        record = await asyncio.to_thread(self._market.remove, request.path_params["learnware_id"])
+        record = await asyncio.to_thread(self._market.remove, _id_in(request))
         return await self._done(record, 200)
 
     async def _quarantine(self, request: Request) -> Response:
@@ -143,7 +150,7 @@ class MarketAPI:
             reason = None
         if not isinstance(reason, str):
             raise InvalidInput('The body must be a JSON object with a text: {"reason": "…"}.')
-        record = await asyncio.to_thread(self._market.quarantine, request.path_params["learnware_id"], reason)
+        record = await asyncio.to_thread(self._market.quarantine, _id_in(request), reason)
         return await self._done(record, 200)
 
     async def _take(self, source: Path, replaced: str | None) -> Record:
@@ -151,7 +158,7 @@ class MarketAPI:
         loop = asyncio.get_running_loop()
 
         def take() -> Record:
-            with self._market.stage(source) as staged:
+            with self._market.stage(source, recorded_as=replaced) as staged:
                 if replaced not in (None, staged.learnware.id):
                     raise InvalidInput(
                         f"The zip holds learnware {staged.learnware.id!r}, but {replaced!r} is to be replaced."
@@ -171,6 +178,22 @@ class MarketAPI:
         followed = await self._follow(catalogue.sequence)
         await asyncio.to_thread(self._market.collect_garbage)
         return JSONResponse(describe(record) | {"served": followed and record.state is State.ACTIVE}, status)
+
+
+def _id_in(request: Request) -> str:
+    """Returns the learnware's id in a request's path. Whether there is such a learnware is the market's to say.
+
+    Raises:
+        HTTPException: the path has too many parts for an id, or is that of something below a learnware's, which this
+            method does nothing with.
+    """
+    learnware_id: str = request.path_params["learnware_id"]
+    _, *rest = learnware_id.split("/")
+    if len(rest) > 1:
+        raise HTTPException(404)
+    if rest == [QUARANTINE]:
+        raise HTTPException(405)
+    return learnware_id
 
 
 def measured(staged: Staged, trial: Trial) -> Capability:

@@ -32,7 +32,7 @@ import yaml
 from pydantic import ValidationError
 
 from specs.adapter import CONFIG_FILE, WEIGHTS_FILE
-from specs.card import CARD_FILE, BaseModelReference, Card, Semantics, load_card, save_card
+from specs.card import CARD_FILE, ID_LENGTH, BaseModelReference, Card, Semantics, id_fault, load_card, save_card
 from specs.encoding.encoder import load_prompt_encoder
 from specs.errors import InvalidInput, InvalidLearnware
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
@@ -145,8 +145,10 @@ def import_learnware(
 
     Raises:
         InvalidLearnware: something in the zip is wrong, or something must be given besides; the message says what.
-        InvalidInput: `folder` is not empty, or `source` cannot be read.
+        InvalidInput: `folder` is not empty, `source` cannot be read, or `learnware_id` is none.
     """
+    if learnware_id is not None and (fault := id_fault(learnware_id)):
+        raise InvalidInput(fault)
     if folder.exists() and any(folder.iterdir()):
         raise InvalidInput(f"{folder} is not empty")
     try:
@@ -321,11 +323,12 @@ def _own_card(said: Mapping[str, Any], semantics: Mapping[str, Any], config: byt
     scenarios = tuple(values("Scenario"))
     domains = {theirs: ours for ours, theirs in SCENARIOS.items()}
     domain = next((domains[each] for each in scenarios if each in domains), "general")
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(said.get("id") or name)).strip("-._")[:96] or "imported"
+    named = str(said.get("id") or name)
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")[:ID_LENGTH] or "imported"
     try:
         base = json.loads(config)["base_model_name_or_path"]
         return Card(
-            id=slug,
+            id=slug if id_fault(named) else named,
             name=name,
             description=" ".join(values("Description")) or name,
             base_model=BaseModelReference(id=base),

@@ -93,11 +93,17 @@ class Market:
 
     @contextmanager
     def stage(
-        self, source: str | Path, *, progress: Progress = lambda _: None, record: bool = True
+        self,
+        source: str | Path,
+        *,
+        progress: Progress = lambda _: None,
+        record: bool = True,
+        recorded_as: str | None = None,
     ) -> Iterator[Staged]:
         """Takes in and checks a submission: a folder, a zip file, or a hub id (`owner/name`).
 
-        A refused submission is put into quarantine with the reason, unless `record` is False.
+        A refused submission is put into quarantine with the reason, unless `record` is False. Where it has no readable
+        card it is recorded under the id `recorded_as`, or without one under a name made from its source's.
 
         Raises:
             InvalidLearnware: the submission is refused; the message says why.
@@ -111,14 +117,16 @@ class Market:
                 self._take(source, folder, place / "download", progress)
             except InvalidLearnware as error:
                 if record:
-                    self._refuse(folder.name, None, None, str(error))
-                raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
+                    self._refuse(recorded_as or folder.name, None, None, str(error))
+                raise InvalidLearnware(f"learnware {recorded_as or folder.name}: {error}") from None
             try:
                 learnware = check_learnware(folder, self._requirements)
             except InvalidLearnware as error:
                 if record:
                     card = _readable_card(folder)
-                    self._refuse(card.id if card else folder.name, folder, fingerprint(folder), str(error), card)
+                    self._refuse(
+                        card.id if card else recorded_as or folder.name, folder, fingerprint(folder), str(error), card
+                    )
                 raise
             yield Staged(learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder)
 

@@ -43,3 +43,10 @@ def test_an_unsigned_value_is_no_choice(value):
 def test_haproxy_strips_the_header_from_clients():
     """Ray's configuration deletes exactly the client headers that begin with this."""
     assert CHOICE_HEADER.startswith("x-serve-router-")
+
+
+@pytest.mark.parametrize("learnware", ["acme/tfns", "a.b_c-d/e"])
+def test_an_id_with_a_slash_is_read_back(learnware):
+    value = encode_choice(RoutedChoice(learnware, "matched", 0.9, 0.4), SECRET)
+    assert "/" not in value
+    assert decode_choice(value, SECRET) == RoutedChoice(learnware, "matched", 0.9, 0.4)

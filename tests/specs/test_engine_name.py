@@ -5,7 +5,7 @@ import pytest
 from specs.engine_name import engine_name, split_engine_name
 
 
-@pytest.mark.parametrize("learnware_id", ["a", "finance-fiqa_sa", "a.b-c"])
+@pytest.mark.parametrize("learnware_id", ["a", "finance-fiqa_sa", "a.b-c", "acme/tfns", "a.b/c_d-e"])
 def test_a_name_is_taken_apart_into_what_it_was_made_of(learnware_id: str):
     name = engine_name(learnware_id, "0123456789abcdef" * 4)
     assert name == f"{learnware_id}@0123456789ab"

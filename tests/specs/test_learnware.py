@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
         "not YAML",
     ),
     "unknown key": (_card(licens="MIT"), "unknown key licens; did you mean licence"),
-    "id with a slash": (_card(id="a/b"), "id: String should match pattern"),
+    "id with two slashes": (_card(id="a/b/c"), "id: 'a/b/c' is no learnware's id"),
     "no adapter configuration": (
         lambda folder: (folder / "adapter_config.json").unlink(),
         "adapter_config.json is missing",

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.common import cases as choice_cases
-from benchmarks.common.cases import CHANGES, Case, Starters, conversation_of, make_cases, said
+from benchmarks.common.cases import CHANGES, Case, Starters, conversation_of, domain_of, make_cases, said
 from benchmarks.common.questions import Half
 from benchmarks.common.tasks import chat_domain, data_folder
 
@@ -32,6 +32,11 @@ def test_a_case_is_what_the_router_reads_of_a_body() -> None:
     assert conversation_of(wrapped).turns == ("What is a bond?",)
     asked = said("first", "second", system="Be kind.")
     assert (asked.system, asked.turns) == ("Be kind.", ("first", "second"))
+
+
+@pytest.mark.parametrize("learnware_id", ["finance-tfns", "acme/finance-tfns", "a-c-me/finance-x-y", "finance"])
+def test_the_domain_of_an_id_is_that_of_its_name(learnware_id: str) -> None:
+    assert domain_of(learnware_id) == "finance"
 
 
 @needs_data

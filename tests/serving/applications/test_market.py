@@ -276,7 +276,7 @@ async def test_a_body_that_is_no_zip_is_refused(client: httpx.AsyncClient, conte
 
 async def test_paths_methods_and_queries_that_are_not_there_are_named(client: httpx.AsyncClient):
     assert "There is no PATCH /v1/learnwares" in message(await client.patch("/v1/learnwares"), 405)
-    assert "There is no GET" in message(await client.get("/v1/learnwares/a/b"), 404)
+    assert "There is no GET" in message(await client.get("/v1/learnwares/a/b/c"), 404)
     assert "not understood: limit" in message(await client.get("/v1/learnwares?limit=3"), 400)
     assert "state=lost" in message(await client.get("/v1/learnwares?state=lost"), 400)
     assert (await client.get("/v1/learnwares/")).status_code == 200

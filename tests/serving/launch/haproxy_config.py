@@ -28,9 +28,17 @@ class RenderedPorts(NamedTuple):
 
 
 def render(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, router: bool = True, apps: bool = True, ports: RenderedPorts
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    router: bool = True,
+    apps: bool = True,
+    other: str = "metrics",
+    prefix: str = "/metrics",
+    ports: RenderedPorts,
 ) -> Path:
-    """Writes `haproxy.cfg` and the router script into `folder`: an engine on `/`, another application on `/metrics`.
+    """Writes `haproxy.cfg` and the router script into `folder`: an engine on `/`, another application, called `other`,
+    on `prefix`.
 
     Rendered by Ray Serve itself, with the settings of `serving.launch.environment`.
     """
@@ -51,11 +59,11 @@ def render(
         ingress_request_router_servers=routers,
         fallback_server=fallback,
     )
-    other = BackendConfig(
-        name="http-metrics",
-        path_prefix="/metrics",
-        app_name="metrics",
-        servers=[server(ReplicaID("r2", DeploymentID("metrics", "metrics")).to_full_id_str(), ports.other)],
+    second = BackendConfig(
+        name=f"http-{other}",
+        path_prefix=prefix,
+        app_name=other,
+        servers=[server(ReplicaID("r2", DeploymentID(other, other)).to_full_id_str(), ports.other)],
         fallback_server=fallback,
     )
     api = HAProxyApi(
@@ -70,7 +78,7 @@ def render(
             http_options=HTTPOptions(host="127.0.0.1", port=ports.http),
             is_head=True,
         ),
-        backend_configs={backend.name: backend for backend in (engine, other)} if apps else {},
+        backend_configs={backend.name: backend for backend in (engine, second)} if apps else {},
         config_file_path=str(folder / "haproxy.cfg"),
     )
     api._generate_config_file_internal()

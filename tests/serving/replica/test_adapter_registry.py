@@ -96,6 +96,20 @@ async def test_answers_say_the_public_id(folder: Path):
     assert models.model_name() == models.model_name(None) == "base"
 
 
+async def test_an_id_with_a_slash_is_a_name_and_no_path(folder: Path):
+    registry, models, admission = start()
+    await registry.apply(Catalogue(1, (entry(folder, "acme/tfns", "1"), entry(folder, "acme-tfns", "1"))))
+    assert admission.names.learnwares["acme/tfns"] == "acme/tfns@" + "1" * 12
+    request = models.lora_requests["acme/tfns"]
+    assert request.lora_path == str(folder)
+    assert models.model_name(request) == "acme/tfns"
+    assert request.lora_int_id != models.lora_requests["acme-tfns"].lora_int_id
+    await registry.apply(Catalogue(2, (entry(folder, "acme-tfns", "1"),)))
+    await settle()
+    assert set(models.lora_requests) == {"acme-tfns"}
+    assert models.lora_resolvers == []  # which would look on disk, or on the hub, for what is called so
+
+
 async def test_a_new_version_has_another_name_and_number_and_the_old_one_leaves_when_its_requests_are_done(
     folder: Path,
 ):

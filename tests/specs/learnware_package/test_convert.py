@@ -102,6 +102,36 @@ def test_what_was_exported_comes_back_whole(exported: Path, folder: Path, tmp_pa
     assert (tmp_path / "again.zip").read_bytes() == exported.read_bytes()
 
 
+def test_an_owner_in_the_id_comes_back(tmp_path: Path):
+    folder = write_learnware(tmp_path / "folder", "acme/colours")
+    export_learnware(folder, tmp_path / "owned.zip")
+    assert {name.split("/")[0] for name in entries(tmp_path / "owned.zip")}.isdisjoint({"acme", "colours"})
+    assert import_learnware(tmp_path / "owned.zip", tmp_path / "back").id == "acme/colours"
+    assert fingerprint(tmp_path / "back") == fingerprint(folder)
+    bare = rewritten(tmp_path / "owned.zip", tmp_path / "bare.zip", drop=("learnware-serving/",))
+    assert import_learnware(bare, tmp_path / "bare").id == "acme/colours"
+    assert import_learnware(bare, tmp_path / "renamed", learnware_id="other/colours").id == "other/colours"
+
+
+@pytest.mark.parametrize(
+    ("said", "becomes"),
+    [("a/b/c", "a-b-c"), ("../x", "x"), ("a/../b", "a-..-b"), ("acme/quarantine", "acme-quarantine"), ("a b", "a-b")],
+)
+def test_an_id_that_is_none_here_becomes_one(exported: Path, tmp_path: Path, said: str, becomes: str):
+    values = yaml.safe_load(entries(exported)["learnware.yaml"]) | {"id": said}
+    source = rewritten(
+        exported, tmp_path / "x.zip", ("learnware-serving/",), **{"learnware.yaml": yaml.safe_dump(values).encode()}
+    )
+    assert import_learnware(source, tmp_path / "back").id == becomes
+
+
+@pytest.mark.parametrize("learnware_id", ["../x", "a/b/c", "a\\b", "acme/quarantine", ""])
+def test_an_id_to_import_under_is_checked_before_anything_is_written(exported: Path, tmp_path: Path, learnware_id: str):
+    with pytest.raises(InvalidInput, match="learnware's id"):
+        import_learnware(exported, tmp_path / "back", learnware_id=learnware_id)
+    assert not (tmp_path / "back").exists()
+
+
 def test_whatever_stands_beside_the_specification_comes_along(folder: Path, tmp_path: Path):
     save_capability(Capability(BASE, adapter_hash(folder), "test", {}), folder / "specification")
     export_learnware(folder, tmp_path / "out.zip")
