@@ -45,6 +45,9 @@ TEXT_PROTOCOL = (
     "ROUGE-L F of greedy decoding; v1"
 )
 """Name of the way of scoring answers in sentences, kept with each result (see the module)."""
+CELLS = "v3"
+"""Part of the names of the files of finished rows. Those of earlier versions are passed over: where an adapter of the
+run had rewritten the base model's weights (`serving.training.shared_base`), the others' rows were scored on these."""
 MAX_LENGTH = 2048
 """Largest length of a prompt in tokens."""
 BASE = "base"
@@ -173,7 +176,7 @@ class Scorer:
         return [done[i] for i in range(len(rows))]
 
     def _cell(self, rows: Sequence[Row], name: str, ending: str) -> Path:
-        return self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}{ending}.jsonl"
+        return self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}{ending}-{CELLS}.jsonl"
 
     def _stack_for(self, rows: Sequence[Row], prompts: Sequence[list[int]]) -> Stack:
         """Returns the model as it runs over these rows; for the same rows as before the last one, with the activations
@@ -260,4 +263,3 @@ def first_layer(folder: Path) -> int:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     layers = config.get("layers_to_transform")
     return min(layers) if isinstance(layers, list) and layers else layers if isinstance(layers, int) else 0
-

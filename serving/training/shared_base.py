@@ -78,8 +78,8 @@ class SharedBase:
             raise InvalidLearnware(f"learnware {name}: PEFT cannot load it: {' '.join(str(error).split())}") from error
         if loaded.unexpected_keys:
             raise InvalidLearnware(
-                f"learnware {name}: {CONFIG_FILE} describes other layers than {WEIGHTS_FILE} holds: PEFT would leave out "
-                f"{len(loaded.unexpected_keys)} of {len(weights)} tensors, which an engine would serve"
+                f"learnware {name}: {CONFIG_FILE} describes other layers than {WEIGHTS_FILE} holds: PEFT would leave "
+                f"out {len(loaded.unexpected_keys)} of {len(weights)} tensors, which an engine would serve"
             )
         self._keys[name] = key
         self.model.eval()

@@ -41,7 +41,7 @@ def quiet(*_: object) -> None:
 
 
 def make(base: Path, folder: Path, seed: int = 0, **options: Any) -> Path:
-    """Writes an adapter that began as PEFT's options say and was then trained a step, as far as chance can play that."""
+    """Writes an adapter that began as PEFT's options say and was then trained a step, which chance plays here."""
     model, tokenizer = load_base(base, "cpu", torch.float32)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **options)
     torch.manual_seed(seed)
