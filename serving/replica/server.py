@@ -187,10 +187,10 @@ class LearnwareServer(EngineServer):
         assert self._gate is not None  # the engine is asked once it serves
         try:
             async with self._gate.hold(request):
-                refusal = await probe(self._models.engine_client, request, examples)
+                refusal, notes = await probe(self._meter, request, examples, labels)
                 if refusal is not None:
                     return Trial(refusal)
-                return Trial(None, await self._meter.measure(request, domain, examples, labels))
+                return Trial(None, await self._meter.measure(request, domain, examples, labels), notes)
         except (AdapterUnavailable, InvalidLearnware) as error:
             return Trial(str(error))
         finally:
