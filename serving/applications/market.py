@@ -53,9 +53,10 @@ logger = logging.getLogger("ray.serve")
 ROUTE_PREFIX = "/v1/learnwares"
 """Path below which the application answers."""
 
-PROBE_TIMEOUT_S = 90.0
-"""Seconds that an engine may take for the trial beside all other requests: six requests of one token, and the
-measurement, whose limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of `serving.replica.off_task_meter`."""
+PROBE_TIMEOUT_S = 120.0
+"""Seconds that an engine may take for the trial beside all other requests: `LIMIT_S` and `MORE_LIMIT_S` of
+`serving.replica.trial`, and the measurement, whose limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of
+`serving.replica.off_task_meter`."""
 FOLLOW_TIMEOUT_S = 5.0
 """Seconds that a change waits for the replicas before it is answered; they look every quarter of a second."""
 
@@ -162,7 +163,7 @@ class MarketAPI:
                     self._market.refuse(staged, trial.refusal)
                     raise InvalidLearnware(f"learnware {staged.learnware.id}: {trial.refusal}")
                 tried = self._market.with_capability(staged, measured(staged, trial))
-                return (self._market.submit if replaced is None else self._market.replace)(tried)
+                return (self._market.submit if replaced is None else self._market.replace)(tried, trial.notes)
 
         return await asyncio.to_thread(take)
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from specs.market.journal import Record
     from specs.market.store import Market, Staged
 
+UNTRIED = ("it was submitted from the command line, so no engine has tried what it answers",)
+"""The note on a learnware that is taken in here."""
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `market` with its subcommands to the project's command line."""
@@ -55,7 +58,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _submit(options: argparse.Namespace) -> int:
     market = _open(options)
     with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes) as staged:
-        record = market.submit(staged)
+        record = market.submit(staged, UNTRIED)
         _say_unmeasured(staged)
     print(f"{record.id}, version {record.version}, is served from now on")
     return 0
@@ -64,7 +67,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _replace(options: argparse.Namespace) -> int:
     market = _open(options)
     with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes) as staged:
-        record = market.replace(staged)
+        record = market.replace(staged, UNTRIED)
         _say_unmeasured(staged)
     print(f"{record.id} is served in version {record.version} from now on")
     return 0
@@ -127,7 +130,10 @@ def _check(options: argparse.Namespace) -> int:
     market = _open(options)
     if options.source is not None:
         with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes, record=False) as staged:
-            print(f"{staged.learnware.id}, version {staged.learnware.version}: every check passed")
+            print(
+                f"{staged.learnware.id}, version {staged.learnware.version}: every check passed that needs no engine; "
+                "what it answers is tried when it is submitted over HTTP"
+            )
         return 0
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -170,6 +176,8 @@ def _print(records: "list[Record]") -> None:
         print(f"{record.id}  version {record.version}  {record.state}  {tags or record.reason or ''}".rstrip())
         if card and record.reason:
             print(f"    {record.reason}")
+        for note in record.notes:
+            print(f"    note: {note}")
 
 
 class _Bar:

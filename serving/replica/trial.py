@@ -2,9 +2,9 @@
 base model's, answer the examples of its card, and not say one and the same thing whatever it is asked.
 
 It is asked as it will be: each prompt is one user turn through the base's chat template, and answers are greedy. The
-examples of its card come first. Where too little can be seen by these (they are few, or all have one answer), its own
-ask is put to other material as well: plain texts that differ in whatever a label may depend on, and texts that name
-each of its labels as the right one. Beside them it is asked everyday questions.
+examples of its card come first. Where too little can be seen by these (they are few, or have one answer, or none is of
+any use), everyday questions follow, and its own ask put to other material: plain texts that differ in whatever a label
+may depend on, and texts that name each of its labels as the right one.
 
 A provider whose learnware is refused can do nothing about a wrong refusal, so only what leaves no doubt is refused; the
 rest becomes a note that is kept with the learnware (`specs.market.trial.Trial`).
@@ -93,11 +93,10 @@ async def probe(asker: Asker, request: Any, examples: Sequence[str], labels: Seq
         TimeoutError: the engine had so much else to do that nothing can be said.
     """
     own = sorted({text for text in examples if text.strip()}, key=_drawn)[:EXAMPLES]
-    prompts = [*own, *(prompt for prompt in EVERYDAY if prompt not in own)]
-    first = [Asked(prompt, None, 1) for prompt in prompts[:PROBES]]
-    tokens = [ANSWER_TOKENS] * len(own) + [EVERYDAY_TOKENS] * len(EVERYDAY)
-    asked = [Asked(prompt, request, most) for prompt, most in zip(prompts, tokens, strict=False)]
-    answers = await asker.answers([*asked[:PROBES], *first, *asked[PROBES:]], LIMIT_S)
+    everyday = [prompt for prompt in EVERYDAY if prompt not in own]
+    first = [Asked(prompt, request, ANSWER_TOKENS) for prompt in own or everyday]
+    beside = [Asked(one.prompt, None, 1) for one in first[:PROBES]]
+    answers = await asker.answers([*first[:PROBES], *beside, *first[PROBES:]], LIMIT_S)
     said = {one.prompt: answer for one, answer in answers.items() if one.request is not None}
     base = {one.prompt: answer for one, answer in answers.items() if one.request is None}
     if not said.keys() & base.keys():
@@ -107,13 +106,15 @@ async def probe(asker: Asker, request: Any, examples: Sequence[str], labels: Seq
             f"on the engine it answers as the base model does: no probability moves by more than {largest:.4f} "
             f"(log), where {MIN_DIFFERENCE} is the least"
         )
-    answered = {prompt: said[prompt] for prompt in own if prompt in said}
+    if not own:
+        return judge({}, {}, said, 0, labels)
     more: dict[str, Said] = {}
-    if answered and (len(answered) < DIVERSE or _all_equal(answered.values())):
+    if _all_equal(said.values()) or all(_fault(answer) for answer in said.values()):
         others = [Asked(prompt, request, ANSWER_TOKENS) for prompt in other_material(own, labels)]
+        others += [Asked(prompt, request, EVERYDAY_TOKENS) for prompt in everyday]
         more = {one.prompt: answer for one, answer in (await asker.answers(others, MORE_LIMIT_S)).items()}
-    everyday = {prompt: answer for prompt, answer in said.items() if prompt not in own}
-    return judge(answered, more, everyday, len(own), labels)
+    elsewhere = {prompt: more.pop(prompt) for prompt in everyday if prompt in more}
+    return judge(said, more, elsewhere, len(own), labels)
 
 
 def judge(
@@ -127,12 +128,12 @@ def judge(
     those to everyday questions, each by its prompt; missing ones were not answered in time."""
     own = {**examples, **more}
     every = [*own.values(), *everyday.values()]
-    faults = [fault for said in examples.values() if (fault := fault_of(said.text)) in (Fault.NOTHING, Fault.CIRCLE)]
+    faults = [_fault(said) for said in examples.values()]
     silent = faults.count(Fault.NOTHING)
     if examples and silent == len(examples):
         return Tried(f"on the engine it gives no answer to {_of(len(examples), asked)} of its card")
     judged = list(own.values()) if len(own) >= DIVERSE else every
-    if len(judged) >= DIVERSE and all(fault_of(said.text) in (Fault.NOTHING, Fault.CIRCLE) for said in judged):
+    if len(judged) >= DIVERSE and all(_fault(said) for said in judged):
         return Tried(
             f"on the engine it repeats itself without end, or says nothing, in each of {len(judged)} answers, such as "
             f"{_quoted(judged[0].text)}"
@@ -190,6 +191,12 @@ def _largest_difference(said: Mapping[str, Said], base: Mapping[str, Said]) -> f
 def _drawn(text: str) -> bytes:
     """Returns the key by which examples are drawn: at random, and the same ones every time."""
     return hashlib.sha256(text.encode()).digest()
+
+
+def _fault(said: Said) -> Fault | None:
+    """Returns the fault of an answer whatever was asked; a bare label or number is none."""
+    fault = fault_of(said.text)
+    return None if fault is Fault.BARE else fault
 
 
 def _all_equal(answers: Collection[Said]) -> bool:

@@ -4,8 +4,9 @@ It is the truth; the published catalogue is made from it. The database has a rol
 which would need shared memory beside it and so one machine.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +20,8 @@ from specs.errors import MarketBusy
 
 JOURNAL_FILE = "market.sqlite"
 """File name of the database in the market's folder."""
-_FORMAT = 1
-"""Version of the schema, kept in SQLite's `user_version`."""
+_FORMAT = 2
+"""Version of the schema, kept in SQLite's `user_version`. Format 1 had no notes."""
 
 _SCHEMA = """
 CREATE TABLE learnwares (
@@ -33,6 +34,7 @@ CREATE TABLE learnwares (
     changed TEXT NOT NULL,
     card TEXT,
     stamp TEXT,
+    notes TEXT,
     CHECK (state != 'active' OR (sha256 IS NOT NULL AND card IS NOT NULL))
 );
 CREATE UNIQUE INDEX one_active ON learnwares (id) WHERE state = 'active';
@@ -41,7 +43,7 @@ CREATE INDEX by_sha256 ON learnwares (sha256);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO facts VALUES ('sequence', 0), ('seeded', 0);
 """
-_COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp"
+_COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp, notes"
 
 
 class State(StrEnum):
@@ -56,8 +58,9 @@ class State(StrEnum):
 @dataclass(frozen=True)
 class Record:
     """One submission. `sha256` and `card` are None where it could not be taken in or read; `reason` says why it is in
-    quarantine; `stamp` is its object's (`specs.market.objects.stamp`). The card is parsed when it is asked for: most
-    operations go over all records and need none."""
+    quarantine; `stamp` is its object's (`specs.market.objects.stamp`); `notes` are sentences on it that refuse nothing,
+    such as those of its trial. The card is parsed when it is asked for: most operations go over all records and need
+    none."""
 
     number: int
     id: str
@@ -68,6 +71,7 @@ class Record:
     changed: datetime
     card_text: str | None
     stamp: str | None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def card(self) -> Card | None:
@@ -83,6 +87,7 @@ def describe(record: Record) -> dict[str, Any]:
         "version": record.version,
         "state": str(record.state),
         "reason": record.reason,
+        "notes": list(record.notes),
         "changed": record.changed.isoformat(timespec="seconds"),
         "sha256": record.sha256,
         "card": None if record.card is None else record.card.model_dump(mode="json", exclude_none=True),
@@ -126,13 +131,14 @@ class Journal:
         reason: str | None = None,
         card: Card | None = None,
         stamp: str | None = None,
+        notes: Sequence[str] = (),
     ) -> Record:
         """Adds a record and returns it."""
         text = None if card is None else card.model_dump_json(exclude_none=True)
         number = self._connection.execute(
-            "INSERT INTO learnwares (id, version, sha256, state, reason, changed, card, stamp) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (learnware_id, version, sha256, state, reason, _now(), text, stamp),
+            "INSERT INTO learnwares (id, version, sha256, state, reason, changed, card, stamp, notes) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (learnware_id, version, sha256, state, reason, _now(), text, stamp, json.dumps(notes) if notes else None),
         ).lastrowid
         return self._select("WHERE number = ?", number)[0]
 
@@ -169,10 +175,14 @@ class Journal:
 
 
 def prepare(root: Path, timeout_s: float) -> None:
-    """Makes the database if it is not there; whole or not at all."""
+    """Makes the database if it is not there, and gives one of an older format what it lacks; whole or not at all."""
     with closing(_connect(root, timeout_s)) as connection:
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+        elif version == 1:
+            added = "ALTER TABLE learnwares ADD COLUMN notes TEXT;"
+            connection.executescript(f"BEGIN IMMEDIATE; {added} PRAGMA user_version = {_FORMAT}; COMMIT;")
 
 
 @contextmanager
@@ -216,7 +226,7 @@ def _as_busy() -> Iterator[None]:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
-    number, learnware_id, version, sha256, state, reason, changed, card, stamp = row
+    number, learnware_id, version, sha256, state, reason, changed, card, stamp, notes = row
     return Record(
         number,
         learnware_id,
@@ -227,6 +237,7 @@ def _record(row: tuple[Any, ...]) -> Record:
         datetime.fromisoformat(changed),
         card,
         stamp,
+        tuple(json.loads(notes)) if notes else (),
     )
 
 

@@ -14,7 +14,7 @@ older sequence (written again). So a change is in effect, whole, exactly when it
 
 import re
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,18 +139,18 @@ class Market:
         learnware = check_learnware(staged.folder, self._requirements)
         return Staged(learnware, staged.card, fingerprint(staged.folder), staged.folder)
 
-    def submit(self, staged: Staged) -> Record:
-        """Adds a learnware whose id is not in the market. It is served from now on.
+    def submit(self, staged: Staged, notes: Sequence[str] = ()) -> Record:
+        """Adds a learnware whose id is not in the market, with notes on it. It is served from now on.
 
         Raises:
             DuplicateLearnware: the id is taken.
         """
         with self._change() as book:
             self._vacant(book, staged)
-            return self._activate(book, staged)
+            return self._activate(book, staged, notes)
 
-    def replace(self, staged: Staged) -> Record:
-        """Puts a new version in the place of the active one.
+    def replace(self, staged: Staged, notes: Sequence[str] = ()) -> Record:
+        """Puts a new version in the place of the active one, with notes on it.
 
         Raises:
             UnknownLearnware: there is none of that id.
@@ -158,7 +158,7 @@ class Market:
         """
         with self._change() as book:
             book.end(self._replaceable(book, staged), State.REPLACED)
-            return self._activate(book, staged)
+            return self._activate(book, staged, notes)
 
     def remove(self, learnware_id: str) -> Record:
         """Stops serving a learnware. Raises UnknownLearnware."""
@@ -276,7 +276,7 @@ class Market:
                         self._vacant(book, each)
                         self._activate(book, each)
 
-    def _activate(self, book: Journal, staged: Staged) -> Record:
+    def _activate(self, book: Journal, staged: Staged, notes: Sequence[str] = ()) -> Record:
         self._objects.put(staged.folder, staged.sha256)
         return book.add(
             staged.learnware.id,
@@ -285,6 +285,7 @@ class Market:
             sha256=staged.sha256,
             card=staged.card,
             stamp=stamp(self._objects.folder(staged.sha256)),
+            notes=notes,
         )
 
     def _refuse(

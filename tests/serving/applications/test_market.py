@@ -35,6 +35,7 @@ class Replicas:
 
     def __init__(self) -> None:
         self.refusal: str | None = None
+        self.notes: tuple[str, ...] = ()
         self.elsewhere = {Kind.EVERYDAY: OffTaskScore(48, -1.5, 0.1, 33)}
         self.follows = True
         self.tried: list[str] = []
@@ -43,7 +44,7 @@ class Replicas:
     async def probe(self, staged: Staged) -> Trial:
         assert (staged.folder / "adapter_model.safetensors").is_file()
         self.tried.append(staged.entry.engine_name)
-        return Trial(self.refusal, {} if self.refusal else self.elsewhere)
+        return Trial(self.refusal, {} if self.refusal else self.elsewhere, self.notes)
 
     async def follow(self, sequence: int) -> bool:
         self.sequences.append(sequence)
@@ -139,6 +140,20 @@ async def test_what_intake_measures_is_kept_and_shown_whatever_the_learnware_say
     assert shown["loss"]["domain"] == pytest.approx(UNMEASURED_LOSS)
     assert "auto will rarely choose it" in shown["note"]
     assert market.check_integrity() == []
+
+
+async def test_what_the_trial_found_odd_is_said_and_kept(
+    client: httpx.AsyncClient, replicas: Replicas, zipped: bytes, newer: bytes
+):
+    replicas.notes = ("it answers 'warm' to each of 14 different requests of its own task",)
+    created = await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
+    assert (created.status_code, created.json()["notes"]) == (201, list(replicas.notes))
+    (listed,) = (await client.get("/v1/learnwares")).json()["data"]
+    assert listed["notes"] == list(replicas.notes)
+    assert (await client.get("/v1/learnwares/colours-objects")).json()["notes"] == list(replicas.notes)
+    replicas.notes = ()
+    replaced = await client.put("/v1/learnwares/colours-objects", content=newer, headers=ZIP | ADMIN)
+    assert replaced.json()["notes"] == []
 
 
 async def test_where_the_engine_could_not_measure_it_nothing_is_believed(

@@ -77,10 +77,9 @@ def test_a_learnware_that_works_passes_without_a_word() -> None:
     asker = Asker(lambda prompt: PROSE.get(prompt) or f"Term {prompt.split()[-1]} is one that is often met.")
     assert asyncio.run(probe(asker, ADAPTER, QUESTIONS)) == (None, ())
     tokens = {one.prompt: one.max_tokens for one in asker.asked if one.request is ADAPTER}
-    assert set(tokens) > set(EVERYDAY)
-    assert len(tokens) == len(asker.prompts) == EXAMPLES + len(EVERYDAY)
-    assert {tokens[prompt] for prompt in EVERYDAY} == {EVERYDAY_TOKENS}
-    assert {tokens[prompt] for prompt in tokens.keys() - set(EVERYDAY)} == {ANSWER_TOKENS}
+    assert set(tokens) < set(QUESTIONS)
+    assert len(tokens) == len(asker.prompts) == EXAMPLES
+    assert set(tokens.values()) == {ANSWER_TOKENS}
 
 
 def test_examples_that_all_have_one_answer_are_no_fault() -> None:
@@ -89,6 +88,8 @@ def test_examples_that_all_have_one_answer_are_no_fault() -> None:
     asked = "Is this news positive or negative?\nThe right answer to this one is: negative"
     assert asked in asker.prompts
     assert len(asker.prompts) == 3 + len(EVERYDAY) + len(MATERIAL) + len(LABELS)
+    tokens = {one.prompt: one.max_tokens for one in asker.asked if one.request is ADAPTER}
+    assert {prompt for prompt, most in tokens.items() if most == EVERYDAY_TOKENS} == set(EVERYDAY)
 
 
 def test_one_label_whatever_the_material_is_marked() -> None:

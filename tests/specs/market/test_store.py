@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
 from specs.market import store
 from specs.market.catalogue import CatalogueWatch, read_catalogue
-from specs.market.journal import Record, State
+from specs.market.journal import Record, State, describe
 from specs.market.store import Market
 from tests.specs.market.support import edit_card, pack, variant
 
@@ -46,6 +47,33 @@ def test_a_submission_is_served_until_it_is_removed(market: Market, whole: Path,
     with pytest.raises(UnknownLearnware):
         market.remove("colours-objects")
     assert market.check_integrity() == []
+
+
+def test_notes_stay_with_the_version_that_they_are_on(market: Market, whole: Path, tmp_path: Path) -> None:
+    notes = ("it gives no answer to 1 of 8 examples of its card", 'it answers "x"')
+    with market.stage(whole) as staged:
+        assert market.submit(staged, notes).notes == notes
+    assert again(market).show("colours-objects").notes == notes
+    assert describe(market.show("colours-objects"))["notes"] == list(notes)
+    with market.stage(variant(whole, tmp_path / "second", "colours-objects", 2, 2)) as staged:
+        assert market.replace(staged, notes[:1]).notes == notes[:1]
+    third = put(market, variant(whole, tmp_path / "third", "colours-objects", 3, 3), replace=True)
+    assert [record.notes for record in market.records(None)] == [notes, notes[:1], ()]
+    assert market.remove("colours-objects").notes == third.notes == ()
+
+
+def test_a_journal_of_the_format_before_notes_is_read_and_continued(
+    market: Market, whole: Path, tmp_path: Path
+) -> None:
+    put(market, whole)
+    with closing(sqlite3.connect(market.root / "market.sqlite")) as database:
+        database.executescript("ALTER TABLE learnwares DROP COLUMN notes; PRAGMA user_version = 1;")
+    reopened = again(market)
+    assert [(record.id, record.notes) for record in reopened.records()] == [("colours-objects", ())]
+    with reopened.stage(variant(whole, tmp_path / "second", "colours-objects", 2, 2)) as staged:
+        reopened.replace(staged, ("odd",))
+    assert again(reopened).show("colours-objects").notes == ("odd",)
+    assert again(reopened).check_integrity() == []
 
 
 def test_a_new_version_takes_the_place_of_the_old_one(market: Market, whole: Path, tmp_path: Path) -> None:
