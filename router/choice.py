@@ -35,7 +35,7 @@ TASK = "task"
 RESIDENT = ":resident"
 """Ending of a reason: another learnware was as good within the margin, and its adapter was in a faster tier."""
 NEXT = ":next"
-"""Ending of a reason: the chosen learnware's adapter could not be loaded, or the replica does not serve it, and the next
+"""Ending of a reason: the replica could not load the chosen learnware's adapter, or does not serve it, and the next
 best one answers."""
 LOW_CONFIDENCE = "base:low-confidence"
 """Reason for the base model: the best learnware's match is below the bound."""

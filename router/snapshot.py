@@ -66,7 +66,8 @@ class SnapshotBuilder:
 
     def build(self, catalogue: Catalogue) -> Snapshot | None:
         """Returns the snapshot for a catalogue, which is `snapshot` from now on. A learnware that cannot be read is not
-        chosen from, with the reason in the log, and read again at the next change; requests may name it. When it raises, `snapshot` stays.
+        chosen from, with the reason in the log, and read again at the next change; requests may name it. When it
+        raises, `snapshot` stays.
 
         Raises:
             InvalidSpecification: none passes the filter of the settings, or one is of another encoder.
@@ -84,7 +85,9 @@ class SnapshotBuilder:
                 self.snapshot = self._changed(known, removed, added) if known else None
                 self._known = known
             # one that failed is tried again with the next change
-            self._entries = tuple(each for each in catalogue.entries if each not in failed) if failed else catalogue.entries
+            self._entries = (
+                tuple(each for each in catalogue.entries if each not in failed) if failed else catalogue.entries
+            )
             return self.snapshot
 
     def _load_or_none(self, entry: Entry) -> Learnware | None:
