@@ -46,7 +46,8 @@ from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.catalogue import read_catalogue
 from specs.market.checks import Requirements
 from specs.market.journal import Record, State, describe
-from specs.market.store import Market, Staged
+from specs.market.staged import Staged
+from specs.market.store import Market
 from specs.market.trial import PROTOCOL, Trial
 
 logger = logging.getLogger("ray.serve")

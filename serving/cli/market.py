@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from specs.market.journal import Record
-    from specs.market.store import Market, Staged
+    from specs.market.staged import Staged
+from specs.market.store import Market
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -2,6 +2,7 @@
 `router.metrics`.)"""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -42,10 +43,14 @@ class ReplicaMetrics:
     def watch_unserved(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Makes each scrape ask `counts` how many learnwares are not served, by the kinds of `UNSERVED`."""
         for reason in UNSERVED:
-            self._unserved.labels(reason).set_function(lambda reason=reason: counts().get(reason, 0))
+            self._unserved.labels(reason).set_function(partial(_count_of, counts, reason))
 
     def count(self, learnware: str, reason: str) -> None:
         """Counts one request. Both values must come from fixed sets, since each pair is a time series of its own."""
         self._requests.labels(learnware, reason).inc()
         if reason.startswith(FALLBACK_PREFIX):
             self._fallbacks.labels(reason).inc()
+
+
+def _count_of(counts: Callable[[], Mapping[str, int]], reason: str) -> float:
+    return counts().get(reason, 0)

@@ -78,7 +78,7 @@ def examine(root: Path, requirements: Requirements, *, values: bool = False) -> 
         try:
             learnware = load_learnware(folder, values=values)
         except InvalidLearnware as error:
-            yield Unserved(folder, BROKEN, str(error))
+            yield Unserved(folder, BROKEN, _telling(folder, requirements, str(error)))
             continue
         try:
             check_fits_market(learnware, requirements)
@@ -95,6 +95,15 @@ def examine(root: Path, requirements: Requirements, *, values: bool = False) -> 
 def same_id(learnware_id: str, first: Path, second: Path) -> str:
     """Returns the sentence on two folders of one id, of which the first is served."""
     return f"two learnwares with the id {learnware_id!r}: {first.name} is served, {second.name} is not"
+
+
+def _telling(folder: Path, requirements: Requirements, reason: str) -> str:
+    """Returns the reason that says most: a broken learnware may be for another base model, too."""
+    try:
+        load_learnware(folder, base_model=requirements.base_model, values=False)
+    except InvalidLearnware as error:
+        return str(error)
+    return reason
 
 
 def _naming(folder: Path, reason: str) -> str:

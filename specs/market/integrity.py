@@ -1,16 +1,20 @@
 """Checks that a market is whole, and repairs it when it is opened. The caller holds the market's lock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from specs.card import CARD_FILE, load_card
 from specs.errors import InvalidInput, InvalidLearnware
+from specs.learnware import Learnware, load_learnware
 from specs.market import journal
 from specs.market.catalogue import Catalogue, Entry, read_catalogue, write_catalogue
-from specs.market.checks import Requirements
-from specs.market.fitness import why_unfit
+from specs.market.checks import Requirements, check_fits_market
+from specs.market.fitness import BROKEN, UNFIT, Unserved, why_unfit
 from specs.market.journal import Journal, Record, State
 from specs.market.objects import ObjectStore, fingerprint, stamp
+
+LOOK_TIMEOUT_S = 10.0
+"""Seconds that a look at the journal waits for a writer."""
 
 
 def catalogue_of(book: Journal, objects: ObjectStore) -> Catalogue:
@@ -39,6 +43,29 @@ def find_problems(root: Path, objects: ObjectStore, book: Journal, progress: Cal
     if published != catalogue_of(book, objects):
         problems.append(f"catalogue: sequence {published.sequence} differs from the journal")
     return problems
+
+
+def examine_market(root: Path, requirements: Requirements) -> Iterator[Learnware | Unserved]:
+    """Yields each learnware that holds an id in the market, or why it would not be served under these requirements;
+    changes nothing. Weights are read by their headers alone.
+
+    Raises:
+        InvalidInput: there is no market.
+    """
+    objects = ObjectStore(root)
+    with journal.reading(root, LOOK_TIMEOUT_S) as book:
+        for record in book.holders():
+            folder = objects.folder(str(record.sha256))
+            try:
+                learnware = load_learnware(folder, values=False)
+            except InvalidLearnware as error:
+                yield Unserved(folder, BROKEN, str(error).replace(folder.name, record.id))
+                continue
+            try:
+                check_fits_market(learnware, requirements)
+                yield learnware
+            except InvalidLearnware as error:
+                yield Unserved(folder, UNFIT, str(error))
 
 
 def repair(root: Path, objects: ObjectStore, timeout_s: float) -> None:

@@ -19,6 +19,8 @@ from specs.errors import InvalidInput, MarketBusy
 
 JOURNAL_FILE = "market.sqlite"
 """File name of the database in the market's folder."""
+_LOST = "origin IS NULL AND stamp IS NOT NULL AND number IN (SELECT max(number) FROM learnwares GROUP BY id)"
+"""Condition of those in quarantine that were served, and whose files were harmed in the market."""
 _FORMAT = 2
 """Version of the schema, kept in SQLite's `user_version`."""
 
@@ -149,6 +151,11 @@ class Journal:
         rows = self._select("WHERE id = ? AND state = ? ORDER BY number DESC LIMIT 1", learnware_id, State.QUARANTINED)
         return next(iter(rows), None)
 
+    def lost(self) -> list[Record]:
+        """Returns the records in quarantine that were served, and whose files were harmed in the market since; those of
+        ids that nothing was submitted for afterwards."""
+        return self._select(f"WHERE state = ? AND {_LOST} ORDER BY id", State.QUARANTINED)
+
     def unserved(self) -> dict[str, int]:
         """Returns how many learnwares the market has and does not serve, by their state: the unfit ones, and the ids
         whose latest submission is in quarantine."""
@@ -247,6 +254,11 @@ def prepare(root: Path, timeout_s: float) -> None:
         if found < _FORMAT:
             change = _FROM_FORMAT_1 if found else _SCHEMA
             connection.executescript(f"BEGIN IMMEDIATE; {change} PRAGMA user_version = {_FORMAT}; COMMIT;")
+
+
+def is_market(root: Path) -> bool:
+    """Whether there is a market in this folder."""
+    return (root / JOURNAL_FILE).is_file()
 
 
 @contextmanager

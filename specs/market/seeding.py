@@ -11,7 +11,8 @@ from specs.market.fitness import same_id
 from specs.market.journal import State
 
 if TYPE_CHECKING:
-    from specs.market.store import Market, Staged
+    from specs.market.staged import Staged
+    from specs.market.store import Market
 
 SEED_BATCH = 100
 """Learnwares that a new market takes in at a time. Each change writes the whole catalogue: one by one, the time would

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import Timeout
 
@@ -29,7 +28,7 @@ from specs.files import file_lock
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
 from specs.market import journal
 from specs.market.acceptance import check_vacant, holder, replaceable, unknown
-from specs.market.catalogue import Entry, write_catalogue
+from specs.market.catalogue import write_catalogue
 from specs.market.checks import Requirements, check_learnware
 from specs.market.intake import Limits, Progress, download, is_hub_id, take
 from specs.market.integrity import catalogue_of, find_problems, recheck, refit, repair
@@ -37,30 +36,13 @@ from specs.market.journal import Journal, Record, State
 from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.quarantine import Freed, check_not_held_back, drop_beyond_bounds, purge, release
 from specs.market.search import search
+from specs.market.staged import Staged
 from specs.suggestion import did_you_mean
 
 LOCK_TIMEOUT_S = 10.0
 """Seconds that a change waits for the market's lock."""
 KEPT_S = 3600.0
 """Seconds that the files of a learnware are kept after it was served last: running requests may still need them."""
-
-
-class Staged(NamedTuple):
-    """A submission that passed every check and is not served yet; `folder` holds its files as long as it is staged.
-    `origin` is the hash of the files as they came; `unfit` says why it does not fit today's configuration, None if it
-    does."""
-
-    learnware: Learnware
-    card: Card
-    sha256: str
-    folder: Path
-    origin: str
-    unfit: str | None = None
-
-    @property
-    def entry(self) -> Entry:
-        """The submission as an entry of a catalogue."""
-        return Entry(self.learnware.id, self.learnware.version, self.sha256, self.folder)
 
 
 class Market:
@@ -237,6 +219,13 @@ class Market:
         not served. What does not fit is kept, and served as soon as it does; what is broken is put into quarantine."""
         with self._mending() as book:
             return refit(book, self._objects, self._requirements)
+
+    def lost(self) -> list[str]:
+        """Returns why learnwares that were in the market by right are not served: those that do not fit today's
+        configuration, and those whose files were harmed in the market."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            unfit = [str(record.reason) for record in book.records(State.UNFIT)]
+            return unfit + [f"learnware {record.id}: {record.reason}" for record in book.lost()]
 
     def unserved(self) -> dict[str, int]:
         """Returns how many learnwares the market has and does not serve, by state: unfit ones, and those whose latest

@@ -38,9 +38,9 @@ class Known(NamedTuple):
     """What the returned operations made of the market: the served ids and their versions, the highest version that each
     id ever had, and the versions of each id in quarantine, in the order in which they came there."""
 
-    served: dict[str, int] = {}
-    highest: dict[str, int] = {}
-    held: dict[str, list[int]] = {}
+    served: dict[str, int]
+    highest: dict[str, int]
+    held: dict[str, list[int]]
 
 
 def prepare(folder: Path) -> None:
@@ -164,7 +164,7 @@ def one_life(folder: Path, known: Known, rng: random.Random, limit: int) -> list
 def main(folder: Path, operations: int, seed: int) -> None:
     rng = random.Random(seed)
     prepare(folder)
-    known = Known()
+    known = Known({}, {}, {})
     done = kills = kept = lost = refusals = 0
     kinds: dict[str, int] = {}
     while done < operations:

@@ -37,7 +37,7 @@ def test_what_was_withdrawn_stays_out_and_is_served_again_when_released(
     market.quarantine("colours-objects", "answers at random")
     market.collect_garbage(kept_s=0)
     for source in (whole, pack(whole, tmp_path / "same.zip")):
-        with pytest.raises(InvalidLearnware, match="answers at random.*market release colours-objects"):
+        with pytest.raises(InvalidLearnware, match=r"answers at random.*market release colours-objects"):
             put(market, source)
     assert len(market.records(None)) == 1  # said, not kept once more
     record = market.release("colours-objects")
@@ -83,7 +83,7 @@ def test_a_version_never_goes_back(market: Market, whole: Path, tmp_path: Path) 
     put(market, second)
     market.remove("colours-objects")
     for older in (whole, second):
-        with pytest.raises(InvalidLearnware, match="was served in version 2 before.*needs 3 or higher in learnware"):
+        with pytest.raises(InvalidLearnware, match=r"was served in version 2 before.*needs 3 or higher in learnware"):
             put(market, older)
     put(market, third)
     market.quarantine("colours-objects", "wrong")
@@ -133,9 +133,7 @@ def test_a_purge_frees_what_is_not_served_and_says_how_much(market: Market, whol
     assert market.purge() == (0, 0)
 
 
-def test_an_engine_that_cannot_load_one_has_its_files_looked_after(
-    market: Market, whole: Path, tmp_path: Path
-) -> None:
+def test_an_engine_that_cannot_load_one_has_its_files_looked_after(market: Market, whole: Path, tmp_path: Path) -> None:
     put(market, whole)
     put(market, variant(whole, tmp_path / "b", "b", scale=2))
     sequence = read_catalogue(market.root).sequence

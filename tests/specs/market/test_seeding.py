@@ -54,7 +54,9 @@ def spoil(folder: Path) -> None:
 
 
 def reshape(folder: Path) -> None:
-    tensors = {name: np.ones((4, 6) if "lora_A" in name else (6, 4), np.float32) for name in load_file(folder / WEIGHTS)}
+    tensors = {
+        name: np.ones((4, 6) if "lora_A" in name else (6, 4), np.float32) for name in load_file(folder / WEIGHTS)
+    }
     save_file(tensors, folder / WEIGHTS)
 
 
