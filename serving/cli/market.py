@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from specs.market.journal import Record
-    from specs.market.store import Market, Staged
+    from specs.market.staged import Staged
+from specs.market.store import Market
 
 UNTRIED = ("it was submitted from the command line, so no engine has tried what it answers",)
 """The note on a learnware that is taken in here."""
@@ -58,7 +59,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _submit(options: argparse.Namespace) -> int:
     market = _open(options)
     with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes) as staged:
-        record = market.submit(staged, UNTRIED)
+        record = market.submit(staged._replace(notes=UNTRIED))
         _say_unmeasured(staged)
     print(f"{record.id}, version {record.version}, is served from now on")
     return 0
@@ -67,7 +68,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _replace(options: argparse.Namespace) -> int:
     market = _open(options)
     with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes) as staged:
-        record = market.replace(staged, UNTRIED)
+        record = market.replace(staged._replace(notes=UNTRIED))
         _say_unmeasured(staged)
     print(f"{record.id} is served in version {record.version} from now on")
     return 0

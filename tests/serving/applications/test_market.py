@@ -13,7 +13,8 @@ from serving.config import load_config
 from specs.adapter import adapter_hash
 from specs.capability import Capability, ProbeScore, load_capability, save_capability
 from specs.market.journal import State
-from specs.market.store import Market, Staged
+from specs.market.staged import Staged
+from specs.market.store import Market
 from specs.market.trial import PROTOCOL, Trial
 from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore
 from tests.specs.learnware_folder import write_learnware
