@@ -145,6 +145,7 @@ class LearnwareRouter:
         if self._options.market is not None:
             self._follower = Follower(self._options.market, self._follow, self._sequence)
             self._follower.start()
+            self._metrics.watch_market(lambda: self._follower.sequence)
         return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
 
     async def _follow(self, catalogue: Catalogue) -> None:

@@ -22,7 +22,7 @@ from serving.launch.drain import StopSignals, stop_stack
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
-from serving.launch.market_setup import market_folder
+from serving.launch.market_setup import announce_market, market_folder
 from serving.names import ENGINE
 from serving.paths import cache_folder
 from serving.requirements import check_folder, fill_market
@@ -66,12 +66,13 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
     """
     started = time.monotonic()
     instance = plan(config.http.host, config.http.port)
-    with claim(instance, say):
+    with claim(instance, say) as claimed:
         os.environ.update(_environment(config, instance, one_machine=True))
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
             check_folder(config, market_folder(config))
             base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)
             market = fill_market(config, market_folder(config), base, say, strict=strict)
+            announce_market(claimed, config, market)
             signals = StopSignals()
             signals.install()
             try:

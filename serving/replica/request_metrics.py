@@ -7,6 +7,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from specs.market.fitness import BROKEN, DUPLICATE, UNFIT
+from specs.market.follower import SEQUENCE_HELP
 
 FALLBACK_PREFIX = "base:"
 """Prefix of the reasons for which the base model answered although a learnware, or a choice of one, was asked for."""
@@ -39,6 +40,12 @@ class ReplicaMetrics:
             ["reason"],
             registry=registry,
         )
+
+        self._sequence = Gauge("learnware_market_sequence", SEQUENCE_HELP, registry=registry)
+
+    def watch_market(self, sequence: Callable[[], int]) -> None:
+        """Makes each scrape ask `sequence` for the number of the market's change that is in effect."""
+        self._sequence.set_function(sequence)
 
     def watch_unserved(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Makes each scrape ask `counts` how many learnwares are not served, by the kinds of `UNSERVED`."""

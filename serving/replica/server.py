@@ -96,6 +96,7 @@ class LearnwareServer(EngineServer):
         if options.market is not None:
             self._follower = Follower(options.market, self._follow, self._catalogue.sequence)
             self._follower.start()
+            self._metrics.watch_market(lambda: self._follower.sequence)
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
         app.router.routes[:0] = [
             APIRoute("/v1/models", self._list_models, methods=["GET"]),

@@ -9,8 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-
-from vllm.lora.request import LoRARequest
+from typing import Protocol
 
 from serving.paging.gate import AdapterGate
 from specs.adapter import WEIGHTS_FILE
@@ -25,10 +24,17 @@ Hold = Callable[[str], AbstractAsyncContextManager[None]]
 """Makes a context manager that keeps the adapter of an engine name in host memory."""
 
 
+class Adapter(Protocol):
+    """The facts of a served adapter that the warm-up needs; vLLM's `LoRARequest` has them."""
+
+    lora_name: str
+    lora_path: str
+
+
 class WarmUp:
     """The warm-up of one engine replica."""
 
-    def __init__(self, gate: AdapterGate, hold: Hold, served: Callable[[], Iterable[LoRARequest]]) -> None:
+    def __init__(self, gate: AdapterGate, hold: Hold, served: Callable[[], Iterable[Adapter]]) -> None:
         self._gate = gate
         self._hold = hold
         self._served = served
@@ -58,7 +64,7 @@ class WarmUp:
             except AdapterUnavailable:
                 continue  # `hold` has noted it
 
-    def _has_room(self, request: LoRARequest) -> bool:
+    def _has_room(self, request: Adapter) -> bool:
         report = self._gate.residency.worker
         if report is None:
             return False
