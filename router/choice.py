@@ -5,7 +5,8 @@ replica's own port, or Ray's fallback proxy, could still write one. So the value
 start and known to the router and the engine replicas only; an unsigned or altered value counts as no choice.
 
 Ray 2.60's Lua code (`ingress_request_router.lua.tmpl`, `set_router_response_headers`) copies values that hold no quote
-and no brace, so the value is URL-encoded: `learnware=…&reason=…&score=…&ms=…&sign=…`.
+and no brace, so the value is URL-encoded: `learnware=…&reason=…&score=…&ms=…&sign=…`, with
+`&next=…` before the signature where there is a next best learnware.
 """
 
 import hashlib
@@ -33,6 +34,9 @@ TASK = "task"
 """Reason: the task that the request names matches the learnware."""
 RESIDENT = ":resident"
 """Ending of a reason: another learnware was as good within the margin, and its adapter was in a faster tier."""
+NEXT = ":next"
+"""Ending of a reason: the replica could not load the chosen learnware's adapter, or does not serve it, and the next
+best one answers."""
 LOW_CONFIDENCE = "base:low-confidence"
 """Reason for the base model: the best learnware's match is below the bound."""
 BASE_BETTER = "base:better"
@@ -73,12 +77,14 @@ stays short."""
 
 class RoutedChoice(NamedTuple):
     """A choice as the header carries it: one learnware (None: the base model), the reason, the score of the match in
-    [0, 1], and the router's own time in milliseconds."""
+    [0, 1], the router's own time in milliseconds, and the learnware that answers where the chosen one cannot be loaded
+    (None: the base model)."""
 
     learnware: str | None
     reason: str
     score: float
     milliseconds: float
+    next: str | None = None
 
 
 def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
@@ -90,6 +96,7 @@ def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
             "score": f"{choice.score:.4f}",
             "ms": f"{choice.milliseconds:.3f}",
         }
+        | ({} if choice.next is None else {"next": choice.next})
     )
     return f"{payload}&sign={_sign(payload, secret)}"
 
@@ -100,7 +107,13 @@ def decode_choice(value: str, secret: bytes) -> RoutedChoice | None:
     if not separator or not hmac.compare_digest(signature.encode(), _sign(payload, secret).encode()):
         return None
     fields = dict(parse_qsl(payload, keep_blank_values=True))
-    return RoutedChoice(fields["learnware"] or None, fields["reason"], float(fields["score"]), float(fields["ms"]))
+    return RoutedChoice(
+        fields["learnware"] or None,
+        fields["reason"],
+        float(fields["score"]),
+        float(fields["ms"]),
+        fields.get("next"),
+    )
 
 
 def _sign(payload: str, secret: bytes) -> str:

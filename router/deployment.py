@@ -43,13 +43,14 @@ from router.placement import PlacementSettings
 from router.placer import JointChoice
 from router.ray_internals import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
 from router.request import DecodeTokens, RoutedRequest, read_request
-from router.selection import Choice
+from router.selection import Choice, next_best
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from router.wrappers import OwnWords, RequestSettings
 from specs.encoding.ask import split_prompt
 from specs.errors import Overloaded
 from specs.market.catalogue import Catalogue, current_catalogue
+from specs.market.checks import Requirements
 from specs.market.follower import Follower
 from specs.task import TASK_PREFIX
 from specs.task_store import TaskStore
@@ -82,6 +83,8 @@ class RouterOptions(BaseModel):
     """A folder of learnwares that stay as they are; it is read where there is no market."""
     market: Path | None
     """The market's folder, or None."""
+    requirements: Requirements | None = None
+    """The requirements on learnwares of a folder without a market; None leaves no valid one out."""
     base_model: Path | None
     """The base model's folder, whose tokenizer decodes prompts of token ids, or None."""
     auto_names: tuple[str, ...]
@@ -121,7 +124,7 @@ class LearnwareRouter:
         self._options = options
         self._secret = secret
         self._builder = SnapshotBuilder(options.selection)
-        catalogue = current_catalogue(options.market, options.learnwares)
+        catalogue = current_catalogue(options.market, options.learnwares, options.requirements)
         self._builder.build(catalogue)
         serve_beside_changes()
         self._rebuilding: asyncio.Task[None] | None = None
@@ -142,6 +145,7 @@ class LearnwareRouter:
         if self._options.market is not None:
             self._follower = Follower(self._options.market, self._follow, self._sequence)
             self._follower.start()
+            self._metrics.watch_market(lambda: self._follower.sequence)
         return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
 
     async def _follow(self, catalogue: Catalogue) -> None:
@@ -181,7 +185,7 @@ class LearnwareRouter:
         choice, answer = self._place(decision.choice)
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)
-        header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, seconds * 1000)
+        header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, seconds * 1000, next_best(choice))
         answer = answer or await self._any_replica(arrived)
         return JSONResponse({**answer, "request_headers": {CHOICE_HEADER: encode_choice(header, self._secret)}})
 

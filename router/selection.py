@@ -66,6 +66,16 @@ class Choice(NamedTuple):
     """The least score with which a learnware would have been picked; 0 where none was looked for."""
 
 
+def next_best(choice: Choice) -> str | None:
+    """Returns the learnware that answers a matched request if the chosen one cannot be loaded: the best other candidate
+    by the rule that chose (see the module); None where that is the base model."""
+    if choice.learnware_id is None or not choice.reason.startswith(MATCHED):
+        return None
+    others = (one for one in choice.candidates if one.learnware_id != choice.learnware_id)
+    good = (one.learnware_id for one in others if one.expected > choice.base and one.score >= choice.bound)
+    return next(good, None)
+
+
 class Selector:
     """Chooses over an immutable snapshot of specifications. To add or remove learnwares, make another one (`changed`,
     or a new one) and swap the reference: a request never sees half a change. Safe to use from several threads.

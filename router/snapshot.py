@@ -6,6 +6,7 @@ are applied to it.
 """
 
 import gc
+import logging
 import operator
 import sys
 import threading
@@ -20,8 +21,11 @@ from router.follow_ups import FollowUps
 from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder
+from specs.errors import InvalidLearnware, InvalidSpecification
 from specs.learnware import Learnware, load_learnware
 from specs.market.catalogue import Catalogue, Entry
+
+logger = logging.getLogger("ray.serve")
 
 ALWAYS_REBUILT = 150
 """The most learnwares for which every change fits the metric anew, which then takes well under a second."""
@@ -61,22 +65,37 @@ class SnapshotBuilder:
         """The snapshot of the catalogue that was built last; None when that holds nothing."""
 
     def build(self, catalogue: Catalogue) -> Snapshot | None:
-        """Returns the snapshot for a catalogue, which is `snapshot` from now on. When it raises, `snapshot` stays.
+        """Returns the snapshot for a catalogue, which is `snapshot` from now on. A learnware that cannot be read is not
+        chosen from, with the reason in the log, and read again at the next change; requests may name it. When it
+        raises, `snapshot` stays.
 
         Raises:
-            InvalidLearnware: a learnware cannot be read.
             InvalidSpecification: none passes the filter of the settings, or one is of another encoder.
         """
         with self._lock:
-            removed, added = _differences(self._entries, catalogue.entries)
-            loaded = [self._known.get(entry.sha256) or self._load(entry) for entry in added]
-            known = dict(self._known)
-            for entry in removed:
-                del known[entry.sha256]
-            known |= {entry.sha256: learnware for entry, learnware in zip(added, loaded, strict=True)}
-            self.snapshot = self._changed(known, removed, added) if known else None
-            self._known, self._entries = known, catalogue.entries
+            removed, found = _differences(self._entries, catalogue.entries)
+            loaded = {entry: self._known.get(entry.sha256) or self._load_or_none(entry) for entry in found}
+            failed = {entry for entry, learnware in loaded.items() if learnware is None}
+            added = [entry for entry in found if entry not in failed]
+            if removed or added:
+                known = dict(self._known)
+                for entry in removed:
+                    del known[entry.sha256]
+                known |= {entry.sha256: each for entry, each in loaded.items() if each is not None}
+                self.snapshot = self._changed(known, removed, added) if known else None
+                self._known = known
+            # one that failed is tried again with the next change
+            self._entries = (
+                tuple(each for each in catalogue.entries if each not in failed) if failed else catalogue.entries
+            )
             return self.snapshot
+
+    def _load_or_none(self, entry: Entry) -> Learnware | None:
+        try:
+            return self._load(entry)
+        except (InvalidLearnware, InvalidSpecification) as error:
+            logger.error("it is not chosen from: %s", error)
+            return None
 
     @property
     def rebuild_due(self) -> bool:

@@ -22,7 +22,7 @@ from serving.paths import cache_folder
 from serving.processor import cpu_dtype
 from serving.ray_internals import LLMConfig, ModelIsHere, attach_router, engine_application, router_application
 from serving.replica.server import LearnwareServer, ReplicaOptions
-from serving.requirements import fill_market
+from serving.requirements import fill_market, market_requirements
 
 SECRET_BYTES = 32
 """Length of the key that signs the router's choices: that of the digest of its HMAC. The key is made anew at each
@@ -72,6 +72,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
     """
     secret = secrets.token_bytes(SECRET_BYTES)
     router = config.router
+    needed = market_requirements(config, base) if market is None else None
     replica = ReplicaOptions(
         base=config.base_model.served_id,
         auto_names=router.auto_names,
@@ -81,11 +82,13 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         on_loopback=on_loopback,
         base_on_load_failure=config.engine.on_load_failure == "base",
         base_without_choice=router.on_overload == "base",
+        requirements=needed,
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
         learnwares=config.learnwares.path,
         market=market,
+        requirements=needed,
         base_model=base,
         auto_names=router.auto_names,
         deadline_ms=router.deadline_ms,

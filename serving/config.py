@@ -251,8 +251,9 @@ class EngineSettings(_Section):
     )
     on_load_failure: Literal["error", "base"] = Field(
         "error",
-        description="When a learnware's adapter cannot be loaded: `error` answers 503 with the reason, `base` lets the "
-        "base model answer and says so in the headers.",
+        description="When the adapter of a learnware that a request names cannot be loaded: `error` answers 503 with "
+        "the reason, `base` lets the base model answer and says so in the headers. Where the router chose it, the next "
+        "best learnware answers, or the base model.",
     )
     accelerator_type: str | None = Field(
         None,

@@ -6,6 +6,7 @@ ENGINE = "engine"
 ROUTER = "router"
 METRICS_APPLICATION = "metrics"
 MARKET_APPLICATION = "market"
+MARKET = "market"
 TASKS_APPLICATION = "task-specs"
 
 GENERATING_PATHS = (

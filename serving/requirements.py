@@ -3,32 +3,43 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from serving.config import Config
 from specs.base_layers import read_layers
-from specs.learnware import Learnware, load_learnwares
-from specs.market.catalogue import CATALOGUE_FILE, read_catalogue
-from specs.market.checks import Requirements, check_fits_market, check_learnware
+from specs.errors import InvalidLearnware
+from specs.learnware import Learnware, learnware_folders
+from specs.market.checks import Requirements
+from specs.market.fitness import Unserved, examine
+from specs.market.integrity import examine_market
+from specs.market.journal import is_market
+from specs.market.seeding import seed
 from specs.market.store import Market
 from specs.pave import Basis, read_vector
 
 
-def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
-    """Loads every learnware that is served at first, sorted by id: those of the market in `market`, or those of the
-    configured folder if there is no market yet (a new market begins with these).
+class Examined(NamedTuple):
+    """The learnwares that a configuration serves at first, sorted by id, and why others are not served."""
+
+    served: list[Learnware]
+    unserved: list[Unserved]
+
+
+def examined_learnwares(config: Config, market: Path | None) -> Examined:
+    """Examines every learnware that is to be served at first, changing nothing: those of the market in `market`, or
+    those of the configured folder if there is no market yet (a new market begins with these).
 
     Raises:
-        InvalidLearnware: one is invalid, is for another base model, has a rank that the engine's slots cannot hold, or
-            an id that clients already use for something else.
-        DuplicateLearnware: two have the same id.
+        InvalidLearnware: the folder does not exist.
+        InvalidInput: the market cannot be read.
     """
     needed = requirements(config)
-    if market is not None and (market / CATALOGUE_FILE).is_file():
-        return [check_learnware(entry.folder, needed, weights=False) for entry in read_catalogue(market).entries]
-    learnwares = load_learnwares(config.learnwares.path, needed.base_model)
-    for learnware in learnwares:
-        check_fits_market(learnware, needed)
-    return learnwares
+    if market is not None and is_market(market):
+        found = list(examine_market(market, needed))
+    else:
+        found = list(examine(config.learnwares.path, needed, values=True))
+    served = [each for each in found if isinstance(each, Learnware)]
+    return Examined(sorted(served, key=lambda each: each.id), [each for each in found if isinstance(each, Unserved)])
 
 
 def requirements(config: Config) -> Requirements:
@@ -54,12 +65,34 @@ def market_requirements(config: Config, base: Path) -> Requirements:
     return replace(requirements(config), layers=read_layers(base))
 
 
-def fill_market(config: Config, folder: Path, base: Path, say: Callable[[str], None]) -> Path:
-    """Opens the market in `folder`, fills it with `learnwares.folder` if it is new, and returns its root.
+def check_folder(config: Config, market: Path) -> None:
+    """Checks, before anything is prepared, that a new market would find its first learnwares' folder.
 
     Raises:
-        InvalidLearnware: a learnware of that folder is refused.
+        InvalidLearnware: it does not exist.
+    """
+    if not is_market(market):
+        learnware_folders(config.learnwares.path)
+
+
+def fill_market(config: Config, folder: Path, base: Path, say: Callable[[str], None], *, strict: bool = False) -> Path:
+    """Opens the market in `folder` and returns its root. A new one is filled with `learnwares.folder`; in any other,
+    what is served follows the configuration. Whatever is not served is said, with the reason; with `strict` it is an
+    error.
+
+    Raises:
+        InvalidLearnware: with `strict`, some learnwares are not served; or there is no `learnwares.folder` to fill a
+            new market with.
     """
     market = Market(folder, market_requirements(config, base))
-    market.seed(config.learnwares.path, say)
+    if not market.seeded:
+        seed(market, config.learnwares.path, say, strict=strict)
+        return market.root
+    market.refit()
+    problems = market.lost()
+    if strict and problems:
+        raise InvalidLearnware("; ".join(problems))
+    for problem in problems:
+        say(f"not served: {problem}")
+    say(f"the market in {market.root} holds {len(market.records())} learnwares that are served")
     return market.root

@@ -58,9 +58,9 @@ class Adapter(NamedTuple):
     layers: Mapping[str, tuple[int, int]]
 
 
-def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
+def check_adapter(folder: Path, *, weights: bool = True, values: bool = True) -> Adapter:
     """Checks the adapter in `folder` and returns it. With `weights` False only its configuration is read, and `layers`
-    is empty.
+    is empty; with `values` False names, shapes and length of the weights are checked, by their header alone.
 
     Raises:
         InvalidLearnware: the configuration or a shape is wrong, the weights are truncated, hold NaN, or have another
@@ -72,7 +72,7 @@ def check_adapter(folder: Path, *, weights: bool = True) -> Adapter:
                 f"{path.relative_to(folder)}: only safetensors weights are accepted (others can run code when read)"
             )
     config = _read_config(folder / CONFIG_FILE)
-    layers = _check_tensors(folder / WEIGHTS_FILE, config) if weights else {}
+    layers = _check_tensors(folder / WEIGHTS_FILE, config, values) if weights else {}
     if weights:
         _check_targets(config.get("target_modules"), layers)
     revision = config.get("revision")
@@ -133,12 +133,14 @@ def _check_targets(targets: Any, layers: Mapping[str, tuple[int, int]]) -> None:
         )
 
 
-def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Checks names, shapes and values of all tensors, and returns the changed layers with their input and output
-    features."""
+def _check_tensors(path: Path, config: dict[str, Any], values: bool) -> dict[str, tuple[int, int]]:
+    """Checks names, shapes and, with `values`, values of all tensors, and returns the changed layers with their input
+    and output features."""
     try:
         # the engine's own reader: it refuses cuts, gaps and overlaps
-        tensors: list[tuple[str, dict[str, Any]]] = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+        tensors: list[tuple[str, dict[str, Any]]] = (
+            deserialize(path.read_bytes()) if values else _headers(path)  # type: ignore[no-untyped-call]
+        )
     except FileNotFoundError:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is missing") from None
     except SafetensorError as error:
@@ -162,10 +164,10 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, i
                 f"{WEIGHTS_FILE}: {name} has shape {shape}, but {CONFIG_FILE} says r = {config['r']}"
             )
         kind, mask = _EXPONENT_MASK[dtype]
-        values = np.frombuffer(tensor["data"], kind)
-        if bool(((values & kind(mask)) == mask).any()):
+        bits = np.frombuffer(tensor.get("data", b""), kind)
+        if bool(((bits & kind(mask)) == mask).any()):
             raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has NaN or infinite values")
-        idle[side] = idle[side] and not bool((values << kind(1)).any())  # the sign of -0 shifted out
+        idle[side] = idle[side] and not bool((bits << kind(1)).any())  # the sign of -0 shifted out
         pairs.setdefault(match["layer"].removeprefix("base_model.model."), {})[side] = shape
     for layer, sides in pairs.items():
         if set(sides) != {"A", "B"} or sides["A"][0] != sides["B"][1]:
@@ -173,6 +175,15 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, i
     if not pairs:
         raise InvalidLearnware(f"{WEIGHTS_FILE} holds no tensors")
     for side, empty in idle.items():
-        if empty:
+        if empty and values:
             raise InvalidLearnware(f"{WEIGHTS_FILE}: every lora_{side} is 0, so the adapter changes nothing")
     return {layer: (sides["A"][1], sides["B"][0]) for layer, sides in pairs.items()}
+
+
+def _headers(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns type and shape of each tensor; the file's length is checked, no value is read."""
+    if not path.is_file():
+        raise FileNotFoundError
+    with safe_open(str(path), framework="numpy") as file:
+        slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
+        return [(name, {"dtype": one.get_dtype(), "shape": one.get_shape()}) for name, one in slices]

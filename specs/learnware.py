@@ -56,16 +56,19 @@ class Learnware:
     """Parameter vector (PAVE); None if the provider gives none, or if loaded without weights."""
 
 
-def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool = True) -> Learnware:
+def load_learnware(
+    folder: Path, *, base_model: str | None = None, weights: bool = True, values: bool = True
+) -> Learnware:
     """Reads and checks the learnware in `folder`, which must be for `base_model` if that is given. With `weights` False
-    neither the weights nor the parameter vector are read or checked, for callers that know that the folder was checked.
+    neither the weights nor the parameter vector are read or checked, for callers that know that the folder was checked;
+    with `values` False the weights are read by their header alone.
 
     Raises:
         InvalidLearnware: something in the folder is wrong; the message says what, and what would be right.
     """
     try:
         card = load_card(folder / CARD_FILE)
-        adapter = check_adapter(folder, weights=weights)
+        adapter = check_adapter(folder, weights=weights, values=values)
         if adapter.base_model != card.base_model.id:
             raise InvalidLearnware(
                 f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
@@ -108,6 +111,18 @@ def check_base_model(trained_on: str, served: str | None) -> None:
         raise InvalidLearnware(f"it is an adapter for {trained_on!r}; the base model here is {served!r}")
 
 
+def learnware_folders(root: Path) -> list[Path]:
+    """Returns the sub-folders of `root` that learnwares may lie in, sorted by name; those whose names begin with a dot
+    or an underscore are left out.
+
+    Raises:
+        InvalidLearnware: `root` is no folder.
+    """
+    if not root.is_dir():
+        raise InvalidLearnware(f"the learnwares' folder {root} does not exist")
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+
+
 def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:
     """Returns every learnware in a sub-folder of `root`, sorted by id. Folders whose names begin with a dot or an
     underscore are left out.
@@ -116,10 +131,8 @@ def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware
         InvalidLearnware: `root` is no folder, one learnware is invalid, or one is for another base than `base_model`.
         DuplicateLearnware: two learnwares have one id.
     """
-    if not root.is_dir():
-        raise InvalidLearnware(f"the learnwares' folder {root} does not exist")
     found: dict[str, Learnware] = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
+    for folder in learnware_folders(root):
         learnware = load_learnware(folder, base_model=base_model)
         if learnware.id in found:
             raise DuplicateLearnware(

@@ -5,6 +5,7 @@
     POST   /v1/learnwares                                      submit a zip (the body)
     PUT    /v1/learnwares/{id}                                 replace it with a zip of a higher version
     POST   /v1/learnwares/{id}/quarantine                      {"reason": …}: serve it no more, keep it
+    POST   /v1/learnwares/{id}/release                         take it out of quarantine
     DELETE /v1/learnwares/{id}                                 remove it
 
 An id `owner/name` stands in a path as it is, or with its slash as `%2F`; servers and proxies on the way make no
@@ -40,7 +41,7 @@ from serving.applications.market_record import describe_whole
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import uploaded
 from serving.config import Config
-from serving.names import APPLICATION, ENGINE, ROUTER
+from serving.names import APPLICATION, ENGINE, MARKET, ROUTER
 from serving.requirements import market_requirements
 from specs.adapter import adapter_hash
 from specs.capability import Capability, capability_of
@@ -49,7 +50,8 @@ from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.catalogue import read_catalogue
 from specs.market.checks import Requirements
 from specs.market.journal import Record, State, describe
-from specs.market.store import Market, Staged
+from specs.market.staged import Staged
+from specs.market.store import Market
 from specs.market.trial import PROTOCOL, Trial
 
 logger = logging.getLogger("ray.serve")
@@ -59,10 +61,13 @@ ROUTE_PREFIX = "/v1/learnwares"
 
 QUARANTINE = "quarantine"
 """Last part of the path that puts a learnware into quarantine; reserved among ids (`specs.card.RESERVED_NAMES`)."""
+RELEASE = "release"
+"""Last part of the path that takes a learnware out of quarantine; reserved among ids likewise."""
 
-PROBE_TIMEOUT_S = 90.0
-"""Seconds that an engine may take for the trial beside all other requests: six requests of one token, and the
-measurement, whose limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of `serving.replica.off_task_meter`."""
+PROBE_TIMEOUT_S = 120.0
+"""Seconds that an engine may take for the trial beside all other requests: `LIMIT_S` and `MORE_LIMIT_S` of
+`serving.replica.trial`, and the measurement, whose limits are `HARD_LIMIT_S` and, the first time, `BASE_LIMIT_S` of
+`serving.replica.off_task_meter`."""
 FOLLOW_TIMEOUT_S = 5.0
 """Seconds that a change waits for the replicas before it is answered; they look every quarter of a second."""
 
@@ -93,6 +98,7 @@ class MarketAPI:
                 Route(one, self._replace, methods=["PUT"]),
                 Route(one, self._remove, methods=["DELETE"]),
                 Route(f"{one}/{QUARANTINE}", self._quarantine, methods=["POST"]),
+                Route(f"{one}/{RELEASE}", self._release, methods=["POST"]),
             ]
         )
 
@@ -116,7 +122,8 @@ class MarketAPI:
             )
         else:
             records = await asyncio.to_thread(self._market.records, None if state == "all" else State(state))
-        return JSONResponse({"object": "list", "data": [describe(record) for record in records]})
+        unserved = await asyncio.to_thread(self._market.unserved)
+        return JSONResponse({"object": "list", "data": [describe(record) for record in records], "unserved": unserved})
 
     async def _show(self, request: Request) -> Response:
         self._access.check_read(request.headers.get("authorization"))
@@ -153,6 +160,11 @@ class MarketAPI:
         record = await asyncio.to_thread(self._market.quarantine, _id_in(request), reason)
         return await self._done(record, 200)
 
+    async def _release(self, request: Request) -> Response:
+        self._access.check_change(request.headers.get("authorization"))
+        record = await asyncio.to_thread(self._market.release, _id_in(request))
+        return await self._done(record, 200)
+
     async def _take(self, source: Path, replaced: str | None) -> Record:
         """Stages, tries and activates the zip at `source`, in a thread; only the trial runs in the event loop."""
         loop = asyncio.get_running_loop()
@@ -168,7 +180,7 @@ class MarketAPI:
                 if trial.refusal is not None:
                     self._market.refuse(staged, trial.refusal)
                     raise InvalidLearnware(f"learnware {staged.learnware.id}: {trial.refusal}")
-                tried = self._market.with_capability(staged, measured(staged, trial))
+                tried = self._market.with_capability(staged, measured(staged, trial))._replace(notes=trial.notes)
                 return (self._market.submit if replaced is None else self._market.replace)(tried)
 
         return await asyncio.to_thread(take)
@@ -191,7 +203,7 @@ def _id_in(request: Request) -> str:
     _, *rest = learnware_id.split("/")
     if len(rest) > 1:
         raise HTTPException(404)
-    if rest == [QUARANTINE]:
+    if rest in ([QUARANTINE], [RELEASE]):
         raise HTTPException(405)
     return learnware_id
 
@@ -213,10 +225,20 @@ class MarketServer:
         if on_loopback:
             keep_grpc_on_loopback()
         market = Market(folder, needed)
+        self._market = market
         self._api = MarketAPI(market, access, max_upload_bytes, _probe_on_engine, _wait_for_replicas)
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         return self._api.application()
+
+    async def not_loaded(self, learnware_id: str, sha256: str, reason: str) -> None:
+        """Looks after a version that an engine replica could not load; puts it into quarantine if its files are
+        broken."""
+        record = await asyncio.to_thread(self._market.check_files, learnware_id, sha256, reason)
+        if record is None:
+            logger.warning("the files of learnware %s are whole, but an engine says: %s", learnware_id, reason)
+        else:
+            logger.error("learnware %s is in quarantine: %s", learnware_id, record.reason)
 
 
 async def _probe_on_engine(staged: Staged) -> Trial:
@@ -263,7 +285,7 @@ def market_application(config: Config, base: Path, folder: Path, *, on_loopback:
     """
     deployment = serve.deployment(
         serve.ingress()(MarketServer),
-        name="market",
+        name=MARKET,
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": 0},
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from serving.cli.spec import add_parser as add_spec_parser
 from serving.cli.vector import add_parser as add_vector_parser
-from specs.errors import LearnwareError
+from specs.errors import InvalidLearnware, LearnwareError
 
 INTERRUPTED = 130
 """The shell's exit status for a command ended by Ctrl-C: 128 + SIGINT."""
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_configuration(serve)
     serve.add_argument("--host", help="address to listen on (over the configuration's http.host)")
     serve.add_argument("--port", type=int, help="port of the OpenAI endpoint (over http.port)")
+    _add_strict(serve)
     serve.set_defaults(run=_serve)
 
     environment = subparsers.add_parser(
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "check", help="validate a configuration and its learnwares, without starting anything"
     )
     _add_configuration(check)
+    _add_strict(check)
     check.set_defaults(run=_check)
 
     config = subparsers.add_parser(
@@ -85,6 +87,14 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_strict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="a learnware that cannot be served is an error (default: it is named and left out, the rest is served)",
+    )
+
+
 def _load(options: argparse.Namespace) -> Any:
     from serving.config import load_config
 
@@ -96,7 +106,7 @@ def _load(options: argparse.Namespace) -> Any:
 def _serve(options: argparse.Namespace) -> int:
     from serving.launch.stack import serve
 
-    return serve(_load(options), say)
+    return serve(_load(options), say, strict=options.strict)
 
 
 def _environment(options: argparse.Namespace) -> int:
@@ -108,13 +118,18 @@ def _environment(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from serving.requirements import served_learnwares
+    from serving.requirements import examined_learnwares
 
     config = _load(options)
-    learnwares = served_learnwares(config, config.market.folder)
-    for learnware in learnwares:
+    examined = examined_learnwares(config, config.market.folder)
+    if options.strict and examined.unserved:
+        raise InvalidLearnware("; ".join(each.reason for each in examined.unserved))
+    for learnware in examined.served:
         print(f"{learnware.id}  version {learnware.version}, rank {learnware.rank}, {learnware.domain}")
-    print(f"the configuration is valid; {len(learnwares)} learnwares over {config.base_model.served_id}")
+    for each in examined.unserved:
+        print(f"not served: {each.reason}", file=sys.stderr)
+    left_out = f", {len(examined.unserved)} not served" if examined.unserved else ""
+    print(f"the configuration is valid; {len(examined.served)} learnwares over {config.base_model.served_id}{left_out}")
     return 0
 
 

@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             if "paired" in report["against"].get("shuffled", {}):
                 training["shuffled"] = earlier[name].get("training", {}).get("shuffled", {})
             reports[name] = report | {"rows_sha256": hashes[name], "training": training}
+    scorer.check_integrity()
     summary = {
         "protocol": PROTOCOL,
         "text_protocol": TEXT_PROTOCOL,

@@ -12,10 +12,10 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from filelock import lock_descriptor
 
@@ -30,6 +30,8 @@ LOOPBACK = "127.0.0.1"
 BODY_WAIT_S = 30
 """Seconds that a request body may take to arrive. Ray waits 5, then answers 408, which is too short for a slow link."""
 
+LOCK_FILE = "lock"
+"""File name in the run folder of the lock that a running stack holds, and in which it notes facts as JSON."""
 _UNIX_PATH_BYTES = 107
 """Largest length in bytes of a Unix socket's path on Linux."""
 _NODE_ID_CHARS = 56
@@ -143,6 +145,13 @@ class Claim:
         self.instance = instance
         self._lock = lock
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Writes the process, and these facts about its stack, into the lock for others to read."""
+        content = {"pid": os.getpid(), "command": sys.argv, **facts}
+        self._lock.truncate(0)
+        json.dump(content, self._lock)
+        self._lock.flush()
+
     def release(self) -> None:
         """Gives the folder back; calling it twice is harmless."""
         self._lock.close()
@@ -161,7 +170,7 @@ def claim(instance: Instance, say: Callable[[str], None]) -> Claim:
         StartupError: another stack of this port runs (its process is named), or a port is busy (its holder is named).
     """
     prepare(instance)
-    lock = (instance.folder / "lock").open("a+", encoding="utf-8")
+    lock = (instance.folder / LOCK_FILE).open("a+", encoding="utf-8")
     if not lock_descriptor(lock.fileno(), blocking=False):
         lock.seek(0)
         owner = lock.read()
@@ -172,13 +181,12 @@ def claim(instance: Instance, say: Callable[[str], None]) -> Claim:
         end_leftovers(instance.folder, say)
         _sweep(instance)
         check_ports_free(instance.ports, instance.host)
-        lock.truncate(0)
-        json.dump({"pid": os.getpid(), "command": sys.argv}, lock)
-        lock.flush()
+        claimed = Claim(instance, lock)
+        claimed.note({})
     except BaseException:
         lock.close()
         raise
-    return Claim(instance, lock)
+    return claimed
 
 
 def _sweep(instance: Instance) -> None:

@@ -22,10 +22,10 @@ from serving.launch.drain import StopSignals, stop_stack
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
-from serving.launch.market_setup import market_folder
+from serving.launch.market_setup import announce_market, market_folder
 from serving.names import ENGINE
 from serving.paths import cache_folder
-from serving.requirements import fill_market, served_learnwares
+from serving.requirements import check_folder, fill_market
 from specs.errors import StartupError
 
 Say = Callable[[str], None]
@@ -57,21 +57,22 @@ def cluster_environment(config: Config) -> dict[str, str]:
     return _environment(config, instance, one_machine=False)
 
 
-def serve(config: Config, say: Say) -> int:
-    """Starts the stack, serves until SIGINT or SIGTERM, drains. Returns the command's exit status.
+def serve(config: Config, say: Say, *, strict: bool = False) -> int:
+    """Starts the stack, serves until SIGINT or SIGTERM, drains. Returns the command's exit status. A learnware that
+    cannot be served is said and left out; with `strict` it is an error.
 
     Raises:
         LearnwareError: something is wrong that the operator can mend; nothing is left running.
     """
     started = time.monotonic()
     instance = plan(config.http.host, config.http.port)
-    with claim(instance, say):
+    with claim(instance, say) as claimed:
         os.environ.update(_environment(config, instance, one_machine=True))
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
-            learnwares = served_learnwares(config, config.market.folder)
-            say(f"{len(learnwares)} learnwares are valid")
+            check_folder(config, market_folder(config))
             base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)
-            market = fill_market(config, market_folder(config), base, say)
+            market = fill_market(config, market_folder(config), base, say, strict=strict)
+            announce_market(claimed, config, market)
             signals = StopSignals()
             signals.install()
             try:

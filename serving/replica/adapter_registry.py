@@ -6,13 +6,13 @@ finds a version under the learnware's public id, and answers carry the public id
 """
 
 import asyncio
-import copy
 import logging
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+from vllm.lora.request import LoRARequest
 
 from serving.replica.admission import Admission
 from serving.replica.prompt_logprobs import PromptLogprobs
@@ -35,38 +35,43 @@ class AdapterRegistry:
         self._models = models
         self._admission = admission
         self._prompt_logprobs = prompt_logprobs or PromptLogprobs()
-        self._requests: dict[str, Any] = {}  # every version ever loaded: its number must never change
+        self._requests: dict[str, LoRARequest] = {}  # every version ever registered: its number must never change
+        self._entries: dict[str, Entry] = {}
         self._loading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.cards: dict[str, Card] = {}
         """Cards of the served learnwares, by id."""
+        self.left_out = 0
+        """Number of learnwares of the catalogue in effect that cannot be read here."""
+        self.unserved: Mapping[str, int] = {}
+        """Number of learnwares that the market has and does not serve, by the reason's kind."""
         models.model_name = self._public_name
 
-    async def apply(self, catalogue: Catalogue, *, strict: bool = False) -> None:
-        """Loads new versions, then serves in one step exactly what the catalogue names; a version that it no longer
-        names leaves the engine when its requests are done. A learnware that the engine refuses is left out, with the
-        reason in the log.
-
-        Raises:
-            InvalidLearnware: with `strict`, the engine refused a learnware.
-        """
+    async def apply(self, catalogue: Catalogue) -> None:
+        """Serves in one step exactly what the catalogue names; a version that it no longer names leaves the engine when
+        its requests are done. New adapters are registered without being loaded: their values are read and checked when
+        a request, or the warm-up, first needs them. One whose card or header cannot be read is left out, with the
+        reason in the log."""
         before = self._admission.names.learnwares
-        served: dict[str, Any] = {}
+        new = [entry for entry in catalogue.entries if before.get(entry.id) != entry.engine_name]
+        read = await asyncio.to_thread(_read_all, new)
+        served: dict[str, LoRARequest] = {}
         cards: dict[str, Card] = {}
         for entry in catalogue.entries:
-            try:
-                if before.get(entry.id) == entry.engine_name:
-                    served[entry.id], cards[entry.id] = self._requests[entry.engine_name], self.cards[entry.id]
-                else:
-                    card = await asyncio.to_thread(load_card, entry.folder / CARD_FILE)
-                    served[entry.id], cards[entry.id] = await self.load(entry), card
-            except InvalidLearnware:
-                if strict:
-                    raise
-                logger.exception("a learnware of the market is not served here")
+            found = read.get(entry.engine_name)
+            if found is None:
+                served[entry.id], cards[entry.id] = self._requests[entry.engine_name], self.cards[entry.id]
+            elif found.card is None:
+                logger.error("learnware %s is not served here: %s", entry.id, found.fault)
+            else:
+                if found.output_layer:
+                    await self._prompt_logprobs.exclude(entry.engine_name)
+                served[entry.id], cards[entry.id] = self._register(entry), found.card
         # no await from here on, so that a request sees the change completely or not at all
         self._models.lora_requests.update(served)
         self.cards = cards
+        self.left_out = len(catalogue.entries) - len(served)
+        self.unserved = catalogue.unserved
         self._admission.names = self._admission.names._replace(
             learnwares={name: request.lora_name for name, request in served.items()}
         )
@@ -77,7 +82,7 @@ class AdapterRegistry:
                 task.add_done_callback(self._retiring.discard)
         logger.info("%d learnwares are served, change number %d", len(served), catalogue.sequence)
 
-    async def load(self, entry: Entry) -> Any:
+    async def load(self, entry: Entry) -> LoRARequest:
         """Loads a version into the engine, which checks it and keeps it in host memory; returns vLLM's `LoRARequest`
         for it.
 
@@ -85,41 +90,47 @@ class AdapterRegistry:
             InvalidLearnware: the engine refused it; the message has its reason.
         """
         async with self._loading:
-            request = self._requests.get(entry.engine_name)
-            if await asyncio.to_thread(_adapts_output_layer, entry):
+            found = (await asyncio.to_thread(_read_all, [entry]))[entry.engine_name]
+            if found.output_layer:
                 await self._prompt_logprobs.exclude(entry.engine_name)
+            request = self._register(entry)
             try:
-                request = await (self._load_first(entry) if request is None else self._load_again(entry, request))
-            except InvalidLearnware:
+                await self._models.engine_client.add_lora(request)
+            except Exception as error:  # noqa: BLE001 - the engine's process hands on what its worker raised
                 if entry.engine_name not in self._admission.names.learnwares.values():
                     self._prompt_logprobs.include(entry.engine_name)
-                raise
-            self._requests[entry.engine_name] = request
+                raise InvalidLearnware(f"learnware {entry.id!r}: the engine refused its adapter: {error}") from None
             return request
+
+    def _register(self, entry: Entry) -> LoRARequest:
+        """Makes vLLM's `LoRARequest` for a version, as vLLM 0.29's `load_lora_adapter` does, without loading it. A
+        version that comes back keeps its number."""
+        request = LoRARequest(
+            lora_name=entry.engine_name,
+            lora_int_id=self._requests[entry.engine_name].lora_int_id
+            if entry.engine_name in self._requests
+            else self._models.lora_id_counter.inc(1),
+            lora_path=str(entry.folder),
+            base_model_name=self._models.base_model_paths[0].name,
+        )
+        self._requests[entry.engine_name] = request
+        self._entries[entry.engine_name] = entry
+        return request
+
+    def entry(self, engine_name: str) -> Entry | None:
+        """Returns the catalogue's entry of a version that was registered, or None."""
+        return self._entries.get(engine_name)
+
+    @property
+    def served(self) -> tuple[LoRARequest, ...]:
+        """The requests of all versions that are served, in the catalogue's order."""
+        return tuple(self._requests[name] for name in self._admission.names.learnwares.values())
 
     def request(self, engine_name: str) -> Any:
         """Returns vLLM's `LoRARequest` for a version that is served, None for any other."""
         if engine_name not in self._admission.names.learnwares.values():
             return None
         return self._requests[engine_name]
-
-    async def _load_first(self, entry: Entry) -> Any:
-        answer = await self._models.load_lora_adapter(
-            LoadLoRAAdapterRequest(lora_name=entry.engine_name, lora_path=str(entry.folder)),
-            base_model_name=self._models.base_model_paths[0].name,
-        )
-        if not isinstance(answer, str):
-            raise InvalidLearnware(f"learnware {entry.id!r}: the engine refused its adapter: {answer.error.message}")
-        return self._models.lora_requests.pop(entry.engine_name)
-
-    async def _load_again(self, entry: Entry, known: Any) -> Any:
-        request = copy.copy(known)
-        request.lora_path = str(entry.folder)
-        try:
-            await self._models.engine_client.add_lora(request)
-        except Exception as error:  # noqa: BLE001 - the engine's process hands on what its worker raised
-            raise InvalidLearnware(f"learnware {entry.id!r}: the engine refused its adapter: {error}") from None
-        return request
 
     async def unload(self, engine_name: str) -> None:
         """Frees the slot and the host copy of a version that is not served; any other is left alone."""
@@ -146,8 +157,25 @@ class AdapterRegistry:
         return split_engine_name(request.lora_name)[0]
 
 
-def _adapts_output_layer(entry: Entry) -> bool:
+class _Found(NamedTuple):
+    """The facts that a folder says before its adapter is loaded: its card, or None and the fault; and whether the
+    adapter changes `lm_head`."""
+
+    card: Card | None
+    output_layer: bool
+    fault: str = ""
+
+
+def _read_all(entries: Iterable[Entry]) -> dict[str, _Found]:
+    return {entry.engine_name: _read(entry) for entry in entries}
+
+
+def _read(entry: Entry) -> _Found:
     try:
-        return adapts_output_layer(entry.folder)
-    except (OSError, SafetensorError):
-        return False  # the engine reports the fault more clearly
+        output_layer = adapts_output_layer(entry.folder)
+    except (OSError, SafetensorError) as error:
+        return _Found(None, output_layer=False, fault=f"its adapter cannot be read: {error}")
+    try:
+        return _Found(load_card(entry.folder / CARD_FILE), output_layer)
+    except (InvalidLearnware, OSError) as error:
+        return _Found(None, output_layer, str(error))

@@ -18,7 +18,7 @@ requests for `auto`. A replica therefore reports itself ready only once a router
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
@@ -31,6 +31,7 @@ from router.choice import (
     GENERATES_NOTHING,
     MATCHED,
     NAMED,
+    NEXT,
     NO_CHOICE,
     ROUTER_OVERLOAD,
     ROUTER_TIMEOUT,
@@ -110,7 +111,8 @@ class LearnwareMiddleware:
             admission: the names that are served, and the requests that run under each.
             secret: key of the HMAC that signs the router's choices.
             hold: leases an adapter for a request (`AdapterGate.hold`); the default leases nothing.
-            base_on_load_failure: the base model answers when an adapter cannot be loaded; otherwise the request fails.
+            base_on_load_failure: the base model answers a request that names a learnware whose adapter cannot be
+                loaded; otherwise it fails. Where the router chose it, the next best answers, or the base model.
             base_without_choice: the base model answers when no router has chosen; otherwise the request is refused and
                 may be sent again.
             prompt_logprobs: decides which requests may ask for log-probabilities of their prompt; the default admits
@@ -166,17 +168,27 @@ class LearnwareMiddleware:
             return None
         names = self._admission.names  # one state of the market for the whole request
         answerer = self._answerer(request.scope, request.model, names)
-        engine_name = names.learnwares.get(answerer.model)
-        claims.enter_context(self._admission.use(engine_name))  # from here on this version stays in the engine
         claims.enter_context(self._prompt_logprobs.admit(request.scope["path"], request.payload))
+        try:
+            await self._claim(answerer.model, names, claims)
+            return answerer
+        except AdapterUnavailable:
+            if answerer.reason == NAMED and not self._base_on_load_failure:
+                raise
+        after = _next_of(answerer, names)
+        if after is not None:
+            with suppress(AdapterUnavailable):
+                await self._claim(after.model, names, claims)
+                return after
+        return answerer._replace(model=names.base, reason=NOT_LOADED)
+
+    async def _claim(self, model: str, names: Names, claims: AsyncExitStack) -> None:
+        """Keeps a model's version in the engine, and its adapter in host memory, until `claims` ends; the base model
+        needs neither. Raises AdapterUnavailable."""
+        engine_name = names.learnwares.get(model)
+        claims.enter_context(self._admission.use(engine_name))
         if engine_name is not None:
-            try:
-                await claims.enter_async_context(self._hold(engine_name))
-            except AdapterUnavailable:
-                if not self._base_on_load_failure:
-                    raise
-                return answerer._replace(model=names.base, reason=NOT_LOADED)
-        return answerer
+            await claims.enter_async_context(self._hold(engine_name))
 
     def _count(self, path: str, answerer: Answerer) -> None:
         if path in GENERATING_PATHS:
@@ -226,10 +238,23 @@ class LearnwareMiddleware:
         if choice is None:
             choice = RoutedChoice(None, _why_none(headers.get(_FAILED_HEADER)), 0.0, 0.0)
         elif choice.learnware is not None and choice.learnware not in names.learnwares:
+            after = _next_of(Answerer(choice.learnware, choice.reason, choice), names)
+            if after is not None:
+                return after
             choice = choice._replace(learnware=None, reason=NOT_SERVED)
         if not self._base_without_choice:
             _refuse_unchosen(choice.reason)
         return Answerer(choice.learnware or names.base, choice.reason, choice)
+
+
+def _next_of(answerer: Answerer, names: Names) -> Answerer | None:
+    """Returns the next best learnware of a router's choice in the place of one that cannot answer; None when there is
+    none, or it is not served."""
+    choice = answerer.choice
+    if choice is None or choice.next not in names.learnwares or choice.next == answerer.model:
+        return None
+    assert choice.next is not None
+    return Answerer(choice.next, answerer.reason + NEXT, choice)
 
 
 def _why_none(failed: bytes | None) -> str:

@@ -27,7 +27,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,7 @@ LOWEST_PRIORITY = 1 << 20
 """Priority of the measurement's requests: smaller values run first (`serving.paging.queue`), and clients' requests have
 0 by default."""
 
+Question = TypeVar("Question", bound=Hashable)
 Result = TypeVar("Result")
 
 
@@ -80,6 +81,15 @@ class Said(NamedTuple):
     text: str
     tokens: tuple[int, ...]
     likeliest: tuple[Mapping[int, float], ...]
+
+
+class Asked(NamedTuple):
+    """A prompt as one user turn, the adapter that is asked (vLLM's `LoRARequest`; None: the base), and the largest
+    length of its answer in tokens."""
+
+    prompt: str
+    request: Any
+    max_tokens: int
 
 
 class BaseSaid(NamedTuple):
@@ -144,6 +154,20 @@ class OffTaskMeter:
             logger.info("off its task a learnware was asked %d of %d prompts", len(answers), len(in_turn))
         return {kind: score(some, labels) for kind, some in answered.items()}
 
+    async def answers(self, asked: Sequence[Asked], limit_s: float) -> dict[Asked, Said]:
+        """Returns the greedy answers that were made within `limit_s` seconds, for the trial of a learnware
+        (`serving.replica.trial`). They take their turn with clients' requests, a few at a time beside these.
+
+        Raises:
+            InvalidLearnware: an answer's log-probabilities are not finite numbers.
+        """
+
+        async def ask(one: Asked) -> Said:
+            return await self._ask(self._encode(one.prompt), one.request, one.max_tokens, priority=0)
+
+        async with self._one:
+            return await self._all(asked, ask, limit_s, limit_s)
+
     async def _ask_base(self, prompts: Sequence[str]) -> None:
         """Makes the base model's answers to the prompts for which none is known."""
         if not self._base and self._kept is not None:
@@ -162,12 +186,16 @@ class OffTaskMeter:
             await asyncio.to_thread(append_answers, self._kept, fresh)
 
     async def _all(
-        self, prompts: Iterable[str], ask: Callable[[str], Awaitable[Result]], limit_s: float, hard_limit_s: float
-    ) -> dict[str, Result]:
+        self,
+        prompts: Iterable[Question],
+        ask: Callable[[Question], Awaitable[Result]],
+        limit_s: float,
+        hard_limit_s: float,
+    ) -> dict[Question, Result]:
         """Returns what `ask` gives for each prompt that was answered in time. Prompts are taken in their order, after
         `limit_s` seconds only until `LEAST` are answered, and none after `hard_limit_s`."""
         waiting = deque(prompts)
-        answers: dict[str, Result] = {}
+        answers: dict[Question, Result] = {}
         enough = self._clock() + limit_s
 
         async def work(number: int) -> None:
@@ -214,7 +242,9 @@ class OffTaskMeter:
             ratio += rest * (_likelihood(said.likeliest[0], base.tokens[drawn]) - base.log_probs[drawn])
         return Answered(own.text, base.text, ratio, len(base.tokens))
 
-    async def _ask(self, prompt: Sequence[int], request: Any, max_tokens: int = MAX_TOKENS) -> Said:
+    async def _ask(
+        self, prompt: Sequence[int], request: Any, max_tokens: int = MAX_TOKENS, priority: int = LOWEST_PRIORITY
+    ) -> Said:
         """Asks for one greedy answer; a learnware's answer that has begun to repeat itself is ended there.
 
         Raises:
@@ -231,7 +261,7 @@ class OffTaskMeter:
             parameters,
             request_id=f"off-task-{uuid.uuid4()}",
             lora_request=request,
-            priority=LOWEST_PRIORITY,
+            priority=priority,
         )
         try:
             async for output in outputs:
@@ -247,7 +277,7 @@ class OffTaskMeter:
             await outputs.aclose()
         values = [value for step in likeliest for value in step.values()]
         if not tokens or len(likeliest) != len(tokens) or not all(map(math.isfinite, values)):
-            raise InvalidLearnware("off its task, on the engine, its answers are not finite numbers")
+            raise InvalidLearnware("on the engine its answers are not finite numbers")
         return Said("".join(text), tuple(tokens), tuple(likeliest))
 
 

@@ -16,21 +16,24 @@ from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from router.ray_internals import keep_grpc_on_loopback, replica_line
-from serving.names import ROUTER
+from serving.names import MARKET, MARKET_APPLICATION, ROUTER
 from serving.openai_errors import openai_error
 from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
 from serving.replica.adapter_registry import AdapterRegistry
 from serving.replica.admission import Admission, Names
+from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
 from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_body import EXPLAIN_PATH
-from serving.replica.request_metrics import ReplicaMetrics
+from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
 from serving.replica.trial import probe
+from serving.replica.warm_up import WarmUp
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
-from specs.market.catalogue import Entry, current_catalogue
+from specs.market.catalogue import Catalogue, Entry, current_catalogue
+from specs.market.checks import Requirements
 from specs.market.follower import Follower
 from specs.market.trial import Trial
 
@@ -50,9 +53,12 @@ class ReplicaOptions(NamedTuple):
     on_loopback: bool
     """If true, the replica's gRPC server listens on loopback only."""
     base_on_load_failure: bool = False
-    """If true, the base model answers when an adapter cannot be loaded; otherwise its requests fail."""
+    """If true, the base model answers also requests that name a learnware whose adapter cannot be loaded; otherwise
+    these fail."""
     base_without_choice: bool = False
     """If true, the base model answers when no router has chosen; otherwise such requests are refused."""
+    requirements: Requirements | None = None
+    """The requirements on learnwares of a folder without a market; None leaves no valid one out."""
 
 
 class LearnwareServer(EngineServer):
@@ -68,7 +74,7 @@ class LearnwareServer(EngineServer):
         if options.on_loopback:
             keep_grpc_on_loopback()
         self._options = options
-        self._catalogue = current_catalogue(options.market, options.learnwares)
+        self._catalogue = current_catalogue(options.market, options.learnwares, options.requirements)
         self._admission = Admission(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
         self._metrics = ReplicaMetrics(self._registry)
@@ -83,10 +89,14 @@ class LearnwareServer(EngineServer):
         prompt_logprobs = PromptLogprobs()
         self._adapters = AdapterRegistry(self._models, self._admission, prompt_logprobs)
         self._meter = await asyncio.to_thread(off_task_meter, self._models.engine_client, self._gate)
-        await self._adapters.apply(self._catalogue, strict=options.market is None)
+        self._failures = LoadFailures(None if options.market is None else _tell_the_market)
+        self._warm_up = WarmUp(self._gate, self._hold, lambda: self._adapters.served)
+        self._metrics.watch_unserved(self._unserved)
+        await self._follow(self._catalogue)
         if options.market is not None:
-            self._follower = Follower(options.market, self._adapters.apply, self._catalogue.sequence)
+            self._follower = Follower(options.market, self._follow, self._catalogue.sequence)
             self._follower.start()
+            self._metrics.watch_market(lambda: self._follower.sequence)
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
         app.router.routes[:0] = [
             APIRoute("/v1/models", self._list_models, methods=["GET"]),
@@ -106,16 +116,25 @@ class LearnwareServer(EngineServer):
         )
         return app
 
+    async def _follow(self, catalogue: Catalogue) -> None:
+        await self._adapters.apply(catalogue)
+        self._warm_up.begin()
+
+    def _unserved(self) -> dict[str, int]:
+        served = self._admission.names.learnwares.values()
+        failed = self._adapters.left_out + self._failures.count(served)
+        return {**self._adapters.unserved, NOT_LOADED: failed}
+
     def _paging(self) -> PagingState | None:
         if self._gate is None:
             return None
         return PagingState(self._gate.residency, self._admission.names.learnwares.values(), self._gate.waiting)
 
     def _hold(self, engine_name: str) -> AbstractAsyncContextManager[None]:
-        request = self._adapters.request(engine_name)
-        if request is None or self._gate is None:
+        request, entry = self._adapters.request(engine_name), self._adapters.entry(engine_name)
+        if request is None or entry is None or self._gate is None:
             return nullcontext()
-        return self._gate.hold(request)
+        return self._failures.watching(entry, self._gate.hold(request))
 
     async def _list_models(self) -> JSONResponse:
         return JSONResponse({"object": "list", "data": await self._cards()})
@@ -187,10 +206,10 @@ class LearnwareServer(EngineServer):
         assert self._gate is not None  # the engine is asked once it serves
         try:
             async with self._gate.hold(request):
-                refusal = await probe(self._models.engine_client, request, examples)
+                refusal, notes = await probe(self._meter, request, examples, labels)
                 if refusal is not None:
                     return Trial(refusal)
-                return Trial(None, await self._meter.measure(request, domain, examples, labels))
+                return Trial(None, await self._meter.measure(request, domain, examples, labels), notes)
         except (AdapterUnavailable, InvalidLearnware) as error:
             return Trial(str(error))
         finally:
@@ -230,9 +249,15 @@ class LearnwareServer(EngineServer):
 
     async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
         if self._gate is not None:
+            self._warm_up.end()
             await self._gate.close()
         await super().__del__()
 
     async def metrics_text(self) -> str:
         """Returns this replica's metrics and vLLM's, as Prometheus text."""
         return replica_line() + generate_latest(REGISTRY).decode() + generate_latest(self._registry).decode()
+
+
+async def _tell_the_market(entry: Entry, reason: str) -> None:
+    handle = await asyncio.to_thread(serve.get_deployment_handle, MARKET, app_name=MARKET_APPLICATION)
+    await handle.not_loaded.remote(entry.id, entry.sha256, reason)

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from serving.training.rows import (
 from serving.training.settings import TrainingSettings
 from serving.training.split_model import Stack
 from serving.training.trainer import Outcome, Trainer
-from specs.adapter import adapter_hash
-from specs.errors import InvalidInput
+from specs.adapter import adapter_hash, check_adapter
+from specs.errors import InvalidInput, InvalidLearnware
 from specs.files import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
@@ -67,8 +68,11 @@ def train_adapter(
         start: folder of an adapter of the same shape, whose weights are the first ones.
 
     Raises:
-        InvalidInput: a target module that the base does not have, too few rows, or a `start` of another shape.
+        InvalidInput: a target module that the base does not have, too few rows, or a `start` of another shape, or one
+            that could not be served over this base.
     """
+    if start is not None:
+        _check_start(start)
     if len(rows) < 4:
         raise InvalidInput(
             f"{len(rows)} rows are too few to train on; at least 4 are needed, and some hundreds make sense"
@@ -222,6 +226,26 @@ def _keeper(stack: Stack, rows: Sequence[EncodedRow], settings: TrainingSettings
     return Keeper(own, rows, settings.keep_batch, settings.seed, adapted.disable_adapter)
 
 
+def _check_start(folder: Path) -> None:
+    """Checks that the adapter in `folder` is one of the base as it is: weights that belong to a base which PEFT changed
+    for them (PiSSA, OLoRA) would begin somewhere else over the unchanged one.
+
+    Raises:
+        InvalidInput: it could not be served.
+    """
+    try:
+        check_adapter(folder)
+    except InvalidLearnware as error:
+        raise InvalidInput(f"the adapter in {folder} cannot be begun with: {error}") from None
+
+
+def _scale(config: Mapping[str, Any]) -> tuple[float, object]:
+    """Returns the factor of an adapter's product of B and A, and the layers that have another one."""
+    rank = config["r"]
+    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
+    return config["lora_alpha"] / divisor, config.get("alpha_pattern") or None
+
+
 def _start_from(adapted: Any, folder: Path) -> None:
     """Replaces the fresh weights by those of the adapter in `folder`.
 
@@ -234,9 +258,8 @@ def _start_from(adapted: Any, folder: Path) -> None:
     weights = load_file(folder / WEIGHTS)
     own = {name: tensor.shape for name, tensor in get_peft_model_state_dict(adapted).items()}
     given = {name: tensor.shape for name, tensor in weights.items()}
-    scale = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config = adapted.peft_config["default"]
-    if own != given or scale["lora_alpha"] / scale["r"] != config.lora_alpha / config.r:
+    scale = _scale(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    if own != given or scale != _scale(adapted.peft_config["default"].to_dict()):
         raise InvalidInput(
             f"the adapter in {folder} has other layers, ranks or scale than these settings make; give its own "
             "--rank, --alpha, --target-modules and --first-layer-share"

@@ -9,9 +9,8 @@ token.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from serving.training.adapter import computing_type, load_base, older_names
+from serving.training.adapter import computing_type, load_base
 from serving.training.generation import (
     GreedyAnswer,
     base_answers,
@@ -19,6 +18,7 @@ from serving.training.generation import (
     weights_fingerprint,
 )
 from serving.training.rows import encode_prompt
+from serving.training.shared_base import SharedBase, check_measurable
 from specs.errors import InvalidLearnware
 from specs.off_task import MAX_TOKENS, Answered, Kind, OffTaskScore, score
 
@@ -37,6 +37,7 @@ class DriftMeter:
     def __init__(self, base: Path, cache: Path, device: str = "cpu") -> None:
         """Loads the base model in the folder `base`; its answers are kept in `cache`."""
         self.model, self.tokenizer = load_base(base, device, computing_type(device))
+        self._shared = SharedBase(self.model)
         self._weights = weights_fingerprint(base)
         self._cache = cache
 
@@ -64,8 +65,10 @@ class DriftMeter:
             progress: called with the number of prompts done.
 
         Raises:
-            InvalidLearnware: its answers are not finite numbers.
+            InvalidLearnware: it cannot be served, or loaded without changing the base, or its answers are not finite
+                numbers.
         """
+        check_measurable({adapter.name: adapter})
         texts = [prompt for some in prompts.values() for prompt in some]
         base = self.base_answers(texts)
         answered = iter(self._answered(adapter, texts, base, progress))
@@ -74,22 +77,20 @@ class DriftMeter:
     def _answered(
         self, adapter: Path, texts: Sequence[str], base: Sequence[GreedyAnswer], progress: Callable[[int], object]
     ) -> list[Answered]:
-        from peft import PeftModel
-
-        with older_names():
-            adapted: Any = PeftModel.from_pretrained(self.model, str(adapter), autocast_adapter_dtype=False)
         try:
-            own = verified_answers(
-                self.model,
-                self.tokenizer,
-                self._encoded(texts),
-                [answer.tokens for answer in base],
-                MAX_TOKENS,
-                progress,
-                stop_loops=True,
-            )
+            self._shared.attach(adapter.name, adapter)
+            with self._shared.using(adapter.name):
+                own = verified_answers(
+                    self.model,
+                    self.tokenizer,
+                    self._encoded(texts),
+                    [answer.tokens for answer in base],
+                    MAX_TOKENS,
+                    progress,
+                    stop_loops=True,
+                )
         finally:
-            self.model = adapted.unload()
+            self._shared.detach()
         answered = []
         for one, other in zip(own, base, strict=True):
             ratio = one.draft_log_likelihood - other.log_likelihood

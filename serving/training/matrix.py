@@ -27,6 +27,7 @@ from serving.terminal import Progress
 from serving.training.rows import Row, hold_out, read_rows, rows_hash, rows_kind
 from serving.training.scoring import BASE, PROTOCOL, Scorer, first_layer
 from serving.training.settings import TrainingSettings
+from serving.training.shared_base import check_measurable
 from specs.adapter import adapter_hash
 from specs.capability import ProbeScore, capability_of, save_capability
 from specs.errors import InvalidInput
@@ -211,11 +212,16 @@ def score_cells(
     deadline: float | None = None,
 ) -> dict[Cell, list[Measured]]:
     """The cells that are whole, after the deadline those that became so before it. Adapters that begin at the same
-    layer go together: below it, activations are computed once for all of them."""
+    layer go together: below it, activations are computed once for all of them.
+
+    Raises:
+        InvalidLearnware: an adapter cannot be served, or cannot be loaded without changing the base model.
+    """
     scored = {cell: list(known.get(cell, ())) for cell in cells}
     total = sum(len(tasks[cell.task].rows) for cell in cells)
     done = sum(map(len, scored.values()))
     groups: dict[int, list[str]] = {}
+    check_measurable(adapters)  # all of them before the first is scored, which may take an hour
     for name, folder in adapters.items():
         groups.setdefault(first_layer(folder), []).append(name)
     with Progress("scoring", "row") as bar:
@@ -239,6 +245,7 @@ def score_cells(
                             for row in scorer.score(rows, cell.system, show, kind)
                         ]
                         done += len(rows)
+            scorer.check_integrity()
     return {cell: rows for cell, rows in scored.items() if len(rows) == len(tasks[cell.task].rows)}
 
 

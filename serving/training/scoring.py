@@ -20,16 +20,17 @@ is right or wrong there; what greedy decoding says is kept beside the scores (`S
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from serving.training.adapter import computing_type, load_base, older_names
+from serving.training.adapter import computing_type, load_base
 from serving.training.generation import ROWS_A_BATCH, greedy_answers
 from serving.training.rows import EncodedRow, Row, common_prefix, encode_answer, encode_prompt, rows_hash, rows_kind
+from serving.training.shared_base import SharedBase, check_measurable
 from serving.training.split_model import Stack
 from specs.adapter import adapter_hash
 from specs.answers.description import AnswerKind
@@ -44,6 +45,9 @@ TEXT_PROTOCOL = (
     "ROUGE-L F of greedy decoding; v1"
 )
 """Name of the way of scoring answers in sentences, kept with each result (see the module)."""
+CELLS = "v3"
+"""Part of the names of the files of finished rows. Those of earlier versions are passed over: where an adapter of the
+run had rewritten the base model's weights (`serving.training.shared_base`), the others' rows were scored on these."""
 MAX_LENGTH = 2048
 """Largest length of a prompt in tokens."""
 BASE = "base"
@@ -93,11 +97,13 @@ class Scorer:
     `adapters` maps a name to a PEFT folder; the name "base" stands for no adapter. `cells` is the folder of finished
     rows: one JSONL file for each pair of model and rows, named by their hashes, so that nothing is scored twice and an
     interruption loses one pass.
+
+    Raises:
+        InvalidLearnware: an adapter cannot be served, or cannot be loaded without changing the base.
     """
 
     def __init__(self, base: Path, base_id: str, adapters: dict[str, Path], cells: Path, device: str = "cpu"):
-        from peft import PeftModel
-
+        check_measurable(adapters)
         self.model, self.tokenizer = load_base(base, device, computing_type(device))
         self.depth = self.model.config.get_text_config().num_hidden_layers
         self.cells = cells
@@ -105,19 +111,9 @@ class Scorer:
         self.hashes[BASE] = hashlib.sha256(base_id.encode()).hexdigest()
         self.first = min((first_layer(folder) for folder in adapters.values()), default=self.depth)
         self._stack: tuple[str, Stack] | None = None
-        self._adapted: Any = None
-        with older_names():
-            for name, folder in adapters.items():
-                self._add(PeftModel, name, folder)
-        self.model.eval()
-
-    def _add(self, peft_model: Any, name: str, folder: Path) -> None:
-        if self._adapted is None:
-            self._adapted = peft_model.from_pretrained(
-                self.model, str(folder), adapter_name=_key(name), autocast_adapter_dtype=False
-            )
-        else:
-            self._adapted.load_adapter(str(folder), adapter_name=_key(name), autocast_adapter_dtype=False)
+        self._shared = SharedBase(self.model)
+        for name, folder in adapters.items():
+            self._shared.attach(name, folder)
 
     def score(
         self, rows: Sequence[Row], name: str, progress: Callable[[int], None], kind: AnswerKind | None = None
@@ -180,7 +176,7 @@ class Scorer:
         return [done[i] for i in range(len(rows))]
 
     def _cell(self, rows: Sequence[Row], name: str, ending: str) -> Path:
-        return self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}{ending}.jsonl"
+        return self.cells / f"{self.hashes[name][:16]}-{rows_hash(rows)[:16]}{ending}-{CELLS}.jsonl"
 
     def _stack_for(self, rows: Sequence[Row], prompts: Sequence[list[int]]) -> Stack:
         """Returns the model as it runs over these rows; for the same rows as before the last one, with the activations
@@ -191,17 +187,13 @@ class Scorer:
             self._stack[1].keep_upper_prefix = True
         return self._stack[1]
 
-    @contextmanager
-    def using(self, name: str) -> Iterator[None]:
+    def using(self, name: str) -> AbstractContextManager[None]:
         """Activates the named adapter, or none, inside the context."""
-        if self._adapted is None:
-            yield
-        elif name == BASE:
-            with self._adapted.disable_adapter():
-                yield
-        else:
-            self._adapted.set_adapter(_key(name))
-            yield
+        return self._shared.using(None if name == BASE else name)
+
+    def check_integrity(self) -> None:
+        """Raises RuntimeError when a weight of the base model is not what it was when it was loaded."""
+        self._shared.check_integrity()
 
 
 def read_cell(path: Path) -> dict[int, RowScore]:
@@ -271,8 +263,3 @@ def first_layer(folder: Path) -> int:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     layers = config.get("layers_to_transform")
     return min(layers) if isinstance(layers, list) and layers else layers if isinstance(layers, int) else 0
-
-
-def _key(name: str) -> str:
-    """Replaces the dots of a name, which PyTorch does not take in a module's name."""
-    return name.replace(".", "_")

@@ -3,7 +3,7 @@
 The market writes it after each change (`specs.market.store`), by atomic rename; routers and engine replicas only read
 it, so a read-only shared folder is all that they need.
 
-    {"sequence": 7, "learnwares": [
+    {"sequence": 7, "unserved": {"unfit": 1}, "learnwares": [
     {"id": …, "version": …, "sha256": …, "folder": "objects/<sha256>"},
     …
     ]}
@@ -12,7 +12,11 @@ One learnware a line, so that a reader parses only the lines that are new since 
 whole parse would keep a router's requests waiting.
 """
 
+import hashlib
 import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +26,15 @@ from numpy.typing import NDArray
 from specs.engine_name import engine_name
 from specs.errors import InvalidInput
 from specs.files import write_atomically
-from specs.learnware import load_learnwares
-from specs.market.objects import fingerprint
+from specs.market.checks import Requirements
+from specs.market.fitness import Unserved, examine
+
+logger = logging.getLogger("ray.serve")
 
 CATALOGUE_FILE = "catalogue.json"
 """File name of the published catalogue in the market's folder."""
+_MARKED_BYTES = 1 << 16
+"""Bytes at the beginning of each file of a plain folder that its learnware's hash covers: the headers of weights."""
 _END = b"]}\n"
 """Last line of a catalogue that `write_catalogue` wrote."""
 
@@ -46,10 +54,13 @@ class Entry(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """The learnwares that are served since change number `sequence`."""
+    """The learnwares that are served since change number `sequence`, and the number of those that the market has and
+    does not serve, by the reason's kind (`specs.market.journal.Journal.unserved`, or
+    `specs.market.fitness` for a plain folder)."""
 
     sequence: int
     entries: tuple[Entry, ...]
+    unserved: Mapping[str, int] = {}
 
 
 def read_catalogue(root: Path) -> Catalogue:
@@ -77,15 +88,15 @@ class CatalogueReader:
             text = path.read_bytes()
             head, _, lines = text.partition(b"\n")
             if lines.endswith(_END):
-                sequence, entries = json.loads(head + _END)["sequence"], self._parsed(lines)
+                content, entries = json.loads(head + _END), self._parsed(lines)
             else:  # the same JSON in another layout
-                content = json.loads(text)
-                sequence, lines = content["sequence"], b""
+                content, lines = json.loads(text), b""
                 entries = tuple(self._entry(each) for each in content["learnwares"])
+            catalogue = Catalogue(content["sequence"], entries, content.get("unserved", {}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"the market's catalogue {path} cannot be read: {error!r}") from None
         self._lines, self._entries = lines, entries
-        return Catalogue(sequence, entries)
+        return catalogue
 
     def _parsed(self, lines: bytes) -> tuple[Entry, ...]:
         before, after = _common_lines(self._lines, lines)
@@ -138,31 +149,50 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
         for entry in catalogue.entries
     ]
     path = root / CATALOGUE_FILE
-    text = f'{{"sequence":{catalogue.sequence},"learnwares":[\n' + ",\n".join(lines) + ("\n]}\n" if lines else "]}\n")
+    unserved = json.dumps(dict(catalogue.unserved), separators=(",", ":"))
+    head = f'{{"sequence":{catalogue.sequence},"unserved":{unserved},"learnwares":[\n'
+    text = head + ",\n".join(lines) + ("\n]}\n" if lines else "]}\n")
     write_atomically(path, text.encode(), temporary=path.with_suffix(".new"))
 
 
-def static_catalogue(folder: Path) -> Catalogue:
+def static_catalogue(folder: Path, requirements: Requirements | None = None) -> Catalogue:
     """Returns the learnwares of a plain folder (one sub-folder each) in the form of a catalogue that never changes.
+    Those that are broken, unfit or have an id that is taken are left out, with the reason in the log. Weights are read
+    by their headers alone: the engine checks their values when it loads them.
 
     Raises:
-        InvalidLearnware: as `load_learnwares`.
-        DuplicateLearnware: as `load_learnwares`.
+        InvalidLearnware: there is no such folder.
     """
-    learnwares = load_learnwares(folder)
-    entries = (Entry(each.id, each.version, fingerprint(each.folder), each.folder) for each in learnwares)
-    return Catalogue(0, tuple(entries))
+    entries, counts = [], Counter[str]()
+    for found in examine(folder, requirements or Requirements()):
+        if isinstance(found, Unserved):
+            logger.warning("not served: %s", found.reason)
+            counts[found.kind] += 1
+        else:
+            entries.append(Entry(found.id, found.version, _mark(found.folder), found.folder))
+    return Catalogue(0, tuple(sorted(entries)), dict(counts))
 
 
-def current_catalogue(market: Path | None, folder: Path) -> Catalogue:
-    """Returns the catalogue that a start begins with: the market's, or without a market the plain folder's.
+def current_catalogue(market: Path | None, folder: Path, requirements: Requirements | None = None) -> Catalogue:
+    """Returns the catalogue that a start begins with: the market's, or without a market the plain folder's, of which
+    what `requirements` refuse is left out.
 
     Raises:
         InvalidInput: as `read_catalogue`.
         InvalidLearnware: as `static_catalogue`.
-        DuplicateLearnware: as `static_catalogue`.
     """
-    return static_catalogue(folder) if market is None else read_catalogue(market)
+    return static_catalogue(folder, requirements) if market is None else read_catalogue(market)
+
+
+def _mark(folder: Path) -> str:
+    """Returns a hash of the names, sizes and beginnings of a folder's files, which every node works out alike. It
+    stands for the content of a folder that never changes, without a whole read."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+            digest.update(file.read(_MARKED_BYTES))
+    return digest.hexdigest()
 
 
 class CatalogueWatch:

@@ -1,12 +1,14 @@
 """Checks that a learnware can be served here: it is valid in itself, and made for this base model and this engine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from specs.base_layers import Layers, check_fits
 from specs.errors import InvalidLearnware, InvalidSpecification
 from specs.learnware import Learnware, check_base_model, load_learnware
-from specs.pave import Basis, check_basis
+from specs.pave import Basis, ParameterVector, check_basis
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,24 @@ def check_learnware(folder: Path, requirements: Requirements, *, weights: bool =
     return learnware
 
 
-def check_fits_market(learnware: Learnware, requirements: Requirements) -> None:
+class Fitted(Protocol):
+    """The facts of a learnware that decide whether a market serves it; `specs.learnware.Learnware` has them."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def base_model(self) -> str: ...
+    @property
+    def base_revisions(self) -> frozenset[str]: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def layers(self) -> Mapping[str, tuple[int, int]]: ...
+    @property
+    def vector(self) -> ParameterVector | None: ...
+
+
+def check_fits_market(learnware: Fitted, requirements: Requirements) -> None:
     """Raises InvalidLearnware when a valid learnware is not one that this market serves."""
     try:
         _check(learnware, requirements)
@@ -47,7 +66,7 @@ def check_fits_market(learnware: Learnware, requirements: Requirements) -> None:
         raise InvalidLearnware(f"learnware {learnware.id}: {error}") from None
 
 
-def _check(learnware: Learnware, requirements: Requirements) -> None:
+def _check(learnware: Fitted, requirements: Requirements) -> None:
     check_base_model(learnware.base_model, requirements.base_model)
     others = sorted(learnware.base_revisions - {"main", requirements.revision})
     if requirements.revision is not None and others:

@@ -9,6 +9,8 @@ from specs.market.catalogue import Catalogue, CatalogueWatch
 
 logger = logging.getLogger("ray.serve")
 
+SEQUENCE_HELP = "Number of the market's change that is in effect on this replica; 0 without a market."
+"""Help text of the metric `learnware_market_sequence` of routers and engine replicas."""
 POLL_S = 0.25
 """Seconds between two looks at the catalogue's file (one `stat`): a change is seen this much later at most."""
 

@@ -4,8 +4,9 @@ It is the truth; the published catalogue is made from it. The database has a rol
 which would need shared memory beside it and so one machine.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from specs.card import Card
-from specs.errors import MarketBusy
+from specs.errors import InvalidInput, MarketBusy
 
 JOURNAL_FILE = "market.sqlite"
 """File name of the database in the market's folder."""
-_FORMAT = 1
+_LOST = "origin IS NULL AND stamp IS NOT NULL AND number IN (SELECT max(number) FROM learnwares GROUP BY id)"
+"""Condition of those in quarantine that were served, and whose files were harmed in the market."""
+_FORMAT = 2
 """Version of the schema, kept in SQLite's `user_version`."""
 
 _SCHEMA = """
@@ -33,6 +36,9 @@ CREATE TABLE learnwares (
     changed TEXT NOT NULL,
     card TEXT,
     stamp TEXT,
+    unfit TEXT,
+    origin TEXT,
+    notes TEXT,
     CHECK (state != 'active' OR (sha256 IS NOT NULL AND card IS NOT NULL))
 );
 CREATE UNIQUE INDEX one_active ON learnwares (id) WHERE state = 'active';
@@ -41,13 +47,25 @@ CREATE INDEX by_sha256 ON learnwares (sha256);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO facts VALUES ('sequence', 0), ('seeded', 0);
 """
-_COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp"
+_FROM_FORMAT_1 = """
+ALTER TABLE learnwares ADD COLUMN unfit TEXT;
+ALTER TABLE learnwares ADD COLUMN origin TEXT;
+ALTER TABLE learnwares ADD COLUMN notes TEXT;
+UPDATE learnwares SET origin = sha256;
+"""
+_COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes"
+_SERVED = "state = 'active' AND unfit IS NULL"
+_IN_STATE = {"active": _SERVED, "unfit": "state = 'active' AND unfit IS NOT NULL"}
+"""Conditions of the two states that one value of the column `state` stands for: so that an id is held by one learnware,
+served or unfit."""
 
 
 class State(StrEnum):
-    """The states of a submission; at most one of an id is active."""
+    """The states of a submission; at most one of an id is active or unfit. An unfit one is whole, but not for the base
+    model or the engine of today's configuration; it is served again as soon as it fits."""
 
     ACTIVE = "active"
+    UNFIT = "unfit"
     REPLACED = "replaced"
     REMOVED = "removed"
     QUARANTINED = "quarantined"
@@ -56,8 +74,10 @@ class State(StrEnum):
 @dataclass(frozen=True)
 class Record:
     """One submission. `sha256` and `card` are None where it could not be taken in or read; `reason` says why it is in
-    quarantine; `stamp` is its object's (`specs.market.objects.stamp`). The card is parsed when it is asked for: most
-    operations go over all records and need none."""
+    quarantine or unfit; `stamp` is its object's (`specs.market.objects.stamp`), None for one that was never served;
+    `origin` is the hash of the files as they were submitted, before anything was measured and added, None where those
+    files are not to blame; `notes` are sentences on it that refuse nothing, such as those of its trial. The card is
+    parsed when it is asked for: most operations go over all records and need none."""
 
     number: int
     id: str
@@ -68,6 +88,8 @@ class Record:
     changed: datetime
     card_text: str | None
     stamp: str | None
+    origin: str | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def card(self) -> Card | None:
@@ -83,6 +105,7 @@ def describe(record: Record) -> dict[str, Any]:
         "version": record.version,
         "state": str(record.state),
         "reason": record.reason,
+        "notes": list(record.notes),
         "changed": record.changed.isoformat(timespec="seconds"),
         "sha256": record.sha256,
         "card": None if record.card is None else record.card.model_dump(mode="json", exclude_none=True),
@@ -96,7 +119,7 @@ class Journal:
         self._connection = connection
 
     def active(self, learnware_id: str) -> Record | None:
-        """Returns the active record of this id, or None."""
+        """Returns the record that holds this id, active or unfit, or None."""
         return next(iter(self._select("WHERE id = ? AND state = ?", learnware_id, State.ACTIVE)), None)
 
     def latest(self, learnware_id: str) -> Record | None:
@@ -107,13 +130,53 @@ class Journal:
         """Returns the records in one state, or all of them, sorted by id and then by number."""
         if state is None:
             return self._select("ORDER BY id, number")
+        if state in _IN_STATE:
+            return self._select(f"WHERE {_IN_STATE[state]} ORDER BY id, number")
         return self._select("WHERE state = ? ORDER BY id, number", state)
+
+    def holders(self) -> list[Record]:
+        """Returns the records that hold an id, active or unfit, sorted by id."""
+        return self._select("WHERE state = ? ORDER BY id", State.ACTIVE)
+
+    def highest_version(self, learnware_id: str) -> int | None:
+        """Returns the highest version that was ever served under this id, or None."""
+        row = self._connection.execute(
+            "SELECT max(version) FROM learnwares WHERE id = ? AND stamp IS NOT NULL", (learnware_id,)
+        ).fetchone()
+        version: int | None = row[0]
+        return version
+
+    def held_back(self, sha256: str) -> Record | None:
+        """Returns the latest record in quarantine whose files were submitted with this hash, or None."""
+        rows = self._select("WHERE state = ? AND origin = ? ORDER BY number DESC LIMIT 1", State.QUARANTINED, sha256)
+        return next(iter(rows), None)
+
+    def in_quarantine(self, learnware_id: str) -> Record | None:
+        """Returns the latest record of this id that is in quarantine, or None."""
+        rows = self._select("WHERE id = ? AND state = ? ORDER BY number DESC LIMIT 1", learnware_id, State.QUARANTINED)
+        return next(iter(rows), None)
+
+    def lost(self) -> list[Record]:
+        """Returns the records in quarantine that were served, and whose files were harmed in the market since; those of
+        ids that nothing was submitted for afterwards."""
+        return self._select(f"WHERE state = ? AND {_LOST} ORDER BY id", State.QUARANTINED)
+
+    def unserved(self) -> dict[str, int]:
+        """Returns how many learnwares the market has and does not serve, by their state: the unfit ones, and the ids
+        whose latest submission is in quarantine."""
+        unfit, quarantined = self._connection.execute(
+            f"SELECT (SELECT count(*) FROM learnwares WHERE {_IN_STATE['unfit']}), "  # noqa: S608 - constants
+            "(SELECT count(*) FROM (SELECT state, max(number) FROM learnwares GROUP BY id) WHERE state = ?)",
+            (State.QUARANTINED,),
+        ).fetchone()
+        counts = {str(State.UNFIT): unfit, str(State.QUARANTINED): quarantined}
+        return {state: count for state, count in counts.items() if count}
 
     def served(self) -> list[tuple[str, int, str]]:
         """Returns id, version and SHA-256 of the active learnwares, sorted by id: the content of a catalogue, which
         each change needs, without the rest of 10,000 records."""
         return self._connection.execute(
-            "SELECT id, version, sha256 FROM learnwares WHERE state = ? ORDER BY id", (State.ACTIVE,)
+            f"SELECT id, version, sha256 FROM learnwares WHERE {_SERVED} ORDER BY id"  # noqa: S608 - a constant
         ).fetchall()
 
     def add(
@@ -126,23 +189,37 @@ class Journal:
         reason: str | None = None,
         card: Card | None = None,
         stamp: str | None = None,
+        unfit: str | None = None,
+        origin: str | None = None,
+        notes: Sequence[str] = (),
     ) -> Record:
-        """Adds a record and returns it."""
+        """Adds a record and returns it. One with a reason `unfit` is active in name and not served."""
         text = None if card is None else card.model_dump_json(exclude_none=True)
+        kept = json.dumps(notes) if notes else None
         number = self._connection.execute(
-            "INSERT INTO learnwares (id, version, sha256, state, reason, changed, card, stamp) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (learnware_id, version, sha256, state, reason, _now(), text, stamp),
+            "INSERT INTO learnwares (id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (learnware_id, version, sha256, state, reason, _now(), text, stamp, unfit, origin, kept),
         ).lastrowid
         return self._select("WHERE number = ?", number)[0]
 
     def end(self, record: Record, state: State, reason: str | None = None) -> Record:
-        """Gives an active record another state and returns it."""
+        """Gives a record another state and returns it."""
         self._connection.execute(
-            "UPDATE learnwares SET state = ?, reason = ?, changed = ? WHERE number = ?",
+            "UPDATE learnwares SET state = ?, reason = ?, unfit = NULL, changed = ? WHERE number = ?",
             (state, reason, _now(), record.number),
         )
         return self._select("WHERE number = ?", record.number)[0]
+
+    def clear_origin(self, record: Record) -> None:
+        """Lets the bytes of a record be submitted again, although it is in quarantine."""
+        self._connection.execute("UPDATE learnwares SET origin = NULL WHERE number = ?", (record.number,))
+
+    def set_unfit(self, record: Record, reason: str | None) -> None:
+        """Keeps why the learnware that holds an id is not served today; None: it is served."""
+        self._connection.execute(
+            "UPDATE learnwares SET unfit = ?, changed = ? WHERE number = ?", (reason, _now(), record.number)
+        )
 
     def set_stamp(self, record: Record, stamp: str) -> None:
         """Keeps the stamp of a record's object."""
@@ -169,10 +246,26 @@ class Journal:
 
 
 def prepare(root: Path, timeout_s: float) -> None:
-    """Makes the database if it is not there; whole or not at all."""
+    """Makes the database if it is not there, and brings one of an earlier format to today's; whole or not at all.
+
+    Raises:
+        InvalidInput: a later version of this project made it.
+    """
     with closing(_connect(root, timeout_s)) as connection:
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found > _FORMAT:
+            raise InvalidInput(
+                f"the market in {root} has format {found}, of a later version of this project; this one reads up to "
+                f"{_FORMAT}"
+            )
+        if found < _FORMAT:
+            change = _FROM_FORMAT_1 if found else _SCHEMA
+            connection.executescript(f"BEGIN IMMEDIATE; {change} PRAGMA user_version = {_FORMAT}; COMMIT;")
+
+
+def is_market(root: Path) -> bool:
+    """Whether there is a market in this folder."""
+    return (root / JOURNAL_FILE).is_file()
 
 
 @contextmanager
@@ -216,17 +309,19 @@ def _as_busy() -> Iterator[None]:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
-    number, learnware_id, version, sha256, state, reason, changed, card, stamp = row
+    number, learnware_id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes = row
     return Record(
         number,
         learnware_id,
         version,
         sha256,
-        State(state),
-        reason,
+        State(state) if unfit is None else State.UNFIT,
+        reason if unfit is None else unfit,
         datetime.fromisoformat(changed),
         card,
         stamp,
+        origin,
+        tuple(json.loads(notes)) if notes else (),
     )
 
 

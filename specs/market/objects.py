@@ -44,6 +44,11 @@ def stamp(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def size(folder: Path) -> int:
+    """Returns the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in _files(folder))
+
+
 class ObjectStore:
     """The three folders below the market's root. It does not know which records refer to an object."""
 
@@ -109,6 +114,14 @@ class ObjectStore:
         source, target = self.folder(sha256), self.quarantined(sha256)
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
+            source.rename(target)
+            sync(target.parent)
+            sync(source.parent)
+
+    def restore(self, sha256: str) -> None:
+        """Moves an object out of quarantine, unless it is in the store already."""
+        source, target = self.quarantined(sha256), self.folder(sha256)
+        if source.is_dir() and not target.is_dir():
             source.rename(target)
             sync(target.parent)
             sync(source.parent)

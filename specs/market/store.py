@@ -14,55 +14,35 @@ older sequence (written again). So a change is in effect, whole, exactly when it
 
 import re
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import Timeout
 
 from specs.capability import Capability, save_capability
 from specs.card import CARD_FILE, Card, load_card
-from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
+from specs.errors import InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
 from specs.files import file_lock
-from specs.learnware import SPECIFICATION_FOLDER, Learnware
+from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
 from specs.market import journal
-from specs.market.catalogue import Entry, write_catalogue
+from specs.market.acceptance import check_vacant, holder, replaceable, unknown
+from specs.market.catalogue import write_catalogue
 from specs.market.checks import Requirements, check_learnware
 from specs.market.intake import Limits, Progress, download, is_hub_id, take
-from specs.market.integrity import catalogue_of, find_problems, repair
+from specs.market.integrity import catalogue_of, find_problems, recheck, refit, repair
 from specs.market.journal import Journal, Record, State
 from specs.market.objects import ObjectStore, fingerprint, stamp
+from specs.market.quarantine import Freed, check_not_held_back, drop_beyond_bounds, purge, release
 from specs.market.search import search
+from specs.market.staged import Staged
 from specs.suggestion import did_you_mean
 
 LOCK_TIMEOUT_S = 10.0
 """Seconds that a change waits for the market's lock."""
 KEPT_S = 3600.0
 """Seconds that the files of a learnware are kept after it was served last: running requests may still need them."""
-SEED_BATCH = 100
-"""Learnwares that a new market takes in at a time. Each change writes the whole catalogue: one by one, the time would
-grow with the square of their number."""
-QUARANTINE_KEPT = 100
-"""Learnwares whose files are kept in quarantine; of older ones only the reason is."""
-
-Say = Callable[[str], object]
-"""A callback that shows a line to the operator."""
-
-
-class Staged(NamedTuple):
-    """A submission that passed every check and is not served yet; `folder` holds its files as long as it is staged."""
-
-    learnware: Learnware
-    card: Card
-    sha256: str
-    folder: Path
-
-    @property
-    def entry(self) -> Entry:
-        """The submission as an entry of a catalogue."""
-        return Entry(self.learnware.id, self.learnware.version, self.sha256, self.folder)
 
 
 class Market:
@@ -99,14 +79,16 @@ class Market:
         progress: Progress = lambda _: None,
         record: bool = True,
         recorded_as: str | None = None,
+        unfit_too: bool = False,
     ) -> Iterator[Staged]:
         """Takes in and checks a submission: a folder, a zip file, or a hub id (`owner/name`).
 
         A refused submission is put into quarantine with the reason, unless `record` is False. Where it has no readable
-        card it is recorded under the id `recorded_as`, or without one under a name made from its source's.
+        card it is recorded under the id `recorded_as`, or without one under a name made from its source's. With
+        `unfit_too` one that is whole but does not fit today's configuration is staged all the same.
 
         Raises:
-            InvalidLearnware: the submission is refused; the message says why.
+            InvalidLearnware: the submission is refused, or in quarantine already; the message says why.
             InvalidInput: there is nothing to take in.
         """
         name = re.sub(r"[^\w.-]", "_", Path(source).stem if str(source).endswith(".zip") else Path(source).name)[:64]
@@ -119,43 +101,53 @@ class Market:
                 if record:
                     self._refuse(recorded_as or folder.name, None, None, str(error))
                 raise InvalidLearnware(f"learnware {recorded_as or folder.name}: {error}") from None
+            sha256 = fingerprint(folder)
+            with journal.reading(self.root, self._timeout_s) as book:
+                check_not_held_back(book, sha256)
             try:
-                learnware = check_learnware(folder, self._requirements)
+                learnware, unfit = self._checked(folder, unfit_too=unfit_too)
             except InvalidLearnware as error:
                 if record:
                     card = _readable_card(folder)
-                    self._refuse(
-                        card.id if card else recorded_as or folder.name, folder, fingerprint(folder), str(error), card
-                    )
+                    named = card.id if card else recorded_as or folder.name
+                    self._refuse(named, folder, sha256, str(error), card, sha256)
                 raise
-            yield Staged(learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder)
+            yield Staged(learnware, load_card(folder / CARD_FILE), sha256, folder, sha256, unfit)
 
     def active(self, learnware_id: str) -> Record:
-        """Returns the learnware that is served under this id. Raises UnknownLearnware."""
+        """Returns the learnware that holds this id: it is served, or unfit. Raises UnknownLearnware."""
         with journal.reading(self.root, self._timeout_s) as book:
-            return self._active(book, learnware_id)
+            return holder(book, learnware_id)
 
     def check_acceptable(self, staged: Staged, *, replace: bool) -> None:
         """Raises the error that `submit`, or `replace`, would raise now; changes nothing."""
         with journal.reading(self.root, self._timeout_s) as book:
-            (self._replaceable if replace else self._vacant)(book, staged)
+            (replaceable if replace else check_vacant)(book, staged.learnware)
 
     def with_capability(self, staged: Staged, capability: Capability) -> Staged:
         """Returns a staged submission with this capability in the place of the one that it came with, if any. Its
         content changes, and so does its hash."""
         save_capability(capability, staged.folder / SPECIFICATION_FOLDER)
         learnware = check_learnware(staged.folder, self._requirements)
-        return Staged(learnware, staged.card, fingerprint(staged.folder), staged.folder)
+        return staged._replace(learnware=learnware, sha256=fingerprint(staged.folder))
 
     def submit(self, staged: Staged) -> Record:
         """Adds a learnware whose id is not in the market. It is served from now on.
 
         Raises:
             DuplicateLearnware: the id is taken.
+            InvalidLearnware: a version as high was served before.
         """
+        return self.submit_together([staged])[0]
+
+    def submit_together(self, several: Sequence[Staged]) -> list[Record]:
+        """Adds learnwares with one change: all of them or none. Raises as `submit`."""
+        if not several:
+            return []
         with self._change() as book:
-            self._vacant(book, staged)
-            return self._activate(book, staged)
+            for staged in several:
+                check_vacant(book, staged.learnware)
+            return [self._activate(book, staged) for staged in several]
 
     def replace(self, staged: Staged) -> Record:
         """Puts a new version in the place of the active one.
@@ -165,13 +157,13 @@ class Market:
             InvalidLearnware: the version is not higher.
         """
         with self._change() as book:
-            book.end(self._replaceable(book, staged), State.REPLACED)
+            book.end(replaceable(book, staged.learnware), State.REPLACED)
             return self._activate(book, staged)
 
     def remove(self, learnware_id: str) -> Record:
         """Stops serving a learnware. Raises UnknownLearnware."""
         with self._change() as book:
-            return book.end(self._active(book, learnware_id), State.REMOVED)
+            return book.end(holder(book, learnware_id), State.REMOVED)
 
     def quarantine(self, learnware_id: str, reason: str) -> Record:
         """Stops serving a learnware and keeps its files, with the reason.
@@ -183,12 +175,66 @@ class Market:
         if not reason.strip():
             raise InvalidInput("a learnware is put into quarantine with a reason")
         with self._change() as book:
-            return book.end(self._active(book, learnware_id), State.QUARANTINED, reason)
+            return book.end(holder(book, learnware_id), State.QUARANTINED, reason)
 
-    def refuse(self, staged: Staged, reason: str) -> Record:
-        """Puts a staged submission into quarantine instead of serving it."""
-        learnware = staged.learnware
-        return self._refuse(learnware.id, staged.folder, staged.sha256, reason, staged.card)
+    def refuse(self, staged: Staged, reason: str, *, held_back: bool = True) -> Record:
+        """Puts a staged submission into quarantine instead of serving it. With `held_back` False the same files may be
+        submitted again."""
+        learnware, origin = staged.learnware, staged.origin if held_back else None
+        return self._refuse(learnware.id, staged.folder, staged.sha256, reason, staged.card, origin)
+
+    def release(self, learnware_id: str) -> Record:
+        """Takes the latest submission of this id out of quarantine: one that was served is served again, the files of
+        any other may be submitted again.
+
+        Raises:
+            UnknownLearnware: no learnware of this id is in quarantine.
+            InvalidLearnware: it was served, and does not pass the checks now, or a higher version was served since.
+            DuplicateLearnware: it was served, and another learnware has its id now.
+        """
+        with self._change() as book:
+            record = book.in_quarantine(learnware_id)
+            if record is None:
+                ids = [each.id for each in book.records(State.QUARANTINED)]
+                raise UnknownLearnware(
+                    f"no learnware {learnware_id!r} is in quarantine{did_you_mean(learnware_id, ids)}"
+                )
+            return release(book, self._objects, record, self._requirements)
+
+    def check_files(self, learnware_id: str, sha256: str, reason: str) -> Record | None:
+        """Looks after a learnware that an engine could not load, for `reason`. It is put into quarantine if its files
+        are missing, or do not pass the checks any more; returns its record then, and None if it stays."""
+        with self._mending() as book:
+            record = book.active(learnware_id)
+            if record is None or record.sha256 != sha256:
+                return None
+            if recheck(record, self._objects, book):
+                try:
+                    check_learnware(self._objects.folder(sha256), self._requirements)
+                    return None
+                except InvalidLearnware as error:
+                    book.end(record, State.QUARANTINED, f"the engine could not load it: {reason}; {error}")
+                    book.set_fact("sequence", book.fact("sequence") + 1)
+            return book.in_quarantine(learnware_id)
+
+    def refit(self) -> list[str]:
+        """Serves from now on what fits the requirements that this market was opened with, and returns why others are
+        not served. What does not fit is kept, and served as soon as it does; what is broken is put into quarantine."""
+        with self._mending() as book:
+            return refit(book, self._objects, self._requirements)
+
+    def lost(self) -> list[str]:
+        """Returns why learnwares that were in the market by right are not served: those that do not fit today's
+        configuration, and those whose files were harmed in the market."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            unfit = [str(record.reason) for record in book.records(State.UNFIT)]
+            return unfit + [f"learnware {record.id}: {record.reason}" for record in book.lost()]
+
+    def unserved(self) -> dict[str, int]:
+        """Returns how many learnwares the market has and does not serve, by state: unfit ones, and those whose latest
+        submission is in quarantine."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            return book.unserved()
 
     def records(self, state: State | None = State.ACTIVE) -> list[Record]:
         """Returns the records in one state, or all of them if it is None, sorted by id."""
@@ -200,7 +246,7 @@ class Market:
         with journal.reading(self.root, self._timeout_s) as book:
             found = book.active(learnware_id) or book.latest(learnware_id)
             if found is None:
-                raise self._unknown(book, learnware_id)
+                raise unknown(book, learnware_id)
             return found
 
     def search(
@@ -216,28 +262,16 @@ class Market:
         places = (self._objects.folder(record.sha256), self._objects.quarantined(record.sha256))
         return next((place for place in places if place.is_dir()), None)
 
-    def seed(self, folder: Path, say: Say) -> None:
-        """Fills a new market with the learnwares in the sub-folders of `folder`. It is done once, and continued after a
-        crash.
-
-        Raises:
-            InvalidLearnware: one of them is refused.
-            DuplicateLearnware: two of them have one id.
-        """
+    @property
+    def seeded(self) -> bool:
+        """Whether the market has been filled (`specs.market.seeding`)."""
         with journal.reading(self.root, self._timeout_s) as book:
-            if book.fact("seeded"):
-                return
-            known = {record.id for record in book.records()}
-        if not folder.is_dir():
-            raise InvalidLearnware(f"the learnwares' folder {folder} does not exist")
-        sources = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
-        for first in range(0, len(sources), SEED_BATCH):
-            if first:
-                say(f"{first} of {len(sources)} learnwares are in the market")
-            self._submit_new(sources[first : first + SEED_BATCH], known)
+            return bool(book.fact("seeded"))
+
+    def end_seeding(self) -> None:
+        """Keeps that the market has been filled."""
         with self._lock(), journal.writing(self.root, self._timeout_s) as book:
             book.set_fact("seeded", 1)
-        say(f"the market in {self.root} begins with {len(self.records())} learnwares")
 
     def check_integrity(self, progress: Callable[[str], object] = lambda _: None) -> list[str]:
         """Returns everything that is wrong, in words; empty when the market is whole. Reads every file of every served
@@ -251,7 +285,7 @@ class Market:
         before = datetime.now(UTC) - timedelta(seconds=kept_s)
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
             records = book.records()
-            active = {record.sha256 for record in records if record.state is State.ACTIVE}
+            active = {record.sha256 for record in records if record.state in (State.ACTIVE, State.UNFIT)}
             recent = {record.sha256 for record in records if record.changed > before}
             held = [each for each in records if each.state is State.QUARANTINED and each.sha256 is not None]
             left = sorted(self._objects.hashes() - active - recent)
@@ -260,10 +294,14 @@ class Market:
                     self._objects.withdraw(sha)
                 else:
                     self._objects.delete(sha)
-            held.sort(key=lambda record: record.number)
-            for sha in self._objects.quarantined_hashes() - {record.sha256 for record in held[-QUARANTINE_KEPT:]}:
-                self._objects.delete_quarantined(sha)
+            drop_beyond_bounds(self._objects, held)
             return left
+
+    def purge(self) -> Freed:
+        """Removes the files of everything that is in quarantine, or was replaced or removed, at once; reasons and
+        hashes stay. A request that still waits for a learnware that was just removed may fail."""
+        with self._lock(), journal.reading(self.root, self._timeout_s) as book:
+            return purge(self._objects, (str(record.sha256) for record in book.holders()))
 
     def _take(self, source: str | Path, folder: Path, downloaded: Path, progress: Progress) -> None:
         if is_hub_id(str(source)):
@@ -273,16 +311,15 @@ class Market:
         else:
             take(Path(source), folder, self._limits, progress)
 
-    def _submit_new(self, sources: Iterable[Path], known: Container[str]) -> None:
-        """Submits all of `sources` but those whose id is known: one change, so all of them or none."""
-        with ExitStack() as folders:
-            staged = [folders.enter_context(self.stage(source, record=False)) for source in sources]
-            new = [each for each in staged if each.learnware.id not in known]
-            if new:
-                with self._change() as book:
-                    for each in new:
-                        self._vacant(book, each)
-                        self._activate(book, each)
+    def _checked(self, folder: Path, *, unfit_too: bool) -> tuple[Learnware, str | None]:
+        try:
+            return check_learnware(folder, self._requirements), None
+        except InvalidLearnware as error:
+            if not unfit_too:
+                raise
+            with suppress(InvalidLearnware):
+                return load_learnware(folder), str(error)
+            raise
 
     def _activate(self, book: Journal, staged: Staged) -> Record:
         self._objects.put(staged.folder, staged.sha256)
@@ -293,45 +330,27 @@ class Market:
             sha256=staged.sha256,
             card=staged.card,
             stamp=stamp(self._objects.folder(staged.sha256)),
+            unfit=staged.unfit,
+            origin=staged.origin,
+            notes=staged.notes,
         )
 
     def _refuse(
-        self, name: str, folder: Path | None, sha256: str | None, reason: str, card: Card | None = None
+        self,
+        name: str,
+        folder: Path | None,
+        sha256: str | None,
+        reason: str,
+        card: Card | None = None,
+        origin: str | None = None,
     ) -> Record:
-        with self._lock(), journal.writing(self.root, self._timeout_s) as book:
+        with self._change() as book:
             if folder is not None and sha256 is not None:
                 self._objects.put_in_quarantine(folder, sha256)
             version = card.version if card else 0
-            return book.add(name, State.QUARANTINED, version=version, sha256=sha256, reason=reason, card=card)
-
-    @staticmethod
-    def _vacant(book: Journal, staged: Staged) -> None:
-        if active := book.active(staged.learnware.id):
-            raise DuplicateLearnware(
-                f"learnware {active.id!r} is in the market already (version {active.version}); replace it with a "
-                "higher version, or choose another id"
+            return book.add(
+                name, State.QUARANTINED, version=version, sha256=sha256, reason=reason, card=card, origin=origin
             )
-
-    def _replaceable(self, book: Journal, staged: Staged) -> Record:
-        active = self._active(book, staged.learnware.id)
-        if staged.learnware.version <= active.version:
-            raise InvalidLearnware(
-                f"learnware {active.id!r} is in the market with version {active.version}; a replacement needs a "
-                f"higher one in {CARD_FILE}, not {staged.learnware.version}"
-            )
-        return active
-
-    def _active(self, book: Journal, learnware_id: str) -> Record:
-        active = book.active(learnware_id)
-        if active is None:
-            raise self._unknown(book, learnware_id)
-        return active
-
-    def _unknown(self, book: Journal, learnware_id: str) -> UnknownLearnware:
-        ids = [record.id for record in book.records(State.ACTIVE)]
-        return UnknownLearnware(
-            f"there is no learnware {learnware_id!r} in the market{did_you_mean(learnware_id, ids)}"
-        )
 
     @contextmanager
     def _change(self) -> Iterator[Journal]:
@@ -342,6 +361,18 @@ class Market:
                 book.set_fact("sequence", book.fact("sequence") + 1)
                 catalogue = catalogue_of(book, self._objects)
             write_catalogue(self.root, catalogue)
+
+    @contextmanager
+    def _mending(self) -> Iterator[Journal]:
+        """Makes a change as `_change`, but writes the catalogue only if the sequence number has been moved."""
+        with self._lock():
+            with journal.writing(self.root, self._timeout_s) as book:
+                before = book.fact("sequence")
+                yield book
+                moved = book.fact("sequence") != before
+                catalogue = catalogue_of(book, self._objects) if moved else None
+            if catalogue is not None:
+                write_catalogue(self.root, catalogue)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

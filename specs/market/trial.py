@@ -16,8 +16,10 @@ PROTOCOL = (
 
 
 class Trial(NamedTuple):
-    """The result of a trial: the reason why the learnware must not be served, or None, and its scores on off-task
-    requests, empty where they could not be measured."""
+    """The result of a trial: the reason why the learnware must not be served, or None; its scores on off-task
+    requests, empty where they could not be measured; and sentences that refuse nothing, but are worth knowing: they are
+    kept with it and shown."""
 
     refusal: str | None
     elsewhere: Mapping[Kind, OffTaskScore] = {}
+    notes: tuple[str, ...] = ()

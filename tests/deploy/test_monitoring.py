@@ -49,10 +49,10 @@ def scrape_series() -> set[str]:
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    registry = CollectorRegistry()
-    RouterMetrics(registry)
-    ReplicaMetrics(registry)
-    return series_of(registry) | vllm_series() | scrape_series()
+    router, replica = CollectorRegistry(), CollectorRegistry()
+    RouterMetrics(router)
+    ReplicaMetrics(replica)
+    return series_of(router) | series_of(replica) | vllm_series() | scrape_series()
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])

@@ -15,14 +15,15 @@ SECRET = b"k" * 32
     reason=st.text(string.ascii_lowercase + ":-", min_size=1, max_size=20),
     score=st.floats(0, 1),
     milliseconds=st.floats(0, 1e6),
+    after=st.none() | st.text(string.printable, min_size=1, max_size=30),
 )
-def test_what_is_written_is_read_back_and_haproxy_can_copy_it(learnware, reason, score, milliseconds):
-    value = encode_choice(RoutedChoice(learnware, reason, score, milliseconds), SECRET)
+def test_what_is_written_is_read_back_and_haproxy_can_copy_it(learnware, reason, score, milliseconds, after):
+    value = encode_choice(RoutedChoice(learnware, reason, score, milliseconds, after), SECRET)
     assert value.isascii()
     assert not set('"{}\r\n ') & set(value)
     choice = decode_choice(value, SECRET)
     assert choice is not None
-    assert (choice.learnware, choice.reason) == (learnware, reason)
+    assert (choice.learnware, choice.reason, choice.next) == (learnware, reason, after)
     assert choice.score == pytest.approx(score, abs=1e-4)
     assert choice.milliseconds == pytest.approx(milliseconds, abs=1e-3)
 

@@ -12,8 +12,10 @@ from serving.applications.market import MarketAPI
 from serving.config import load_config
 from specs.adapter import adapter_hash
 from specs.capability import Capability, ProbeScore, load_capability, save_capability
+from specs.market.checks import Requirements
 from specs.market.journal import State
-from specs.market.store import Market, Staged
+from specs.market.staged import Staged
+from specs.market.store import Market
 from specs.market.trial import PROTOCOL, Trial
 from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore
 from tests.specs.learnware_folder import write_learnware
@@ -27,6 +29,7 @@ CHANGES = [
     ("PUT", "/v1/learnwares/colours-objects"),
     ("DELETE", "/v1/learnwares/colours-objects"),
     ("POST", "/v1/learnwares/colours-objects/quarantine"),
+    ("POST", "/v1/learnwares/colours-objects/release"),
 ]
 
 
@@ -35,6 +38,7 @@ class Replicas:
 
     def __init__(self) -> None:
         self.refusal: str | None = None
+        self.notes: tuple[str, ...] = ()
         self.elsewhere = {Kind.EVERYDAY: OffTaskScore(48, -1.5, 0.1, 33)}
         self.follows = True
         self.tried: list[str] = []
@@ -43,7 +47,7 @@ class Replicas:
     async def probe(self, staged: Staged) -> Trial:
         assert (staged.folder / "adapter_model.safetensors").is_file()
         self.tried.append(staged.entry.engine_name)
-        return Trial(self.refusal, {} if self.refusal else self.elsewhere)
+        return Trial(self.refusal, {} if self.refusal else self.elsewhere, self.notes)
 
     async def follow(self, sequence: int) -> bool:
         self.sequences.append(sequence)
@@ -107,7 +111,7 @@ async def test_a_learnware_comes_is_tried_replaced_and_goes(
     assert (shown["version"], shown["card"]["name"]) == (2, "Colours of objects")
     removed = await client.delete("/v1/learnwares/colours-objects", headers=ADMIN)
     assert (removed.json()["state"], removed.json()["served"]) == ("removed", False)
-    assert (await client.get("/v1/learnwares")).json() == {"object": "list", "data": []}
+    assert (await client.get("/v1/learnwares")).json() == {"object": "list", "data": [], "unserved": {}}
     states = [record["state"] for record in (await client.get("/v1/learnwares?state=all")).json()["data"]]
     assert states == ["replaced", "removed"]
     assert replicas.sequences == [1, 2, 3]
@@ -139,6 +143,20 @@ async def test_what_intake_measures_is_kept_and_shown_whatever_the_learnware_say
     assert shown["loss"]["domain"] == pytest.approx(UNMEASURED_LOSS)
     assert "auto will rarely choose it" in shown["note"]
     assert market.check_integrity() == []
+
+
+async def test_what_the_trial_found_odd_is_said_and_kept(
+    client: httpx.AsyncClient, replicas: Replicas, zipped: bytes, newer: bytes
+):
+    replicas.notes = ("it answers 'warm' to each of 14 different requests of its own task",)
+    created = await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
+    assert (created.status_code, created.json()["notes"]) == (201, list(replicas.notes))
+    (listed,) = (await client.get("/v1/learnwares")).json()["data"]
+    assert listed["notes"] == list(replicas.notes)
+    assert (await client.get("/v1/learnwares/colours-objects")).json()["notes"] == list(replicas.notes)
+    replicas.notes = ()
+    replaced = await client.put("/v1/learnwares/colours-objects", content=newer, headers=ZIP | ADMIN)
+    assert replaced.json()["notes"] == []
 
 
 async def test_where_the_engine_could_not_measure_it_nothing_is_believed(
@@ -208,6 +226,45 @@ async def test_quarantine_asks_for_a_reason(client: httpx.AsyncClient, market: M
     done = await client.post(path, json={"reason": "wrong answers"}, headers=ADMIN)
     assert (done.json()["state"], done.json()["reason"]) == ("quarantined", "wrong answers")
     assert [record.id for record in market.records(State.QUARANTINED)] == ["colours-objects"]
+
+
+async def test_what_is_in_quarantine_stays_out_until_it_is_released(
+    client: httpx.AsyncClient, replicas: Replicas, zipped: bytes
+):
+    replicas.refusal = "it answers as the base model does"
+    assert (await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)).status_code == 400
+    replicas.refusal = None
+    again = await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
+    assert "these very files are in quarantine" in message(again, 400)
+    assert len(replicas.tried) == 1
+    listed = (await client.get("/v1/learnwares")).json()
+    assert (listed["data"], listed["unserved"]) == ([], {"quarantined": 1})
+    released = await client.post("/v1/learnwares/colours-objects/release", headers=ADMIN)
+    assert (released.json()["state"], released.json()["served"]) == ("removed", False)
+    assert (await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)).status_code == 201
+    await client.post("/v1/learnwares/colours-objects/quarantine", json={"reason": "wrong"}, headers=ADMIN)
+    again = await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
+    assert "wrong. Mend them" in message(again, 400)  # although what was measured had been added to the served files
+    released = await client.post("/v1/learnwares/colours-objects/release", headers=ADMIN)
+    assert (released.json()["state"], released.json()["served"]) == ("active", True)
+    none = await client.post("/v1/learnwares/colours-objects/release", headers=ADMIN)
+    assert "is in quarantine" in message(none, 404)
+
+
+async def test_what_does_not_fit_the_configuration_is_listed_with_the_reason(
+    market: Market, replicas: Replicas, zipped: bytes
+):
+    async with client_of(market, replicas, Access("secret", ())) as client:
+        await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
+    narrow = Market(market.root, Requirements(max_rank=2))
+    narrow.refit()
+    async with client_of(narrow, replicas, Access("secret", ())) as client:
+        (record,) = (await client.get("/v1/learnwares?state=unfit")).json()["data"]
+        assert (record["id"], record["state"]) == ("colours-objects", "unfit")
+        assert "its rank is 4; the engine's slots hold up to 2" in record["reason"]
+        listed = (await client.get("/v1/learnwares")).json()
+        assert (listed["data"], listed["unserved"]) == ([], {"unfit": 1})
+        assert (await client.get("/v1/learnwares/colours-objects")).json()["state"] == "unfit"
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)

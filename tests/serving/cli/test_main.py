@@ -27,10 +27,10 @@ def market(tmp_path: Path) -> Path:
     return folder
 
 
-def run(tmp_path: Path, command: str, **sections: object) -> int:
+def run(tmp_path: Path, command: str, *options: str, **sections: object) -> int:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(sections))
-    return main([command, "--config", str(path)])
+    return main([command, "--config", str(path), *options])
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
@@ -61,17 +61,26 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path, capsys, command):
 def test_a_truncated_adapter_is_refused_before_anything_starts(tmp_path, market, capsys, command):
     weights = market / TWO[0] / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert run(tmp_path, command, learnwares={"folder": str(market)}, http={"port": 18_499}) == 1
+    assert run(tmp_path, command, "--strict", learnwares={"folder": str(market)}, http={"port": 18_499}) == 1
     message = refused(capsys)
     assert TWO[0] in message
     assert "truncated" in message
+
+
+def test_a_broken_learnware_is_named_and_the_rest_is_checked(tmp_path, market, capsys):
+    weights = market / TWO[0] / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert run(tmp_path, "check", learnwares={"folder": str(market)}) == 0
+    output = capsys.readouterr()
+    assert "1 learnwares over SmolLM2-135M-Instruct, 1 not served" in output.out
+    assert f"not served: learnware {TWO[0]}: adapter_model.safetensors is truncated" in output.err
 
 
 def test_an_adapter_for_another_base_is_refused(tmp_path, market, capsys):
     for name in TWO:
         edit_json(market / name / "adapter_config.json", base_model_name_or_path="Other-1B")
         edit_yaml(market / name / "learnware.yaml", "base_model", "id", "Other-1B")
-    assert run(tmp_path, "check", learnwares={"folder": str(market)}) == 1
+    assert run(tmp_path, "check", "--strict", learnwares={"folder": str(market)}) == 1
     message = refused(capsys)
     assert "Other-1B" in message
     assert "SmolLM2-135M-Instruct" in message
@@ -79,7 +88,7 @@ def test_an_adapter_for_another_base_is_refused(tmp_path, market, capsys):
 
 def test_two_learnwares_with_one_id_are_refused(tmp_path, market, capsys):
     shutil.copytree(market / TWO[0], market / "copy")
-    assert run(tmp_path, "check", learnwares={"folder": str(market)}) == 1
+    assert run(tmp_path, "check", "--strict", learnwares={"folder": str(market)}) == 1
     message = refused(capsys)
     assert "two learnwares with the id" in message
     assert "copy" in message
@@ -91,12 +100,12 @@ def test_a_rank_that_no_slot_holds_is_refused(tmp_path, market, capsys):
     while wanted <= rank:
         wanted *= 2
     edit_json(market / TWO[0] / "adapter_config.json", r=wanted)
-    assert run(tmp_path, "check", learnwares={"folder": str(market)}, engine={"max_rank": 16}) == 1
+    assert run(tmp_path, "check", "--strict", learnwares={"folder": str(market)}, engine={"max_rank": 16}) == 1
     assert TWO[0] in refused(capsys)
 
 
 def test_a_learnware_may_not_take_the_name_auto(tmp_path, market, capsys):
-    assert run(tmp_path, "check", learnwares={"folder": str(market)}, router={"auto_names": [TWO[0]]}) == 1
+    assert run(tmp_path, "check", "--strict", learnwares={"folder": str(market)}, router={"auto_names": [TWO[0]]}) == 1
     assert "must not be" in refused(capsys)
 
 

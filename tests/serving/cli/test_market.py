@@ -34,9 +34,12 @@ def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+LATER = "as soon as a stack runs on this market (market.path: "
+
+
 def test_a_learnware_comes_is_found_replaced_and_goes(market, whole: Path, tmp_path: Path, capsys):
-    assert market("submit", pack(whole, tmp_path / "a.zip")) == 0
-    assert "colours-objects, version 1, is served from now on" in capsys.readouterr().out
+    assert market("submit", pack(whole, tmp_path / "a.zip"), "--create") == 0
+    assert f"colours-objects, version 1, is in the market; it is served {LATER}" in capsys.readouterr().out
     assert market("search", "colours", "--domain", "colours") == 0
     assert "colours: objects  Colours of objects" in capsys.readouterr().out
     assert market("search", "motorcycles") == 1
@@ -47,13 +50,57 @@ def test_a_learnware_comes_is_found_replaced_and_goes(market, whole: Path, tmp_p
     assert (shown["version"], shown["state"], shown["card"]["domain"]) == (2, "active", "colours")
     assert Path(shown["folder"], "adapter_model.safetensors").is_file()
     assert market("remove", "colours-objects") == 0
+    assert f"colours-objects, version 2, is served no more {LATER}" in capsys.readouterr().out
     assert market("list") == 0
-    assert "colours-objects" not in capsys.readouterr().out.replace("is served no more", "").partition("\n")[2]
+    assert capsys.readouterr().out == ""
     assert market("list", "--all") == 0
-    assert [line.split()[3] for line in capsys.readouterr().out.splitlines()] == ["replaced", "removed"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("    note: ")]
+    assert [line.split()[3] for line in lines] == ["replaced", "removed"]
+    assert market("submit", whole) == 1
+    assert "versions never go back: it needs 3 or higher in learnware.yaml, not 1" in capsys.readouterr().err
+
+
+def test_quarantine_is_released_and_purged(market, whole: Path, capsys):
+    market("submit", whole, "--create")
+    market("quarantine", "colours-objects", "--reason", "answers at random")
+    capsys.readouterr()
+    assert market("submit", whole) == 1
+    assert "in quarantine since" in capsys.readouterr().err
+    assert market("list") == 0
+    assert "not served: 1 quarantined (--quarantined)" in capsys.readouterr().err
+    assert market("release", "colours-objects") == 0
+    assert "colours-objects, version 1, is in the market" in capsys.readouterr().out
+    market("quarantine", "colours-objects", "--reason", "answers at random")
+    capsys.readouterr()
+    assert market("purge") == 0
+    assert "MiB: the files of 1 learnwares that are not served" in capsys.readouterr().out
+    assert market("release", "colours-objects") == 0
+    assert "is out of quarantine and may be submitted again" in capsys.readouterr().out
+    assert market("release", "colours-objects") == 1
+
+
+def test_a_mistyped_folder_makes_no_market(market, whole: Path, tmp_path: Path, capsys):
+    for command in (["list"], ["submit", str(whole)], ["show", "a"], ["check"], ["purge"]):
+        assert market(*command, "--market", tmp_path / "markte") == 1
+        message = capsys.readouterr().err
+        assert f"there is no market in {tmp_path / 'markte'}" in message
+        assert "--create" in message
+    assert not (tmp_path / "markte").exists()
+
+
+def test_every_option_says_what_holds_without_it(capsys):
+    for command in ("submit", "replace", "list", "show", "search", "remove", "quarantine", "release", "purge", "check"):
+        with pytest.raises(SystemExit):
+            main(["market", command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        for option in ("--config", "--market", "--port"):
+            assert "(default: " in text.split(f" {option} ")[-1][:400], (command, option)
 
 
 def test_what_is_refused_says_why_and_stands_in_quarantine(market, whole: Path, tmp_path: Path, capsys):
+    market("submit", whole, "--create")
+    market("remove", "colours-objects")
+    capsys.readouterr()
     bad = variant(whole, tmp_path / "bad", "bad")
     edit_card(bad, base_model={"id": "another"})
     assert market("check", bad) == 1
@@ -64,7 +111,7 @@ def test_what_is_refused_says_why_and_stands_in_quarantine(market, whole: Path, 
     capsys.readouterr()
     assert market("list", "--quarantined") == 0
     assert "but learnware.yaml says 'another'" in capsys.readouterr().out
-    assert market("submit", whole) == 0
+    assert market("submit", variant(whole, tmp_path / "two", "colours-objects", 2)) == 0
     assert market("quarantine", "colours-objects", "--reason", "answers at random") == 0
     capsys.readouterr()
     assert market("list", "--quarantined") == 0
@@ -72,10 +119,13 @@ def test_what_is_refused_says_why_and_stands_in_quarantine(market, whole: Path, 
 
 
 def test_check_finds_what_is_wrong_with_the_market(market, whole: Path, tmp_path: Path, capsys):
-    market("submit", whole)
+    market("submit", whole, "--create")
     capsys.readouterr()
     assert market("check", whole) == 0
-    assert "every check passed" in capsys.readouterr().out
+    checked = capsys.readouterr().out
+    assert "every check passed that needs no engine; what it answers is tried when it is submitted over HTTP" in checked
+    assert market("list") == 0
+    assert "note: it was submitted from the command line, so no engine has tried" in capsys.readouterr().out
     assert market("check") == 0
     assert "1 learnwares, 0 problems" in capsys.readouterr().out
 
@@ -90,3 +140,5 @@ def test_without_a_path_the_market_is_the_running_stacks(tmp_path: Path, monkeyp
     config.write_text("http: {port: 18999}")
     assert main(["market", "list", "--config", str(config)]) == 1
     assert "market.path is not set, and no stack runs on port 18999" in capsys.readouterr().err
+    assert main(["market", "list", "--port", "18998"]) == 1
+    assert "no stack runs on port 18998" in capsys.readouterr().err

@@ -382,14 +382,12 @@ def test_an_adapter_is_held_while_its_request_runs(registry, model, held):
     assert adapters.held == []
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["named", "chosen"])
-def test_a_load_failure_fails_its_own_request_with_the_reason(registry, named):
+def test_a_load_failure_fails_its_own_request_with_the_reason(registry):
     adapters, admission = Adapters(), Admission(NAMES)
     app = LearnwareMiddleware(
         adapters.app, admission=admission, secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
     )
-    model = "healthcare-pubmedqa" if named else "auto"
-    response = send(app, {"model": model}, choice("healthcare-pubmedqa"))
+    response = send(app, {"model": "healthcare-pubmedqa"}, choice("healthcare-pubmedqa"))
     assert response.status_code == 503
     assert response.json()["error"] == {
         "message": "The adapter of 'healthcare-pubmedqa@1' could not be loaded: no such file",
@@ -400,6 +398,47 @@ def test_a_load_failure_fails_its_own_request_with_the_reason(registry, named):
     assert adapters.seen == []
     asyncio.run(asyncio.wait_for(admission.unused("healthcare-pubmedqa@1"), 1))
     assert send(app, {"model": "finance-tfns"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("after", "who", "reason"),
+    [
+        (None, "base-8b", "base:not-loaded"),
+        ("gone-meanwhile", "base-8b", "base:not-loaded"),
+        ("finance-tfns", "finance-tfns", "matched:next"),
+    ],
+)
+def test_when_the_choice_cannot_be_loaded_the_next_best_answers(registry, after, who, reason):
+    adapters, admission = Adapters(), Admission(NAMES)
+    app = LearnwareMiddleware(
+        adapters.app, admission=admission, secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+    )
+    routed = RoutedChoice("healthcare-pubmedqa", "matched", 0.875, 0.42, after)
+    response = send(app, {"model": "auto"}, {CHOICE_HEADER: encode_choice(routed, SECRET)})
+    assert response.status_code == 200
+    assert json.loads(response.json()["body"]) == {"model": who}
+    assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == (who, reason)
+    assert adapters.seen == [[NAMES.learnwares[who]] if who in NAMES.learnwares else []]
+    assert registry.get_sample_value("learnware_requests_total", {"learnware": who, "reason": reason}) == 1
+    asyncio.run(asyncio.wait_for(admission.unused("healthcare-pubmedqa@1"), 1))
+
+
+def test_when_neither_the_choice_nor_the_next_best_can_be_loaded_the_base_model_answers(registry):
+    adapters = Adapters()
+    names = NAMES._replace(learnwares=NAMES.learnwares | {"other": "healthcare-pubmedqa@1"})
+    app = LearnwareMiddleware(
+        adapters.app, admission=Admission(names), secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+    )
+    routed = RoutedChoice("healthcare-pubmedqa", "matched", 0.875, 0.42, "other")
+    response = send(app, {"model": "auto"}, {CHOICE_HEADER: encode_choice(routed, SECRET)})
+    assert (response.headers["x-learnware"], response.headers["x-learnware-reason"]) == ("base-8b", "base:not-loaded")
+
+
+def test_when_the_choice_is_not_served_here_the_next_best_answers(app):
+    routed = RoutedChoice("withdrawn-yesterday", "matched", 0.875, 0.42, "finance-tfns")
+    response = send(app, {"model": "auto"}, {CHOICE_HEADER: encode_choice(routed, SECRET)})
+    assert json.loads(response.json()["body"])["model"] == "finance-tfns"
+    assert response.headers["x-learnware-reason"] == "matched:next"
 
 
 def test_after_a_load_failure_the_base_model_answers_where_the_configuration_says_so(registry):

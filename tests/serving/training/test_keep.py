@@ -1,6 +1,7 @@
 """Keep rows: which prompts they are, what is measured at them, and that training with them keeps the base."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -185,6 +186,26 @@ def test_a_run_can_begin_with_another_adapter(
     for changes in ({"rank": 4}, {"alpha": 8.0}, {"first_layer_share": 0.0}, {"target_modules": ("q_proj",)}):
         with pytest.raises(InvalidInput, match="other layers, ranks or scale"):
             go_on("third", brief.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"use_rslora": True}, "other layers, ranks or scale"),
+        ({"alpha_pattern": {"q_proj": 1}, "rank_pattern": {}}, "other layers, ranks or scale|alpha_pattern"),
+        ({"alora_invocation_tokens": [5, 6]}, "cannot be begun with: .*alora_invocation_tokens"),
+    ],
+)
+def test_what_an_engine_would_compute_otherwise_is_no_beginning(
+    colours_adapter: Path, colours: Path, tiny_base: Path, tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    start = Path(shutil.copytree(colours_adapter, tmp_path / "start"))
+    config = json.loads((start / "adapter_config.json").read_text()) | changes
+    (start / "adapter_config.json").write_text(json.dumps(config))
+    rows = read_rows(colours / "toy" / "colours.train.jsonl")
+    settings = SETTINGS.model_copy(update={"keep_rows": 0, "max_steps": 1})
+    with pytest.raises(InvalidInput, match=reason):
+        train_adapter(rows, tiny_base, "tiny", tmp_path / "out", settings, quiet, quiet, start=start)
 
 
 def test_the_command_line_turns_keeping_off_and_refuses_no_weight(

@@ -163,7 +163,7 @@ class TestLargeMarket:
         )
         assert after.selector.choose(medical).candidates[0].learnware_id == "finance-fiqa_sa"
 
-    def test_a_learnware_that_cannot_be_read_leaves_all_as_it_was(self, market: Market):
+    def test_a_learnware_that_cannot_be_read_costs_itself_until_it_can(self, market: Market):
         builder = SnapshotBuilder(SelectionSettings())
         before = builder.build(read_catalogue(market.root))
         with market.stage(STARTER / "healthcare-pubmedqa") as staged:
@@ -172,11 +172,13 @@ class TestLargeMarket:
         entry = next(entry for entry in catalogue.entries if entry.id == "healthcare-pubmedqa")
         card = (entry.folder / "learnware.yaml").read_text()
         (entry.folder / "learnware.yaml").write_text("{")
-        with pytest.raises(InvalidLearnware):
-            builder.build(catalogue)
-        assert builder.snapshot is before
+        assert builder.build(catalogue) is before
         (entry.folder / "learnware.yaml").write_text(card)
         assert len(builder.build(catalogue).selector) == 3
+        (entry.folder / "learnware.yaml").write_text("{")
+        assert set(SnapshotBuilder(SelectionSettings()).build(catalogue).adapters) == {
+            each.id for each in catalogue.entries if each is not entry
+        }
 
 
 def test_weights_are_not_read_for_a_snapshot(market: Market):
@@ -192,5 +194,4 @@ def test_a_version_is_read_once(market: Market):
     for entry in read_catalogue(market.root).entries:
         shutil.rmtree(entry.folder)
     assert builder.build(read_catalogue(market.root)) is not None
-    with pytest.raises(InvalidLearnware):
-        SnapshotBuilder(SelectionSettings()).build(read_catalogue(market.root))
+    assert SnapshotBuilder(SelectionSettings()).build(read_catalogue(market.root)) is None

@@ -29,4 +29,4 @@ def test_random_operations_with_kills_in_between(tmp_path: Path) -> None:
     # kills that meant something: some fell after a change took effect and before it was acknowledged, some before
     assert report["cut_and_in_effect"] > 0
     assert report["cut_and_not"] > 0
-    assert set(report["kinds"]) == {"submit", "replace", "remove", "quarantine", "refuse", "collect"}
+    assert set(report["kinds"]) == {"submit", "replace", "remove", "quarantine", "release", "refuse", "collect"}

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
-from specs.market import store
 from specs.market.catalogue import CatalogueWatch, read_catalogue
-from specs.market.journal import Record, State
+from specs.market.journal import Record, State, describe
 from specs.market.store import Market
 from tests.specs.market.support import edit_card, pack, variant
 
@@ -48,6 +47,19 @@ def test_a_submission_is_served_until_it_is_removed(market: Market, whole: Path,
     assert market.check_integrity() == []
 
 
+def test_notes_stay_with_the_version_that_they_are_on(market: Market, whole: Path, tmp_path: Path) -> None:
+    notes = ("it gives no answer to 1 of 8 examples of its card", 'it answers "x"')
+    with market.stage(whole) as staged:
+        assert market.submit(staged._replace(notes=notes)).notes == notes
+    assert again(market).show("colours-objects").notes == notes
+    assert describe(market.show("colours-objects"))["notes"] == list(notes)
+    with market.stage(variant(whole, tmp_path / "second", "colours-objects", 2, 2)) as staged:
+        assert market.replace(staged._replace(notes=notes[:1])).notes == notes[:1]
+    third = put(market, variant(whole, tmp_path / "third", "colours-objects", 3, 3), replace=True)
+    assert [record.notes for record in market.records(None)] == [notes, notes[:1], ()]
+    assert market.remove("colours-objects").notes == third.notes == ()
+
+
 def test_a_new_version_takes_the_place_of_the_old_one(market: Market, whole: Path, tmp_path: Path) -> None:
     first = put(market, whole)
     with pytest.raises(DuplicateLearnware, match=r"in the market already \(version 1\)"):
@@ -76,8 +88,6 @@ def test_a_quarantined_learnware_is_kept_with_its_reason_and_not_served(market: 
     assert folder is not None
     assert folder.parent.name == "quarantine"
     assert market.check_integrity() == []
-    put(market, whole)
-    assert served(market) == {"colours-objects": 1}
 
 
 def test_search_looks_into_names_tags_and_descriptions(market: Market, whole: Path, tmp_path: Path) -> None:
@@ -108,63 +118,6 @@ def test_files_are_kept_while_requests_may_need_them_and_then_go(market: Market,
     assert market.folder(first) is None
     assert served(market) == {"colours-objects": 2}
     assert market.check_integrity() == []
-
-
-def test_a_new_market_is_filled_once(market: Market, whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "starter"
-    for name in ("a", "b"):
-        variant(whole, folder / name, name)
-    (folder / "_notes").mkdir()
-    said: list[str] = []
-    market.seed(folder, said.append)
-    assert served(market) == {"a": 1, "b": 1}
-    assert "begins with 2 learnwares" in said[0]
-    market.remove("a")
-    again(market).seed(folder, said.append)
-    assert served(market) == {"b": 1}
-    assert len(said) == 1
-
-
-def test_many_come_in_several_at_a_time(
-    market: Market, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "SEED_BATCH", 2)
-    folder = tmp_path / "starter"
-    for name in "abcde":
-        variant(whole, folder / name, name)
-    put(market, whole)  # before it is filled, under an id of its own
-    said: list[str] = []
-    market.seed(folder, said.append)
-    assert served(market) == {"colours-objects": 1} | dict.fromkeys("abcde", 1)
-    assert said[:2] == ["2 of 5 learnwares are in the market", "4 of 5 learnwares are in the market"]
-    assert read_catalogue(market.root).sequence == 4
-    assert market.check_integrity() == []
-
-
-def test_of_those_that_come_together_one_bad_one_keeps_the_others_out(
-    market: Market, whole: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "starter"
-    for name in ("first", "second"):
-        variant(whole, folder / name, "same")
-    with pytest.raises(DuplicateLearnware, match="'same' is in the market already"):
-        market.seed(folder, print)
-    assert served(market) == {}
-    assert again(market).check_integrity() == []
-
-
-def test_filling_goes_on_after_it_was_cut(market: Market, whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "starter"
-    variant(whole, folder / "a", "a")
-    broken = variant(whole, folder / "b", "b")
-    card = (broken / "learnware.yaml").read_text()
-    (broken / "learnware.yaml").unlink()
-    with pytest.raises(InvalidLearnware, match=r"learnware b: learnware\.yaml is missing"):
-        market.seed(folder, print)
-    assert market.records(State.QUARANTINED) == []
-    (broken / "learnware.yaml").write_text(card)
-    market.seed(folder, print)
-    assert served(market) == {"a": 1, "b": 1}
 
 
 def test_a_second_writer_waits_and_then_says_why_it_cannot(market: Market, whole: Path) -> None:
