@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from serving.sources.redaction import redact
 from specs.errors import InvalidInput, InvalidLearnware, LearnwareError
-from specs.market.intake import ENTRIES, Item, Limits, Progress, Taken, split_part, take_items, take_zip
+from specs.market.intake import Item, Limits, Progress, Taken, split_part, take_items, take_zip
+from specs.market.submission import ENTRIES
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """The package that reads each kind of store."""

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from serving.sources.bucket import take_bucket
 from serving.sources.hub import HubModel, hub_page, parse_hub, take_model
@@ -22,6 +22,7 @@ from serving.sources.pickled import convert_all
 from serving.sources.redaction import quiet_clients, redact
 from serving.sources.web import open_zip, shown
 from specs.errors import InvalidInput, InvalidLearnware
+from specs.market.folders import snapshot_of
 from specs.market.intake import Limits, Progress, Taken, is_hub_id, split_part, take_in, take_zip
 
 TIME_LIMIT_S = 3600.0
@@ -79,7 +80,7 @@ def fetch(
         with quiet_clients():
             taken, name, revision = _take(source, folder, limits, timed, pickled=convert_pickle)
     except InvalidLearnware as error:
-        raise InvalidLearnware(redact(str(error), source)) from None
+        raise InvalidLearnware(redact(str(error).replace("SOURCE", _named(source)), source)) from None
     except InvalidInput as error:
         raise InvalidInput(redact(str(error), source)) from None
     notes = (*taken.notes, *convert_all(folder, limits))
@@ -129,7 +130,7 @@ def _take_path(
     path: Path, folder: Path, limits: Limits, progress: Progress, *, pickled: bool
 ) -> tuple[Taken, str, str | None]:
     taken = take_in(path, folder, limits, progress, pickled=pickled)
-    resolved = path.resolve()
+    resolved = snapshot_of(path).resolve()
     for parent in (resolved, *resolved.parents):
         if cached := _CACHED.fullmatch(parent.name):
             inner = resolved.relative_to(parent).parts
@@ -147,6 +148,14 @@ def _take_model(
 def _scheme(source: str) -> str | None:
     match = _SCHEME.match(source)
     return match[1].lower() if match else None
+
+
+def _named(source: str) -> str:
+    """Returns a source as a message shows it, so that a folder in it may follow."""
+    if _scheme(source) == "hf" or is_hub_id(source):
+        name, revision, folder = parse_hub(source)
+        return f"hf://{name}" + (f"@{quote(revision, safe='')}" if revision else "") + (f"/{folder}" if folder else "")
+    return _plain(source).rstrip("/")
 
 
 def _plain(source: str) -> str:

@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 from serving.sources.redaction import redact
 from serving.sources.web import opened
 from specs.errors import InvalidInput, InvalidLearnware
-from specs.market.intake import ENTRIES, Item, Limits, Progress, Taken, take_in, take_items
+from specs.market.intake import Item, Limits, Progress, Taken, take_in, take_items
+from specs.market.submission import ENTRIES
 
 LISTING_TIMEOUT_S = 60.0
 """Seconds that the hub may take to list a model's files."""
@@ -58,9 +59,14 @@ def hub_page(url: str) -> HubModel | None:
     """Returns the model that the URL of a page of the hub shows (`https://huggingface.co/owner/name/tree/main`), or
     None if it is no such page."""
     parts = urlsplit(url)
-    hosts = {"huggingface.co", "hf.co", urlsplit(os.environ.get("HF_ENDPOINT", "")).hostname}
+    hosts = {"huggingface.co", "hf.co", urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc}
     steps = [unquote(step) for step in parts.path.split("/") if step]
-    if parts.hostname not in hosts or len(steps) < 2 or not all(_PART.fullmatch(step) for step in steps[:2]):
+    if (
+        parts.netloc not in hosts
+        or parts.path.lower().endswith(".zip")
+        or len(steps) < 2
+        or not all(_PART.fullmatch(step) for step in steps[:2])
+    ):
         return None
     if len(steps) == 2 and steps[0] not in ("datasets", "spaces", "docs", "blog", "api"):
         return HubModel("/".join(steps), None, "")
@@ -94,7 +100,7 @@ def take_model(
     headers = build_hf_headers(library_name="learnware-serving")
     prefix = f"{model.folder}/" if model.folder else ""
     items: dict[str, Item] = {}
-    for file in (info.siblings or [])[: ENTRIES + 1]:
+    for file in info.siblings or []:
         if file.rfilename.startswith(prefix):
             url = hf_hub_url(model.name, file.rfilename, revision=info.sha, endpoint=endpoint)
             items[file.rfilename.removeprefix(prefix)] = Item(file.size, partial(opened, url, headers))

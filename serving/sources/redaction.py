@@ -33,7 +33,7 @@ headers that it signs with."""
 _SHORTEST = 8
 """Characters from which on a secret is looked for by itself: a shorter one would blot out words."""
 _SHORTEST_PASSWORD = 4
-"""The same for the password in a URL."""
+"""Characters from which on the password in a URL is looked for by itself."""
 
 _USERINFO = re.compile(r"(?<=://)[^\s/?#@]*(?:@[^\s/?#@]*)*@")
 _QUERY = re.compile(r"(\w+://[^\s?#'\"<>]*)\?[^\s'\"<>]*")

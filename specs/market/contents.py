@@ -43,9 +43,10 @@ class Choice(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def choose(names: Iterable[str], *, pickled: bool = False) -> Choice:
+def choose(names: Iterable[str], *, pickled: bool = False, mark: str = "/") -> Choice:
     """Decides which of the files `names`, paths with slashes relative to the submission, are taken. With `pickled`,
-    weights in a pickle are taken too where there are no others.
+    weights in a pickle are taken too where there are no others. `mark` stands between a source and a folder in it, in
+    messages, where SOURCE stands for the source.
 
     The adapter may lie in one sub-folder, however deep. Of a Trainer's checkpoints the one with the highest step is
     taken.
@@ -54,7 +55,7 @@ def choose(names: Iterable[str], *, pickled: bool = False) -> Choice:
         InvalidLearnware: there is no adapter, or there are several; or its weights are a pickle.
     """
     present = frozenset(names)
-    root, notes = _find_adapter(present)
+    root, notes = _find_adapter(present, mark)
     weights = _weights_of(root, present)
     if weights != WEIGHTS_FILE and not pickled:
         raise InvalidLearnware(
@@ -74,7 +75,7 @@ def choose(names: Iterable[str], *, pickled: bool = False) -> Choice:
     return Choice(files, _summary(present, files), notes)
 
 
-def _find_adapter(names: AbstractSet[str]) -> tuple[str, tuple[str, ...]]:
+def _find_adapter(names: AbstractSet[str], mark: str) -> tuple[str, tuple[str, ...]]:
     """Returns the folder of the one adapter ("" for the top), and sentences on the choice."""
     configured = sorted(_parent(name) for name in names if _last(name) == CONFIG_FILE)
     whole = {folder for folder in configured if any(_join(folder, each) in names for each in _WEIGHTS)}
@@ -91,8 +92,8 @@ def _find_adapter(names: AbstractSet[str]) -> tuple[str, tuple[str, ...]]:
     if len(found) > 1:
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         raise InvalidLearnware(
-            f"it holds {len(found)} adapters, in {shown}; name one of them as the source, such as SOURCE/{found[0]} "
-            f"(of a zip: SOURCE.zip#{found[0]})"
+            f"it holds {len(found)} adapters, in {shown}; name one of them as the source, such as "
+            f"SOURCE{mark}{found[0]}"
         )
     return found[0], (f"the adapter in {found[0]} is taken",) if found[0] else ()
 

@@ -55,8 +55,10 @@ def test_a_folder_of_a_model_is_an_adapter(
         monkeypatch.setenv("HF_ENDPOINT", place.url)
         fetch(source, target, Limits())
         assert content(target) == files
-        with pytest.raises(InvalidLearnware, match=r"2 adapters, in first, second; name one .* SOURCE/first"):
-            fetch("someone/colours", target.with_name("other"), Limits())
+        with pytest.raises(
+            InvalidLearnware, match=r"2 adapters, in first, second; name one .* such as hf://someone/colours@v1/first$"
+        ):
+            fetch("hf://someone/colours@v1", target.with_name("other"), Limits())
         with pytest.raises(InvalidInput, match="someone/colours has no folder 'third'"):
             fetch("hf://someone/colours/third", target.with_name("third"), Limits())
 

@@ -34,7 +34,7 @@ def test_a_real_pickle_becomes_safetensors(source: Path, target: Path, zipped: b
     shared = torch.arange(64, dtype=torch.bfloat16).reshape(8, 8)
     tensors = {NAME.format("A"): shared, NAME.format("B"): shared.t()[:, :4], "third": shared}
     torch.save(tensors, source / "adapter_model.bin", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InvalidLearnware, match="learnware add SOURCE --convert-pickle"):
+    with pytest.raises(InvalidLearnware, match=f"`learnware-serving learnware add {source} --convert-pickle`"):
         fetch(str(source), target, Limits())
     assert not target.exists() or content(target) == {}
     fetched = fetch(str(source), target, Limits(), convert_pickle=True)

@@ -52,8 +52,7 @@ def test_an_adapter_beside_checkpoints_is_preferred(final: str) -> None:
 def test_several_adapters_are_listed_with_how_to_name_one() -> None:
     with pytest.raises(
         InvalidLearnware,
-        match=r"holds 3 adapters, in a, b, c/d; name one of them as the source, such as SOURCE/a "
-        r"\(of a zip: SOURCE\.zip#a\)",
+        match=r"holds 3 adapters, in a, b, c/d; name one of them as the source, such as SOURCE/a$",
     ):
         choose([*under("a"), *under("b"), *under("c/d")])
     with pytest.raises(InvalidLearnware, match=r"holds 40 adapters, in 00, .* and 32 more;"):

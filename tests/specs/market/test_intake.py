@@ -383,3 +383,17 @@ def test_a_hub_that_cannot_be_reached_is_named(market: Market, monkeypatch: pyte
     reason = "cannot get 'someone/colours' from the Hugging Face hub: no route to host"
     with pytest.raises(InvalidInput, match=reason), market.stage("someone/colours"):
         pass
+
+
+def test_thousands_of_files_beside_an_adapter_do_not_matter_but_a_haystack_is_refused(
+    whole: Path, tmp_path: Path, target: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "data-beside"))
+    (folder / "data").mkdir()
+    for number in range(10_001):
+        (folder / "data" / str(number)).touch()
+    assert take(folder, target, Limits()) == ("data/",)
+    assert names(target) == names(whole)
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(InvalidLearnware, match="data-beside holds more than 10000 files; name the"):
+        take(folder, tmp_path / "other", Limits())
