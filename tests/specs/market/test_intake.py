@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 
 from specs.errors import InvalidInput, InvalidLearnware
+from specs.market import folders
 from specs.market.intake import Limits, take
 from specs.market.journal import State
 from specs.market.store import Market
@@ -385,15 +386,16 @@ def test_a_hub_that_cannot_be_reached_is_named(market: Market, monkeypatch: pyte
         pass
 
 
-def test_thousands_of_files_beside_an_adapter_do_not_matter_but_a_haystack_is_refused(
-    whole: Path, tmp_path: Path, target: Path
+def test_many_files_beside_an_adapter_do_not_matter_but_a_haystack_is_refused(
+    whole: Path, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(folders, "ENTRIES", 50)
     folder = Path(shutil.copytree(whole, tmp_path / "data-beside"))
     (folder / "data").mkdir()
-    for number in range(10_001):
+    for number in range(51):
         (folder / "data" / str(number)).touch()
     assert take(folder, target, Limits()) == ("data/",)
     assert names(target) == names(whole)
     (folder / "adapter_config.json").unlink()
-    with pytest.raises(InvalidLearnware, match="data-beside holds more than 10000 files; name the"):
+    with pytest.raises(InvalidLearnware, match="data-beside holds more than 50 files; name the adapter's own folder"):
         take(folder, tmp_path / "other", Limits())
