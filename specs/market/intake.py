@@ -5,6 +5,7 @@ is read, so that neither a name, a link nor a size can reach beyond that folder.
 named. The files' content is checked afterwards (`specs.market.checks`).
 """
 
+import json
 import re
 import zipfile
 import zlib
@@ -12,10 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from specs.adapter import CONFIG_FILE
 from specs.errors import InvalidInput, InvalidLearnware
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.archive import Bounded, zip_items
-from specs.market.contents import KNOWN_FILES, choose
+from specs.market.contents import INITIAL_FOLDER, KNOWN_FILES, choose
 from specs.market.folders import folder_items, snapshot_of
 from specs.market.submission import Item, Limits
 
@@ -134,7 +136,11 @@ def take_items(
             raise InvalidLearnware(fault)
     _check_total(sum(items[name].size or 0 for name in choice.files), limits)
     taken = 0
+    idle: list[str] = []
     for name, target in choice.files.items():
+        if target.startswith(f"{INITIAL_FOLDER}/") and not _begins_from_another(folder / CONFIG_FILE):
+            idle.append(name)
+            continue
         before = taken
         try:
             opened = items[name].open()
@@ -145,7 +151,19 @@ def take_items(
         size = items[name].size
         if size is not None and taken - before != size:
             raise InvalidLearnware(f"{name} has {taken - before} bytes instead of {size}: it was cut, or it changed")
-    return Taken(choice.left_out, choice.notes)
+    unused = {f"{name.rpartition('/')[0]}/" for name in idle}
+    left_out = unused | {name for name in choice.left_out if not name.startswith(tuple(unused))}
+    return Taken(tuple(sorted(left_out)), choice.notes)
+
+
+def _begins_from_another(config: Path) -> bool:
+    """Whether an adapter was initialised from the base's weights, so that it takes its initial adapter to convert it:
+    PEFT then names the method in `init_lora_weights`."""
+    try:
+        content = json.loads(config.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("init_lora_weights"), str)
 
 
 def split_part(source: str) -> tuple[str, str]:

@@ -98,7 +98,7 @@ def test_the_process_gets_no_secrets_and_little_time(
     program.write_text("\n".join((*lines, "sys.exit(1)")))
     monkeypatch.setattr(pickled, "PROGRAM", program)
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_tests")
-    with pytest.raises(InvalidLearnware, match="was not converted: False$"):
+    with pytest.raises(InvalidLearnware, match=r"was not converted: False$"):
         pickled.convert(source / "adapter_config.json", tmp_path / "out", Limits(bytes=0))
     monkeypatch.setattr(pickled, "TIME_LIMIT_S", 0.5)
     with pytest.raises(InvalidLearnware, match=r"takes more than 0.5 s"):

@@ -1,5 +1,6 @@
 """Submissions as they arrive: every form that is accepted, and every trick that is not, with a real file for each."""
 
+import json
 import shutil
 import stat
 import struct
@@ -399,3 +400,22 @@ def test_many_files_beside_an_adapter_do_not_matter_but_a_haystack_is_refused(
     (folder / "adapter_config.json").unlink()
     with pytest.raises(InvalidLearnware, match="data-beside holds more than 50 files; name the adapter's own folder"):
         take(folder, tmp_path / "other", Limits())
+
+
+@pytest.mark.parametrize("method", ["pissa", True], ids=["PiSSA", "plain"])
+def test_a_second_adapter_is_kept_only_where_the_first_began_from_it(
+    whole: Path, tmp_path: Path, target: Path, method: str | bool
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "two"))
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"init_lora_weights": method}))
+    (folder / "start").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+        (folder / "start" / name).write_text("{}")
+    left_out = take(folder, target, Limits())
+    kept = {name for name in names(target) if name.startswith("initial_adapter/")}
+    if method is True:
+        assert (kept, left_out) == (set(), ("start/",))
+    else:
+        assert kept == {"initial_adapter/adapter_config.json", "initial_adapter/adapter_model.safetensors"}
+        assert left_out == ("start/README.md",)
