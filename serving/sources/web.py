@@ -20,7 +20,7 @@ MAX_REDIRECTS = 5
 """Redirects that are followed. A release's download takes one or two."""
 TIMEOUT = httpx.Timeout(60.0, connect=15.0)
 """Seconds that a server may take to accept a connection, and to send the next bytes."""
-RANGE_BYTES = 4 << 20
+RANGE_BYTES = 8 << 20
 """Bytes of one range request."""
 WHOLE_BYTES = 16 << 20
 """Size in bytes up to which a zip is downloaded whole: one request is faster than many."""

@@ -114,12 +114,25 @@ def test_a_hub_that_is_not_there_is_named(
         fetch("someone/colours", target, Limits())
 
 
-def test_offline_the_cache_answers(files: dict[str, bytes], target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_the_cache_answers(
+    files: dict[str, bytes], tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(InvalidInput, match=r"someone/colours is not in the hub's local cache, and HF_HUB_OFFLINE"):
         fetch("someone/colours", target, Limits())
+    model = tmp_path / "hub" / "models--someone--colours"
+    for folder in ("blobs", "refs", f"snapshots/{SHA}"):
+        (model / folder).mkdir(parents=True)
+    (model / "refs" / "main").write_text(SHA)
+    for name, value in files.items():
+        (model / "blobs" / name).write_bytes(value)
+        (model / "snapshots" / SHA / name).symlink_to(f"../../blobs/{name}")
+    fetched = fetch("someone/colours", target, Limits())
+    assert content(target) == files
+    assert (fetched.name, fetched.revision) == ("someone/colours", SHA)
 
 
 def test_forms_of_a_model_are_read() -> None:
