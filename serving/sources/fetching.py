@@ -27,7 +27,7 @@ from specs.market.intake import Limits, Progress, Taken, is_hub_id, split_part, 
 
 TIME_LIMIT_S = 3600.0
 """Seconds that one fetch may take: 1 GiB at 300 kB/s."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _CACHED = re.compile(r"models--(.+)--(.+)")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
@@ -63,6 +63,7 @@ def fetch(
         InvalidLearnware: it has no adapter or several, is too large, or holds what is not accepted. `folder` may then
             hold a part.
     """
+    source = _SCHEME.sub(lambda match: match[0].lower(), source, count=1)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise InvalidInput(f"{folder} is not empty; an adapter is brought into an empty folder")
@@ -96,12 +97,15 @@ def _take(
     except ValueError as error:
         raise InvalidInput(f"the source is no URL: {error}") from None
     match _scheme(source):
-        case None if not is_hub_id(source):
+        case None if not _is_hub(source):
             return _take_path(Path(source).expanduser(), folder, limits, progress, pickled=pickled)
         case None | "hf":
             return _take_model(parse_hub(source), folder, limits, progress, pickled=pickled)
         case "file":
-            return _take_path(Path(unquote(urlsplit(source).path)), folder, limits, progress, pickled=pickled)
+            path, mark, part = source.partition("#")
+            return _take_path(
+                Path(unquote(urlsplit(path).path) + mark + part), folder, limits, progress, pickled=pickled
+            )
         case "http" | "https":
             if model := hub_page(source):
                 return _take_model(model, folder, limits, progress, pickled=pickled)
@@ -145,14 +149,19 @@ def _take_model(
     return taken, model.name, revision
 
 
+def _is_hub(source: str) -> bool:
+    """Whether a source without a scheme is a model of the hub: `owner/name`, also with a revision, and no path."""
+    return not Path(source).exists() and is_hub_id(source.partition("@")[0])
+
+
 def _scheme(source: str) -> str | None:
     match = _SCHEME.match(source)
-    return match[1].lower() if match else None
+    return match[1] if match else None
 
 
 def _named(source: str) -> str:
     """Returns a source as a message shows it, so that a folder in it may follow."""
-    if _scheme(source) == "hf" or is_hub_id(source):
+    if _scheme(source) == "hf" or _is_hub(source):
         name, revision, folder = parse_hub(source)
         return f"hf://{name}" + (f"@{quote(revision, safe='')}" if revision else "") + (f"/{folder}" if folder else "")
     return _plain(source).rstrip("/")

@@ -91,5 +91,5 @@ def test_a_zips_folder_that_is_not_there_is_named(files: dict[str, bytes], tmp_p
             archive.writestr(f"first/{name}", value)
     with pytest.raises(InvalidLearnware, match=r"colours\.zip has no folder 'second'"):
         fetch(f"{tmp_path}/colours.zip#second", target, Limits())
-    fetch(f"{tmp_path}/colours.zip#first", target, Limits())
+    fetch(f"{(tmp_path / 'colours.zip').as_uri()}#first", target, Limits())
     assert content(target) == files

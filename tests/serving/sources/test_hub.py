@@ -32,7 +32,9 @@ def storage(files: dict[str, bytes]) -> Iterator[Place]:
         yield place
 
 
-@pytest.mark.parametrize("source", ["someone/colours", "hf://someone/colours", "hf://someone/colours@v1"])
+@pytest.mark.parametrize(
+    "source", ["someone/colours", "someone/colours@v1", "HF://someone/colours", "hf://someone/colours@v1"]
+)
 def test_only_what_is_taken_is_downloaded(
     source: str, files: dict[str, bytes], storage: Place, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
