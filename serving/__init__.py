@@ -8,6 +8,7 @@ line.
     engine         what runs inside vLLM's workers: adapter managers and, on CPU, LoRA operators
     applications   the small Ray Serve applications beside the endpoint: market, task specifications, metrics
     training       training and measuring adapters, without an engine
+    sources        where adapters come from: folders, zips, the hub, object stores, URLs
     app, serve_builders, requirements, config, base_model, names, paths, processor, openai_errors, ray_internals,
     terminal       what several of these share
 

@@ -113,7 +113,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "rank differs from the tensors": (_config(r=8), "says r = 8"),
     "other base than the card": (_config(base_model_name_or_path="other-base"), "trained on 'other-base'"),
     "DoRA": (_config(use_dora=True), "use_dora"),
-    "pickled weights beside": (lambda folder: (folder / "adapter_model.bin").write_bytes(b"x"), "only safetensors"),
+    "pickled weights alone": (
+        lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
+        "only safetensors",
+    ),
     "no weights": (
         lambda folder: (folder / "adapter_model.safetensors").unlink(),
         "adapter_model.safetensors is missing",
