@@ -30,6 +30,7 @@ from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
 from serving.replica.trial import probe
+from serving.replica.verification import without_wrong_values
 from serving.replica.warm_up import WarmUp
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
 from specs.market.catalogue import Catalogue, Entry, current_catalogue
@@ -67,6 +68,7 @@ class LearnwareServer(EngineServer):
 
     _gate: AdapterGate | None = None
     """The admission gate, None until the engine runs."""
+    _verifying: asyncio.Task[None] | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
@@ -97,6 +99,8 @@ class LearnwareServer(EngineServer):
             self._follower = Follower(options.market, self._follow, self._catalogue.sequence)
             self._follower.start()
             self._metrics.watch_market(lambda: self._follower.sequence)
+        else:
+            self._verifying = asyncio.create_task(self._verify())
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
         app.router.routes[:0] = [
             APIRoute("/v1/models", self._list_models, methods=["GET"]),
@@ -119,6 +123,12 @@ class LearnwareServer(EngineServer):
     async def _follow(self, catalogue: Catalogue) -> None:
         await self._adapters.apply(catalogue)
         self._warm_up.begin()
+
+    async def _verify(self) -> None:
+        """Reads the weights of a plain folder's learnwares in the background, and serves those no more whose values are
+        wrong. (A market has read them when they were submitted.)"""
+        async for catalogue in without_wrong_values(self._catalogue):
+            await self._adapters.apply(catalogue)
 
     def _unserved(self) -> dict[str, int]:
         served = self._admission.names.learnwares.values()
@@ -250,6 +260,8 @@ class LearnwareServer(EngineServer):
     async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
         if self._gate is not None:
             self._warm_up.end()
+            if self._verifying is not None:
+                self._verifying.cancel()
             await self._gate.close()
         await super().__del__()
 

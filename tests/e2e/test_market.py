@@ -13,7 +13,7 @@ import pytest
 
 from serving.launch.instance import plan
 from tests.e2e.learnwares import copy_of, without_effect, zipped
-from tests.e2e.support import ADMIN_KEY, QUESTIONS, Stack, chat
+from tests.e2e.support import ADMIN_KEY, BASE, QUESTIONS, Stack, chat
 
 pytestmark = pytest.mark.e2e
 
@@ -137,28 +137,42 @@ def test_what_changes_nothing_is_found_on_the_engine_and_quarantined(http: httpx
     assert chat(http, QUESTIONS[0].text, "finance-fiqa_sa").status_code == 200
 
 
-def test_the_command_line_reaches_the_running_stack(
-    http: httpx.Client, stack: Stack, gone_afterwards: None, tmp_path: Path
-):
-    market = plan("127.0.0.1", stack.port).folder / "market"
-    folder = copy_of("finance-fiqa_sa", tmp_path / "copy", COPY)
+def test_the_command_line_reaches_the_running_stack(http: httpx.Client, stack: Stack, tmp_path: Path):
+    folder = copy_of("finance-fiqa_sa", tmp_path / "copy", "finance-by-command")
 
-    def run(*arguments: str) -> None:
-        command = [sys.executable, "-m", "serving.cli", "market", *arguments, "--market", str(market)]
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "serving.cli", "market", *arguments, "--port", str(stack.port)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    def within_two_seconds(status: int) -> None:
-        deadline = time.monotonic() + 2
-        while chat(http, "hi", COPY, max_tokens=1).status_code != status:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    run("submit", str(folder))
-    within_two_seconds(200)
+    assert "finance-by-command, version 1, is served from now on" in run("submit", str(folder))
+    assert chat(http, "hi", "finance-by-command", max_tokens=1).status_code == 200
     run("check")
-    run("remove", COPY)
-    within_two_seconds(404)
+    assert "finance-by-command, version 1, is served no more\n" in run("remove", "finance-by-command")
+    assert chat(http, "hi", "finance-by-command", max_tokens=1).status_code == 404
+
+
+def test_a_learnware_whose_files_vanish_costs_itself(http: httpx.Client, stack: Stack, tmp_path: Path):
+    """Submitted while a stream runs, so that it is not read beforehand; whoever asks for it first finds out."""
+    name = "finance-vanishing"
+    folder = copy_of("finance-tfns", tmp_path / "vanishing", name)
+    command = [sys.executable, "-m", "serving.cli", "market", "submit", str(folder), "--port", str(stack.port)]
+    body = {"model": BASE, "prompt": "Count from one on.", "max_tokens": 900, "ignore_eos": True, "stream": True}
+    with http.stream("POST", "/v1/completions", json=body) as answer:
+        next(answer.iter_lines())
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        sha256 = http.get(f"/v1/learnwares/{name}").json()["sha256"]
+        place = plan("127.0.0.1", stack.port).folder / "market" / "objects" / sha256
+        (place / "adapter_model.safetensors").unlink()
+        response = chat(http, "hi", name, max_tokens=1)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "adapter_unavailable")
+    deadline = time.monotonic() + 10
+    while http.get(f"/v1/learnwares/{name}").json()["state"] != "quarantined":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert 'learnware_unserved{reason="quarantined"' in http.get("/metrics").text
+    assert chat(http, QUESTIONS[0].text).status_code == 200
 
 
 def test_lists_searches_and_refusals(http: httpx.Client, tmp_path: Path):

@@ -75,10 +75,10 @@ def test_every_router_knows_it_at_once(http: httpx.Client, specification: bytes,
 
 
 def test_the_choice_is_made_anew_when_the_market_changes(http: httpx.Client, task: dict, tmp_path: Path):
-    """The chosen learnware goes, and comes back."""
+    """The chosen learnware goes, and comes back in a higher version."""
     admin = {"authorization": f"Bearer {ADMIN_KEY}"}
     chosen = task["learnware"]
-    original = zipped(copy_of(chosen, tmp_path / "original", chosen))
+    original = zipped(copy_of(chosen, tmp_path / "original", chosen, version=2))
     response = http.delete(f"/v1/learnwares/{chosen}", headers=admin)
     assert response.status_code == 200, response.text
     try:

@@ -15,7 +15,7 @@ from router import selection
 from router.choice import LOW_CONFIDENCE, MATCHED, TASK
 from router.conversation import Conversations, ConversationSettings, by_readings
 from router.follow_ups import FollowUps
-from router.selection import Selector
+from router.selection import Candidate, Choice, Selector, next_best
 from router.settings import SelectionSettings
 from router.turn import Conversation
 from specs.answers.form import asked_form
@@ -454,3 +454,21 @@ def test_a_selector_never_becomes_empty(learnwares: list[Learnware]) -> None:
     with pytest.raises(InvalidSpecification, match="no learnware passes the filter"):
         selector.changed([], [one.id for one in learnwares[:2]])
     assert len(selector.changed(learnwares[2:3], [one.id for one in learnwares])) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "second", "expected"),
+    [
+        ("matched", Candidate("b", 0.6, 0.9, 0.7), "b"),
+        ("matched:resident", Candidate("b", 0.6, 0.9, 0.7), "b"),
+        ("matched", Candidate("b", 0.6, 0.7, 0.4), "c"),  # not expected to be better than the base model
+        ("matched", Candidate("b", 0.4, 0.9, 0.7), "c"),  # probably asked for something else
+        ("session", Candidate("b", 0.6, 0.9, 0.7), None),
+        ("task", Candidate("b", 0.6, 0.9, 0.7), None),
+    ],
+)
+def test_the_next_best_is_chosen_by_the_same_rule(reason: str, second: Candidate, expected: str | None) -> None:
+    candidates = (Candidate("a", 0.8, 1.0, 0.8), second, Candidate("c", 0.55, 0.6, 0.5))
+    assert next_best(Choice("a", 0.8, 0.8, reason, candidates, base=0.45, bound=0.5)) == expected
+    assert next_best(Choice(None, 0.8, 0.8, LOW_CONFIDENCE, candidates, base=0.45, bound=0.5)) is None
+    assert next_best(Choice("a", 0.8, 0.8, reason, candidates[:1], base=0.45, bound=0.5)) is None
