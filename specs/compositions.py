@@ -26,7 +26,8 @@ MOST_LABELS_SAID = 8
 """The most labels that a composed ask lists: nobody writes more into an instruction of their own."""
 UNASKED = 80
 """Number of asked requests that hold a row's content alone, for learnwares that answer letters: people paste a question
-with its lettered options and say no more. Without these, most such requests went to the base model."""
+with its lettered options and say no more. Without these, most such requests went to the base model. Every second
+declined request has such content for its material, so that another ask beside it still counts."""
 ON_ONE_LINE = 4
 """One in so many requests without an ask has its lines joined: options are often pasted so."""
 WRAPPER_LINES = 3
@@ -67,11 +68,12 @@ def asked_and_declined(
     generic = generic[: round(ASKED * GENERIC_SHARE)]
     worded = [*generic, *(own[number % len(own)] for number in range(ASKED - len(generic) if own else 0))]
     asked = [_put(ask, generator.choice(materials), generator) for ask in worded]
-    if answers.kind == "letter":
-        asked += _unasked(prompts, generator)
+    contents = own_content(prompts) if answers.kind == "letter" else []
+    if contents:
+        asked += _unasked(contents, generator)
     declined = []
-    for _ in range(DECLINED):
-        material = generator.choice(materials)
+    for number in range(DECLINED):
+        material = generator.choice(contents if contents and number % 2 else materials)
         if own and generator.random() < NEAR_SHARE:
             ask = generator.choice(near_asks()).replace(ASK, generator.choice(own))
             declined.append(_put(ask, material, generator))
@@ -91,9 +93,8 @@ def generic_asks(answers: Answers) -> list[str]:
     return [ask.replace(LABELS, _said(answers.labels)) for ask in asks]
 
 
-def _unasked(prompts: Sequence[str], generator: random.Random) -> list[str]:
-    """Returns `UNASKED` of the prompts' own content, some of it on one line."""
-    contents = own_content(prompts)
+def _unasked(contents: Sequence[str], generator: random.Random) -> list[str]:
+    """Returns `UNASKED` of the contents, some of them on one line."""
     chosen = [generator.choice(contents) for _ in range(UNASKED)]
     return [
         " ".join(content.split("\n")) if number % ON_ONE_LINE == 0 else content for number, content in enumerate(chosen)

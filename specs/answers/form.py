@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from specs.answers.description import AnswerKind, Answers
 from specs.answers.options import offers_letters
-from specs.encoding.ask import split_prompt
+from specs.encoding.ask import instructs, split_prompt
 
 LEAST_SHARED = 3
 """Letters from which a label may be shortened ("pos" for positive)."""
@@ -41,7 +41,8 @@ _BETWEEN = re.compile(r"\s*(?:[,;|/]|\bor\b)\s*", re.IGNORECASE)
 
 class AnswerForm(NamedTuple):
     """The form that is asked for. `kind` is letter, number or label, with the listed `labels` in lower case, or text
-    where a letter would name nothing. `by_options` says that no words name the form, but options with letters do."""
+    where a letter would name nothing. `by_options` says that options with letters are all that asks for it: there is no
+    instruction beside them."""
 
     kind: AnswerKind
     labels: frozenset[str] = frozenset()
@@ -54,10 +55,11 @@ def asked_form(text: str) -> AnswerForm:
     Whoever lists options with letters wants one of them named, and a learnware that answers in sentences, with a number
     or with labels of its own does not look at them. Where there are none, a letter is no answer.
     """
-    named = answer_form(split_prompt(text).ask)
+    ask = split_prompt(text).ask
+    named = answer_form(ask)
     if named is not None:
         return named
-    return AnswerForm("letter", by_options=True) if offers_letters(text) else AnswerForm("text")
+    return AnswerForm("letter", by_options=not instructs(ask)) if offers_letters(text) else AnswerForm("text")
 
 
 def answer_form(ask: Sequence[str]) -> AnswerForm | None:

@@ -13,6 +13,7 @@ a millisecond for a line and about one for a page. The meaning of an ask is in i
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -57,9 +58,11 @@ _COURTESY = re.compile(
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[^\W\d_]+(?:'\w+)?")
+_QUESTION_WORDS = """
+    what which who whom whose how when where is are was were do does did can could would should will shall has have
+"""
 _ENGLISH = """
-    what which who whom whose how why when where is are was were do does did can could would should will shall
-    has have please translate summarise summarize summary explain write list give tell classify identify decide answer
+    why please translate summarise summarize summary explain write list give tell classify identify decide answer
     reply respond choose pick select name find label describe say state determine judge rate read predict compute
     calculate work solve rewrite convert make create show extract help want need assign tag mark output return provide
     generate paraphrase simplify compare define correct fix check proofread continue complete turn rephrase shorten
@@ -73,14 +76,15 @@ _ENGLISH = """
     tldr section subject category label class type topic tone mood polarity operation decision diagnosis
     translation meaning definition explanation
 """
-"""Question words, auxiliaries, and the words with which people begin an instruction or a cue ("Section: …")."""
+"""Words with which people begin an instruction or a cue ("Section: …"), and "why", which asks for an explanation."""
 _OTHER_LANGUAGES = """
     qué que cuál cuáles cómo cuánto cuántos por traduce resume explica escribe dime clasifica quel quelle
     quels quelles comment pourquoi combien traduis traduire résume résumez expliquez explique écris donne donnez was
     welche welcher welches wie warum wieso wann übersetze übersetzen fasse erkläre schreibe nenne gib ordne bestimme
 """
 """Question words and opening verbs in Spanish, French and German."""
-_OPENERS = frozenset(f"{_ENGLISH} {_OTHER_LANGUAGES}".split())
+_QUESTIONS = frozenset(_QUESTION_WORDS.split())
+_OPENERS = _QUESTIONS | frozenset(f"{_ENGLISH} {_OTHER_LANGUAGES}".split())
 _PHRASES = re.compile(
     r"answer (?:with|only|in|by)|reply with|respond with|one of\b|\bor\b[^.]{0,40}\?"
     r"|^[^.?!]{0,60}\bor\b[^.?!]{0,60}[:.?]?$"
@@ -211,8 +215,17 @@ def _likeness(sentence: str, at_an_end: bool) -> float:
 
 def _opens(sentence: str) -> bool:
     """Whether a sentence begins as instructions and questions do."""
+    return _first_word(sentence) in _OPENERS and not _ANSWER.match(sentence)
+
+
+def instructs(ask: Sequence[str]) -> bool:
+    """Whether a sentence of an ask begins as an instruction ("Explain …", "Why …") and not as a question does."""
+    return any(_opens(sentence) and _first_word(sentence) not in _QUESTIONS for sentence in ask)
+
+
+def _first_word(sentence: str) -> str:
     first = _WORDS.search(sentence)
-    return first is not None and first.group().lower() in _OPENERS and not _ANSWER.match(sentence)
+    return first.group().lower() if first else ""
 
 
 def _ends_without_courtesy(sentences: list[str]) -> list[int]:

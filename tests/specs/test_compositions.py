@@ -77,6 +77,14 @@ def test_questions_with_lettered_options_are_also_put_as_they_are_to_whoever_ans
     assert len(alone) == UNASKED - len(on_one_line)
 
 
+def test_other_asks_on_such_questions_are_declined_with_and_without_what_the_provider_put_around_them() -> None:
+    _, declined = asked_and_declined(EXAM, EXAMPLES, LETTER)
+    assert len(declined) == DECLINED
+    around = [request for request in declined if "Answer with the letter only." in request]
+    assert len(around) == DECLINED // 2
+    assert not set(declined) & set(QUESTIONS)
+
+
 def test_own_content_is_what_most_rows_do_not_share() -> None:
     assert own_content(EXAM) == QUESTIONS
     assert own_content(QUESTIONS) == QUESTIONS

@@ -56,6 +56,8 @@ def test_where_none_is_named_there_is_none(ask: str) -> None:
     ("text", "form"),
     [
         ("Which one floats?\nA. iron\nB. cork\nC. lead", AnswerForm("letter", by_options=True)),
+        ("Why does one float?\nA. iron\nB. cork\nC. lead", AnswerForm("letter")),
+        ("Explain which one floats.\nA. iron\nB. cork\nC. lead", AnswerForm("letter")),
         ("Which one floats?", AnswerForm("text")),
         ("Which one floats? Answer with one of: iron, cork.\nA. iron\nB. cork\nC. lead", labels("iron", "cork")),
     ],
