@@ -73,7 +73,7 @@ class Asker(Protocol):
 
 
 class Tried(NamedTuple):
-    """What a trial found: why the learnware must not be served, or None, and what is worth telling about it."""
+    """The finding of a trial: why the learnware must not be served, or None, and notes that are kept with it."""
 
     refusal: str | None
     notes: tuple[str, ...] = ()
