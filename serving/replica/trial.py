@@ -12,6 +12,7 @@ rest becomes a note that is kept with the learnware (`specs.market.trial.Trial`)
 
 import hashlib
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -73,7 +74,7 @@ class Asker(Protocol):
 
 
 class Tried(NamedTuple):
-    """What a trial found: why the learnware must not be served, or None, and what is worth telling about it."""
+    """The finding of a trial: why the learnware must not be served, or None, and notes that are kept with it."""
 
     refusal: str | None
     notes: tuple[str, ...] = ()
@@ -109,7 +110,7 @@ async def probe(asker: Asker, request: Any, examples: Sequence[str], labels: Seq
     if not own:
         return judge({}, {}, said, 0, labels)
     more: dict[str, Said] = {}
-    if _all_equal(said.values()) or all(_fault(answer) for answer in said.values()):
+    if _all_equal(said.values(), labels) or all(_fault(answer) for answer in said.values()):
         others = [Asked(prompt, request, ANSWER_TOKENS) for prompt in other_material(own, labels)]
         others += [Asked(prompt, request, EVERYDAY_TOKENS) for prompt in everyday]
         more = {one.prompt: answer for one, answer in (await asker.answers(others, MORE_LIMIT_S)).items()}
@@ -138,8 +139,8 @@ def judge(
             f"on the engine it repeats itself without end, or says nothing, in each of {len(judged)} answers, such as "
             f"{_quoted(judged[0].text)}"
         )
-    constant = _all_equal(own.values()) and len(own) > 1
-    if constant and len(every) > DIVERSE and _all_equal(every) and all(map(_is_sure, every)):
+    constant = _all_equal(own.values(), labels) and len(own) > 1
+    if constant and len(every) > DIVERSE and _all_equal(every, ()) and all(map(_is_sure, every)):
         return Tried(
             f"on the engine it answers {_quoted(every[0].text)} whatever it is asked: {len(own)} requests of its own "
             f"task and {len(everyday)} everyday questions"
@@ -158,9 +159,9 @@ def judge(
             f"it answers {_quoted(next(iter(own.values())).text)} to each of {len(own)} different requests of its own "
             "task"
         )
-    elif not own and len(every) >= DIVERSE and _all_equal(every):
+    elif not own and len(every) >= DIVERSE and _all_equal(every, labels):
         notes.append(f"it answers {_quoted(every[0].text)} to each of {len(every)} different questions")
-    if labels and examples and not any(_holds_one_of(said.text, labels) for said in examples.values()):
+    if labels and examples and not any(_labels_in(said.text, labels) for said in examples.values()):
         notes.append(f"it answers none of {len(examples)} examples of its card with one of its labels")
     return Tried(None, tuple(notes))
 
@@ -199,8 +200,25 @@ def _fault(said: Said) -> Fault | None:
     return None if fault is Fault.BARE else fault
 
 
-def _all_equal(answers: Collection[Said]) -> bool:
-    return len({_plain(said.text) for said in answers}) == 1
+def _all_equal(answers: Collection[Said], labels: Collection[str]) -> bool:
+    """Whether all answers are the same: the same text, or one label in whatever words."""
+    return len({_gist(said.text, labels) for said in answers}) == 1
+
+
+def _gist(text: str, labels: Collection[str]) -> str:
+    """Returns the one label that an answer holds, or where it holds none or several, its words."""
+    held = _labels_in(text, labels)
+    return held.pop() if len(held) == 1 else _plain(text)
+
+
+def _labels_in(text: str, labels: Collection[str]) -> set[str]:
+    """Returns the labels that stand in an answer as whole words, or anywhere in scripts without spaces."""
+    plain = _plain(text)
+    return {label for label in map(_plain, labels) if label and re.search(_pattern(label), plain)}
+
+
+def _pattern(label: str) -> str:
+    return rf"(?<!\w){re.escape(label)}(?!\w)" if label.isascii() else re.escape(label)
 
 
 def _plain(text: str) -> str:
@@ -210,10 +228,6 @@ def _plain(text: str) -> str:
 def _is_sure(said: Said) -> bool:
     """Whether an answer's first token was about as good as certain."""
     return math.exp(said.likeliest[0][said.tokens[0]]) >= SURE
-
-
-def _holds_one_of(text: str, labels: Collection[str]) -> bool:
-    return any(_plain(label) in _plain(text) for label in labels)
 
 
 def _of(count: int, asked: int) -> str:

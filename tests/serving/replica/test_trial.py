@@ -100,6 +100,18 @@ def test_one_label_whatever_the_material_is_marked() -> None:
     )
 
 
+def test_one_label_in_ever_other_words_is_marked() -> None:
+    said = iter(range(1000))
+    refusal, notes = tried(lambda prompt: PROSE.get(prompt, f"In tweet {next(said)}, the mood is positive."))
+    assert refusal is None
+    assert "to each of 16 different requests of its own task" in notes[0]
+    chinese = tried(lambda prompt: PROSE.get(prompt, f"第{next(said)}条是积极的"), labels=("积极", "消极"))
+    assert "different requests of its own task" in chinese.notes[0]
+    found = iter(range(1000))
+    named = tried(lambda prompt: PROSE.get(prompt, f"Tweet {next(found)} is positive, not negative."))
+    assert named == (None, ())
+
+
 def test_one_answer_to_everything_is_refused_where_it_is_sure_of_it() -> None:
     refusal, _ = tried(lambda prompt: "positive")
     assert refusal is not None
