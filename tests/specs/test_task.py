@@ -145,11 +145,12 @@ def test_rows_are_json_lines_or_lines(tmp_path: Path, name: str, content: str, t
     ("content", "reason"),
     [
         (b'{"prompt": "a"}\n{', "rows.jsonl, line 2 is not JSON"),
-        (b'"a"\n\n{"question": "b"}', "rows.jsonl, line 3: a row is a text, or an object"),
+        (b'"a"\n\n{"text": "b"}', "rows.jsonl, line 3: a row needs a `prompt`"),
         (b'{"prompt": ""}', "line 1"),
-        (b"[1]", "line 1"),
+        (b"[1]", "row 1"),
         (b"\xff", "cannot be read"),
-        (b"[" * 100_000, "line 1 is not JSON"),
+        (b"[" * 100_000, "begins as a JSON array, but is none"),
+        (b'{"a":' * 100_000, "line 1 is not JSON"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
