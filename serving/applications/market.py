@@ -32,7 +32,7 @@ from starlette.routing import Route
 from router.ray_internals import keep_grpc_on_loopback
 from serving.applications.access import Access, configured_access
 from serving.applications.broadcast import broadcast
-from serving.applications.market_record import describe_whole
+from serving.applications.market_record import describe_listed, describe_whole
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import uploaded
 from serving.config import Config
@@ -44,7 +44,7 @@ from specs.errors import InvalidInput, InvalidLearnware, NotReady
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.catalogue import read_catalogue
 from specs.market.checks import Requirements
-from specs.market.journal import Record, State, describe
+from specs.market.journal import Record, State
 from specs.market.store import Market, Staged
 from specs.market.trial import PROTOCOL, Trial
 
@@ -109,7 +109,8 @@ class MarketAPI:
             )
         else:
             records = await asyncio.to_thread(self._market.records, None if state == "all" else State(state))
-        return JSONResponse({"object": "list", "data": [describe(record) for record in records]})
+        listed = await asyncio.to_thread(lambda: [describe_listed(self._market, record) for record in records])
+        return JSONResponse({"object": "list", "data": listed})
 
     async def _show(self, request: Request) -> Response:
         self._access.check_read(request.headers.get("authorization"))
@@ -170,7 +171,8 @@ class MarketAPI:
         catalogue = await asyncio.to_thread(read_catalogue, self._market.root)
         followed = await self._follow(catalogue.sequence)
         await asyncio.to_thread(self._market.collect_garbage)
-        return JSONResponse(describe(record) | {"served": followed and record.state is State.ACTIVE}, status)
+        described = await asyncio.to_thread(describe_listed, self._market, record)
+        return JSONResponse(described | {"served": followed and record.state is State.ACTIVE}, status)
 
 
 def measured(staged: Staged, trial: Trial) -> Capability:
@@ -200,7 +202,8 @@ async def _probe_on_engine(staged: Staged) -> Trial:
     try:
         handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, app_name=APPLICATION)
         entry = staged.entry
-        answers = staged.learnware.specification.answers
+        specification = staged.learnware.specification
+        answers = None if specification is None else specification.answers
         asked = handle.probe.remote(
             entry.id,
             entry.version,

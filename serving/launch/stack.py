@@ -22,6 +22,7 @@ from serving.launch.drain import StopSignals, stop_stack
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
+from serving.launch.local_key import make_local_key
 from serving.launch.market_setup import market_folder
 from serving.names import ENGINE
 from serving.paths import cache_folder
@@ -67,6 +68,7 @@ def serve(config: Config, say: Say) -> int:
     instance = plan(config.http.host, config.http.port)
     with claim(instance, say):
         os.environ.update(_environment(config, instance, one_machine=True))
+        make_local_key(config, instance)
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
             learnwares = served_learnwares(config, config.market.folder)
             say(f"{len(learnwares)} learnwares are valid")
