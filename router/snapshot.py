@@ -110,9 +110,7 @@ class SnapshotBuilder:
         if chooser is None or specified <= ALWAYS_REBUILT or len(removed) + len(added) > AT_ONCE_SHARE * len(known):
             selector = self._selector(known)
         else:
-            selector = chooser.changed(
-                [known[entry.sha256] for entry in added], [entry.id for entry in removed]
-            )
+            selector = chooser.changed([known[entry.sha256] for entry in added], [entry.id for entry in removed])
         adapters = {} if before is None else dict(before.adapters)
         for entry in removed:
             adapters.pop(entry.id, None)

@@ -28,7 +28,7 @@ def describe_listed(market: Market, record: Record) -> dict[str, Any]:
     it."""
     folder = market.folder(record) if record.state is State.ACTIVE else None
     if folder is None:
-        return describe(record) | {"chosen_by_auto": False}
+        return describe(record) | {"chosen_by_auto": False, "not_chosen_because": "it is not served"}
     if not (folder / SPECIFICATION_FOLDER / DESCRIPTION_FILE).is_file():
         return describe(record) | {"chosen_by_auto": False, "not_chosen_because": BY_NAME_ONLY}
     return describe(record) | {"chosen_by_auto": True}

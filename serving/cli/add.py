@@ -173,8 +173,8 @@ def _specify(rows: "Sequence[FormedRow]", card: Card, points: int | None, folder
     print(f"{card.id}: {_described(specification, len(rows), len(card.examples))}")
     if rows and not card.examples:
         print(
-            "No row's text is published, so what it does to other requests about such texts cannot be measured; "
-            "--publish-examples 5 puts five prompts into its card for that."
+            "No row's text is published. Requests in other words than the rows' find it better with some --examples in "
+            "your own; with these, or --publish-examples 5, what it does to other requests is measured better, too."
         )
 
 

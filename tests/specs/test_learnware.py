@@ -138,7 +138,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _tensors(lambda tensors: tensors.update({A: np.zeros((4, 8), np.int32)})),
         "two dimensions and one of",
     ),
-    "points alone": (lambda folder: (folder / "specification" / "specification.json").unlink(), "specification.json is missing"),
+    "points alone": (
+        lambda folder: (folder / "specification" / "specification.json").unlink(),
+        "specification.json is missing",
+    ),
     "points cut": (_cut(POINTS, 0.9), "not a whole safetensors file"),
     "NaN in the points": (_tensors(_nan("points"), POINTS), "NaN or infinite"),
     "points of another width": (

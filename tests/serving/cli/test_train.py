@@ -1,11 +1,13 @@
 """The options of `train` are the training settings: each arrives there, and what is not given keeps its default."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from serving.cli.train import add_parser, settings_of
+from serving.cli.train import add_parser, settings_of, write_card
 from serving.training.settings import TrainingSettings
+from specs.card import Card, load_card
 
 GIVEN = {
     "rank": 4,
@@ -58,3 +60,20 @@ def test_the_help_tells_each_default(capsys: pytest.CaptureFixture[str]) -> None
     assert "passes over the rows at most (default: 3.0)" in said
     assert "(default: q_proj,v_proj,o_proj,down_proj)" in said
     assert "(default: 15)" in said
+
+
+def card_after(folder: Path, *options: str) -> Card:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    write_card(parser.parse_args(["train", "--rows", "r", "--out", "o", *options]), folder, "base", "9 rows, rank 4")
+    return load_card(folder / "learnware.yaml")
+
+
+def test_the_card_has_what_options_say_and_a_second_run_keeps_it(tmp_path: Path) -> None:
+    folder = tmp_path / "finance-mood"
+    folder.mkdir()
+    card = card_after(folder, "--domain", "finance", "--licence", "MIT")
+    assert (card.id, card.domain, card.tasks, card.licence) == ("finance-mood", "finance", ("mood",), "MIT")
+    assert (card.base_model.id, card.version, card.training) == ("base", 1, "9 rows, rank 4")
+    again = card_after(folder, "--task", "tone", "--task", "mood", "--version", "2")
+    assert again == card.model_copy(update={"tasks": ("tone", "mood"), "version": 2})
