@@ -21,7 +21,7 @@ from specs.errors import InvalidInput, UnknownLearnware
 if TYPE_CHECKING:
     from serving.config import Config
     from specs.market.checks import Requirements
-    from specs.market.store import Market
+    from specs.market.store import Market, Staged
     from specs.row_forms import FormedRow
 
 ROUTED = 8
@@ -101,15 +101,19 @@ def deliver(options: argparse.Namespace, config: "Config", target: Target, made:
         Refused: the stack refuses it.
         InvalidLearnware: the market refuses it, or one of the checks.
     """
-    if target.stack is not None:
-        _send(target.stack, made, place, options)
-        return
+    from specs.market.checks import Requirements
+    from specs.market.store import Market
+
     if target.market is not None:
         _submit(target.market, made, config)
         return
-    from specs.market.store import Market
-
-    with Market(place / "market", _requirements(config, target.base)).stage(made.folder, record=False) as staged:
+    # As a market here would take it in. Of a stack elsewhere only the base model's id is known.
+    needed = _requirements(config, target.base) if options.url is None else Requirements(base_model=target.base)
+    with Market(place / "market", needed).stage(made.folder, record=False) as staged:
+        _say_notes(staged)
+        if target.stack is not None:
+            _send(target.stack, made._replace(folder=staged.folder), place, options)
+            return
         if options.out is not None:
             shutil.copytree(staged.folder, options.out, dirs_exist_ok=True)
     print(f"{made.card.id}, version {made.card.version}: every check that needs no engine passed")
@@ -148,6 +152,7 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
 
     replaced = any(record.id == made.card.id for record in market.records(State.ACTIVE))
     with market.stage(made.folder) as staged:
+        _say_notes(staged)
         record = (market.replace if replaced else market.submit)(staged)
     print(f"{record.id}, version {record.version}, is in the market in {market.root}")
     print(
@@ -156,6 +161,12 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
     )
     _say_who_chooses(made)
     _say_how_to_ask(made, _local_url(config))
+
+
+def _say_notes(staged: "Staged") -> None:
+    """Says what the checks noted without refusing it."""
+    for note in getattr(staged.learnware, "notes", ()):
+        print(f"note: {note}")
 
 
 def _routed(stack: StackClient, made: Made) -> tuple[int, int] | None:
