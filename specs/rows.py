@@ -97,7 +97,7 @@ def _table(file: TextIO, name: str, separators: str) -> Iterator[tuple[str, Any]
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
     except ImportError:
         raise InvalidInput(
             f"{path.name} is a Parquet file, which needs the package pyarrow: install it, or give JSON lines or CSV"
