@@ -12,6 +12,10 @@ from specs.specification import POINTS_PER_VIEW, Specification, make_specificati
 ROW_LIMIT = 5_000
 """Rows that a specification is made from at most: the reduced set has 50 points a view, and more rows do not move
 them."""
+MOST_TOLD = 24
+"""The most different answers that are taken for labels where no row names its choices."""
+ROWS_A_LABEL = 5
+"""Rows that there must be for each different answer for them to be taken for labels: spans and names hardly repeat."""
 
 
 def specification_from_rows(
@@ -33,7 +37,14 @@ def specification_from_rows(
 
 
 def answers_of(rows: Sequence[FormedRow]) -> Answers | None:
-    """Describes the rows' answers; None where there is no row, or one has none."""
+    """Describes the rows' answers; None where there is no row, or one has none. Short answers of which there are few
+    different ones, each again and again, are labels, also where no row names its choices, as chats never do."""
     if not rows or not all(row.answer for row in rows):
         return None
-    return describe_answers([row.answer for row in rows], [row.choices for row in rows])
+    answers = [row.answer.strip() for row in rows]
+    described = describe_answers(answers, [row.choices for row in rows])
+    different = tuple(dict.fromkeys(answers))
+    repeated = 2 <= len(different) <= MOST_TOLD and len(answers) >= ROWS_A_LABEL * len(different)
+    if described.kind != "span" or not repeated:
+        return described
+    return describe_answers(answers, [different] * len(answers))

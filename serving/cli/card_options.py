@@ -65,7 +65,10 @@ def ask_on_terminal(field: str, default: str) -> str:
     """Asks for a field on the terminal; an empty answer is the default. Without a terminal it is the default."""
     if not sys.stdin.isatty():
         return default
-    return input(f"{field} [{default}]: ").strip() or default
+    try:
+        return input(f"{field} [{default}]: ").strip() or default
+    except EOFError:
+        return default
 
 
 def make_card(

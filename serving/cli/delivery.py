@@ -112,7 +112,7 @@ def deliver(options: argparse.Namespace, config: "Config", target: Target, made:
     with Market(place / "market", needed).stage(made.folder, record=False) as staged:
         _say_notes(staged)
         if target.stack is not None:
-            _send(target.stack, made._replace(folder=staged.folder), place, options)
+            _send(target.stack, made._replace(folder=staged.folder), place, options, config)
             return
         if options.out is not None:
             shutil.copytree(staged.folder, options.out, dirs_exist_ok=True)
@@ -122,7 +122,7 @@ def deliver(options: argparse.Namespace, config: "Config", target: Target, made:
     _say_who_chooses(made)
 
 
-def _send(stack: StackClient, made: Made, place: Path, options: argparse.Namespace) -> None:
+def _send(stack: StackClient, made: Made, place: Path, options: argparse.Namespace, config: "Config") -> None:
     """Sends the learnware to a running stack, and says what became of it."""
     zipped = place / "learnware.zip"
     with zipfile.ZipFile(zipped, "w") as archive:  # stored: weights hardly shrink
@@ -143,7 +143,7 @@ def _send(stack: StackClient, made: Made, place: Path, options: argparse.Namespa
         print(f"off its task: {note}")
     routed = _routed(stack, made) if options.url is None else None
     _say_who_chooses(made, routed)
-    _say_how_to_ask(made, stack.url)
+    _say_how_to_ask(made, stack.url, bool(config.api_keys))
 
 
 def _submit(market: "Market", made: Made, config: "Config") -> None:
@@ -160,7 +160,7 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
         "itself and leaves it out if its engine refuses it. Added to a running stack (--url) it is tried at once."
     )
     _say_who_chooses(made)
-    _say_how_to_ask(made, _local_url(config))
+    _say_how_to_ask(made, _local_url(config), bool(config.api_keys))
 
 
 def _say_notes(staged: "Staged") -> None:
@@ -200,12 +200,13 @@ def _say_who_chooses(made: Made, routed: tuple[int, int] | None = None) -> None:
         )
 
 
-def _say_how_to_ask(made: Made, url: str) -> None:
+def _say_how_to_ask(made: Made, url: str, needs_key: bool) -> None:
     prompt = made.card.examples[0] if made.card.examples else "…"
     body = json.dumps(
         {"model": made.card.id, "messages": [{"role": "user", "content": prompt}], "max_tokens": 64}, ensure_ascii=False
     )
-    print(f"ask it: curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}")
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
+    print(f"ask it: curl -s {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}")
 
 
 def _market(config: "Config", folder: Path, *, new: bool) -> "Market":

@@ -66,6 +66,10 @@ def test_what_no_option_says_is_asked_for_and_only_that(tmp_path: Path) -> None:
     assert (card.domain, card.tasks) == ("law", ("clauses", "parties"))
 
 
+def ended(_: str) -> str:
+    raise EOFError
+
+
 def test_without_a_terminal_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
@@ -73,6 +77,8 @@ def test_without_a_terminal_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: " law ")
     assert ask_on_terminal("domain", "general") == "law"
+    monkeypatch.setattr("builtins.input", ended)
+    assert ask_on_terminal("domain", "general") == "general"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +112,8 @@ def test_a_task_is_what_stands_behind_owner_and_domain() -> None:
             "# Mood\n## Usage\n\nCall it with a text.\n\n## Model description\n\nTells the mood of news.",
             "Tells the mood of news.",
         ),
+        ("# Mood\n\n<!-- A comment\n\nof several words in a paragraph -->\n", ""),
+        ("# Mood\n\nWhat it is for: [More Information Needed] by its author.\n", ""),
         ("```python\nimport x\n```\n| a | b |\n\n- one thing in a list\n", ""),
         ("word " * 200, "word " * 79 + "word…"),
     ],
