@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from serving.cli.card_options import add_card_arguments, changed_card, make_card
 from serving.terminal import Progress, add_base_arguments
 from serving.training.settings import TrainingSettings
-from specs.card import CARD_FILE, BaseModelReference, load_card, save_card
+from specs.card import CARD_FILE, BaseModelReference, Card, load_card, save_card
 from specs.errors import InvalidInput
 
 OPTIONS = {name: field for name, field in TrainingSettings.model_fields.items() if field.description}
@@ -88,28 +88,26 @@ def run(args: argparse.Namespace) -> int:
     cache = args.cache or cache_folder()
     base = ensure_base_model(args.base, cache, print)
     base_id = args.base_id or base_model_id(args.base)
+    card = card_for(args, base_id, f"{len(rows)} rows, rank {settings.rank}")  # what is wrong there is said at once
     with Progress(args.out.name) as bar:
         folder = train_adapter(rows, base, base_id, args.out, settings, bar.show, bar.say, cache, args.start)
     print(f"adapter written to {folder}")
     if settings.shuffle_answers:  # a control, which nobody serves
         return 0
-    write_card(args, folder, base_id, f"{len(rows)} rows, rank {settings.rank}")
+    save_card(card, folder / CARD_FILE)
     rows_path, out = shlex.quote(str(args.rows)), shlex.quote(str(args.out))
     print(f"next: learnware-serving learnware add {out} --rows {rows_path}    # serves it")
     return 0
 
 
-def write_card(args: argparse.Namespace, folder: Path, base_id: str, training: str) -> None:
-    """Writes the card of a trained adapter from the options, over defaults or over the card that is there."""
-    path = folder / CARD_FILE
+def card_for(args: argparse.Namespace, base_id: str, training: str) -> Card:
+    """Returns the card of the adapter that is trained: what options say, over the card that is in its folder already or
+    over defaults. Raises InvalidInput, which names the options that a card cannot have."""
+    path = args.out / CARD_FILE
     if path.is_file():
-        card = changed_card(load_card(path), args)
-    else:
-        made = make_card(
-            args, folder.resolve().name, folder, BaseModelReference(id=base_id), lambda _, default: default
-        )
-        card = made.model_copy(update={"training": training})
-    save_card(card, path)
+        return changed_card(load_card(path), args)
+    base, name = BaseModelReference(id=base_id), args.out.resolve().name
+    return make_card(args, name, args.out, base, lambda _, default: default).model_copy(update={"training": training})
 
 
 def settings_of(args: argparse.Namespace) -> TrainingSettings:
