@@ -141,6 +141,14 @@ def test_rows_are_json_lines_or_lines(tmp_path: Path, name: str, content: str, t
     assert read_rows(tmp_path / name) == texts
 
 
+def test_a_conversation_is_one_row_as_the_router_reads_its_first_turn(tmp_path: Path) -> None:
+    job, persona = "You are a translator. Translate every message into Dutch.", "You are a helpful assistant."
+    turns = [{"role": "user", "content": "Good day"}, {"role": "assistant", "content": "x"}] * 2
+    rows = [{"messages": [{"role": "system", "content": system}, *turns]} for system in (job, persona)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert read_rows(tmp_path / "rows.json") == [f"{job}\nGood day", "Good day"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
