@@ -107,7 +107,7 @@ def deliver(options: argparse.Namespace, config: "Config", target: Target, made:
     if target.market is not None:
         _submit(target.market, made, config)
         return
-    # As a market here would take it in. What a stack elsewhere needs, its base model's layers and other names, it knows.
+    # As a market here would take it in. What a stack elsewhere needs (its base's layers and names), it knows itself.
     needed = _requirements(config, target.base) if options.url is None else Requirements()
     with Market(place / "market", needed).stage(made.folder, record=False) as staged:
         _say_notes(staged)

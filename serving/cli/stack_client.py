@@ -41,7 +41,6 @@ class Served(NamedTuple):
     id: str
     version: int
     served: bool
-    described: dict[str, Any]
 
 
 class StackClient:
@@ -117,7 +116,7 @@ class StackClient:
         method, path = ("POST", MARKET) if replaced is None else ("PUT", self._path(replaced))
         content = zipped.read_bytes()
         found = self._json(method, path, content=content, headers={"content-type": "application/zip"})
-        return Served(str(found["id"]), int(found["version"]), bool(found.get("served")), found)
+        return Served(str(found["id"]), int(found["version"]), bool(found.get("served")))
 
     def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         import httpx

@@ -104,7 +104,7 @@ POINTS = "specification/points.safetensors"
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
 
 FAULTS: dict[str, tuple[Break, str]] = {
-    "no card": (lambda folder: (folder / "learnware.yaml").unlink(), "learnware.yaml is missing"),
+    "no card": (lambda folder: (folder / "learnware.yaml").unlink(), "missing; `learnware-serving learnware add`"),
     "card is not YAML": (lambda folder: (folder / "learnware.yaml").write_text("a: [1"), "not YAML"),
     "card would run code": (
         lambda folder: (folder / "learnware.yaml").write_text("!!python/object/apply:os.system ['true']"),
