@@ -185,7 +185,7 @@ def measure_score(learnwares: Path, data: Path) -> tuple[dict[str, float], dict[
 
 def another(starter: Learnware, number: int, generator: np.random.Generator) -> Learnware:
     """Returns a learnware of the starter's task that is specified by a random part of the starter's points."""
-    original = starter.specification
+    original = starter.specified
     points, weights = original.whole_set
     kept = generator.choice(len(points), int(POINTS_KEPT * len(points)), replace=False)
     view = View("whole", len(kept), points[kept].astype(np.float16), weights[kept] / weights[kept].sum())

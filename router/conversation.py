@@ -29,18 +29,15 @@ import heapq
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.choice import BASE_BETTER, EXPLANATION, INTERFACE_TASK, MATCHED, MIXED_PROMPTS, NO_TEXT, SESSION
-from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, TellFollowUp
+from router.follow_ups import FollowUp, TellFollowUp
 from router.selection import Choice
 from router.turn import Conversation, Turn
-from specs.encoding.encoder import load_prompt_encoder
-from specs.encoding.system_prompt import instruction_probability
-from specs.home import load_home
+from specs.routed_rows import FOLLOW_UP_CHARS, says_what_to_do
 
 NEW_TURNS = 12
 """The most turns, from the end, that one request chooses for where they are not remembered: about 100 ms with new
@@ -52,13 +49,6 @@ FAR = 2048
 
 REMEMBERED_TURNS = 8192
 """Turns whose own choice is remembered, the latest used: about 1 kB each, whatever the turns' length."""
-
-INSTRUCTS_FROM = 0.7
-"""Probability from which a system prompt is taken to instruct (`specs.encoding.system_prompt`). In six-fold
-cross-validation on the project's own, which were written to be hard, three quarters of those that do are found, nine of
-ten of the others let pass; one that is not found is read like any other system prompt."""
-SYSTEMS_KEPT = 1024
-"""System prompts whose verdict is kept: a new one takes about 25 ms."""
 
 ChooseTurn = Callable[[Turn], Choice]
 """Chooses for one turn alone."""
@@ -270,12 +260,6 @@ class Conversations:
         """Whether a turn that matches no learnware has a topic of its own, should it be no follow-up."""
         unlike = own.choice.score < self._settings.leave_match or own.choice.reason == BASE_BETTER
         return len(turn.text) >= self._settings.leave_chars and unlike
-
-
-@lru_cache(maxsize=SYSTEMS_KEPT)
-def says_what_to_do(system: str) -> bool:
-    """Whether a system prompt says what is to be done with every message (`specs.encoding.system_prompt`)."""
-    return instruction_probability(system, load_home().instruction, load_prompt_encoder()) >= INSTRUCTS_FROM
 
 
 def by_readings(choose_text: Callable[[str], Choice], instructs: Instructs = says_what_to_do) -> ChooseTurn:

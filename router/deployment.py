@@ -43,7 +43,7 @@ from router.placement import PlacementSettings
 from router.placer import JointChoice
 from router.ray_internals import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
 from router.request import DecodeTokens, RoutedRequest, read_request
-from router.selection import Choice, next_best
+from router.selection import Choice, Selector, next_best
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from router.wrappers import OwnWords, RequestSettings
@@ -266,29 +266,31 @@ class LearnwareRouter:
         if request.model is not None and _for_task(request):
             return self._choose_for_task(request.model)
         snapshot = self._snapshot  # one for the whole decision
-        if snapshot is None:
+        if snapshot is None or snapshot.selector is None:
             return _base(NO_LEARNWARE)
-        return self._conversations_over(snapshot).choose_for_all(request.prompts, check)
+        return self._conversations_over(snapshot, snapshot.selector).choose_for_all(request.prompts, check)
 
     def _decide_and_read(self, request: RoutedRequest, check: Check) -> tuple[Choice, tuple[str, ...]]:
         """Returns the choice, and the ask of the first prompt's deciding turn: its sentences, none where no text
         decides."""
         choice = self._decide(request, check)
         snapshot = self._snapshot
-        if snapshot is None or _for_task(request) or not any(prompt.turns for prompt in request.prompts):
+        selector = None if snapshot is None else snapshot.selector
+        asked = not _for_task(request) and any(prompt.turns for prompt in request.prompts)
+        if snapshot is None or selector is None or not asked:
             return choice, ()
         first = next(prompt for prompt in request.prompts if prompt.turns)
-        turn = self._conversations_over(snapshot).deciding_turn(first, choice)
-        return choice, split_prompt(best_reading(snapshot.selector.choose, turn)[0]).ask
+        turn = self._conversations_over(snapshot, selector).deciding_turn(first, choice)
+        return choice, split_prompt(best_reading(selector.choose, turn)[0]).ask
 
-    def _conversations_over(self, snapshot: Snapshot) -> Conversations:
+    def _conversations_over(self, snapshot: Snapshot, selector: Selector) -> Conversations:
         """Returns the memory of turns' choices over this state of the market, which ends with it."""
         held = self._conversations
         if held is None or held[0] is not snapshot:
             conversations = Conversations(
-                by_readings(snapshot.selector.choose),
+                by_readings(selector.choose),
                 snapshot.follow_ups.kind,
-                snapshot.selector.answers_in_sentences,
+                selector.answers_in_sentences,
                 self._words.is_interface_task,
                 self._options.conversation,
             )
@@ -301,7 +303,8 @@ class LearnwareRouter:
         if task is None:
             return _base(UNKNOWN_TASK)
         snapshot = self._snapshot
-        return _base(NO_LEARNWARE) if snapshot is None else snapshot.selector.choose_task(task.mean, task.noise)
+        selector = None if snapshot is None else snapshot.selector
+        return _base(NO_LEARNWARE) if selector is None else selector.choose_task(task.mean, task.noise)
 
     async def explain(self, body: bytes) -> dict[str, Any]:
         """Returns the choice for a request body and the figures that it was made by, as `POST /v1/route` shows them.

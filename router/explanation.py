@@ -45,7 +45,7 @@ _SENTENCES = {
     INTERFACE_TASK: "A chat front end asks for something for itself, such as a title; so the base model answers.",
     NO_TEXT: "There is no text of the user to choose by; so the base model answers.",
     MIXED_PROMPTS: "The prompts of this one request ask for different learnwares; so the base model answers them all.",
-    NO_LEARNWARE: "The router has no learnware to choose from; so the base model answers.",
+    NO_LEARNWARE: "The router has no learnware with a specification to choose from; so the base model answers.",
     UNKNOWN_TASK: "There is no task with this id.",
     ROUTER_DEADLINE: "The decision took longer than router.deadline_ms; so the base model answers.",
     ROUTER_ERROR: "The router failed on this request; so the base model answers.",

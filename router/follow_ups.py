@@ -16,10 +16,8 @@ import numpy as np
 
 from specs.encoding.encoder import Encoder
 from specs.prompts import domain_questions, everyday_prompts
+from specs.routed_rows import FOLLOW_UP_CHARS
 
-FOLLOW_UP_CHARS = 160
-"""Characters of the longest turn that can be a follow-up as a whole. In a longer one only the first clause and the last
-sentence can: the rest is a topic, or the next item."""
 _VOTERS = 50
 """Number of the nearest phrases that vote."""
 _SHARPNESS = 20.0

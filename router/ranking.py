@@ -215,7 +215,7 @@ class Ranking:
 def _answered_with(learnware: Learnware) -> object:
     """Returns a value that is equal for learnwares whose answers are of one kind; None where the answers tell
     nothing."""
-    answers = learnware.specification.answers
+    answers = learnware.specified.answers
     if answers is None or answers.kind not in ("label", "letter"):
         return None
     return frozenset(answers.labels) if answers.kind == "label" else ("letter", learnware.domain)

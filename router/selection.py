@@ -1,6 +1,7 @@
 """Chooses one learnware, or the base model, for one text: Filter → Score → Pick.
 
-Filter   learnwares whose card fits the settings (languages, domains); done once, when the snapshot is built
+Filter   learnwares with a specification whose card fits the settings (languages, domains); done once, when the snapshot
+         is built
 Score    p(task | request), the base model's home among the tasks (`router.task_model`), and none for tasks whose
          answers lack the form that the request names (`specs.answers.form`); the expected quality of every learnware
          (`router.ranking`); nearness of the specifications (`router.index.index`, in a metric fitted to all of them,
@@ -157,7 +158,7 @@ class Selector:
     def answers_in_sentences(self, learnware_id: str) -> bool:
         """Whether a learnware's specification says that it answers in free text, so that it can explain something."""
         number = self._numbers.get(learnware_id)
-        answers = None if number is None else self._learnwares[number].specification.answers
+        answers = None if number is None else self._learnwares[number].specified.answers
         return answers is not None and answers.in_sentences
 
     def probabilities(self, vector: NDArray[np.float32]) -> Probabilities:
@@ -239,13 +240,13 @@ class Selector:
             self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
 
     def _admitted(self, learnwares: Sequence[Learnware]) -> tuple[Learnware, ...]:
-        """Returns the learnwares that pass the filter. Raises InvalidSpecification when one of them is of another
+        """Returns the learnwares that may be chosen. Raises InvalidSpecification when one of them is of another
         encoder."""
         kept = tuple(learnware for learnware in learnwares if _passes(learnware, self._settings))
         for learnware in kept:
-            if learnware.specification.encoder_id != self._encoder.id:
+            if learnware.specified.encoder_id != self._encoder.id:
                 raise InvalidSpecification(
-                    f"learnware {learnware.id} was specified with encoder {learnware.specification.encoder_id!r}; "
+                    f"learnware {learnware.id} was specified with encoder {learnware.specified.encoder_id!r}; "
                     f"this router uses {self._encoder.id!r}"
                 )
         return kept
@@ -280,11 +281,14 @@ class _Forms:
         fits = np.zeros(len(self._tasks.classes), bool)
         for number, one in zip(self._tasks.class_of_learnware, self._learnwares, strict=True):
             if not fits[number]:
-                fits[number] = can_give(one.specification.answers, form)
+                fits[number] = can_give(one.specified.answers, form)
         return fits
 
 
 def _passes(learnware: Learnware, settings: SelectionSettings) -> bool:
+    """Whether a learnware has a specification and passes the filter of the settings."""
+    if learnware.specification is None:
+        return False
     languages, domains = settings.languages, settings.domains
     speaks = not languages or bool(set(languages) & set(learnware.languages))
     return speaks and (not domains or learnware.domain in domains)
@@ -292,19 +296,19 @@ def _passes(learnware: Learnware, settings: SelectionSettings) -> bool:
 
 def _fit(learnwares: Sequence[Learnware], home: Home, settings: SelectionSettings) -> Metric:
     classes = [
-        [ReducedSet(view.points, view.weights) for view in learnware.specification.views] for learnware in learnwares
+        [ReducedSet(view.points, view.weights) for view in learnware.specified.views] for learnware in learnwares
     ]
     return fit_metric(classes, home.sets[EVERYDAY], settings.shrinkage, settings.rank)
 
 
 def _projected(learnware: Learnware, metric: Metric) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    reduced = learnware.specification.whole_set
+    reduced = learnware.specified.whole_set
     return metric.apply(reduced.points), reduced.weights
 
 
 def _view_means(learnwares: Sequence[Learnware], metric: Metric) -> PointStack:
     """Returns the weighted mean of each view's points in the metric's space, by learnware."""
-    views = [learnware.specification.views for learnware in learnwares]
+    views = [learnware.specified.views for learnware in learnwares]
     means = [view.weights @ view.points / view.weights.sum() for of_one in views for view in of_one]
     starts = np.concatenate([[0], np.cumsum([len(of_one) for of_one in views])])
     return PointStack(metric.apply(rows_of(means).astype(np.float32)), np.zeros(len(means), np.float32), starts)

@@ -40,10 +40,10 @@ choice lets go of the interpreter several times."""
 
 
 class Snapshot(NamedTuple):
-    """The selector over one state of the market, the follow-ups, and the engines' names of the adapters by
-    learnware."""
+    """The selector over one state of the market (None where every learnware is called by name only), the follow-ups,
+    and the engines' names of the adapters by learnware."""
 
-    selector: Selector
+    selector: Selector | None
     follow_ups: FollowUps
     adapters: Mapping[str, str]
 
@@ -101,7 +101,8 @@ class SnapshotBuilder:
     def rebuild_due(self) -> bool:
         """Whether so much has changed since the metric was fitted that it should be fitted anew."""
         snapshot = self.snapshot
-        return snapshot is not None and snapshot.selector.changes > REBUILT_SHARE * len(snapshot.selector)
+        selector = None if snapshot is None else snapshot.selector
+        return selector is not None and selector.changes > REBUILT_SHARE * len(selector)
 
     def rebuild(self) -> None:
         """Puts a selector with a new metric into `snapshot`. It takes as long as a first start, while requests and
@@ -112,23 +113,23 @@ class SnapshotBuilder:
         """
         with self._lock:
             known = self._known
-        if not known:
-            return
         selector = self._selector(known)
+        if selector is None:
+            return
         with self._lock:
-            if self.snapshot is not None:
+            if self.snapshot is not None and self.snapshot.selector is not None:
                 removed = [known[sha256].id for sha256 in known.keys() - self._known.keys()]
                 added = [learnware for sha256, learnware in self._known.items() if sha256 not in known]
                 self.snapshot = self.snapshot._replace(selector=selector.changed(added, removed))
 
     def _changed(self, known: Mapping[str, Learnware], removed: Sequence[Entry], added: Sequence[Entry]) -> Snapshot:
         before = self.snapshot
-        if before is None or len(known) <= ALWAYS_REBUILT or len(removed) + len(added) > AT_ONCE_SHARE * len(known):
+        chooser = None if before is None else before.selector
+        specified = sum(one.specification is not None for one in known.values())
+        if chooser is None or specified <= ALWAYS_REBUILT or len(removed) + len(added) > AT_ONCE_SHARE * len(known):
             selector = self._selector(known)
         else:
-            selector = before.selector.changed(
-                [known[entry.sha256] for entry in added], [entry.id for entry in removed]
-            )
+            selector = chooser.changed([known[entry.sha256] for entry in added], [entry.id for entry in removed])
         adapters = {} if before is None else dict(before.adapters)
         for entry in removed:
             adapters.pop(entry.id, None)
@@ -137,8 +138,10 @@ class SnapshotBuilder:
             self._follow_ups = FollowUps(load_encoder(STATIC_ENCODER))
         return Snapshot(selector, self._follow_ups, adapters)
 
-    def _selector(self, known: Mapping[str, Learnware]) -> Selector:
-        learnwares = list(known.values())
+    def _selector(self, known: Mapping[str, Learnware]) -> Selector | None:
+        learnwares = [one for one in known.values() if one.specification is not None]
+        if not learnwares:
+            return None
         before = None if self.snapshot is None else self.snapshot.selector
         selector = Selector(learnwares, load_encoder(PROMPT_ENCODER), self._settings, before)
         selector.choose("warm-up: the first call loads tables that every later one finds in cache")
@@ -174,6 +177,8 @@ def load_for_selection(entry: Entry) -> Learnware:
     """Returns a learnware without its weights, its points in the half precision that they have on disk."""
     learnware = load_learnware(entry.folder, weights=False)
     specification = learnware.specification
+    if specification is None:
+        return learnware
     views = tuple(replace(view, points=_halved(view.points)) for view in specification.views)
     declined = None if specification.declined is None else _halved(specification.declined)
     return replace(learnware, specification=replace(specification, views=views, declined=declined))

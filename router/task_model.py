@@ -222,7 +222,7 @@ class TaskModel:
         return np.asarray(groups[self._groups] * shares / sums[self._groups])
 
     def _nearest_group(self, learnware: Learnware) -> int:
-        reduced = learnware.specification.whole_set
+        reduced = learnware.specified.whole_set
         mean = reduced.weights @ reduced.points / reduced.weights.sum()
         scale = _scale(len(mean))
         return int((((self._centres - mean) * scale) ** 2).sum(1).argmin())
@@ -237,7 +237,7 @@ def _sets_by_class(learnwares: Sequence[Learnware], classes: Sequence[str]) -> d
 
 def _points_of(learnwares: Sequence[Learnware]) -> ReducedSet:
     """Returns the points of learnwares of one class, all counting alike."""
-    sets = [one.specification.whole_set for one in learnwares]
+    sets = [one.specified.whole_set for one in learnwares]
     points = np.concatenate([one.points for one in sets])
     weights = np.concatenate([one.weights / one.weights.sum() for one in sets])
     kept = _evenly(len(points), TASK_POINTS)
@@ -270,10 +270,10 @@ def _other_asks(learnwares: Sequence[Learnware], home: Home) -> ReducedSet:
     """Returns other asks on the learnwares' material: composed from vectors, and declined points that their makers
     composed from texts."""
     encoder = load_prompt_encoder()
-    sets = [one.specification.whole_set.points for one in _spread(learnwares)]
+    sets = [one.specified.whole_set.points for one in _spread(learnwares)]
     materials, asks = encoder.parts(np.concatenate(sets).astype(np.float32))
     parts = [other_asks_on(materials, asks, home.asks, COMPOSED_ASKS)]
-    declined = [one.specification.declined for one in learnwares if one.specification.declined is not None]
+    declined = [one.specified.declined for one in learnwares if one.specified.declined is not None]
     if declined:
         points = np.concatenate([some[: max(1, 2 * DECLINED_POINTS // len(declined))] for some in declined])
         parts.append(points[_evenly(len(points), DECLINED_POINTS)].astype(np.float32))

@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-SYSTEM_CHARS = 420
-"""Characters of a system prompt that are read together with a turn, from either end. The instruction lines of 39 public
-tasks, labels included, have 24 to 415; policy and examples would drown the question."""
+from specs.routed_rows import SYSTEM_CHARS
 
 
 class Turn(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from router.turn import SYSTEM_CHARS
+from specs.routed_rows import SYSTEM_CHARS
 
 OPENING_CHARS = 400
 """Characters from a message's beginning in which the openings of machine-made messages are looked for."""

@@ -108,7 +108,8 @@ class MarketSettings(_Section):
         None,
         min_length=1,
         description="Bearer token for changes over HTTP. null: that of the environment variable LEARNWARE_ADMIN_KEY; "
-        "without either, changes over HTTP are refused.",
+        "without either, a stack on one machine makes one for its run, which only its owner's command line can read, "
+        "and a cluster refuses changes over HTTP.",
     )
     max_upload_mib: float = Field(
         256.0,

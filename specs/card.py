@@ -107,7 +107,7 @@ def load_card(path: Path) -> Card:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_SAFE_LOADER)  # noqa: S506 (safe, and in C)
     except FileNotFoundError:
-        raise InvalidLearnware(f"{CARD_FILE} is missing") from None
+        raise InvalidLearnware(f"{CARD_FILE} is missing; `learnware-serving learnware add` writes one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidLearnware(f"{CARD_FILE} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -5,6 +5,8 @@
     <folder>/learnware.yaml                the card (`specs.card`)
     <folder>/specification/                its specifications, by type (`specs.specification_types`)
 
+Without the specification of its prompts a learnware answers requests that name it, and is never chosen for one.
+
 Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fault is found here, with a message
 that says what would be right, rather than by the engine under traffic.
 """
@@ -19,7 +21,7 @@ from specs.capability import CAPABILITY, Capability
 from specs.card import CARD_FILE, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
 from specs.pave import PAVE, ParameterVector
-from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification, with_asks
+from specs.specification import RKME_TEXT, Specification, with_asks
 from specs.specification_types import FOLDER, ROUTED_TYPES, TYPES, specifications_of
 
 SPECIFICATION_FOLDER = FOLDER
@@ -44,7 +46,8 @@ class Learnware:
     licence: str
     rank: int
     folder: Path
-    specification: Specification
+    specification: Specification | None
+    """Specification of its prompts, by which it is chosen; None if it is called by name only."""
     base_revisions: frozenset[str] = frozenset()
     """Revisions of the base model that its card and its adapter name."""
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -54,6 +57,16 @@ class Learnware:
     """Measured capability; None if it was not measured."""
     vector: ParameterVector | None = None
     """Parameter vector (PAVE); None if the provider gives none, or if loaded without weights."""
+
+    @property
+    def specified(self) -> Specification:
+        """The specification of its prompts. Raises InvalidSpecification where it has none."""
+        if self.specification is None:
+            raise InvalidSpecification(
+                f"learnware {self.id} has no specification: make one from rows of its task "
+                "(`learnware-serving spec make-learnware`)"
+            )
+        return self.specification
 
 
 def load_learnware(
@@ -78,9 +91,9 @@ def load_learnware(
         types = TYPES if weights else ROUTED_TYPES
         found = specifications_of(folder, adapter.base_model, types, check=weights)
         specifications: dict[str, Any] = {kind.type: value for kind, value in found}
-        if RKME_TEXT not in specifications:
-            raise InvalidSpecification(f"{DESCRIPTION_FILE} is missing")
-        specification = with_asks(specifications[RKME_TEXT], card.examples[:MOST_ASKS] or (card.description,))
+        specification: Specification | None = specifications.get(RKME_TEXT)
+        if specification is not None:
+            specification = with_asks(specification, card.examples[:MOST_ASKS] or (card.description,))
     except (InvalidLearnware, InvalidSpecification) as error:
         raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
     except OSError as error:

@@ -5,8 +5,9 @@
     pave         the change its texts make to a shared model (`specs.pave`)  a task's parameter vector
     capability   the scores that were measured (`specs.capability`)          the probability of each task
 
-A learnware always has the first; the others are optional files beside it. Loading a learnware, `spec show` and the
-rules of `benchmarks.market.rules` go through this interface, so that another type is another entry of `TYPES`.
+Each is optional: without the first a learnware is called by name only, without the others less is known of it. Loading
+a learnware, `spec show` and the rules of `benchmarks.market.rules` go through this interface, so that another type is
+another entry of `TYPES`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from specs.pave import PAVE, ParameterVector, load_vector, match, save_vector
 from specs.rkme import ReducedSet, gaussian
 from specs.specification import (
     DESCRIPTION_FILE,
+    POINTS_FILE,
     RKME_TEXT,
     Specification,
     load_specification,
@@ -74,7 +76,8 @@ class Rkme:
     type = RKME_TEXT
 
     def load(self, folder: Path) -> Specification | None:
-        return load_specification(folder) if (folder / DESCRIPTION_FILE).exists() else None
+        there = (folder / DESCRIPTION_FILE).exists() or (folder / POINTS_FILE).exists()
+        return load_specification(folder) if there else None
 
     def save(self, value: Specification, folder: Path) -> None:
         save_specification(value, folder)

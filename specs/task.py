@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from specs import safetensors_file as single_file
 from specs.encoding.encoder import PROMPT_ENCODER, Encoder, load_prompt_encoder
 from specs.errors import InvalidInput, InvalidSpecification, TooLarge
+from specs.row_forms import FormedRow, rows_from
 from specs.rows import rows_of
 
 TASK_PREFIX = "task:"
@@ -158,18 +159,20 @@ def text_of(row: Row, place: str) -> str:
 
 
 def read_rows(path: Path) -> list[str]:
-    """Returns the texts of a file: JSON lines (objects with a `prompt`, or strings), or, if its name ends in `.txt`,
-    one text a line. Empty lines are left out.
+    """Returns the texts of a file's rows, in any form of `specs.row_forms`, as the router reads them
+    (`specs.routed_rows`). A conversation counts as one row, its first turn: privacy is that of a row.
 
     Raises:
         InvalidInput: the file cannot be read, or a line is no row; the message names the line.
     """
-    texts: list[str] = []
-    for place, row in rows_of(path):
-        texts.append(text_of(row, place))
-        if len(texts) > MAX_ROWS:
+    from specs.routed_rows import routed_rows  # imports this project's prompts, which few callers of this module need
+
+    rows: list[FormedRow] = []
+    for place, item in rows_of(path):
+        rows.append(rows_from(item, place)[0])
+        if len(rows) > MAX_ROWS:
             raise InvalidInput(f"{path.name} holds more than {MAX_ROWS:,} rows")
-    return texts
+    return [row.prompt for row in routed_rows(rows)]
 
 
 def dump_task_specification(specification: TaskSpecification) -> bytes:

@@ -267,7 +267,7 @@ def _foreign(half: Half) -> Iterator[Case]:
 def starters_of(learnwares: Sequence[Learnware]) -> Starters:
     """Returns the learnwares' ids, and those of them that answer in sentences: the ones whose specifications say so,
     and the starters that are known to."""
-    answers = {one.id: one.specification.answers for one in learnwares}
+    answers = {one.id: one.specified.answers for one in learnwares}
     stated = (name for name, found in answers.items() if found is not None and found.in_sentences)
     known = (name for name in get_args(FreeText) if name in answers)
     return Starters(tuple(answers), frozenset([*stated, *known]))

@@ -138,7 +138,7 @@ class ByDomain:
     def __init__(self, learnwares: Sequence[Learnware], encoder: RememberingEncoder) -> None:
         self._encoder = encoder
         self._ids = [one.id for one in learnwares]
-        sets = [one.specification.whole_set.points for one in learnwares]
+        sets = [one.specified.whole_set.points for one in learnwares]
         self._owners = np.repeat(np.arange(len(sets)), [len(points) for points in sets])
         self._materials = _units(_materials(np.concatenate(sets).astype(np.float32)))
 
@@ -166,10 +166,10 @@ def with_parts_off(
     def rule(name: str, learnwares: Sequence[Learnware] = learnwares, **changes: bool) -> OurRule:
         return OurRule(learnwares, encoder, settings, name, follow_ups, **changes)
 
-    blind = [replace(one, specification=_changed(one.specification, without_ask)) for one in learnwares]
+    blind = [replace(one, specification=_changed(one.specified, without_ask)) for one in learnwares]
     with _home(_changed_home(load_home())):
         yield OurRule(blind, WithoutAsk(encoder), settings, "without the ask", follow_ups)
-    undeclined = [replace(one, specification=replace(one.specification, declined=None)) for one in learnwares]
+    undeclined = [replace(one, specification=replace(one.specified, declined=None)) for one in learnwares]
     yield rule("without declined points", undeclined)
     with mock.patch("router.task_model._other_asks", lambda _, home: home.sets[EVERYDAY]):
         yield rule("without any other asks")

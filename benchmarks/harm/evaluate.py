@@ -249,7 +249,7 @@ async def _measure(options: argparse.Namespace) -> int:
                 for name, found in rules.items()
             }
     scores = {} if options.scores is None else read_scores(options.scores)
-    labels = {one.id: one.specification.answers.labels for one in learnwares if one.specification.answers is not None}
+    labels = {one.id: one.specified.answers.labels for one in learnwares if one.specified.answers is not None}
     verdicts = {name: judged(found, answers, base, labels, scores) for name, found in rules.items()}
     shares = report({name: (found, verdicts[name]) for name, found in rules.items()})
     conditions |= {"chosen_by": "stack" if by_stack else "here", "base_model": base, "answered": answers is not None}

@@ -101,7 +101,7 @@ def nearest_mean(offer: Offer) -> TaskRule:
 def nearest_prompts(offer: Offer) -> TaskRule:
     """Chooses by k nearest neighbours: each row votes for the owners of its nearest points among all learnwares'
     reduced sets."""
-    sets = [one.specification.views[0].points for one in offer.learnwares]
+    sets = [one.specified.views[0].points for one in offer.learnwares]
     points, owners = np.concatenate(sets), np.repeat(np.arange(len(sets)), [len(one) for one in sets])
 
     def choose(rows: TaskRows) -> str:
@@ -128,7 +128,7 @@ def _by_mmd(offer: Offer, rows: TaskRows, gamma: float) -> str:
     task = reduce_points(vectors, min(PACKAGE_POINTS, 2 * len(vectors) // 3), gamma)
     distances = []
     for one in offer.learnwares:
-        view = one.specification.views[0]
+        view = one.specified.views[0]
         own = view.weights / view.weights.sum()
         distances.append(
             own @ gaussian(view.points, view.points, gamma) @ own
@@ -139,7 +139,7 @@ def _by_mmd(offer: Offer, rows: TaskRows, gamma: float) -> str:
 
 def _view_means(learnware: Learnware) -> Values:
     """Returns the weighted mean of each view's points: (views, d)."""
-    return np.stack([view.weights @ view.points / view.weights.sum() for view in learnware.specification.views])
+    return np.stack([view.weights @ view.points / view.weights.sum() for view in learnware.specified.views])
 
 
 def _mean_vector(vectors: Sequence[ParameterVector | None]) -> ParameterVector | None:

@@ -221,7 +221,7 @@ def _show(root: Path, number: int) -> None:
 def _write_folder(learnware: Learnware, folder: Path) -> None:
     """Writes a learnware's folder without its weights, which a router does not read."""
     folder.mkdir(parents=True)
-    save_specification(learnware.specification, folder / SPECIFICATION_FOLDER)
+    save_specification(learnware.specified, folder / SPECIFICATION_FOLDER)
     shutil.copy(learnware.folder / "adapter_config.json", folder)
     save_card(load_card(learnware.folder / CARD_FILE).model_copy(update={"id": learnware.id}), folder / CARD_FILE)
 

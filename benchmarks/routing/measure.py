@@ -59,7 +59,7 @@ def resample(starters: Sequence[Learnware], count: int, seed: int = 0) -> list[L
     """Returns `count` learnwares: the starters themselves, then distinct ones made from them (see the module's
     docstring)."""
     generator = np.random.default_rng(seed)
-    sets = [learnware.specification.whole_set for learnware in starters]
+    sets = [learnware.specified.whole_set for learnware in starters]
     made = list(starters[:count])
     for number in range(len(made), count):
         parent = int(generator.integers(len(starters)))
@@ -71,7 +71,7 @@ def resample(starters: Sequence[Learnware], count: int, seed: int = 0) -> list[L
         moved = (1 - share) * points[kept] + share * towards
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
         view = View("whole", len(kept), moved.astype(np.float16), weights[kept] / weights[kept].sum())
-        original = starters[parent].specification
+        original = starters[parent].specified
         specification = replace(original, views=(view,), declined=None)
         made.append(replace(starters[parent], id=f"resampled-{number}", specification=specification))
     return made
@@ -128,7 +128,7 @@ def probe_vectors(learnwares: Sequence[Learnware], texts: Matrix, count: int) ->
     generator = np.random.default_rng(1)
     near = np.empty((count // 2, texts.shape[1]), np.float32)
     for row in range(len(near)):
-        points = learnwares[int(generator.integers(len(learnwares)))].specification.views[0].points
+        points = learnwares[int(generator.integers(len(learnwares)))].specified.views[0].points
         step = generator.normal(size=texts.shape[1])
         near[row] = points[int(generator.integers(len(points)))] + RECALL_NOISE * step / np.linalg.norm(step)
     near /= np.linalg.norm(near, axis=1, keepdims=True)

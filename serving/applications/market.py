@@ -37,7 +37,7 @@ from starlette.routing import Route
 from router.ray_internals import keep_grpc_on_loopback
 from serving.applications.access import Access, configured_access
 from serving.applications.broadcast import broadcast
-from serving.applications.market_record import describe_whole
+from serving.applications.market_record import describe_listed, describe_whole
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import uploaded
 from serving.config import Config
@@ -49,7 +49,7 @@ from specs.errors import InvalidInput, InvalidLearnware, NotReady
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.catalogue import read_catalogue
 from specs.market.checks import Requirements
-from specs.market.journal import Record, State, describe
+from specs.market.journal import Record, State
 from specs.market.staged import Staged
 from specs.market.store import Market
 from specs.market.trial import PROTOCOL, Trial
@@ -123,7 +123,8 @@ class MarketAPI:
         else:
             records = await asyncio.to_thread(self._market.records, None if state == "all" else State(state))
         unserved = await asyncio.to_thread(self._market.unserved)
-        return JSONResponse({"object": "list", "data": [describe(record) for record in records], "unserved": unserved})
+        listed = await asyncio.to_thread(lambda: [describe_listed(self._market, record) for record in records])
+        return JSONResponse({"object": "list", "data": listed, "unserved": unserved})
 
     async def _show(self, request: Request) -> Response:
         self._access.check_read(request.headers.get("authorization"))
@@ -189,7 +190,8 @@ class MarketAPI:
         catalogue = await asyncio.to_thread(read_catalogue, self._market.root)
         followed = await self._follow(catalogue.sequence)
         await asyncio.to_thread(self._market.collect_garbage)
-        return JSONResponse(describe(record) | {"served": followed and record.state is State.ACTIVE}, status)
+        described = await asyncio.to_thread(describe_listed, self._market, record)
+        return JSONResponse(described | {"served": followed and record.state is State.ACTIVE}, status)
 
 
 def _id_in(request: Request) -> str:
@@ -245,7 +247,8 @@ async def _probe_on_engine(staged: Staged) -> Trial:
     try:
         handle = await asyncio.to_thread(serve.get_deployment_handle, ENGINE, app_name=APPLICATION)
         entry = staged.entry
-        answers = staged.learnware.specification.answers
+        specification = staged.learnware.specification
+        answers = None if specification is None else specification.answers
         asked = handle.probe.remote(
             entry.id,
             entry.version,

@@ -1,4 +1,4 @@
-"""The full description of one learnware, as `market show` and `GET /v1/learnwares/{id}` give it."""
+"""The descriptions of learnwares, as `market show`, `GET /v1/learnwares` and `GET /v1/learnwares/{id}` give them."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,25 +6,46 @@ from typing import Any
 from specs.capability import Capability, harm, load_capability
 from specs.errors import InvalidSpecification
 from specs.learnware import SPECIFICATION_FOLDER
-from specs.market.journal import Record, describe
+from specs.market.journal import Record, State, describe
 from specs.market.store import Market
 from specs.off_task import Kind
+from specs.specification import DESCRIPTION_FILE
 
 HARMFUL = 0.2
 """Loss off the task, in probability, from which on `market show` adds a note on its consequence: more than most
 learnwares gain on their own tasks."""
 
 
+BY_NAME_ONLY = (
+    "it has no specification, so it answers requests that name it and is never chosen: replace it with one made with "
+    "rows of its task"
+)
+"""The reason why `auto` never chooses a learnware without a specification."""
+
+
+def describe_listed(market: Market, record: Record) -> dict[str, Any]:
+    """Describes a record as a list has it, with `chosen_by_auto`: whether requests that name no learnware may get
+    it."""
+    folder = market.folder(record) if record.state is State.ACTIVE else None
+    if folder is None:
+        return describe(record) | {"chosen_by_auto": False, "not_chosen_because": "it is not served"}
+    if not (folder / SPECIFICATION_FOLDER / DESCRIPTION_FILE).is_file():
+        return describe(record) | {"chosen_by_auto": False, "not_chosen_because": BY_NAME_ONLY}
+    return describe(record) | {"chosen_by_auto": True}
+
+
 def describe_whole(market: Market, record: Record) -> dict[str, Any]:
-    """Describes a record and, while its learnware's files are kept, its learnware off its task, as JSON values."""
+    """Describes a record as a list has it and, while its learnware's files are kept, its learnware off its task, as
+    JSON values."""
+    listed = describe_listed(market, record)
     folder = market.folder(record)
     if folder is None:
-        return describe(record)
+        return listed
     try:
         capability = load_capability(folder / SPECIFICATION_FOLDER)
     except (InvalidSpecification, OSError):
         capability = None  # a learnware in quarantine may have a broken one
-    return describe(record) | {"off_task": off_task(capability)}
+    return listed | {"off_task": off_task(capability)}
 
 
 def off_task(capability: Capability | None) -> dict[str, Any]:

@@ -6,5 +6,6 @@ market         the market's learnwares
 train          trains an adapter; adds `score`, `matrix` and `measure`
 score          learnwares beside their controls
 measure        learnwares off their task
-learnware_zip  zip files of the `learnware` package
+learnware      adds an adapter as a learnware (`add`, `card_options`, `delivery`, `stack_client`); zip files of the
+               `learnware` package
 """

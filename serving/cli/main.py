@@ -20,7 +20,7 @@ _COMMAND_MODULES = (
     "serving.base_model",
     "serving.cli.train",
     "serving.cli.market",
-    "serving.cli.learnware_zip",
+    "serving.cli.learnware",
 )
 """Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
 

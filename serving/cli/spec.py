@@ -1,20 +1,13 @@
 """`learnware-serving spec …`: makes a task's or a learnware's specification from its rows, on this machine."""
 
 import argparse
-from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from specs.errors import InvalidInput
-from specs.rows import rows_of
 
 if TYPE_CHECKING:
-    from specs.answers.description import Answers
     from specs.task import TaskSpecification
-
-ROW_LIMIT = 5_000
-"""Number of rows that are read: the reduced set has 50 points a view, and more rows do not move them."""
 
 
 def add_parser(
@@ -28,9 +21,10 @@ def add_parser(
     task = commands.add_parser(
         "make",
         help="write the specification of a task from its rows, to be uploaded in their place",
-        description="Reads rows (JSON lines with a `prompt`, or texts in a .txt file; no answers needed) and writes "
-        "a specification for POST /v1/task-specs: the mean of the rows' vectors with noise. Rows stay here. Each "
-        "specification made from the same rows tells more about them: make one, and keep it.",
+        description="Reads rows (JSON lines, CSV, Parquet … with a `prompt` or another known form, or texts in a .txt "
+        "file; no answers needed) and writes a specification for POST /v1/task-specs: the mean of the rows' vectors "
+        "with noise. Rows stay here. Each specification made from the same rows tells more about them: make one, and "
+        "keep it.",
     )
     task.add_argument("rows", type=Path, help="the task's rows")
     task.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
@@ -44,16 +38,16 @@ def add_parser(
     make = commands.add_parser(
         "make-learnware",
         help="write learnware.yaml and specification/ into a folder that holds an adapter",
-        description="Reads rows (JSON lines with a `prompt`) and a card, and writes the card and the specification "
-        "into the learnware's folder. Rows stay here: a specification holds points in the encoder's space, no text.",
+        description="Reads rows and a card, and writes the card and the specification into the learnware's folder. "
+        "Rows stay here: a specification holds points in the encoder's space, no text.",
     )
     make.add_argument("folder", type=Path, help="the learnware's folder")
     make.add_argument(
         "--rows",
         type=Path,
         required=True,
-        help="training rows, JSON lines with a `prompt`; `answer` and `choices`, where they have them, tell what "
-        "the answers are",
+        help="training rows: JSON lines, JSON, CSV, TSV or Parquet, with a `prompt` or another known form, such as "
+        "`messages`; `answer` and `choices`, where they have them, tell what the answers are",
     )
     make.add_argument("--card", type=Path, help="the card to write (default: learnware.yaml of the folder, as it is)")
     make.add_argument("--points", type=int, help="reduced points of each view (default: 50)")
@@ -67,50 +61,24 @@ def add_parser(
 
 def _make(options: argparse.Namespace) -> int:
     from specs.card import CARD_FILE, load_card, save_card
-    from specs.compositions import asked_and_declined
-    from specs.encoding.encoder import load_prompt_encoder
     from specs.learnware import SPECIFICATION_FOLDER
-    from specs.specification import POINTS_PER_VIEW, make_specification, save_specification
+    from specs.row_forms import read_formed_rows
+    from specs.specification import POINTS_PER_VIEW, save_specification
+    from specs.specification_from_rows import ROW_LIMIT, specification_from_rows
 
     folder: Path = options.folder
     card = load_card(options.card or folder / CARD_FILE)
-    rows = _read_rows(options.rows)
-    prompts = [row.prompt for row in rows]
-    answers = _answers(rows)
-    asked, declined = asked_and_declined(prompts, card.examples, answers)
-    specification = make_specification(
-        {"whole": prompts, "examples": card.examples, "asked": asked},
-        load_prompt_encoder(),
-        options.points or POINTS_PER_VIEW,
-        answers,
-        declined,
-    )
+    rows = read_formed_rows(options.rows, ROW_LIMIT)
+    specification = specification_from_rows(rows, card.examples, options.points or POINTS_PER_VIEW)
     save_specification(specification, folder / SPECIFICATION_FOLDER)
     save_card(card, folder / CARD_FILE)
     points = sum(len(view.points) for view in specification.views)
     print(f"{card.id}: {points} points from {len(rows)} rows and {len(card.examples)} examples, in {folder}")
-    if answers is None:
-        print("The rows have no answers, so the specification does not say what the answers are.")
+    if specification.answers is None:
+        print("Some rows have no answer, so the specification does not say what the answers are.")
     else:
-        print(f"answers: {answers}")
+        print(f"answers: {specification.answers}")
     return 0
-
-
-class _Row(NamedTuple):
-    """A row as a specification needs it; `answer` is empty where the file has none."""
-
-    prompt: str
-    answer: str
-    choices: tuple[str, ...]
-
-
-def _answers(rows: Sequence[_Row]) -> "Answers | None":
-    """Describes the rows' answers; None where a row has none."""
-    from specs.answers.description import describe_answers
-
-    if not all(row.answer for row in rows):
-        return None
-    return describe_answers([row.answer for row in rows], [row.choices for row in rows], [row.prompt for row in rows])
 
 
 def _make_task(options: argparse.Namespace) -> int:
@@ -166,21 +134,3 @@ def _show(options: argparse.Namespace) -> int:
     for kind, value in specifications_of(options.path, learnware.base_model):
         print(f"{kind.type}: {kind.describe(value)}")
     return 0
-
-
-def _read_rows(path: Path) -> list[_Row]:
-    rows = [_row_of(row, place) for place, row in islice(rows_of(path), ROW_LIMIT)]
-    if not rows:
-        raise InvalidInput(f"{path} holds no rows")
-    return rows
-
-
-def _row_of(row: Any, place: str) -> _Row:
-    prompt = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidInput(f"{place}: a row needs a `prompt` with some text")
-    answer, choices = row.get("answer"), row.get("choices") or []
-    of_texts = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
-    if not isinstance(answer, str | None) or not of_texts:
-        raise InvalidInput(f"{place}: `answer` must be a text and `choices` a list of texts")
-    return _Row(prompt, answer or "", tuple(choices))

@@ -1,14 +1,17 @@
 """`learnware-serving train`, `score`, `matrix` and `measure`: an adapter from rows, and what adapters are worth."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from serving.cli.card_options import add_card_arguments, changed_card, make_card
 from serving.terminal import Progress, add_base_arguments
 from serving.training.settings import TrainingSettings
+from specs.card import CARD_FILE, BaseModelReference, Card, load_card, save_card
 from specs.errors import InvalidInput
 
 OPTIONS = {name: field for name, field in TrainingSettings.model_fields.items() if field.description}
@@ -26,10 +29,16 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train an adapter for the base model from rows of a task",
-        description="Trains a LoRA adapter on JSONL rows {prompt, answer, choices}. Cut at any time and called again, "
-        "it goes on.",
+        description="Trains a LoRA adapter on rows and writes it with a card, ready for `learnware add`. Cut at any "
+        "time and called again, it goes on.",
     )
-    parser.add_argument("--rows", type=Path, required=True, help="JSONL file of training rows")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        required=True,
+        help="training rows: JSON lines, JSON, CSV, TSV or Parquet with `prompt` and `answer` (and `choices`, if it is "
+        "one of a few), `messages`, `conversations`, `instruction` and `output`, or `question` and `answer`",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
     add_base_arguments(parser)
     parser.add_argument(
@@ -42,6 +51,7 @@ def add_parser(subparsers: Any) -> None:
     )
     minutes = TrainingSettings.model_fields["max_seconds"].default / 60
     parser.add_argument("--max-minutes", type=float, help=f"time of training at most (default: {minutes:g})")
+    add_card_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -78,10 +88,26 @@ def run(args: argparse.Namespace) -> int:
     cache = args.cache or cache_folder()
     base = ensure_base_model(args.base, cache, print)
     base_id = args.base_id or base_model_id(args.base)
+    card = card_for(args, base_id, f"{len(rows)} rows, rank {settings.rank}")  # what is wrong there is said at once
     with Progress(args.out.name) as bar:
         folder = train_adapter(rows, base, base_id, args.out, settings, bar.show, bar.say, cache, args.start)
     print(f"adapter written to {folder}")
+    if settings.shuffle_answers:  # a control, which nobody serves
+        return 0
+    save_card(card, folder / CARD_FILE)
+    rows_path, out = shlex.quote(str(args.rows)), shlex.quote(str(args.out))
+    print(f"next: learnware-serving learnware add {out} --rows {rows_path}    # serves it")
     return 0
+
+
+def card_for(args: argparse.Namespace, base_id: str, training: str) -> Card:
+    """Returns the card of the adapter that is trained: what options say, over the card that is in its folder already or
+    over defaults. Raises InvalidInput, which names the options that a card cannot have."""
+    path = args.out / CARD_FILE
+    if path.is_file():
+        return changed_card(load_card(path), args)
+    base, name = BaseModelReference(id=base_id), args.out.resolve().name
+    return make_card(args, name, args.out, base, lambda _, default: default).model_copy(update={"training": training})
 
 
 def settings_of(args: argparse.Namespace) -> TrainingSettings:

@@ -22,6 +22,7 @@ from serving.launch.drain import StopSignals, stop_stack
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
+from serving.launch.local_key import make_local_key
 from serving.launch.market_setup import announce_market, market_folder
 from serving.names import ENGINE
 from serving.paths import cache_folder
@@ -68,6 +69,7 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
     instance = plan(config.http.host, config.http.port)
     with claim(instance, say) as claimed:
         os.environ.update(_environment(config, instance, one_machine=True))
+        make_local_key(config, instance)
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
             check_folder(config, market_folder(config))
             base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)

@@ -1,8 +1,9 @@
 """The rows of a task: reading, checking, hashing, shuffling of answers, and tokens in chat form.
 
-A row is one JSON object a line: `prompt` (what the user says), `answer` (what the assistant must say) and, where the
-answer is one of a few, `choices`: the labels themselves, or, for multiple choice, the texts of the options while
-`answer` is the letter. Without choices the answer is a number, a span or sentences (`rows_kind`).
+A row has a `prompt` (what the user says), an `answer` (what the assistant must say) and, where the answer is one of a
+few, `choices`: the labels themselves, or, for multiple choice, the texts of the options while `answer` is the letter.
+Without choices the answer is a number, a span or sentences (`rows_kind`). Chats and other forms are read as such rows
+(`specs.row_forms`); the messages before a prompt, a system prompt among them, stand before it in training as well.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specs.answers.description import AnswerKind, answer_kind
 from specs.errors import InvalidInput
-from specs.rows import rows_of
+from specs.row_forms import KNOWN, FormedRow, Message, formed_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,8 @@ class Row(NamedTuple):
     prompt: str
     answer: str
     choices: tuple[str, ...] = ()
+    before: tuple[Message, ...] = ()
+    """Messages before the prompt."""
 
     def candidates(self) -> tuple[str, ...]:
         """Returns the answers to choose among: labels as they stand, letters for multiple choice, nothing for free
@@ -47,28 +50,23 @@ class EncodedRow(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads the rows of a JSONL file.
+    """Reads the rows of a file, in any form of `specs.row_forms`.
 
     Raises:
-        InvalidInput: the file is missing, empty, or a line is not a row; the message names the line.
+        InvalidInput: the file is missing, empty, or a line is not a row with an answer; the message names the line.
     """
-    rows = [_row(item, place) for place, item in rows_of(path)]
+    rows = [_row(formed, place) for place, formed in formed_rows(path)]
     if not rows:
-        raise InvalidInput(f"{path} has no rows; expected one JSON object a line with 'prompt' and 'answer'")
+        raise InvalidInput(f"{path} has no rows; expected is {KNOWN}")
     return rows
 
 
-def _row(item: Any, place: str) -> Row:
-    if not isinstance(item, dict):
-        raise InvalidInput(f"{place}: expected a JSON object with 'prompt' and 'answer'")
-    prompt, answer, choices = item.get("prompt"), item.get("answer"), item.get("choices") or []
-    if not isinstance(prompt, str) or not isinstance(answer, str) or not prompt or not answer:
-        raise InvalidInput(f"{place}: 'prompt' and 'answer' must be non-empty strings")
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise InvalidInput(f"{place}: 'choices' must be a list of strings")
-    row = Row(prompt, answer, tuple(choices))
-    if row.choices and answer not in row.candidates():
-        raise InvalidInput(f"{place}: answer {answer!r} is neither one of the choices nor the letter of one")
+def _row(formed: FormedRow, place: str) -> Row:
+    row = Row(*formed)
+    if not row.answer:
+        raise InvalidInput(f"{place}: the row has no answer to learn from; known forms are {KNOWN}")
+    if row.choices and row.answer not in row.candidates():
+        raise InvalidInput(f"{place}: answer {row.answer!r} is neither one of the choices nor the letter of one")
     return row
 
 
@@ -82,7 +80,10 @@ def rows_hash(rows: Sequence[Row]) -> str:
     called."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.prompt, row.answer, list(row.choices)], ensure_ascii=False).encode())
+        content: list[Any] = [row.prompt, row.answer, list(row.choices)]
+        if row.before:
+            content.append(row.before)
+        digest.update(json.dumps(content, ensure_ascii=False).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
@@ -117,20 +118,24 @@ def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[int], l
 def encode_rows(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[EncodedRow]:
     """Encodes rows as tokens. Too long a prompt loses its middle, never its beginning nor its end."""
     return [
-        EncodedRow(encode_prompt(row.prompt, tokenizer, max_length), encode_answer(row.answer, tokenizer))
+        EncodedRow(encode_prompt(row.prompt, tokenizer, max_length, row.before), encode_answer(row.answer, tokenizer))
         for row in rows
     ]
 
 
-def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[int]:
-    """Encodes one user turn through the chat template (plain text if there is none), as at most `max_length` tokens."""
+def encode_prompt(
+    prompt: str, tokenizer: "PreTrainedTokenizerBase", max_length: int, before: Sequence[Message] = ()
+) -> list[int]:
+    """Encodes one user turn, below the messages before it, through the chat template (plain text if there is none), as
+    at most `max_length` tokens."""
+    messages = (*before, Message("user", prompt))
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            [message._asdict() for message in messages], tokenize=False, add_generation_prompt=True
         )
         ids = list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
     else:
-        ids = list(tokenizer(prompt)["input_ids"])
+        ids = list(tokenizer("\n".join(message.content for message in messages))["input_ids"])
     if len(ids) <= max_length:
         return ids
     head = max_length // 3

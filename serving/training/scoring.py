@@ -126,7 +126,7 @@ class Scorer:
                 of these rows.
         """
         text = (kind or rows_kind(rows)) == "text"
-        prompts = [encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for row in rows]
+        prompts = [encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH, row.before) for row in rows]
         answers = [
             [
                 encode_answer(answer, self.tokenizer, end=not row.choices and not text)
@@ -160,7 +160,9 @@ class Scorer:
         path = self._cell(rows, name, f"-said-{max_tokens}")
         done = {item["row"]: str(item["text"]) for item in read_lines(path)}
         prompts = {
-            i: encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH) for i, row in enumerate(rows) if i not in done
+            i: encode_prompt(row.prompt, self.tokenizer, MAX_LENGTH, row.before)
+            for i, row in enumerate(rows)
+            if i not in done
         }
         waiting = sorted(prompts, key=lambda i: len(prompts[i]))
         with self.using(name), path.open("a", encoding="utf-8") as file:

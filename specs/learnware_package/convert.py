@@ -278,7 +278,7 @@ def _stat(folder: Path, learnware: Learnware) -> bytes:
     kept = folder / SPECIFICATION_FOLDER / KEPT_STAT_FILE
     if kept.is_file():
         return kept.read_bytes()
-    return dump_rkme_text(as_rkme_text(learnware.specification, learnware.languages))
+    return dump_rkme_text(as_rkme_text(learnware.specified, learnware.languages))
 
 
 def _yaml(values: Mapping[str, Any]) -> bytes:

@@ -24,11 +24,11 @@ from router.conversation import (
     Conversations,
     ConversationSettings,
     by_readings,
-    says_what_to_do,
 )
 from router.follow_ups import FollowUp
 from router.selection import Candidate, Choice
 from router.turn import Conversation, Turn
+from specs.routed_rows import says_what_to_do
 
 
 def matched(learnware, score, *others):

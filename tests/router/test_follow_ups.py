@@ -3,9 +3,10 @@ own lists."""
 
 import pytest
 
-from router.follow_ups import FOLLOW_UP_CHARS, FollowUp, FollowUps, follow_up_phrases
+from router.follow_ups import FollowUp, FollowUps, follow_up_phrases
 from specs.encoding.encoder import STATIC_ENCODER, load_encoder
 from specs.prompts import everyday_prompts
+from specs.routed_rows import FOLLOW_UP_CHARS
 
 EXPLANATIONS = """\
 why's that?

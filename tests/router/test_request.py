@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from router.request import EDGE_TOKENS, MAX_PROMPTS, read_request
-from router.turn import SYSTEM_CHARS, Conversation, Turn
+from router.turn import Conversation, Turn
 from router.wrappers import OwnWords, RequestSettings
+from specs.routed_rows import SYSTEM_CHARS
 
 
 def body(**fields):

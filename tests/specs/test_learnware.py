@@ -11,7 +11,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from specs.encoding.encoder import PROMPT_ENCODER, load_prompt_encoder
-from specs.errors import DuplicateLearnware, InvalidLearnware
+from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
 from specs.learnware import load_learnware, load_learnwares
 from tests.specs.learnware_folder import BASE, LAYER, adapter_config, adapter_tensors, write_format_1, write_learnware
 
@@ -32,6 +32,14 @@ def test_a_whole_folder_loads(folder: Path) -> None:
     learnware = load_learnware(folder)
     assert (learnware.id, learnware.rank, learnware.base_model) == ("colours-objects", 4, BASE)
     assert learnware.specification.whole_set.weights.sum() == pytest.approx(1)
+
+
+def test_without_a_specification_it_is_called_by_name_only(folder: Path) -> None:
+    shutil.rmtree(folder / "specification")
+    learnware = load_learnware(folder)
+    assert learnware.specification is None
+    with pytest.raises(InvalidSpecification, match="colours-objects has no specification: make one from rows"):
+        _ = learnware.specified
 
 
 def test_a_specification_of_the_first_format_gets_the_asks_of_its_card(folder: Path) -> None:
@@ -96,7 +104,7 @@ POINTS = "specification/points.safetensors"
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
 
 FAULTS: dict[str, tuple[Break, str]] = {
-    "no card": (lambda folder: (folder / "learnware.yaml").unlink(), "learnware.yaml is missing"),
+    "no card": (lambda folder: (folder / "learnware.yaml").unlink(), "missing; `learnware-serving learnware add`"),
     "card is not YAML": (lambda folder: (folder / "learnware.yaml").write_text("a: [1"), "not YAML"),
     "card would run code": (
         lambda folder: (folder / "learnware.yaml").write_text("!!python/object/apply:os.system ['true']"),
@@ -133,7 +141,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _tensors(lambda tensors: tensors.update({A: np.zeros((4, 8), np.int32)})),
         "two dimensions and one of",
     ),
-    "no specification": (lambda folder: shutil.rmtree(folder / "specification"), "specification.json is missing"),
+    "points alone": (
+        lambda folder: (folder / "specification" / "specification.json").unlink(),
+        "specification.json is missing",
+    ),
     "points cut": (_cut(POINTS, 0.9), "not a whole safetensors file"),
     "NaN in the points": (_tensors(_nan("points"), POINTS), "NaN or infinite"),
     "points of another width": (

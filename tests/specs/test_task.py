@@ -141,15 +141,24 @@ def test_rows_are_json_lines_or_lines(tmp_path: Path, name: str, content: str, t
     assert read_rows(tmp_path / name) == texts
 
 
+def test_a_conversation_is_one_row_as_the_router_reads_its_first_turn(tmp_path: Path) -> None:
+    job, persona = "You are a translator. Translate every message into Dutch.", "You are a helpful assistant."
+    turns = [{"role": "user", "content": "Good day"}, {"role": "assistant", "content": "x"}] * 2
+    rows = [{"messages": [{"role": "system", "content": system}, *turns]} for system in (job, persona)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert read_rows(tmp_path / "rows.json") == [f"{job}\nGood day", "Good day"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b'{"prompt": "a"}\n{', "rows.jsonl, line 2 is not JSON"),
-        (b'"a"\n\n{"question": "b"}', "rows.jsonl, line 3: a row is a text, or an object"),
+        (b'"a"\n\n{"text": "b"}', "rows.jsonl, line 3: a row needs a `prompt`"),
         (b'{"prompt": ""}', "line 1"),
-        (b"[1]", "line 1"),
+        (b"[1]", "row 1"),
         (b"\xff", "cannot be read"),
-        (b"[" * 100_000, "line 1 is not JSON"),
+        (b"[" * 100_000, "begins as a JSON array, but is none"),
+        (b'{"a":' * 100_000, "line 1 is not JSON"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: bytes, reason: str) -> None:

@@ -301,6 +301,27 @@ def test_the_admin_key_comes_from_the_configuration_or_the_environment(monkeypat
     assert configured_access(load_config(None)).admin_key is None
 
 
+async def test_a_learnware_without_a_specification_is_served_by_name_only(
+    client: httpx.AsyncClient, whole: Path, zipped: bytes, tmp_path: Path
+):
+    nameless = variant(whole, tmp_path / "nameless", "nameless")
+    shutil.rmtree(nameless / "specification")
+    content = pack(nameless, tmp_path / "nameless.zip").read_bytes()
+    created = (await client.post("/v1/learnwares", content=content, headers=ZIP | ADMIN)).json()
+    assert (created["served"], created["chosen_by_auto"]) == (True, False)
+    await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
+    listed = {each["id"]: each for each in (await client.get("/v1/learnwares")).json()["data"]}
+    assert listed["colours-objects"]["chosen_by_auto"] is True
+    assert "not_chosen_because" not in listed["colours-objects"]
+    assert "it has no specification" in listed["nameless"]["not_chosen_because"]
+    shown = (await client.get("/v1/learnwares/nameless")).json()
+    assert shown["chosen_by_auto"] is False
+    assert shown["off_task"]["measured"]["everyday"] is not None
+    await client.delete("/v1/learnwares/colours-objects", headers=ADMIN)
+    shown = (await client.get("/v1/learnwares/colours-objects")).json()
+    assert (shown["chosen_by_auto"], shown["not_chosen_because"]) == (False, "it is not served")
+
+
 async def test_an_upload_is_bounded_while_it_streams(client: httpx.AsyncClient, replicas: Replicas, market: Market):
     sent = 0
 

@@ -64,7 +64,7 @@ def test_choices_tell_labels_and_rows_without_answers_tell_nothing(
     assert run("make-learnware", folder, "--rows", rows) == 0
     specification = load_learnware(folder).specification
     assert (specification.answers, specification.declined) == (None, None)
-    assert "does not say what the answers are" in capsys.readouterr().out
+    assert "Some rows have no answer" in capsys.readouterr().out
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_a_task_specification_is_refused_with_the_line_or_the_place(tmp_path: Pa
         ("", "holds no rows"),
         ("{", "line 1 is not JSON"),
         ('{"text": "a"}', "needs a `prompt`"),
-        ('{"prompt": "a", "answer": 1}', "`answer` must be a text"),
-        ('{"prompt": "a", "answer": "b", "choices": [1]}', "`choices` a list of texts"),
-        ('{"prompt": "a", "answer": "b", "choices": "ab"}', "`choices` a list of texts"),
-        ('{"prompt": "a", "answer": "b", "choices": 3}', "`choices` a list of texts"),
+        ('{"prompt": "a", "answer": [1]}', "`answer` must be a text"),
+        ('{"prompt": "a", "answer": "b", "choices": [1]}', "`choices` must be a list of texts"),
+        ('{"prompt": "a", "answer": "b", "choices": "ab"}', "`choices` must be a list of texts"),
+        ('{"prompt": "a", "answer": "b", "choices": 3}', "`choices` must be a list of texts"),
     ],
 )
 def test_unusable_rows_are_refused(tmp_path: Path, rows: str, reason: str) -> None:

@@ -195,3 +195,53 @@ def test_a_version_is_read_once(market: Market):
         shutil.rmtree(entry.folder)
     assert builder.build(read_catalogue(market.root)) is not None
     assert SnapshotBuilder(SelectionSettings()).build(read_catalogue(market.root)) is None
+
+
+def without_specification(starter: str, folder: Path) -> Path:
+    """A starter's adapter and card under the id of its new folder's name."""
+    shutil.copytree(STARTER / starter, folder, ignore=shutil.ignore_patterns("specification"))
+    edit_card(folder, id=folder.name)
+    return folder
+
+
+def test_what_has_no_specification_answers_to_its_name_and_is_never_chosen(market: Market, tmp_path: Path):
+    for name, source in (("nameless", "finance-tfns"), ("other", "healthcare-pubmedqa")):
+        folder = without_specification(source, tmp_path / name)
+        with market.stage(folder) as staged:
+            market.submit(staged)
+    builder = SnapshotBuilder(SelectionSettings())
+    snapshot = builder.build(read_catalogue(market.root))
+    assert snapshot is not None
+    assert {"nameless", "other"} < set(snapshot.adapters)
+    assert nearest(snapshot) == ["finance-fiqa_sa", "mathematics-svamp_operation"]
+    for name in ("finance-fiqa_sa", "mathematics-svamp_operation"):
+        market.remove(name)
+    alone = builder.build(read_catalogue(market.root))
+    assert alone is not None
+    assert (alone.selector, set(alone.adapters)) == (None, {"nameless", "other"})
+    assert not builder.rebuild_due
+    builder.rebuild()
+    with market.stage(STARTER / "finance-fiqa_sa") as staged:
+        market.submit(staged)
+    assert nearest(builder.build(read_catalogue(market.root))) == ["finance-fiqa_sa"]
+
+
+def test_in_a_large_market_a_learnware_without_a_specification_is_a_change_too(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("router.snapshot.ALWAYS_REBUILT", 0)
+    monkeypatch.setattr("router.snapshot.AT_ONCE_SHARE", 1.0)
+    builder = SnapshotBuilder(SelectionSettings())
+    builder.build(read_catalogue(market.root))
+    folder = without_specification("finance-tfns", tmp_path / "nameless")
+    with market.stage(folder) as staged:
+        market.submit(staged)
+    came = builder.build(read_catalogue(market.root))
+    assert came is not None
+    assert "nameless" in came.adapters
+    assert nearest(came) == ["finance-fiqa_sa", "mathematics-svamp_operation"]
+    market.remove("nameless")
+    gone = builder.build(read_catalogue(market.root))
+    assert gone is not None
+    assert "nameless" not in gone.adapters
+    assert gone.selector.check_integrity() == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.learnware_zip import add_parser
+from serving.cli.learnware import add_parser
 from specs.errors import InvalidLearnware
 from specs.learnware import load_learnware
 from specs.market.objects import fingerprint

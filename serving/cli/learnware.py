@@ -1,13 +1,19 @@
-"""`learnware-serving learnware …`: imports and exports zip files of the `learnware` package 0.4.0.post1."""
+"""`learnware-serving learnware …`: adds an adapter as a served learnware, and imports and exports zip files of the
+`learnware` package 0.4.0.post1."""
 
 import argparse
 from pathlib import Path
 
+from serving.cli.add import add_parser as add_add_parser
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `learnware` with its subcommands to the project's command line."""
-    learnware = subparsers.add_parser("learnware", help="import from and export to the `learnware` package's zip")
+    learnware = subparsers.add_parser(
+        "learnware", help="add an adapter, or import and export zips of the `learnware` package"
+    )
     commands = learnware.add_subparsers(required=True, metavar="COMMAND")
+    add_add_parser(commands)
 
     export = commands.add_parser(
         "export",
@@ -37,7 +43,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     take.add_argument("zip", type=Path, help="the package's zip")
     take.add_argument("folder", type=Path, help="the learnware's folder, new or empty")
-    take.add_argument("--rows", type=Path, help="rows of its task: JSON lines with a `prompt`, or a .txt file")
+    take.add_argument(
+        "--rows", type=Path, help="rows of its task, in a form that `learnware add` reads, or a .txt file"
+    )
     take.add_argument("--card", type=Path, help="the card to use instead of what the zip says")
     take.add_argument("--id", help="the learnware's id here")
     take.set_defaults(run=_import)
@@ -59,6 +67,6 @@ def _import(options: argparse.Namespace) -> int:
     card = None if options.card is None else load_card(options.card)
     rows = [] if options.rows is None else read_rows(options.rows)
     learnware = import_learnware(options.zip, options.folder, card, rows, options.id)
-    points = len(learnware.specification.whole_set.points)
+    points = len(learnware.specified.whole_set.points)
     print(f"{learnware.id}, for {learnware.base_model}, with {points} points, is in {options.folder}")
     return 0
