@@ -254,6 +254,7 @@ def test_vllm_internals_are_touched_in_few_modules():
         "paging/scheduler.py",
         "paging/gate.py",
         "paging/idle_polling.py",
+        "replica/adapter_registry.py",
     }
     internals = ("vllm.lora", "vllm.v1", "vllm.model_executor", "vllm.distributed")
     root = ENGINE.parent

@@ -12,7 +12,7 @@ from tests.specs.market.support import variant
 
 
 async def test_each_one_with_wrong_values_leaves_and_the_others_stay(tmp_path: Path):
-    whole = write_learnware(tmp_path / "whole" / "a")
+    whole = write_learnware(tmp_path / "whole" / "a", "a")
     for name in ("b", "c", "d"):
         variant(whole, whole.parent / name, name)
     for name, value in (("b", np.nan), ("d", 0.0)):
