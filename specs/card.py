@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
 
 from specs.errors import InvalidLearnware
 from specs.suggestion import did_you_mean
@@ -52,7 +51,7 @@ def id_fault(value: str) -> str | None:
 
 def _check_id(value: str) -> str:
     if fault := id_fault(value):
-        raise PydanticCustomError("learnware_id", "{fault}", {"fault": fault})
+        raise ValueError(fault)
     return value
 
 
@@ -128,7 +127,8 @@ def _explain(fault: dict[str, Any]) -> str:
     """Puts one validation fault into words, with the nearest valid name for an unknown key."""
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{place}: {fault['msg']}"
+        reason = fault.get("ctx", {}).get("error", fault["msg"])  # a check of our own, without pydantic's words
+        return f"{place}: {reason}"
     sections: dict[str, type[BaseModel]] = {"base_model": BaseModelReference, "semantics": Semantics}
     owner = sections.get(str(fault["loc"][0]), Card) if len(fault["loc"]) > 1 else Card
     hint = did_you_mean(str(fault["loc"][-1]), owner.model_fields, most=1)

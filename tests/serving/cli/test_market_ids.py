@@ -9,6 +9,7 @@ import pytest
 
 from serving import base_model
 from serving.cli.main import main
+from specs.market.store import Market
 from tests.specs.learnware_folder import BASE, write_learnware
 from tests.specs.market.support import requirements, variant
 
@@ -23,6 +24,8 @@ def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
     config = tmp_path / "config.yaml"
     values = {"base_model": {"id": BASE}, "market": {"path": str(tmp_path / "market")}, "engine": {"max_rank": 8}}
     config.write_text(json.dumps(values))
+
+    Market(tmp_path / "market")
 
     def run(command: str, *arguments: object) -> int:
         return main(["market", command, "--config", str(config), *map(str, arguments)])

@@ -96,12 +96,14 @@ def test_a_suggestion_is_made_from_its_parts():
 
 def test_every_metric_with_its_label_survives_the_merging_of_processes(registry: CollectorRegistry):
     choice = Choice(ID, 0.9, 0.8, "matched", (Candidate(ID, 0.9),))
-    RouterMetrics(registry).observe(choice, 0.001)
+    of_router = CollectorRegistry()
+    RouterMetrics(of_router).observe(choice, 0.001)
     ReplicaMetrics(registry).count(ID, "matched")
     residency = Residency(1)
     residency.note_worker(0, {**_WORKER, "names": {"1": ENGINE_NAME}})
     registry.register(PagingCollector(lambda: PagingState(residency, [ENGINE_NAME], 0)))
-    text = merge([Exposition({"replica": "r1"}, generate_latest(registry).decode())])
+    parts = {"r1": registry, "r2": of_router}
+    text = merge([Exposition({"replica": name}, generate_latest(one).decode()) for name, one in parts.items()])
     labels = {
         sample.name: sample.labels["learnware"]
         for family in text_string_to_metric_families(text)
