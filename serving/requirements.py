@@ -6,6 +6,7 @@ from pathlib import Path
 
 from serving.config import Config
 from specs.base_layers import read_layers
+from specs.base_names import names_of
 from specs.learnware import Learnware, load_learnwares
 from specs.market.catalogue import CATALOGUE_FILE, read_catalogue
 from specs.market.checks import Requirements, check_fits_market, check_learnware
@@ -25,7 +26,7 @@ def served_learnwares(config: Config, market: Path | None) -> list[Learnware]:
     needed = requirements(config)
     if market is not None and (market / CATALOGUE_FILE).is_file():
         return [check_learnware(entry.folder, needed, weights=False) for entry in read_catalogue(market).entries]
-    learnwares = load_learnwares(config.learnwares.path, needed.base_model)
+    learnwares = load_learnwares(config.learnwares.path, needed.served)
     for learnware in learnwares:
         check_fits_market(learnware, needed)
     return learnwares
@@ -44,6 +45,7 @@ def requirements(config: Config) -> Requirements:
         revision=config.base_model.revision,
         max_rank=config.engine.max_rank,
         basis=Basis() if named is None else read_vector(Path(named).expanduser()).basis,
+        aliases=config.base_model.names,
         reserved=frozenset((config.base_model.served_id, *config.router.auto_names)),
     )
 
@@ -51,7 +53,8 @@ def requirements(config: Config) -> Requirements:
 def market_requirements(config: Config, base: Path) -> Requirements:
     """Returns the requirements on a learnware that enters the configuration's market; `base` is the base model's
     folder, whose layers an adapter must fit."""
-    return replace(requirements(config), layers=read_layers(base))
+    needed = requirements(config)
+    return replace(needed, layers=read_layers(base), base=base, aliases=(*needed.aliases, *names_of(base)))
 
 
 def fill_market(config: Config, folder: Path, base: Path, say: Callable[[str], None]) -> Path:

@@ -9,14 +9,15 @@ Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fa
 that says what would be right, rather than by the engine under traffic.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from specs.adapter import check_adapter
+from specs.adapter import Adapter, check_adapter
+from specs.base_names import BaseModel, check_base, same_name
 from specs.capability import CAPABILITY, Capability
-from specs.card import CARD_FILE, load_card
+from specs.card import CARD_FILE, Card, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
 from specs.pave import PAVE, ParameterVector
 from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification, with_asks
@@ -54,27 +55,37 @@ class Learnware:
     """Measured capability; None if it was not measured."""
     vector: ParameterVector | None = None
     """Parameter vector (PAVE); None if the provider gives none, or if loaded without weights."""
+    notes: tuple[str, ...] = ()
+    """Sentences worth telling its provider; they refuse nothing."""
 
 
-def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool = True) -> Learnware:
-    """Reads and checks the learnware in `folder`, which must be for `base_model` if that is given. With `weights` False
-    neither the weights nor the parameter vector are read or checked, for callers that know that the folder was checked.
+def load_learnware(
+    folder: Path, *, base_model: str | BaseModel | None = None, weights: bool = True, values: bool = True
+) -> Learnware:
+    """Reads and checks the learnware in `folder`, which must be for `base_model` if that is given, by a name or by the
+    model's facts. With `values` False only the header of its weights is read. With `weights` False neither the weights
+    nor the parameter vector are read or checked, for callers that know that the folder was checked.
+
+    The learnware carries the id of the base model that is served, whatever its own files call it.
 
     Raises:
         InvalidLearnware: something in the folder is wrong; the message says what, and what would be right.
     """
+    base = BaseModel(base_model) if isinstance(base_model, str) else base_model
     try:
         card = load_card(folder / CARD_FILE)
-        adapter = check_adapter(folder, weights=weights)
-        if adapter.base_model != card.base_model.id:
-            raise InvalidLearnware(
-                f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
-            )
+        adapter = check_adapter(folder, weights=weights, values=values)
+        if not weights and base is not None and base.layers is not None and not _named(adapter, card, base):
+            adapter = check_adapter(folder, values=False)  # the name alone refuses nothing
         # Checked before a capability, which would be for another base model as well: this message says more.
-        check_base_model(adapter.base_model, base_model)
-        types = TYPES if weights else ROUTED_TYPES
-        found = specifications_of(folder, adapter.base_model, types, check=weights)
-        specifications: dict[str, Any] = {kind.type: value for kind, value in found}
+        notes = (*adapter.notes, *check_base(adapter, card.base_model.id, base))
+        served = card.base_model.id if base is None else base.id
+        names = {served, card.base_model.id, adapter.base_model, *(base.aliases if base else ())}
+        specifications: dict[str, Any] = {}
+        for kind, value in specifications_of(folder, served, TYPES if weights else ROUTED_TYPES, check=False):
+            if weights:
+                kind.check(value, folder, _measured_on(value, served, names))
+            specifications[kind.type] = value
         if RKME_TEXT not in specifications:
             raise InvalidSpecification(f"{DESCRIPTION_FILE} is missing")
         specification = with_asks(specifications[RKME_TEXT], card.examples[:MOST_ASKS] or (card.description,))
@@ -82,6 +93,10 @@ def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool
         raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
     except OSError as error:
         raise InvalidLearnware(f"learnware {folder.name} cannot be read: {error}") from None
+    capability: Capability | None = specifications.get(CAPABILITY)
+    if capability is not None and base is not None and not base.is_called(capability.base_model):
+        notes = (*notes, f"its measured scores are of {capability.base_model!r} and are not used over {served!r}")
+        capability = None
     return Learnware(
         id=card.id,
         version=card.version,
@@ -89,26 +104,34 @@ def load_learnware(folder: Path, *, base_model: str | None = None, weights: bool
         description=card.description,
         domain=card.domain,
         tasks=card.tasks,
-        base_model=card.base_model.id,
+        base_model=served,
         languages=card.languages,
         licence=card.licence,
         rank=adapter.rank,
         folder=folder,
         specification=specification,
         base_revisions=frozenset(filter(None, (card.base_model.revision, adapter.revision))),
-        layers=adapter.layers,
-        capability=specifications.get(CAPABILITY),
+        layers=adapter.layers if weights else {},
+        capability=None if capability is None else replace(capability, base_model=served),
         vector=specifications.get(PAVE),
+        notes=notes,
     )
 
 
-def check_base_model(trained_on: str, served: str | None) -> None:
-    """Raises InvalidLearnware when an adapter was trained on another base model than `served`, unless that is None."""
-    if served is not None and trained_on != served:
-        raise InvalidLearnware(f"it is an adapter for {trained_on!r}; the base model here is {served!r}")
+def _named(adapter: Adapter, card: Card, base: BaseModel) -> bool:
+    """Whether the adapter and its card name the base model that is served."""
+    return base.is_called(adapter.base_model or card.base_model.id) and base.is_called(card.base_model.id)
 
 
-def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:
+def _measured_on(value: Any, served: str, names: Collection[str]) -> str:
+    """Returns the base model that a specification must have been measured on: the one that it names, where the learnware
+    knows it by that name."""
+    if isinstance(value, Capability) and any(same_name(value.base_model, name) for name in names):
+        return value.base_model
+    return served
+
+
+def load_learnwares(root: Path, base_model: str | BaseModel | None = None) -> list[Learnware]:
     """Returns every learnware in a sub-folder of `root`, sorted by id. Folders whose names begin with a dot or an
     underscore are left out.
 

@@ -16,12 +16,14 @@ import re
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import Timeout
 
+from specs.adapter_conversion import make_servable
 from specs.capability import Capability, save_capability
 from specs.card import CARD_FILE, Card, load_card
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
@@ -114,12 +116,14 @@ class Market:
                     self._refuse(folder.name, None, None, str(error))
                 raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
             try:
+                changes = make_servable(folder, self._requirements.base)
                 learnware = check_learnware(folder, self._requirements)
             except InvalidLearnware as error:
                 if record:
                     card = _readable_card(folder)
                     self._refuse(card.id if card else folder.name, folder, fingerprint(folder), str(error), card)
                 raise
+            learnware = replace(learnware, notes=(*changes, *learnware.notes))
             yield Staged(learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder)
 
     def active(self, learnware_id: str) -> Record:
