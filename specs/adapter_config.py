@@ -42,8 +42,8 @@ _REFUSED: Mapping[str, str] = {
     "target_parameters": "the engine serves adapters of modules, not of single parameters: train again with "
     "target_modules",
     "lora_bias": "the engine adds no bias to lora_B: train again with lora_bias: false",
-    "trainable_token_indices": "trained tokens are whole rows of the base model's embedding, which all learnwares share: "
-    "train again without them, or with LoRA on embed_tokens",
+    "trainable_token_indices": "trained tokens are whole rows of the base model's embedding, which all learnwares "
+    "share: train again without them, or with LoRA on embed_tokens",
     "use_bdlora": "the engine does not serve block-diagonal LoRA: train again without it",
     "arrow_config": "Arrow routes between several adapters inside one model: submit each adapter by itself",
     "kasa_config": "KaSA removes a part of the base model's weights: train again without it",
@@ -61,8 +61,8 @@ auto_mapping task_type peft_version inference_mode lora_dropout fan_in_fan_out l
 eva_config corda_config lora_ga_config velora_config qalora_group_size runtime_config ensure_weight_tying modules_to_tie
 target_modules_to_tie enable_lora merge_weights
 """
-"""Options that say how an adapter was trained, which does not matter to what it computes afterwards; the last two are of
-early versions of PEFT."""
+"""Options that say how an adapter was trained, which does not matter to what it computes afterwards; the last two
+are of early versions of PEFT."""
 _KNOWN = frozenset({*_READ.split(), *_HARMLESS.split(), *_REFUSED})
 
 MATCH_SECONDS = 1.0
@@ -245,11 +245,11 @@ def checked_config(config: Mapping[str, Any], *, convertible: bool = False) -> A
 def unconverted(initialisation: str) -> str:
     """Returns the sentence that refuses an adapter whose initialisation changed the base model."""
     return (
-        f"{CONFIG_FILE}: init_lora_weights is {initialisation!r}, which takes the adapter's first weights out of the base "
-        "model: over the unchanged base it would answer garbage. Convert it to a plain LoRA: save the untrained adapter "
-        "with init_lora_weights set to True, and the trained one with PEFT's "
-        "save_pretrained(..., path_initial_model_for_weight_conversion=<folder of the untrained one>); or put that "
-        "folder into this one as initial_adapter"
+        f"{CONFIG_FILE}: init_lora_weights is {initialisation!r}, which takes the adapter's first weights out of the "
+        "base model: over the unchanged base it would answer garbage. Convert it to a plain LoRA: save the untrained "
+        "adapter with init_lora_weights set to True, and the trained one with PEFT's save_pretrained(..., "
+        "path_initial_model_for_weight_conversion=<folder of the untrained one>); or put that folder into this one as "
+        "initial_adapter"
     )
 
 

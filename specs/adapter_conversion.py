@@ -11,7 +11,6 @@ Everything else stays as it is, byte for byte. It needs neither PEFT nor torch.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -103,8 +102,8 @@ def check_copies(folder: Path, base: Path) -> None:
                 module = path.removesuffix(".weight")
                 found = "the base model has no such weights" if own is None else "it differs from the base model's"
                 raise InvalidLearnware(
-                    f"{WEIGHTS_FILE} holds the whole weights of {module} ({copy.name}), and {found}. All learnwares share "
-                    f"the base model's {module}: if it was not trained, save with save_embedding_layers=False; if it "
+                    f"{WEIGHTS_FILE} holds the whole weights of {module} ({copy.name}), and {found}. All learnwares "
+                    f"share the base model's {module}: if it was not trained, save with save_embedding_layers=False; if it "
                     "was (modules_to_save, new tokens), train again with LoRA on it (target_modules)"
                 )
 
@@ -130,8 +129,8 @@ def _initial_adapter(folder: Path, config: AdapterConfig, header: Header) -> _In
     if len(likely) > 1:
         names = ", ".join(str(place.relative_to(folder)) for place in likely)
         raise InvalidLearnware(
-            f"{CONFIG_FILE}: init_lora_weights is {config.initialisation!r}, and several folders could hold the adapter "
-            f"before its training ({names}): keep the right one alone, as initial_adapter"
+            f"{CONFIG_FILE}: init_lora_weights is {config.initialisation!r}, and several folders could hold the "
+            f"adapter before its training ({names}): keep the right one alone, as initial_adapter"
         )
     return _Initial(likely[0], checked_config(read_config(likely[0]), convertible=True))
 
@@ -195,7 +194,7 @@ def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, FloatT
         for name, each in tensors.items()
     }
     serialize_file(parts, str(new), {"format": "pt"})
-    os.replace(new, folder / WEIGHTS_FILE)
+    new.replace(folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     try:
         capability = load_capability(folder / FOLDER)

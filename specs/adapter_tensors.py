@@ -110,7 +110,7 @@ def check_values(folder: Path) -> None:
     """Reads all values of an adapter's weights.
 
     Raises:
-        InvalidLearnware: a value is NaN or infinite, or the adapter changes nothing because one half of every pair is 0.
+        InvalidLearnware: a value is NaN or infinite, or one half of every pair is 0, so that the adapter changes nothing.
     """
     idle: dict[str, dict[str, bool]] = {}
     for name, tensor in _deserialized(folder / WEIGHTS_FILE):

@@ -42,9 +42,10 @@ def check_fits(adapter: Layers, layers: Layers) -> None:
     unknown = sorted(set(adapter) - set(layers))
     if unknown:
         kinds = sorted({path.rpartition(".")[2] for path in layers})
+        depth = depth_of(layers)
         raise InvalidLearnware(
             f"{len(unknown)} of the adapter's {len(adapter)} layers are not in the base model: "
-            f"{', '.join(unknown[:SHOWN])}; it takes adapters for {', '.join(kinds)} of {depth_of(layers)} decoder layers"
+            f"{', '.join(unknown[:SHOWN])}; it takes adapters for {', '.join(kinds)} of {depth} decoder layers"
         )
     for path, shape in adapter.items():
         if shape != layers[path]:

@@ -1,7 +1,7 @@
 """Names of base models: which of them mean the same model.
 
-A trainer writes into an adapter's configuration where it found its base: a hub id, another owner's quantised copy of it,
-a folder, a hub cache. So names are compared without owner, place, case and quantisation. They remain words: where the
+A trainer writes into an adapter's configuration where it found its base: a hub id, another owner's quantised copy of
+it, a folder, a hub cache. So names are compared without owner, place, case and quantisation. They remain words: where the
 layers of the base are known, it is their number and sizes that decide (`check_base`).
 """
 
@@ -38,8 +38,8 @@ class BaseModel:
 
 
 def plain_name(name: str) -> str:
-    """Returns the part of a base model's name or path that says which model it is, in lower case: without owner, folder,
-    hub cache and the name of a quantisation. It is empty where nothing of the name says so."""
+    """Returns the part of a base model's name or path that says which model it is, in lower case: without owner,
+    folder, hub cache and the name of a quantisation. It is empty where nothing of the name says so."""
     path = name.strip().replace("\\", "/").rstrip("/")
     cached = _CACHED.search(path)
     last = cached["id"].split("--")[-1] if cached else PurePosixPath(path).name
@@ -93,7 +93,7 @@ def check_base(adapter: Adapter, card_id: str, base: BaseModel | None) -> tuple[
     if others and adapter.depth is not None and adapter.depth != depth:
         raise InvalidLearnware(f"{stranger}it was trained on {adapter.depth} decoder layers, and this has {depth}")
     return tuple(
-        f"it names {name!r} as its base model; every layer fits {base.id!r}, which is served. If it was trained on another "
-        "model it will answer badly; if not, base_model.aliases can hold that name"
+        f"it names {name!r} as its base model; every layer fits {base.id!r}, which is served. If it was trained on "
+        "another model it will answer badly; if not, base_model.aliases can hold that name"
         for name in others
     )

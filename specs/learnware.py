@@ -124,8 +124,8 @@ def _named(adapter: Adapter, card: Card, base: BaseModel) -> bool:
 
 
 def _measured_on(value: Any, served: str, names: Collection[str]) -> str:
-    """Returns the base model that a specification must have been measured on: the one that it names, where the learnware
-    knows it by that name."""
+    """Returns the base model that a specification must have been measured on: the one that it names, where the
+    learnware knows it by that name."""
     if isinstance(value, Capability) and any(same_name(value.base_model, name) for name in names):
         return value.base_model
     return served

@@ -90,7 +90,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "another revision in the adapter": (config(revision="rev-2"), "it is for revision 'rev-2'"),
     "a rank that no slot holds": (
         tensors(resized(16, 8, 8), r=16),
-        "its rank is 16; the engine's slots hold up to 8",
+        "its rank is 16; the engine's slots hold up to 8: engine.max_rank must be 16 or more to serve it",
     ),
     "a layer that the base lacks": (
         tensors(renamed("layers.0", "layers.7")),
@@ -102,9 +102,13 @@ FAULTS: dict[str, tuple[Break, str]] = {
     ),
     "another size in": (tensors(resized(4, 12, 8)), "the adapter maps 12 features to 8, the base model's layer 8 to 8"),
     "another size out": (tensors(resized(4, 8, 4)), "the adapter maps 8 features to 4, the base model's layer 8 to 8"),
-    "a target module without tensors": (
-        config(target_modules=["q_proj", "v_proj"]),
-        "no tensor belongs to ['v_proj'] of target_modules",
+    "tensors of a module that is no target": (
+        config(target_modules=["v_proj"]),
+        "has tensors for model.layers.0.self_attn.q_proj, but target_modules and exclude_modules",
+    ),
+    "tensors of an excluded module": (
+        config(exclude_modules=["self_attn.q_proj"]),
+        "has tensors for model.layers.0.self_attn.q_proj, but target_modules and exclude_modules",
     ),
     "no target modules": (config(target_modules=[]), "target_modules must list the modules"),
     "every lora_B is 0": (
@@ -116,8 +120,11 @@ FAULTS: dict[str, tuple[Break, str]] = {
         "every lora_A is 0, so the adapter changes nothing",
     ),
     "infinite weights": (tensors(lambda values: values[A].fill(np.inf)), "NaN or infinite"),
-    "scales of single layers": (config(alpha_pattern={"q_proj": 64}), "alpha_pattern is {'q_proj': 64}"),
-    "ranks of single layers": (config(rank_pattern={"q_proj": 4}), "rank_pattern is {'q_proj': 4}"),
+    "a scale of a layer that is no number": (config(alpha_pattern={"q_proj": "2"}), "alpha_pattern of 'q_proj' is '2'"),
+    "a layer's rank that its tensors have not": (
+        config(rank_pattern={"self_attn.q_proj": 2}),
+        "has shape (4, 8), but adapter_config.json says r = 2 for it (rank_pattern)",
+    ),
     "a scale that is no number": (config(lora_alpha="big"), "lora_alpha is 'big'"),
     "a gap in the weights": (with_gap, "is no safetensors file"),
     "weights that begin before the file": (with_negative_place, "is no safetensors file"),
@@ -151,10 +158,11 @@ def test_the_layers_of_a_base_come_from_its_configuration(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     layers = read_layers(tmp_path)
     assert layers is not None
-    assert len(layers) == 2 * 7 + 1
+    assert len(layers) == 2 * 7 + 2
     assert layers["model.layers.1.self_attn.k_proj"] == (8, 4)
     assert layers["model.layers.0.mlp.down_proj"] == (16, 8)
     assert layers["lm_head"] == (8, 32)
+    assert layers["model.embed_tokens"] == (32, 8)
     check_fits({"model.layers.1.mlp.gate_proj": (8, 16)}, layers)
 
 
