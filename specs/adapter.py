@@ -109,7 +109,8 @@ def check_agrees(config: AdapterConfig, header: Header) -> None:
     if trained:
         raise InvalidLearnware(
             f"{WEIGHTS_FILE} holds {trained[0]}, a module that was trained as a whole (modules_to_save); all "
-            "learnwares share the base model's modules: train again with modules_to_save: null, or with LoRA on that module"
+            "learnwares share the base model's modules: train again with modules_to_save: null, or with LoRA on that "
+            "module"
         )
     strange = sorted(layer for layer in header.pairs if not config.adapts(layer))
     if strange:

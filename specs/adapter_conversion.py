@@ -18,20 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import serialize_file
-
 from specs.adapter import adapter_hash
 from specs.adapter_config import CONFIG_FILE, AdapterConfig, checked_config, read_config, unconverted
-from specs.adapter_tensors import PREFIX, WEIGHTS_FILE, Header, half_of, read_header
+from specs.adapter_tensors import WEIGHTS_FILE, Header, half_of, plain_tensor_name, read_header
 from specs.capability import load_capability, save_capability
 from specs.errors import InvalidLearnware, InvalidSpecification
-from specs.float_tensors import FloatTensor, base_weight, equal_floats, open_floats
+from specs.float_tensors import FloatTensor, base_weight, equal_floats, open_floats, save_floats
 from specs.specification_types import FOLDER
 
 _CHECKPOINT = re.compile(r"checkpoint[-_]\d+")
 """A folder in which a trainer keeps a state on the way: it holds an adapter, but not the one before the first step."""
-_SERIALISED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-"""Names of element types as safetensors' writer takes them."""
 
 
 class _Initial(NamedTuple):
@@ -72,7 +68,7 @@ def make_servable(folder: Path, base: Path | None) -> tuple[str, ...]:
             f"{initial.folder.relative_to(folder)}"
             + (": what the quantisation took away is not part of it" if config.initialisation == "loftq" else "")
         )
-    plain = {_plain_tensor_name(name): tensor for name, tensor in tensors.items()}
+    plain = {plain_tensor_name(name): tensor for name, tensor in tensors.items()}
     if plain.keys() != tensors.keys():
         notes.append("took out of its tensors' names what torch.compile or FSDP had put in")
     if notes:
@@ -103,8 +99,8 @@ def check_copies(folder: Path, base: Path) -> None:
                 found = "the base model has no such weights" if own is None else "it differs from the base model's"
                 raise InvalidLearnware(
                     f"{WEIGHTS_FILE} holds the whole weights of {module} ({copy.name}), and {found}. All learnwares "
-                    f"share the base model's {module}: if it was not trained, save with save_embedding_layers=False; if it "
-                    "was (modules_to_save, new tokens), train again with LoRA on it (target_modules)"
+                    f"share the base model's {module}: if it was not trained, save with save_embedding_layers=False; "
+                    "if it was (modules_to_save, new tokens), train again with LoRA on it (target_modules)"
                 )
 
 
@@ -177,23 +173,11 @@ def _plain_config(config: AdapterConfig) -> dict[str, Any]:
     }
 
 
-def _plain_tensor_name(name: str) -> str:
-    half = half_of(name)
-    if half is None:
-        return name
-    ending = f"lora_embedding_{half[1]}" if name.endswith(f"lora_embedding_{half[1]}") else f"lora_{half[1]}.weight"
-    return f"{PREFIX}{half[0]}.{ending}"
-
-
 def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, FloatTensor]) -> None:
     """Puts a configuration and tensors in the place of the adapter's."""
     before = adapter_hash(folder)
     new = folder / f".{WEIGHTS_FILE}.new"
-    parts = {
-        name: {"dtype": _SERIALISED[each.dtype], "shape": each.shape, "data": each.tobytes()}
-        for name, each in tensors.items()
-    }
-    serialize_file(parts, str(new), {"format": "pt"})
+    save_floats(tensors, new)
     new.replace(folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     try:

@@ -73,6 +73,15 @@ def half_of(name: str) -> tuple[str, str] | None:
     return None if match is None else (plain_path(match["layer"]), match["linear"] or match["embedding"])
 
 
+def plain_tensor_name(name: str) -> str:
+    """Returns a tensor's name as PEFT gives it without compilers and wrappers."""
+    half = half_of(name)
+    if half is None:
+        return name
+    ending = f"lora_embedding_{half[1]}" if name.endswith(f"lora_embedding_{half[1]}") else f"lora_{half[1]}.weight"
+    return f"{PREFIX}{half[0]}.{ending}"
+
+
 def whole_weight_of(name: str) -> str | None:
     """Returns the path of the base model's weight of which a tensor is a copy (`lm_head.weight`), or None when the name
     means something else. PEFT writes such copies beside adapters of embeddings, and for `modules_to_save`."""
@@ -110,7 +119,7 @@ def check_values(folder: Path) -> None:
     """Reads all values of an adapter's weights.
 
     Raises:
-        InvalidLearnware: a value is NaN or infinite, or one half of every pair is 0, so that the adapter changes nothing.
+        InvalidLearnware: a value is NaN or infinite, or one half of every pair is 0, so that nothing would be changed.
     """
     idle: dict[str, dict[str, bool]] = {}
     for name, tensor in _deserialized(folder / WEIGHTS_FILE):

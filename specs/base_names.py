@@ -1,8 +1,8 @@
 """Names of base models: which of them mean the same model.
 
 A trainer writes into an adapter's configuration where it found its base: a hub id, another owner's quantised copy of
-it, a folder, a hub cache. So names are compared without owner, place, case and quantisation. They remain words: where the
-layers of the base are known, it is their number and sizes that decide (`check_base`).
+it, a folder, a hub cache. So names are compared without owner, place, case and quantisation. They remain words: where
+the layers of the base are known, it is their number and sizes that decide (`check_base`).
 """
 
 import json

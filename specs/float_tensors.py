@@ -2,7 +2,7 @@
 compared."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +42,6 @@ class FloatTensor(NamedTuple):
             return (self.data.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return self.data.astype(np.float32)
 
-    def tobytes(self) -> bytes:
-        """Returns the values as safetensors writes them."""
-        return self.data.tobytes()
-
 
 def open_floats(path: Path) -> dict[str, FloatTensor]:
     """Maps every float tensor of a safetensors file whose header was checked; others are left out."""
@@ -58,6 +54,22 @@ def open_floats(path: Path) -> dict[str, FloatTensor]:
         for name, part in header.items()
         if name != "__metadata__" and part["dtype"] in _KINDS
     }
+
+
+def save_floats(tensors: Mapping[str, FloatTensor], path: Path) -> None:
+    """Writes tensors as a safetensors file. (The library's writer for numpy has no bfloat16.)"""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, tensor in tensors.items():
+        offsets = [place, place + tensor.data.nbytes]
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+        place = offsets[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the values are aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(np.ascontiguousarray(tensor.data).data)
 
 
 def base_weight(base: Path, path: str) -> FloatTensor | None:
