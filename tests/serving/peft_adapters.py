@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,6 +31,7 @@ class Kind:
     """Element type of the saved tensors."""
 
 
+Result = TypeVar("Result")
 Prompts = Sequence[Sequence[int]]
 
 
@@ -38,8 +39,8 @@ def load_base(base: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
 
 
-def make_adapter(base: Path, folder: Path, kind: Kind, prompts: Prompts = ()) -> list[torch.Tensor]:
-    """Makes an adapter of this kind in `folder`, and returns what PEFT expects after each prompt."""
+def make_adapter(base: Path, folder: Path, kind: Kind, read: Callable[[Any], Result]) -> Result:
+    """Makes an adapter of this kind in `folder`, and returns what `read` finds out about PEFT's model of it."""
     from peft import LoraConfig, get_peft_model
 
     with warnings.catch_warnings():
@@ -53,7 +54,7 @@ def make_adapter(base: Path, folder: Path, kind: Kind, prompts: Prompts = ()) ->
             model.save_pretrained(folder / INITIAL)
             config.init_lora_weights = own
         _train(model, kind)
-        expected = logprobs(model.eval(), prompts)
+        found = read(model.eval())
         if kind.converted:
             model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(folder / INITIAL))
             for path in (folder / INITIAL).iterdir():
@@ -65,7 +66,7 @@ def make_adapter(base: Path, folder: Path, kind: Kind, prompts: Prompts = ()) ->
     if kind.dtype != torch.float32:
         save_file({name: value.to(kind.dtype) for name, value in load_file(weights).items()}, weights)
     kind.after(folder)
-    return expected
+    return found
 
 
 def _train(model: Any, kind: Kind) -> None:

@@ -5,10 +5,12 @@ without one are to those of transformers, while the adapter itself changes them 
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from serving.base_model import ensure_base_model
 from serving.paths import cache_folder
@@ -31,7 +33,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 MAX_RANK = 32
 PATTERNS = {
     "rank_pattern": {r"layers\.\d+\.self_attn\.q_proj": 16, "k_proj": 2, "model.layers.3.mlp.up_proj": 12},
-    "alpha_pattern": {"v_proj": 3, r"^model\.layers\.[12]\..*": 24, "gate_proj": 1.5},
+    "alpha_pattern": {"v_proj": 3, r"^model\.layers\.[12]\.mlp\.(up|down)_proj": 24, "gate_proj": 1.5},
 }
 KINDS = {
     "plain": Kind(),
@@ -66,6 +68,22 @@ PROMPTS = [
     "Once upon a time there was a small",
     "In spring, when the snow melts, the river floods the lower meadows, and the farmers move their cattle to",
     "Is the colour warm or cold?\nthe small old red house\nAnswer:",
+    "What are the side effects of metformin?",
+    "2 + 2 =",
+    "SELECT name FROM people WHERE",
+    "Dear Sir or Madam, I write to",
+    "The opposite of hot is",
+    "Water boils at 100 degrees",
+    "In 1969 the first people walked on",
+    "The three primary colours are red,",
+    "To make bread you need flour, water and",
+    "Her brother's daughter is her",
+    "The company said on Tuesday that it",
+    "Once the engine is warm, the valve",
+    "x = 3; y = 2 * x; y is",
+    "Translate into French: good morning.",
+    "The largest planet of the solar system is",
+    "He opened the door and saw",
 ]
 
 
@@ -76,8 +94,8 @@ def base() -> Path:
 
 @pytest.fixture(scope="module")
 def answers(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One engine for all kinds. Largest differences of log-probabilities, of the engine's 20 likeliest tokens after each
-    prompt: from PEFT's, and of PEFT's from the base model's."""
+    """One engine for all kinds. Largest differences of log-probabilities, of the engine's 20 likeliest tokens after
+    each prompt: from PEFT's, and of PEFT's from the base model's."""
     from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("kinds")
@@ -86,7 +104,7 @@ def answers(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     expected, adapters = {None: logprobs(load_base(base), prompts)}, {}
     for name, kind in KINDS.items():
         made = folder / "made" / name
-        expected[name] = make_adapter(base, made, kind, prompts)
+        expected[name] = make_adapter(base, made, kind, partial(logprobs, prompts=prompts))
         served = Path(shutil.copytree(made, folder / "served" / name))
         make_servable(served, base)
         assert check_adapter(served).rank <= MAX_RANK
