@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from specs.adapter_config import CONFIG_FILE, MAX_RANK, AdapterConfig, checked_config, read_config
+from specs.adapter_config import CONFIG_FILE, EMBEDDINGS, MAX_RANK, AdapterConfig, checked_config, read_config
 from specs.adapter_tensors import WEIGHTS_FILE, Header, check_values, read_header
 from specs.errors import InvalidLearnware
 
@@ -31,8 +31,6 @@ EXECUTABLE_WEIGHTS = frozenset(
     {".bin", ".ckpt", ".dill", ".h5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 )
 """Endings of weight formats that can run code when they are read, or that nothing here reads."""
-EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Names of the modules of which PEFT saves the base model's weights beside an adapter."""
 _DEPTH = re.compile(r"\.layers\.(\d+)\.")
 _SHOWN = 3
 
@@ -139,8 +137,9 @@ def _surplus(config: AdapterConfig, header: Header) -> tuple[str, ...]:
     nothing, as when one list serves several kinds of models."""
     if config.targets is None:
         return ()
+    paths = [f".{layer}" for layer in header.pairs]
     idle = sorted(
-        name for name in config.targets if not any(f".{layer}".endswith(f".{name}") for layer in header.pairs)
+        name for name in config.targets - config.excluded if not any(path.endswith(f".{name}") for path in paths)
     )
     return (f"no tensor belongs to {', '.join(idle)} of target_modules",) if idle else ()
 

@@ -24,6 +24,8 @@ MAX_RANK = 512
 PEFT_RANK, PEFT_ALPHA = 8, 8
 """Rank and alpha that PEFT takes where a configuration names none."""
 
+EMBEDDINGS = ("embed_tokens", "lm_head")
+"""Names of the modules of which PEFT saves the base model's weights beside an adapter."""
 MUTATING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of the values of `init_lora_weights` with which PEFT takes the adapter's first weights out of the base
 model. What was trained is then an adapter of that changed base (`specs.adapter_conversion`)."""
@@ -91,6 +93,8 @@ class AdapterConfig:
     excluded: frozenset[str]
     covers_every_layer: bool
     """True when PEFT, given this configuration, adapts the named modules of every decoder layer."""
+    ties_embeddings: bool
+    """True when PEFT adapts the input embedding and the output layer alike if one of them is named."""
     initialisation: str
     """`init_lora_weights` in lower case."""
     saved_modules: tuple[str, ...]
@@ -114,8 +118,11 @@ class AdapterConfig:
 
     def adapts(self, layer: str) -> bool:
         """Whether PEFT would put adapter weights into this layer, as far as names say it."""
-        if self.targets is not None and not _ends_with_one_of(layer, self.targets):
-            return False
+        targets = self.targets
+        if targets is not None and not _ends_with_one_of(layer, targets):
+            tied = self.ties_embeddings and not targets.isdisjoint(EMBEDDINGS)
+            if not (tied and layer.rpartition(".")[2] in EMBEDDINGS):
+                return False
         return not _ends_with_one_of(layer, self.excluded)
 
     @cached_property
@@ -227,6 +234,7 @@ def checked_config(config: Mapping[str, Any], *, convertible: bool = False) -> A
             and config.get("layers_to_transform") in (None, [])
             and not any(part.isdigit() for target in targets for part in target.split("."))
         ),
+        ties_embeddings=bool(config.get("ensure_weight_tying")),
         initialisation=str(config.get("init_lora_weights", True)).lower(),
         saved_modules=tuple(saved),
         bias=str(bias),

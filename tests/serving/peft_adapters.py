@@ -83,7 +83,8 @@ def _train(model: Any, kind: Kind) -> None:
                 weight.data = (weight.data + size * noise).to(kind.dtype).float()
         for half in getattr(module, "lora_A", {}).values():
             weight = half.weight
-            weight.data += 0.05 * weight.std() * torch.randn(weight.shape, generator=random)
+            size = 0.05 * float(weight.std()) or kind.strength
+            weight.data += size * torch.randn(weight.shape, generator=random)
             weight.data = weight.data.to(kind.dtype).float()
         for half in getattr(module, "lora_embedding_B", {}).values():
             half.data = half.data.to(kind.dtype).float()
