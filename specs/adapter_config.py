@@ -67,7 +67,7 @@ target_modules_to_tie enable_lora merge_weights
 are of early versions of PEFT."""
 _KNOWN = frozenset({*_READ.split(), *_HARMLESS.split(), *_REFUSED})
 
-MATCH_SECONDS = 1.0
+MATCH_SECONDS = 0.2
 """Longest that one pattern of a foreign configuration may take to be compared with one layer's path."""
 
 

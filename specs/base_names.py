@@ -51,7 +51,7 @@ def plain_name(name: str) -> str:
 
 def same_name(one: str, other: str) -> bool:
     """Whether two names mean the same base model, as far as words can say."""
-    return one == other or (plain_name(one) == plain_name(other) != "")
+    return one == other != "" or plain_name(one) == plain_name(other) != ""
 
 
 def names_of(base: Path) -> tuple[str, ...]:

@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from specs.adapter import adapter_hash
 from specs.adapter_config import checked_config, read_config
 from specs.adapter_conversion import make_servable
 from specs.adapter_tensors import read_header
 from specs.base_layers import read_layers
+from specs.capability import Capability, save_capability
 from specs.card import CARD_FILE, BaseModelReference, save_card
 from specs.errors import InvalidLearnware
 from specs.market.checks import Requirements, check_learnware
@@ -339,3 +341,16 @@ def test_weights_in_parts_are_compared_as_well(bases: Mapping[str, Path], tmp_pa
     folder = tmp_path / "adapter"
     make_adapter(bases["served"], folder, Kind({"target_modules": ["q_proj", "lm_head"]}), lambda _: None)
     assert make_servable(folder, base) == ("left out the copies of the base model's lm_head.weight",)
+
+
+def test_measured_scores_stay_with_an_adapter_that_was_converted(
+    bases: Mapping[str, Path], frame: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(frame, tmp_path / "learnware"))
+    make_adapter(bases["served"], folder, Kind({"init_lora_weights": "olora"}, initial=True), lambda _: None)
+    edit_config(base_model_name_or_path=SERVED_ID)(folder)
+    save_capability(Capability(SERVED_ID, adapter_hash(folder), "test"), folder / "specification")
+    make_servable(folder, bases["served"])
+    capability = check_learnware(folder, requirements(bases["served"])).capability
+    assert capability is not None
+    assert (capability.protocol, capability.adapter_sha256) == ("test", adapter_hash(folder))

@@ -51,7 +51,7 @@ KINDS = {
     "half precision": Kind(dtype=torch.float16),
     "bfloat16": Kind({"use_rslora": True}, dtype=torch.bfloat16),
     "output layer, with a copy of the base's": Kind({"target_modules": [*ATTENTION, "lm_head"]}),
-    "input embedding": Kind({"target_modules": [*ATTENTION, "embed_tokens"]}),
+    "input embedding": Kind({"target_modules": [*ATTENTION, "embed_tokens"]}, strength=0.01),
     "a compiled model's": Kind(after=edit_tensors(compiled_names)),
     "PiSSA, converted by PEFT": Kind({"init_lora_weights": "pissa"}, converted=True),
     "PiSSA, with the initial adapter": Kind({"init_lora_weights": "pissa_niter_4", "r": 16}, initial=True),
