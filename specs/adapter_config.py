@@ -8,7 +8,7 @@ adapter computes. Here each option is known by name: harmless, read, or refused.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ MATCH_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What a checked configuration says about each layer's arithmetic.
+    """The arithmetic of each layer that a checked configuration describes.
 
     A layer adds `scaling · B A x` to its output, with `scaling` = alpha / rank, or alpha / sqrt(rank) for rsLoRA. Rank
     and alpha are the configuration's, or those of the first key of a pattern that matches the end of the layer's path,
@@ -97,10 +97,8 @@ class AdapterConfig:
     """True when PEFT adapts the input embedding and the output layer alike if one of them is named."""
     initialisation: str
     """`init_lora_weights` in lower case."""
-    saved_modules: tuple[str, ...]
-    """Modules that were trained as a whole (`modules_to_save`)."""
-    bias: str
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    """Sentences on options that were passed over."""
 
     @property
     def mutates_base(self) -> bool:
@@ -210,14 +208,14 @@ def checked_config(config: Mapping[str, Any], *, convertible: bool = False) -> A
     targets = config.get("target_modules")
     if not (isinstance(targets, str) and targets) and not (_are_names(targets) and targets):
         raise InvalidLearnware(f"{CONFIG_FILE}: target_modules must list the modules that the adapter changes")
-    excluded = config.get("exclude_modules")
+    excluded = config.get("exclude_modules") or ()
+    if not isinstance(excluded, str) and not _are_names(excluded):
+        raise InvalidLearnware(f"{CONFIG_FILE}: exclude_modules must be null, names of modules or a regular expression")
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if name is not None and not isinstance(name, str):
         raise InvalidLearnware(f"{CONFIG_FILE}: base_model_name_or_path must name the base model")
-    saved = config.get("modules_to_save") or ()
-    if not _are_names(saved):
+    if not _are_names(config.get("modules_to_save") or ()):
         raise InvalidLearnware(f"{CONFIG_FILE}: modules_to_save must be null or a list of names")
-    bias = config.get("bias") or "none"
     checked = AdapterConfig(
         rank=rank,
         alpha=_alpha("lora_alpha", config.get("lora_alpha", PEFT_ALPHA)),
@@ -227,7 +225,7 @@ def checked_config(config: Mapping[str, Any], *, convertible: bool = False) -> A
         base_model=name or "",
         revision=revision if isinstance(revision, str) else None,
         targets=None if isinstance(targets, str) else frozenset(targets),
-        excluded=frozenset(excluded if _are_names(excluded) else ()),
+        excluded=frozenset() if isinstance(excluded, str) else frozenset(excluded),
         covers_every_layer=(
             isinstance(targets, list)
             and not excluded
@@ -236,8 +234,6 @@ def checked_config(config: Mapping[str, Any], *, convertible: bool = False) -> A
         ),
         ties_embeddings=bool(config.get("ensure_weight_tying")),
         initialisation=str(config.get("init_lora_weights", True)).lower(),
-        saved_modules=tuple(saved),
-        bias=str(bias),
         notes=_unknown_options(config),
     )
     if checked.mutates_base and not convertible:

@@ -17,7 +17,7 @@ from specs.errors import InvalidLearnware
 WEIGHTS_FILE = "adapter_model.safetensors"
 """File name of an adapter's weights, as PEFT writes it."""
 PREFIX = "base_model.model."
-"""What PEFT puts before the path of every module."""
+"""PEFT puts this before the path of every module."""
 
 _LORA = re.compile(
     rf"^{re.escape(PREFIX)}(?P<layer>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))$"
