@@ -63,8 +63,9 @@ def load_learnware(
     folder: Path, *, base_model: str | BaseModel | None = None, weights: bool = True, values: bool = True
 ) -> Learnware:
     """Reads and checks the learnware in `folder`, which must be for `base_model` if that is given, by a name or by the
-    model's facts. With `values` False only the header of its weights is read. With `weights` False neither the weights
-    nor the parameter vector are read or checked, for callers that know that the folder was checked.
+    model's facts. With `values` False only the header of its weights is read: neither their values nor the parameter
+    vector are, nor is it checked whose weights were measured. With `weights` False the header is not read either, for
+    callers that know that the folder was checked.
 
     The learnware carries the id of the base model that is served, whatever its own files call it.
 
@@ -78,12 +79,15 @@ def load_learnware(
         if not weights and base is not None and base.layers is not None and not _named(adapter, card, base):
             adapter = check_adapter(folder, values=False)  # the name alone refuses nothing
         # Checked before a capability, which would be for another base model as well: this message says more.
-        notes = (*adapter.notes, *check_base(adapter, card.base_model.id, base))
+        notes = adapter.notes
+        if weights or base is not None:
+            notes += check_base(adapter, card.base_model.id, base)
         served = card.base_model.id if base is None else base.id
         names = {served, card.base_model.id, adapter.base_model, *(base.aliases if base else ())}
         specifications: dict[str, Any] = {}
-        for kind, value in specifications_of(folder, served, TYPES if weights else ROUTED_TYPES, check=False):
-            if weights:
+        whole = weights and values
+        for kind, value in specifications_of(folder, served, TYPES if whole else ROUTED_TYPES, check=False):
+            if whole:
                 kind.check(value, folder, _measured_on(value, served, names))
             specifications[kind.type] = value
         if RKME_TEXT not in specifications:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from filelock import Timeout
 
 from specs.adapter_conversion import make_servable
-from specs.capability import Capability, save_capability
+from specs.capability import CAPABILITY_FILE, Capability, save_capability
 from specs.card import CARD_FILE, Card, load_card
 from specs.errors import DuplicateLearnware, InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
 from specs.files import file_lock
@@ -124,6 +124,10 @@ class Market:
                     self._refuse(card.id if card else folder.name, folder, fingerprint(folder), str(error), card)
                 raise
             learnware = replace(learnware, notes=(*changes, *learnware.notes))
+            if (
+                learnware.capability is None
+            ):  # none, or one of another base model, which readers of the market must not use
+                (folder / SPECIFICATION_FOLDER / CAPABILITY_FILE).unlink(missing_ok=True)
             yield Staged(learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder)
 
     def active(self, learnware_id: str) -> Record:

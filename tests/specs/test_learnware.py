@@ -250,3 +250,10 @@ def test_scores_of_another_base_or_other_weights_are_refused(folder: Path) -> No
         save_capability(Capability(base, digest, "test"), folder / "specification")
         with pytest.raises(InvalidLearnware, match="was measured with other weights or another base model"):
             load_learnware(folder)
+
+
+def test_a_folder_that_was_checked_is_not_refused_for_its_names(folder: Path) -> None:
+    _config(base_model_name_or_path="./merged")(folder)
+    assert load_learnware(folder, weights=False).base_model == BASE
+    with pytest.raises(InvalidLearnware, match=r"trained on '\./merged', but its card says 'tiny-base'"):
+        load_learnware(folder)

@@ -2,18 +2,24 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from specs.adapter import adapter_hash
 from specs.base_layers import check_fits, read_layers
+from specs.capability import Capability, save_capability
 from specs.errors import InvalidInput, InvalidLearnware
+from specs.learnware import load_learnware
+from specs.market.catalogue import read_catalogue
+from specs.market.checks import check_learnware
 from specs.market.journal import State
 from specs.market.store import Market
 from tests.specs.learnware_folder import BASE, LAYER, adapter_config
-from tests.specs.market.support import CONFIG, edit_card, pack, variant
+from tests.specs.market.support import CONFIG, edit_card, pack, requirements, variant
 
 Break = Callable[[Path], object]
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
@@ -172,3 +178,41 @@ def test_a_base_of_unknown_kind_has_no_layers_to_compare_with(tmp_path: Path) ->
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InvalidInput, match=r"config.json of the base model in .* cannot be read"):
         read_layers(tmp_path)
+
+
+def test_another_name_of_the_base_is_noted_and_its_scores_are_left_out(
+    whole: Path, market: Market, tmp_path: Path
+) -> None:
+    folder = variant(whole, tmp_path / "colours-objects", "colours-objects")
+    config(base_model_name_or_path="./merged", layers_to_transform=[0])(folder)
+    edit_card(folder, base_model={"id": "./merged"})
+    save_capability(Capability("./merged", adapter_hash(folder), "test"), folder / "specification")
+    with market.stage(pack(folder, tmp_path / "submitted.zip")) as staged:
+        assert [note.split(";")[0] for note in staged.learnware.notes] == [
+            "it names './merged' as its base model",
+            "its measured scores are of './merged' and are not used over 'tiny-base'",
+        ]
+        market.submit(staged)
+    (entry,) = read_catalogue(market.root).entries
+    served = load_learnware(entry.folder, weights=False)
+    assert (served.id, served.capability) == ("colours-objects", None)
+
+
+def test_whole_weights_are_compared_with_the_base_of_the_market(whole: Path, tmp_path: Path) -> None:
+    needed = replace(requirements(tmp_path / "base"), base=tmp_path / "base")
+    head = np.arange(256, dtype=np.float32).reshape(32, 8)
+    save_file({"lm_head.weight": head}, tmp_path / "base" / "model.safetensors")
+    copy = "base_model.model.lm_head.base_layer.weight"
+    equal = variant(whole, tmp_path / "equal", "equal")
+    tensors(lambda values: values.update({copy: head}))(equal)
+    other = variant(whole, tmp_path / "other", "other")
+    tensors(lambda values: values.update({copy: head + 1}))(other)
+    market = Market(tmp_path / "market", needed)
+    with market.stage(equal) as staged:
+        assert "left out the copies of the base model's lm_head.weight" in staged.learnware.notes
+        assert set(load_file(staged.folder / WEIGHTS)) == {A, B}
+    with pytest.raises(InvalidLearnware, match="it differs from the base model's"), market.stage(other):
+        pass
+    with pytest.raises(InvalidLearnware, match="it differs from the base model's"):
+        check_learnware(other, needed)
+    assert check_learnware(equal, needed).id == "equal"
