@@ -59,8 +59,8 @@ class Adapter(NamedTuple):
 
 def check_adapter(folder: Path, *, weights: bool = True, values: bool = True) -> Adapter:
     """Checks the adapter in `folder` and returns it. With `values` False only the header of its weights is read: names,
-    shapes, types and the file's length are checked, and its values are not. With `weights` False only its configuration
-    is read, and `layers` is empty.
+    shapes, types and the file's length are checked, and its values are not. With `weights` False `layers` is empty, and
+    the weights are not looked at but for the ranks of layers that have ranks of their own.
 
     Raises:
         InvalidLearnware: the configuration or a shape is wrong, the weights are truncated, hold NaN, or have another
@@ -73,7 +73,9 @@ def check_adapter(folder: Path, *, weights: bool = True, values: bool = True) ->
             )
     config = checked_config(read_config(folder))
     if not weights:
-        rank = max(config.rank, *config.rank_pattern.values(), 1)
+        rank = config.rank
+        if config.rank_pattern:
+            rank = max(pair.rank for pair in read_header(folder).pairs.values())
         return Adapter(rank, config.base_model, config.revision, {}, config.notes)
     header = read_header(folder)
     check_agrees(config, header)

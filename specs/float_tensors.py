@@ -74,9 +74,9 @@ def save_floats(tensors: Mapping[str, FloatTensor], path: Path) -> None:
 
 def base_weight(base: Path, path: str) -> FloatTensor | None:
     """Returns the weights at a path of the base model in a folder (`lm_head.weight`), the input embedding's where its
-    output layer is tied to that, or None where it has no such weights in a float type."""
+    output layer has none of its own, or None where it has no such weights in a float type."""
     found = _stored(base, path)
-    if found is None and path == "lm_head.weight" and _ties_embeddings(base):
+    if found is None and path == "lm_head.weight":
         found = _stored(base, "model.embed_tokens.weight")
     return found
 
@@ -112,11 +112,6 @@ def _stored(base: Path, name: str) -> FloatTensor | None:
         single = base / SINGLE_FILE
         files = [single] if single.is_file() else sorted(base.glob("*.safetensors"))
     return next((tensors[name] for file in files if name in (tensors := open_floats(file))), None)
-
-
-def _ties_embeddings(base: Path) -> bool:
-    config = json.loads((base / "config.json").read_bytes())
-    return bool(config.get("tie_word_embeddings", True))
 
 
 def _mapped(path: Path, part: dict[str, Any], start: int) -> NDArray[Any]:

@@ -168,6 +168,14 @@ CASES: dict[str, Case] = {
         Kind({"init_lora_weights": "olora", "r": 4}, initial=True, after=edit_tensors(compiled_names)),
         noted="converted olora",
     ),
+    **{
+        f"{name}, with the initial adapter": Case(
+            # taken out of the base in another way, which makes no difference to how it is put back
+            Kind({"init_lora_weights": "pissa"}, initial=True, after=edit_config(init_lora_weights=name)),
+            noted=f"converted {name} to a plain LoRA",
+        )
+        for name in ("corda", "lora_ga", "loftq")
+    },
     "an early PEFT's": Case(Kind(after=without(*NEW))),
     "a later PEFT's": Case(
         Kind(after=edit_config(use_new_kernel=True, another_config=None, third=[])), noted="passed over: use_new_kernel"

@@ -257,3 +257,9 @@ def test_a_folder_that_was_checked_is_not_refused_for_its_names(folder: Path) ->
     assert load_learnware(folder, weights=False).base_model == BASE
     with pytest.raises(InvalidLearnware, match=r"trained on '\./merged', but its card says 'tiny-base'"):
         load_learnware(folder)
+
+
+def test_a_rank_that_no_layer_has_counts_for_no_slot(folder: Path) -> None:
+    _config(r=64, rank_pattern={"q_proj": 4})(folder)
+    assert check_adapter(folder).rank == 4
+    assert check_adapter(folder, weights=False).rank == 4
