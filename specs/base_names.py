@@ -7,10 +7,10 @@ the layers of the base are known, it is their number and sizes that decide (`che
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from specs.adapter import Adapter
 from specs.base_layers import Layers, check_fits, depth_of
 from specs.errors import InvalidLearnware
 
@@ -63,35 +63,35 @@ def names_of(base: Path) -> tuple[str, ...]:
     return (name,) if isinstance(name, str) and name else ()
 
 
-def check_base(adapter: Adapter, card_id: str, base: BaseModel | None) -> tuple[str, ...]:
-    """Checks that an adapter belongs to the base model that is served, or, where `base` is None, to the one that its
-    card names. Returns what is worth telling its provider.
+def check_base(names: Iterable[str], layers: Layers, depth: int | None, base: BaseModel) -> tuple[str, ...]:
+    """Checks that an adapter belongs to the base model that is served. Returns what is worth telling its provider.
 
     Where the base's layers are known and the adapter's tensors were read, their sizes decide, and a name that means
     another model is a note. Otherwise names decide, as nothing else can.
 
+    Args:
+        names: the base model's names in the words of the adapter and of its card.
+        layers: the layers that the adapter changes; empty where its tensors were not read.
+        depth: the number of decoder layers that its base must have had (`specs.adapter.Adapter`); None if unknown.
+        base: the base model that is served.
+
     Raises:
         InvalidLearnware: it belongs to another base model.
     """
-    if base is None:
-        if adapter.base_model and not same_name(adapter.base_model, card_id):
-            raise InvalidLearnware(f"the adapter was trained on {adapter.base_model!r}, but its card says {card_id!r}")
-        return ()
-    named = adapter.base_model or card_id
-    others = list(dict.fromkeys(name for name in (named, card_id) if not base.is_called(name)))
-    known = base.layers is not None and bool(adapter.layers)
+    others = [name for name in dict.fromkeys(names) if not base.is_called(name)]
+    known = base.layers is not None and bool(layers)
     if not known and others:
         raise InvalidLearnware(f"it is an adapter for {others[0]!r}; the base model here is {base.id!r}")
     if base.layers is None or not known:
         return ()
     stranger = f"it is an adapter for {others[0]!r}; the base model here is {base.id!r}: " if others else ""
     try:
-        check_fits(adapter.layers, base.layers)
+        check_fits(layers, base.layers)
     except InvalidLearnware as error:
         raise InvalidLearnware(f"{stranger}{error}") from None
-    depth = depth_of(base.layers)
-    if others and adapter.depth is not None and adapter.depth != depth:
-        raise InvalidLearnware(f"{stranger}it was trained on {adapter.depth} decoder layers, and this has {depth}")
+    own = depth_of(base.layers)
+    if others and depth is not None and depth != own:
+        raise InvalidLearnware(f"{stranger}it was trained on {depth} decoder layers, and this has {own}")
     return tuple(
         f"it names {name!r} as its base model; every layer fits {base.id!r}, which is served. If it was trained on "
         "another model it will answer badly; if not, base_model.aliases can hold that name"

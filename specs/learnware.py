@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from specs.adapter import Adapter, check_adapter
+from specs.adapter import check_adapter
 from specs.base_names import BaseModel, check_base, same_name
 from specs.capability import CAPABILITY, Capability
-from specs.card import CARD_FILE, Card, load_card
+from specs.card import CARD_FILE, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
 from specs.pave import PAVE, ParameterVector
 from specs.specification import DESCRIPTION_FILE, RKME_TEXT, Specification, with_asks
@@ -48,9 +48,13 @@ class Learnware:
     specification: Specification
     base_revisions: frozenset[str] = frozenset()
     """Revisions of the base model that its card and its adapter name."""
+    base_names: tuple[str, ...] = ()
+    """Names of the base model in the words of its adapter and its card."""
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Layers of the base model that the adapter changes, with their input and output features; empty if loaded without
-    weights."""
+    """Layers of the base model that the adapter changes, with their input and output features; empty if its weights
+    were not read."""
+    depth: int | None = None
+    """Number of decoder layers that its base model must have had (`specs.adapter.Adapter`); None if unknown."""
     capability: Capability | None = None
     """Measured capability; None if it was not measured."""
     vector: ParameterVector | None = None
@@ -67,7 +71,8 @@ def load_learnware(
     vector are, nor is it checked whose weights were measured. With `weights` False the header is not read either, for
     callers that know that the folder was checked.
 
-    The learnware carries the id of the base model that is served, whatever its own files call it.
+    The learnware carries the id of the base model that is served, whatever its own files call it; without `base_model`
+    that of its card, and that its adapter names another is a note.
 
     Raises:
         InvalidLearnware: something in the folder is wrong; the message says what, and what would be right.
@@ -76,14 +81,17 @@ def load_learnware(
     try:
         card = load_card(folder / CARD_FILE)
         adapter = check_adapter(folder, weights=weights, values=values)
-        if not weights and base is not None and base.layers is not None and not _named(adapter, card, base):
+        named = tuple(dict.fromkeys(name for name in (adapter.base_model, card.base_model.id) if name))
+        if not weights and base is not None and base.layers is not None and not all(map(base.is_called, named)):
             adapter = check_adapter(folder, values=False)  # the name alone refuses nothing
         # Checked before a capability, which would be for another base model as well: this message says more.
         notes = adapter.notes
-        if weights or base is not None:
-            notes += check_base(adapter, card.base_model.id, base)
+        if base is not None:
+            notes += check_base(named, adapter.layers, adapter.depth, base)
+        elif not all(same_name(named[0], name) for name in named):
+            notes += (f"the adapter was trained on {named[0]!r}, but its card says {named[1]!r}",)
         served = card.base_model.id if base is None else base.id
-        names = {served, card.base_model.id, adapter.base_model, *(base.aliases if base else ())}
+        names = {served, *named, *(base.aliases if base else ())}
         specifications: dict[str, Any] = {}
         whole = weights and values
         for kind, value in specifications_of(folder, served, TYPES if whole else ROUTED_TYPES, check=False):
@@ -115,16 +123,13 @@ def load_learnware(
         folder=folder,
         specification=specification,
         base_revisions=frozenset(filter(None, (card.base_model.revision, adapter.revision))),
-        layers=adapter.layers if weights else {},
+        base_names=named,
+        layers=adapter.layers,
+        depth=adapter.depth,
         capability=None if capability is None else replace(capability, base_model=served),
         vector=specifications.get(PAVE),
         notes=notes,
     )
-
-
-def _named(adapter: Adapter, card: Card, base: BaseModel) -> bool:
-    """Whether the adapter and its card name the base model that is served."""
-    return base.is_called(adapter.base_model or card.base_model.id) and base.is_called(card.base_model.id)
 
 
 def _measured_on(value: Any, served: str, names: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from specs.adapter_conversion import check_copies
 from specs.base_layers import Layers, check_fits
-from specs.base_names import BaseModel
+from specs.base_names import BaseModel, check_base
 from specs.errors import InvalidLearnware, InvalidSpecification
 from specs.learnware import Learnware, load_learnware
 from specs.pave import Basis, check_basis
@@ -72,8 +72,8 @@ def slot_rank(rank: int) -> int | None:
 
 def _check(learnware: Learnware, requirements: Requirements) -> None:
     served = requirements.served
-    if served is not None and served.layers is None and not served.is_called(learnware.base_model):
-        raise InvalidLearnware(f"it is an adapter for {learnware.base_model!r}; the base model here is {served.id!r}")
+    if served is not None:
+        check_base(learnware.base_names, learnware.layers, learnware.depth, served)
     others = sorted(learnware.base_revisions - {"main", requirements.revision})
     if requirements.revision is not None and others:
         raise InvalidLearnware(

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from specs.adapter import Adapter
 from specs.base_names import BaseModel, check_base, names_of, plain_name, same_name
 from specs.errors import InvalidLearnware
 
@@ -59,41 +58,40 @@ def test_the_model_names_itself(tmp_path: Path) -> None:
     assert names_of(tmp_path) == ()
 
 
-def adapter(name: str, layers: int = 4, depth: int | None = None) -> Adapter:
-    changed = dict(list(LAYERS.items())[:layers])
-    return Adapter(8, name, None, changed, depth=depth)
+def check(names: list[str], base: BaseModel, layers: int = 4, depth: int | None = None) -> tuple[str, ...]:
+    return check_base(names, dict(list(LAYERS.items())[:layers]), depth, base)
 
 
 def test_where_layers_are_known_a_name_is_a_note() -> None:
     base = BaseModel("Qwen3-8B", ("mine",), LAYERS)
-    assert check_base(adapter("unsloth/qwen3-8b-bnb-4bit"), "Qwen/Qwen3-8B", base) == ()
-    assert check_base(adapter("runs/MINE"), "mine", base) == ()
-    assert check_base(adapter(""), "mine", base) == ()
-    notes = check_base(adapter("./merged"), "Qwen3-8B", base)
+    assert check(["unsloth/qwen3-8b-bnb-4bit", "Qwen/Qwen3-8B"], base) == ()
+    assert check(["runs/MINE", "mine"], base) == ()
+    assert check(["mine"], base) == ()
+    notes = check(["./merged", "Qwen3-8B"], base)
     assert len(notes) == 1
     assert "it names './merged' as its base model; every layer fits 'Qwen3-8B'" in notes[0]
-    assert len(check_base(adapter("./merged"), "owner/other", base)) == 2
+    assert len(check(["./merged", "owner/other"], base)) == 2
 
 
 def test_covering_some_layers_is_no_sign_of_another_base_unless_it_has_another_name() -> None:
     base = BaseModel("Qwen3-8B", (), LAYERS)
-    assert check_base(adapter("Qwen3-8B", 2, depth=2), "Qwen3-8B", base) == ()
-    assert len(check_base(adapter("other", 2, depth=None), "Qwen3-8B", base)) == 1
+    assert check(["Qwen3-8B"], base, 2, depth=2) == ()
+    assert len(check(["other", "Qwen3-8B"], base, 2, depth=None)) == 1
     with pytest.raises(InvalidLearnware, match="trained on 2 decoder layers, and this has 4"):
-        check_base(adapter("other", 2, depth=2), "Qwen3-8B", base)
+        check(["other", "Qwen3-8B"], base, 2, depth=2)
 
 
 def test_another_size_is_another_base_whatever_its_name() -> None:
-    wide = Adapter(8, "Qwen3-8B", None, {"model.layers.0.self_attn.q_proj": (16, 8)})
+    wide = {"model.layers.0.self_attn.q_proj": (16, 8)}
     base = BaseModel("Qwen3-8B", (), LAYERS)
     with pytest.raises(InvalidLearnware, match=r"^model\.layers\.0\.self_attn\.q_proj: the adapter maps 16 features"):
-        check_base(wide, "Qwen3-8B", base)
+        check_base(["Qwen3-8B"], wide, None, base)
     with pytest.raises(InvalidLearnware, match=r"^it is an adapter for 'x'; the base model here is 'Qwen3-8B': model"):
-        check_base(wide, "x", base)
+        check_base(["Qwen3-8B", "x"], wide, None, base)
 
 
-@pytest.mark.parametrize("base", [BaseModel("Qwen3-8B"), None])
-def test_where_layers_are_not_known_names_decide(base: BaseModel | None) -> None:
-    assert check_base(adapter("unsloth/Qwen3-8B"), "Qwen/Qwen3-8B", base) == ()
-    with pytest.raises(InvalidLearnware, match="'Qwen/Qwen3-4B'"):
-        check_base(adapter("Qwen/Qwen3-4B"), "Qwen/Qwen3-8B", base)
+@pytest.mark.parametrize(("base", "read"), [(BaseModel("Qwen3-8B"), 4), (BaseModel("Qwen3-8B", (), LAYERS), 0)])
+def test_where_layers_are_not_known_names_decide(base: BaseModel, read: int) -> None:
+    assert check(["unsloth/Qwen3-8B", "Qwen/Qwen3-8B"], base, read) == ()
+    with pytest.raises(InvalidLearnware, match="it is an adapter for 'Qwen/Qwen3-4B'; the base model here is 'Qwen3-"):
+        check(["Qwen/Qwen3-4B", "Qwen/Qwen3-8B"], base, read)

@@ -114,7 +114,6 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "not LoRA": (_config(peft_type="PREFIX_TUNING"), "peft_type LORA"),
     "rank is no number": (_config(r="four"), "r is 'four'"),
     "rank differs from the tensors": (_config(r=8), "says r = 8"),
-    "other base than the card": (_config(base_model_name_or_path="other-base"), "trained on 'other-base'"),
     "DoRA": (_config(use_dora=True), "use_dora"),
     "pickled weights beside": (lambda folder: (folder / "adapter_model.bin").write_bytes(b"x"), "only safetensors"),
     "no weights": (
@@ -252,11 +251,14 @@ def test_scores_of_another_base_or_other_weights_are_refused(folder: Path) -> No
             load_learnware(folder)
 
 
-def test_a_folder_that_was_checked_is_not_refused_for_its_names(folder: Path) -> None:
+@pytest.mark.parametrize("weights", [True, False])
+def test_that_the_card_names_another_base_than_the_adapter_is_noted(folder: Path, weights: bool) -> None:
     _config(base_model_name_or_path="./merged")(folder)
-    assert load_learnware(folder, weights=False).base_model == BASE
-    with pytest.raises(InvalidLearnware, match=r"trained on '\./merged', but its card says 'tiny-base'"):
-        load_learnware(folder)
+    learnware = load_learnware(folder, weights=weights)
+    assert (learnware.base_model, learnware.base_names) == (BASE, ("./merged", BASE))
+    assert learnware.notes == ("the adapter was trained on './merged', but its card says 'tiny-base'",)
+    with pytest.raises(InvalidLearnware, match=r"it is an adapter for '\./merged'; the base model here is 'tiny-base'"):
+        load_learnware(folder, base_model=BASE, weights=weights)
 
 
 def test_a_rank_that_no_layer_has_counts_for_no_slot(folder: Path) -> None:
