@@ -1,6 +1,7 @@
 """`deploy/`: every configuration is valid, and every number in a comment follows from its arithmetic."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from serving.config import Config, load_config
 from serving.config_file import default_file
 from serving.requirements import market_requirements, requirements
 from specs.card import CARD_FILE, BaseModelReference, save_card
+from specs.errors import InvalidLearnware
 from specs.market.checks import check_learnware
 from tests.specs.learnware_folder import adapter_config, card, write_learnware
 from tests.support import ROOT
@@ -299,3 +301,9 @@ def test_an_adapter_that_peft_saved_for_the_hub_id_fits_the_h100_configuration(t
     learnware = check_learnware(folder, market_requirements(config, tmp_path / "base"))
     assert (learnware.base_model, learnware.notes) == ("Qwen3-8B", ())
     assert check_learnware(folder, requirements(config)).base_model == "Qwen3-8B"
+    named = Config.model_validate({"base_model": {"source": "Qwen/Qwen3-8B", "id": "house", "aliases": ["mine"]}})
+    assert named.base_model.names == ("mine", "Qwen/Qwen3-8B")
+    wide = replace(requirements(named), max_rank=32)
+    assert check_learnware(folder, wide).base_model == "house"
+    with pytest.raises(InvalidLearnware, match="it is an adapter for 'Qwen/Qwen3-8B'; the base model here is 'house'"):
+        check_learnware(folder, replace(wide, aliases=()))
