@@ -66,6 +66,11 @@ class BaseModelSettings(_Section):
         description="Name of the base model for clients and learnwares; a learnware for another one is refused. null: "
         "the embedded model's name, the folder's, or the hub id.",
     )
+    aliases: tuple[str, ...] = Field(
+        (),
+        description="Other names that mean this base model in learnwares, such as the folder in which it was trained. "
+        "Owner, case and quantisation are passed over in any case; where every layer fits, another name is only noted.",
+    )
     revision: str | None = Field(
         None,
         description="Commit of a hub id: it is what is downloaded, and what learnwares must be for: one that names "
@@ -75,6 +80,11 @@ class BaseModelSettings(_Section):
     @property
     def served_id(self) -> str:
         return self.id or base_model_id(self.source)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of this model other than the served one: the aliases, and that of its source."""
+        return (*self.aliases, base_model_id(self.source))
 
 
 class LearnwareSettings(_Section):

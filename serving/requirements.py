@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from serving.config import Config
 from specs.base_layers import read_layers
+from specs.base_names import names_of
 from specs.errors import InvalidLearnware
 from specs.learnware import Learnware, learnware_folders
 from specs.market.checks import Requirements
@@ -55,6 +56,7 @@ def requirements(config: Config) -> Requirements:
         revision=config.base_model.revision,
         max_rank=config.engine.max_rank,
         basis=Basis() if named is None else read_vector(Path(named).expanduser()).basis,
+        aliases=config.base_model.names,
         reserved=frozenset((config.base_model.served_id, *config.router.auto_names)),
     )
 
@@ -62,7 +64,8 @@ def requirements(config: Config) -> Requirements:
 def market_requirements(config: Config, base: Path) -> Requirements:
     """Returns the requirements on a learnware that enters the configuration's market; `base` is the base model's
     folder, whose layers an adapter must fit."""
-    return replace(requirements(config), layers=read_layers(base))
+    needed = requirements(config)
+    return replace(needed, layers=read_layers(base), base=base, aliases=(*needed.aliases, *names_of(base)))
 
 
 def check_folder(config: Config, market: Path) -> None:

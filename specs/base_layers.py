@@ -42,7 +42,7 @@ def check_fits(adapter: Layers, layers: Layers) -> None:
     unknown = sorted(set(adapter) - set(layers))
     if unknown:
         kinds = sorted({path.rpartition(".")[2] for path in layers})
-        depth = sum(path.endswith(".self_attn.q_proj") for path in layers)
+        depth = depth_of(layers)
         raise InvalidLearnware(
             f"{len(unknown)} of the adapter's {len(adapter)} layers are not in the base model: "
             f"{', '.join(unknown[:SHOWN])}; it takes adapters for {', '.join(kinds)} of {depth} decoder layers"
@@ -53,6 +53,11 @@ def check_fits(adapter: Layers, layers: Layers) -> None:
                 f"{path}: the adapter maps {shape[0]} features to {shape[1]}, the base model's layer "
                 f"{layers[path][0]} to {layers[path][1]}"
             )
+
+
+def depth_of(layers: Layers) -> int:
+    """Returns the number of decoder layers among a base model's layers."""
+    return sum(path.endswith(".self_attn.q_proj") for path in layers)
 
 
 def _llama_layers(config: Mapping[str, Any]) -> Layers:
@@ -75,4 +80,5 @@ def _llama_layers(config: Mapping[str, Any]) -> Layers:
         for name, shape in block.items()
     }
     layers["lm_head"] = (hidden, config["vocab_size"])
+    layers["model.embed_tokens"] = (config["vocab_size"], hidden)
     return layers

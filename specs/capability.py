@@ -13,9 +13,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from specs.base_names import same_name
 from specs.errors import InvalidSpecification
 from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore, Z
 
@@ -157,9 +158,9 @@ def capability_of(folder: Path, base_model: str, adapter_sha256: str) -> Capabil
         found = load_capability(folder)
     except InvalidSpecification:
         found = None
-    if found is None or (found.base_model, found.adapter_sha256) != (base_model, adapter_sha256):
+    if found is None or found.adapter_sha256 != adapter_sha256 or not same_name(found.base_model, base_model):
         return Capability(base_model, adapter_sha256)
-    return found
+    return replace(found, base_model=base_model)
 
 
 def _score(task: str, values: object) -> ProbeScore:

@@ -117,6 +117,14 @@ def load_card(path: Path) -> Card:
         raise InvalidLearnware(f"{CARD_FILE}: {'; '.join(_explain(dict(fault)) for fault in error.errors())}") from None
 
 
+def readable_card(path: Path) -> Card | None:
+    """Returns a card, or None where there is none that can be read."""
+    try:
+        return load_card(path)
+    except InvalidLearnware:
+        return None
+
+
 def save_card(card: Card, path: Path) -> None:
     """Writes a card as YAML, without fields that are None."""
     values = card.model_dump(mode="json", exclude_none=True)

@@ -11,12 +11,13 @@ Loading parses YAML (safe), JSON and safetensors, and executes nothing. Every fa
 that says what would be right, rather than by the engine under traffic.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from specs.adapter import check_adapter
+from specs.base_names import BaseModel, check_base, same_name
 from specs.capability import CAPABILITY, Capability
 from specs.card import CARD_FILE, load_card
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
@@ -50,13 +51,19 @@ class Learnware:
     """Specification of its prompts, by which it is chosen; None if it is called by name only."""
     base_revisions: frozenset[str] = frozenset()
     """Revisions of the base model that its card and its adapter name."""
+    base_names: tuple[str, ...] = ()
+    """Names of the base model in the words of its adapter and its card."""
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Layers of the base model that the adapter changes, with their input and output features; empty if loaded without
-    weights."""
+    """Layers of the base model that the adapter changes, with their input and output features; empty if its weights
+    were not read."""
+    depth: int | None = None
+    """Number of decoder layers that its base model must have had (`specs.adapter.Adapter`); None if unknown."""
     capability: Capability | None = None
     """Measured capability; None if it was not measured."""
     vector: ParameterVector | None = None
     """Parameter vector (PAVE); None if the provider gives none, or if loaded without weights."""
+    notes: tuple[str, ...] = ()
+    """Sentences worth telling its provider; they refuse nothing."""
 
     @property
     def specified(self) -> Specification:
@@ -70,27 +77,40 @@ class Learnware:
 
 
 def load_learnware(
-    folder: Path, *, base_model: str | None = None, weights: bool = True, values: bool = True
+    folder: Path, *, base_model: str | BaseModel | None = None, weights: bool = True, values: bool = True
 ) -> Learnware:
-    """Reads and checks the learnware in `folder`, which must be for `base_model` if that is given. With `weights` False
-    neither the weights nor the parameter vector are read or checked, for callers that know that the folder was checked;
-    with `values` False the weights are read by their header alone.
+    """Reads and checks the learnware in `folder`, which must be for `base_model` if that is given, by a name or by the
+    model's facts. With `values` False only the header of its weights is read: neither their values nor the parameter
+    vector are, nor is it checked whose weights were measured. With `weights` False the header is not read either, for
+    callers that know that the folder was checked.
+
+    The learnware carries the id of the base model that is served, whatever its own files call it; without `base_model`
+    that of its card, and that its adapter names another is a note.
 
     Raises:
         InvalidLearnware: something in the folder is wrong; the message says what, and what would be right.
     """
+    base = BaseModel(base_model) if isinstance(base_model, str) else base_model
     try:
         card = load_card(folder / CARD_FILE)
         adapter = check_adapter(folder, weights=weights, values=values)
-        if adapter.base_model != card.base_model.id:
-            raise InvalidLearnware(
-                f"the adapter was trained on {adapter.base_model!r}, but {CARD_FILE} says {card.base_model.id!r}"
-            )
+        named = tuple(dict.fromkeys(name for name in (adapter.base_model, card.base_model.id) if name))
+        if not weights and base is not None and base.layers is not None and not all(map(base.is_called, named)):
+            adapter = check_adapter(folder, values=False)  # the name alone refuses nothing
         # Checked before a capability, which would be for another base model as well: this message says more.
-        check_base_model(adapter.base_model, base_model)
-        types = TYPES if weights else ROUTED_TYPES
-        found = specifications_of(folder, adapter.base_model, types, check=weights)
-        specifications: dict[str, Any] = {kind.type: value for kind, value in found}
+        notes = adapter.notes
+        if base is not None:
+            notes += check_base(named, adapter.layers, adapter.depth, base)
+        elif not all(same_name(named[0], name) for name in named):
+            notes += (f"the adapter was trained on {named[0]!r}, but its card says {named[1]!r}",)
+        served = card.base_model.id if base is None else base.id
+        names = {served, *named, *(base.aliases if base else ())}
+        specifications: dict[str, Any] = {}
+        whole = weights and values
+        for kind, value in specifications_of(folder, served, TYPES if whole else ROUTED_TYPES, check=False):
+            if whole:
+                kind.check(value, folder, _measured_on(value, served, names))
+            specifications[kind.type] = value
         specification: Specification | None = specifications.get(RKME_TEXT)
         if specification is not None:
             specification = with_asks(specification, card.examples[:MOST_ASKS] or (card.description,))
@@ -98,30 +118,48 @@ def load_learnware(
         raise InvalidLearnware(f"learnware {folder.name}: {error}") from None
     except OSError as error:
         raise InvalidLearnware(f"learnware {folder.name} cannot be read: {error}") from None
-    return Learnware(
+    learnware = Learnware(
         id=card.id,
         version=card.version,
         name=card.name,
         description=card.description,
         domain=card.domain,
         tasks=card.tasks,
-        base_model=card.base_model.id,
+        base_model=served,
         languages=card.languages,
         licence=card.licence,
         rank=adapter.rank,
         folder=folder,
         specification=specification,
         base_revisions=frozenset(filter(None, (card.base_model.revision, adapter.revision))),
+        base_names=named,
         layers=adapter.layers,
+        depth=adapter.depth,
         capability=specifications.get(CAPABILITY),
         vector=specifications.get(PAVE),
+        notes=notes,
     )
+    return learnware if base is None else served_over(learnware, base)
 
 
-def check_base_model(trained_on: str, served: str | None) -> None:
-    """Raises InvalidLearnware when an adapter was trained on another base model than `served`, unless that is None."""
-    if served is not None and trained_on != served:
-        raise InvalidLearnware(f"it is an adapter for {trained_on!r}; the base model here is {served!r}")
+def served_over(learnware: Learnware, base: BaseModel) -> Learnware:
+    """Returns a learnware that fits a base model as it is served there: under that model's id, and without scores that
+    were measured on another one."""
+    capability, notes = learnware.capability, learnware.notes
+    if capability is not None and not base.is_called(capability.base_model):
+        notes = (*notes, f"its measured scores are of {capability.base_model!r} and are not used over {base.id!r}")
+        capability = None
+    elif capability is not None:
+        capability = replace(capability, base_model=base.id)
+    return replace(learnware, base_model=base.id, capability=capability, notes=notes)
+
+
+def _measured_on(value: Any, served: str, names: Collection[str]) -> str:
+    """Returns the base model that a specification must have been measured on: the one that it names, where the
+    learnware knows it by that name."""
+    if isinstance(value, Capability) and any(same_name(value.base_model, name) for name in names):
+        return value.base_model
+    return served
 
 
 def learnware_folders(root: Path) -> list[Path]:
@@ -136,7 +174,7 @@ def learnware_folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
 
 
-def load_learnwares(root: Path, base_model: str | None = None) -> list[Learnware]:
+def load_learnwares(root: Path, base_model: str | BaseModel | None = None) -> list[Learnware]:
     """Returns every learnware in a sub-folder of `root`, sorted by id. Folders whose names begin with a dot or an
     underscore are left out.
 

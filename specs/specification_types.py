@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from specs.adapter import adapter_hash
+from specs.base_names import same_name
 from specs.capability import (
     CAPABILITY,
     CAPABILITY_FILE,
@@ -139,7 +140,7 @@ class Measured:
         save_capability(value, folder)
 
     def check(self, value: Capability, learnware: Path, base_model: str) -> None:
-        if value.base_model != base_model or value.adapter_sha256 != adapter_hash(learnware):
+        if not same_name(value.base_model, base_model) or value.adapter_sha256 != adapter_hash(learnware):
             raise InvalidSpecification(
                 f"{FOLDER}/{CAPABILITY_FILE} was measured with other weights or another base model; "
                 "measure it again (`learnware-serving matrix --probes --write-capability` on rows of tasks, "

@@ -86,7 +86,7 @@ class CountingMixin:
     def _watch(self, manager: Any) -> None:
         slots = manager._adapter_manager  # noqa: SLF001
         apply, activate = manager._apply_adapters, slots.activate_adapter  # noqa: SLF001
-        read = LoRAModel.from_local_checkpoint
+        read = LoRAModel.from_lora_tensors  # both readers end there
 
         def counted_apply(requests: Any) -> Any:
             wanted = {request.lora_int_id for request in requests if request}
@@ -106,7 +106,7 @@ class CountingMixin:
 
         manager._apply_adapters = counted_apply  # noqa: SLF001
         slots.activate_adapter = counted_activate
-        LoRAModel.from_local_checkpoint = counted_read
+        LoRAModel.from_lora_tensors = counted_read
 
 
 class CountedLearnwareWorker(CountingMixin, LearnwareCPUWorker):

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from serving.paths import cache_folder
     from serving.training.drift import PROTOCOL, DriftMeter
     from specs.adapter import adapter_hash
+    from specs.base_names import same_name
     from specs.card import CARD_FILE, load_card
 
     counts = {kind: getattr(args, kind) for kind in Kind}
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     base = ensure_base_model(args.base, cache, print)
     base_id = args.base_id or base_model_id(args.base)
     for folder, card in cards.items():
-        if card.base_model.id != base_id:
+        if not same_name(card.base_model.id, base_id):
             raise InvalidInput(f"{folder}: it is an adapter for {card.base_model.id!r}; measured is {base_id!r}")
     meter = DriftMeter(base, cache, args.device)
     for folder, card in cards.items():

@@ -11,19 +11,17 @@ from typing import Any
 import torch
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.request import LoRARequest
-from vllm.lora.utils import get_adapter_absolute_path
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.platforms import current_platform
 
+from serving.engine.adapter_reader import adapter_folder, read_adapter
 from serving.engine.adapters import PagedModelManager
 from serving.engine.staging import Staging
 from serving.paging.buffer import PackedAdapter, in_one_buffer
 from serving.paging.settings import PagingSettings
 from serving.paging.tier import HostTier, Loaded
+from specs.adapter import WEIGHTS_FILE
 from specs.errors import InvalidLearnware
-
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
-"""Names of weight files; vLLM 0.29 reads the first one that exists (`LoRAModel.from_local_checkpoint`)."""
 
 
 @dataclass
@@ -62,6 +60,7 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         self._placed: dict[int, int] = {}
         """Bytes of the adapters in the slots, without those that vLLM makes for warm-up."""
         self._settings = PagingSettings.of(vllm_config.additional_config)
+        self._base = Path(vllm_config.model_config.model)
         self._pinned: set[int] = set()
         """Numbers of the adapters that keep their slot."""
         self._page_lock = device.type == "cuda"
@@ -76,8 +75,24 @@ class LearnwareWorkerManager(LRUCacheWorkerLoRAManager):
         )
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
-        lora = super()._load_adapter(lora_request)
-        self._adapter_manager.check_fits(lora)
+        """Reads and checks an adapter, without vLLM's own reader, which has one scaling for all of an adapter's layers
+        (`serving.engine.adapter_reader`).
+
+        Raises:
+            InvalidLearnware: it cannot be served right.
+        """
+        manager = self._adapter_manager
+        lora = read_adapter(
+            adapter_folder(lora_request),
+            lora_request.lora_int_id,
+            manager.model,
+            dtype=self.lora_config.lora_dtype,
+            max_rank=self.lora_config.max_lora_rank,
+            vocabulary=self.vocab_size,
+            base=self._base,
+        )
+        lora.is_3d_lora_weight = lora_request.is_3d_lora_weight
+        manager.check_fits(lora)
         return lora
 
     def _read(self, lora_request: LoRARequest) -> Loaded[PackedAdapter]:
@@ -221,8 +236,7 @@ def adapter_bytes(request: LoRARequest) -> int:
     Raises:
         InvalidLearnware: the folder holds no weights.
     """
-    folder = Path(get_adapter_absolute_path(request.lora_path))
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return (folder / name).stat().st_size
-    raise InvalidLearnware(f"its folder holds none of {', '.join(WEIGHTS)}")
+    path = adapter_folder(request) / WEIGHTS_FILE
+    if not path.is_file():
+        raise InvalidLearnware(f"its folder holds no {WEIGHTS_FILE}")
+    return path.stat().st_size

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from specs.adapter import check_adapter
 from specs.card import Card
 from specs.errors import InvalidLearnware
-from specs.learnware import Learnware, learnware_folders, load_learnware
+from specs.learnware import Learnware, learnware_folders, load_learnware, served_over
 from specs.market.checks import Requirements, check_fits_market
 from specs.pave import ParameterVector
 
@@ -36,10 +36,11 @@ class Unserved(NamedTuple):
 
 class _Facts(NamedTuple):
     id: str
-    base_model: str
+    base_names: tuple[str, ...]
     base_revisions: frozenset[str]
     rank: int
     layers: Mapping[str, tuple[int, int]]
+    depth: int | None
     vector: ParameterVector | None
 
 
@@ -57,10 +58,10 @@ def why_unfit(card: Card, folder: Path, requirements: Requirements) -> str | Non
     except InvalidLearnware as error:
         raise InvalidLearnware(f"learnware {card.id}: {error}") from None
     revisions = frozenset(filter(None, (card.base_model.revision, adapter.revision)))
+    names = tuple(dict.fromkeys(filter(None, (adapter.base_model, card.base_model.id))))
+    facts = _Facts(card.id, names, revisions, adapter.rank, adapter.layers, adapter.depth, None)
     try:
-        check_fits_market(
-            _Facts(card.id, adapter.base_model, revisions, adapter.rank, adapter.layers, None), requirements
-        )
+        check_fits_market(facts, requirements)
     except InvalidLearnware as error:
         return str(error)
     return None
@@ -89,7 +90,7 @@ def examine(root: Path, requirements: Requirements, *, values: bool = False) -> 
             yield Unserved(folder, DUPLICATE, same_id(learnware.id, first[learnware.id], folder))
             continue
         first[learnware.id] = folder
-        yield learnware
+        yield learnware if requirements.served is None else served_over(learnware, requirements.served)
 
 
 def same_id(learnware_id: str, first: Path, second: Path) -> str:
@@ -100,7 +101,7 @@ def same_id(learnware_id: str, first: Path, second: Path) -> str:
 def _telling(folder: Path, requirements: Requirements, reason: str) -> str:
     """Returns the reason that says most: a broken learnware may be for another base model, too."""
     try:
-        load_learnware(folder, base_model=requirements.base_model, values=False)
+        load_learnware(folder, base_model=requirements.served, values=False)
     except InvalidLearnware as error:
         return str(error)
     return reason

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from specs.card import CARD_FILE, load_card
 from specs.errors import InvalidInput, InvalidLearnware
-from specs.learnware import Learnware, load_learnware
+from specs.learnware import Learnware, load_learnware, served_over
 from specs.market import journal
 from specs.market.catalogue import Catalogue, Entry, read_catalogue, write_catalogue
 from specs.market.checks import Requirements, check_fits_market
@@ -63,7 +63,7 @@ def examine_market(root: Path, requirements: Requirements) -> Iterator[Learnware
                 continue
             try:
                 check_fits_market(learnware, requirements)
-                yield learnware
+                yield learnware if requirements.served is None else served_over(learnware, requirements.served)
             except InvalidLearnware as error:
                 yield Unserved(folder, UNFIT, str(error))
 

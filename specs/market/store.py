@@ -16,13 +16,15 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from filelock import Timeout
 
-from specs.capability import Capability, save_capability
-from specs.card import CARD_FILE, Card, load_card
+from specs.adapter_conversion import make_servable
+from specs.capability import CAPABILITY_FILE, Capability, save_capability
+from specs.card import CARD_FILE, Card, load_card, readable_card
 from specs.errors import InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
 from specs.files import file_lock
 from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
@@ -101,18 +103,24 @@ class Market:
                 if record:
                     self._refuse(recorded_as or folder.name, None, None, str(error))
                 raise InvalidLearnware(f"learnware {recorded_as or folder.name}: {error}") from None
-            sha256 = fingerprint(folder)
+            origin = fingerprint(folder)
             with journal.reading(self.root, self._timeout_s) as book:
-                check_not_held_back(book, sha256)
+                check_not_held_back(book, origin)
             try:
+                changes = make_servable(folder, self._requirements.base)
                 learnware, unfit = self._checked(folder, unfit_too=unfit_too)
             except InvalidLearnware as error:
                 if record:
-                    card = _readable_card(folder)
+                    card = readable_card(folder / CARD_FILE)
                     named = card.id if card else recorded_as or folder.name
-                    self._refuse(named, folder, sha256, str(error), card, sha256)
+                    self._refuse(named, folder, fingerprint(folder), str(error), card, origin)
                 raise
-            yield Staged(learnware, load_card(folder / CARD_FILE), sha256, folder, sha256, unfit)
+            if learnware.capability is None:  # none, or one of another base model, which nobody must read
+                (folder / SPECIFICATION_FOLDER / CAPABILITY_FILE).unlink(missing_ok=True)
+            learnware = changed(learnware, notes=(*changes, *learnware.notes))
+            yield Staged(
+                learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder, origin, unfit, learnware.notes
+            )
 
     def active(self, learnware_id: str) -> Record:
         """Returns the learnware that holds this id: it is served, or unfit. Raises UnknownLearnware."""
@@ -386,10 +394,3 @@ class Market:
             ) from None
         with held:
             yield
-
-
-def _readable_card(folder: Path) -> Card | None:
-    try:
-        return load_card(folder / CARD_FILE)
-    except InvalidLearnware:
-        return None

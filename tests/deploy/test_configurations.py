@@ -1,17 +1,26 @@
 """`deploy/`: every configuration is valid, and every number in a comment follows from its arithmetic."""
 
+import json
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import yaml
 from gguf import GGUFReader
 from ray.serve.schema import ServeDeploySchema
+from safetensors.numpy import save_file
 
 from serving.config import Config, load_config
 from serving.config_file import default_file
+from serving.requirements import market_requirements, requirements
+from specs.card import CARD_FILE, BaseModelReference, save_card
+from specs.errors import InvalidLearnware
+from specs.market.checks import check_learnware
+from tests.specs.learnware_folder import adapter_config, card, write_learnware
 from tests.support import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -261,3 +270,40 @@ def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
     assert [part for part in copied if not (ROOT / part).exists()] == []
     last_stage = lines[max(index for index, line in enumerate(lines) if line.startswith("FROM ")) :]
     assert "USER 1000" in last_stage
+
+
+def test_an_adapter_that_peft_saved_for_the_hub_id_fits_the_h100_configuration(tmp_path: Path) -> None:
+    """The configuration serves `Qwen/Qwen3-8B` under a name of its own."""
+    shape = QWEN3_8B
+    (tmp_path / "base").mkdir()
+    base_config = {
+        "model_type": "qwen3",
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_attention_heads": shape.query_heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head,
+        "num_hidden_layers": shape.layers,
+        "vocab_size": shape.vocabulary,
+    }
+    (tmp_path / "base" / "config.json").write_text(json.dumps(base_config))
+    folder = write_learnware(tmp_path / "learnware")
+    layer = f"base_model.model.model.layers.{shape.layers - 1}.self_attn.k_proj"
+    tensors = {
+        f"{layer}.lora_A.weight": np.ones((32, shape.hidden), np.float16),
+        f"{layer}.lora_B.weight": np.ones((shape.kv_heads * shape.head, 32), np.float16),
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    named = {"base_model_name_or_path": "Qwen/Qwen3-8B", "r": 32, "target_modules": ["k_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter_config(**named)))
+    save_card(card(base_model=BaseModelReference(id="Qwen/Qwen3-8B")), folder / CARD_FILE)
+    config = load_config(DEPLOY / "h100-8b.yaml")
+    learnware = check_learnware(folder, market_requirements(config, tmp_path / "base"))
+    assert (learnware.base_model, learnware.notes) == ("Qwen3-8B", ())
+    assert check_learnware(folder, requirements(config)).base_model == "Qwen3-8B"
+    named = Config.model_validate({"base_model": {"source": "Qwen/Qwen3-8B", "id": "house", "aliases": ["mine"]}})
+    assert named.base_model.names == ("mine", "Qwen/Qwen3-8B")
+    wide = replace(requirements(named), max_rank=32)
+    assert check_learnware(folder, wide).base_model == "house"
+    with pytest.raises(InvalidLearnware, match="it is an adapter for 'Qwen/Qwen3-8B'; the base model here is 'house'"):
+        check_learnware(folder, replace(wide, aliases=()))

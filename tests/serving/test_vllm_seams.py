@@ -23,8 +23,10 @@ with warnings.catch_warnings():
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.lora_weights import LoRALayerWeights
     from vllm.lora.model_manager import LoRAModelManager, LRUCacheLoRAModelManager
+    from vllm.lora.peft_helper import PEFTHelper
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
     from vllm.lora.request import LoRARequest
+    from vllm.lora.utils import parse_fine_tuned_lora_name
     from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -107,6 +109,21 @@ def test_an_adapter_is_modules_with_two_halves():
     assert lora.loras["m"].lora_a.shape == (4, 8)
     assert lora.loras["m"].lora_b.shape == (2, 4)
     assert {"lora_name", "lora_int_id", "lora_path"} <= set(LoRARequest.__struct_fields__)
+
+
+def test_an_adapter_is_made_of_tensors_by_name_with_one_scaling_for_all():
+    """Which is why `serving.engine.adapter_reader` applies each layer's own before."""
+    tensors = {
+        "base_model.model.m.lora_A.weight": torch.ones(4, 8),
+        "base_model.model.m.lora_B.weight": torch.ones(2, 4),
+    }
+    lora = LoRAModel.from_lora_tensors(1, tensors, PEFTHelper(r=4, lora_alpha=8, target_modules=[]), device="cpu")
+    assert (lora.loras["m"].scaling, lora.loras["m"].lora_b[0, 0].item()) == (2, 1)
+    assert parse_fine_tuned_lora_name("base_model.model.m.lora_A.weight", None) == ("m", True)
+    assert "lora.optimize()" in inspect.getsource(LoRAModelManager._create_merged_loras_inplace)
+    reader = inspect.getsource(WorkerLoRAManager._load_adapter)
+    for name in ("hf_to_vllm_mapper", "lora_skip_prefixes", "self.vocab_size", "is_3d_lora_weight", "lora_dtype"):
+        assert name in reader, name
 
 
 def test_the_operators_keep_their_interface():
@@ -251,6 +268,7 @@ def test_vllm_internals_are_touched_in_few_modules():
     """Imports of vLLM's internals (other than its entrypoints) in `serving`."""
     allowed = {
         *(f"engine/{name}.py" for name in ("adapters", "punica", "slot_writer", "worker", "worker_manager")),
+        "engine/adapter_reader.py",
         "paging/scheduler.py",
         "paging/gate.py",
         "paging/idle_polling.py",

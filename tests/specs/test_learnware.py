@@ -10,6 +10,9 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from specs.adapter import adapter_hash, check_adapter
+from specs.base_names import BaseModel
+from specs.capability import Capability, capability_of, save_capability
 from specs.encoding.encoder import PROMPT_ENCODER, load_prompt_encoder
 from specs.errors import DuplicateLearnware, InvalidLearnware, InvalidSpecification
 from specs.learnware import load_learnware, load_learnwares
@@ -119,7 +122,6 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "not LoRA": (_config(peft_type="PREFIX_TUNING"), "peft_type LORA"),
     "rank is no number": (_config(r="four"), "r is 'four'"),
     "rank differs from the tensors": (_config(r=8), "says r = 8"),
-    "other base than the card": (_config(base_model_name_or_path="other-base"), "trained on 'other-base'"),
     "DoRA": (_config(use_dora=True), "use_dora"),
     "pickled weights alone": (
         lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
@@ -210,3 +212,70 @@ def test_learnwares_come_sorted_and_for_one_base_only(whole: Path, tmp_path: Pat
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidLearnware, match="nowhere does not exist"):
         load_learnwares(tmp_path / "nowhere")
+
+
+def test_without_values_only_the_header_is_read(folder: Path) -> None:
+    _tensors(_nan(A))(folder)
+    assert check_adapter(folder, values=False).layers == {"model.layers.0.self_attn.q_proj": (8, 8)}
+    assert load_learnware(folder, values=False).rank == 4
+    with pytest.raises(InvalidLearnware, match="NaN or infinite"):
+        check_adapter(folder)
+    _cut("adapter_model.safetensors", 0.8)(folder)
+    with pytest.raises(InvalidLearnware, match="truncated"):
+        check_adapter(folder, values=False)
+
+
+LAYERS = {f"model.layers.{depth}.self_attn.{name}_proj": (8, 8) for depth in range(2) for name in "qkvo"}
+SERVED = BaseModel("Served-1B", ("owner/mine",), LAYERS)
+
+
+def _measured(base: str) -> Break:
+    return lambda folder: save_capability(Capability(base, adapter_hash(folder), "test"), folder / "specification")
+
+
+def test_the_learnware_carries_the_name_of_the_base_that_is_served(folder: Path) -> None:
+    _config(base_model_name_or_path="unsloth/served-1b-bnb-4bit")(folder)
+    _card(base_model={"id": "me/Mine"})(folder)
+    _measured("someone/Served-1B-GPTQ")(folder)
+    learnware = load_learnware(folder, base_model=SERVED)
+    assert (learnware.base_model, learnware.notes) == ("Served-1B", ())
+    assert learnware.capability is not None
+    assert learnware.capability.base_model == "Served-1B"
+    assert capability_of(folder / "specification", "Served-1B", adapter_hash(folder)).protocol == "test"
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_another_name_is_a_note_and_scores_of_that_name_do_not_count(folder: Path, weights: bool) -> None:
+    _config(base_model_name_or_path="./merged", layers_to_transform=[0])(folder)
+    _card(base_model={"id": "./merged"})(folder)
+    _measured("./merged")(folder)
+    learnware = load_learnware(folder, base_model=SERVED, weights=weights)
+    assert learnware.base_model == "Served-1B"
+    assert "it names './merged'" in learnware.notes[0]
+    assert "its measured scores are of './merged' and are not used over 'Served-1B'" in learnware.notes[1]
+    assert learnware.capability is None
+    _measured("Served-1B")(folder)
+    assert load_learnware(folder, base_model=SERVED, weights=weights).capability is not None
+
+
+def test_scores_of_another_base_or_other_weights_are_refused(folder: Path) -> None:
+    for base, digest in (("elsewhere", adapter_hash(folder)), (BASE, "0" * 64)):
+        save_capability(Capability(base, digest, "test"), folder / "specification")
+        with pytest.raises(InvalidLearnware, match="was measured with other weights or another base model"):
+            load_learnware(folder)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_that_the_card_names_another_base_than_the_adapter_is_noted(folder: Path, weights: bool) -> None:
+    _config(base_model_name_or_path="./merged")(folder)
+    learnware = load_learnware(folder, weights=weights)
+    assert (learnware.base_model, learnware.base_names) == (BASE, ("./merged", BASE))
+    assert learnware.notes == ("the adapter was trained on './merged', but its card says 'tiny-base'",)
+    with pytest.raises(InvalidLearnware, match=r"it is an adapter for '\./merged'; the base model here is 'tiny-base'"):
+        load_learnware(folder, base_model=BASE, weights=weights)
+
+
+def test_a_rank_that_no_layer_has_counts_for_no_slot(folder: Path) -> None:
+    _config(r=64, rank_pattern={"q_proj": 4})(folder)
+    assert check_adapter(folder).rank == 4
+    assert check_adapter(folder, weights=False).rank == 4

@@ -104,7 +104,7 @@ def test_what_is_refused_says_why_and_stands_in_quarantine(market, whole: Path, 
     bad = variant(whole, tmp_path / "bad", "bad")
     edit_card(bad, base_model={"id": "another"})
     assert market("check", bad) == 1
-    assert "but learnware.yaml says 'another'" in capsys.readouterr().err
+    assert "it is an adapter for 'another'" in capsys.readouterr().err
     assert market("list", "--quarantined") == 0
     assert capsys.readouterr().out == ""  # a check alone leaves nothing
     assert market("submit", bad) == 1

@@ -76,4 +76,4 @@ def test_what_is_submitted_is_a_source_and_not_an_id(
     assert "Hugging Face hub" in capsys.readouterr().err
     variant(learnware, tmp_path / "acme" / "tfns", ID, 2, 2.0)
     assert market("replace", ID) == 0
-    assert "acme/tfns is served in version 2" in capsys.readouterr().out
+    assert "acme/tfns, version 2, is in the market" in capsys.readouterr().out

@@ -19,7 +19,9 @@ def main(order_file: str, answers_file: str) -> None:
     order = json.loads(Path(order_file).read_text())
     llm = LLM(**order["engine"])
     adapters = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(order["adapters"].items(), start=1)}
-    sampling = SamplingParams(temperature=0, max_tokens=order["tokens"], ignore_eos=True, logprobs=2)
+    sampling = SamplingParams(
+        temperature=0, max_tokens=order["tokens"], ignore_eos=True, logprobs=order.get("logprobs", 2)
+    )
     answers = {"batches": [], "refused": {}, "worker": order["engine"].get("worker_cls", "auto")}
     for batch in order["batches"]:
         outputs = llm.generate(

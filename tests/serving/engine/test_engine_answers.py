@@ -138,7 +138,7 @@ def test_the_adapters_change_the_answers(answers: dict[str, Any]) -> None:
         ("partly matches", "4 of the adapter's 120 modules match no layer"),
         ("wrong shape", "maps 568 features to"),
         ("not finite", "values that are not finite"),
-        ("half a pair", "only one half of its pair"),
+        ("half a pair", "needs lora_A and lora_B of one rank"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_with_the_reason(

@@ -221,7 +221,9 @@ def test_what_has_no_specification_answers_to_its_name_and_is_never_chosen(marke
     assert (alone.selector, set(alone.adapters)) == (None, {"nameless", "other"})
     assert not builder.rebuild_due
     builder.rebuild()
-    with market.stage(STARTER / "finance-fiqa_sa") as staged:
+    again = shutil.copytree(STARTER / "finance-fiqa_sa", tmp_path / "again")
+    edit_card(again, version=9)
+    with market.stage(again) as staged:
         market.submit(staged)
     assert nearest(builder.build(read_catalogue(market.root))) == ["finance-fiqa_sa"]
 
