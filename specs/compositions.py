@@ -26,8 +26,9 @@ MOST_LABELS_SAID = 8
 """The most labels that a composed ask lists: nobody writes more into an instruction of their own."""
 UNASKED = 80
 """Number of asked requests that hold a row's content alone, for learnwares that answer letters: people paste a question
-with its lettered options and say no more. Without these, most such requests went to the base model. Every second
-declined request has such content for its material, so that another ask beside it still counts."""
+with its lettered options and say no more. Without these, most such requests went to the base model."""
+DECLINED_UNASKED = 140
+"""Number of declined requests about the same content, so that another ask beside it still counts."""
 ON_ONE_LINE = 4
 """One in so many requests without an ask has its lines joined: options are often pasted so."""
 WRAPPER_LINES = 3
@@ -72,8 +73,8 @@ def asked_and_declined(
     if contents:
         asked += _unasked(contents, generator)
     declined = []
-    for number in range(DECLINED):
-        material = generator.choice(contents if contents and number % 2 else materials)
+    for number in range(DECLINED + (DECLINED_UNASKED if contents else 0)):
+        material = generator.choice(materials if number < DECLINED else contents)
         if own and generator.random() < NEAR_SHARE:
             ask = generator.choice(near_asks()).replace(ASK, generator.choice(own))
             declined.append(_put(ask, material, generator))
