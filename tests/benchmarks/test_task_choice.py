@@ -29,13 +29,14 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_own_tasks_and_foreign_ones_are_told_apart(data: Path, tmp_path: Path) -> None:
-    """With rows enough; with hardly any the noise sends everything to the base model."""
+    """With rows enough; with hardly any the noise sends nearly everything to the base model."""
     out = tmp_path / "result.json"
-    assert main(["--data", str(data), "--rows", "2", "200", "--draws", "3", "--json", str(out)]) == 0
+    assert main(["--data", str(data), "--rows", "2", "200", "--draws", "20", "--json", str(out)]) == 0
     figures = json.loads(out.read_text())["figures"]
     assert load_learnware(STARTER_LEARNWARES / "finance-tfns").tasks == ("tfns",)
-    assert (figures["right_200"], figures["base_2"]) == (1.0, 1.0)
-    assert figures["own_wrong_domain_200"] == figures["foreign_chosen_200"] == figures["foreign_chosen_2"] == 0
+    assert (figures["right_200"], figures["own_wrong_domain_200"], figures["foreign_chosen_200"]) == (1.0, 0, 0)
+    assert figures["base_2"] >= 0.8
+    assert figures["foreign_chosen_2"] <= 0.2
 
 
 def test_missing_rows_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def test_what_is_refused_says_why_and_stands_in_quarantine(market, whole: Path, 
     assert market("submit", bad) == 1
     capsys.readouterr()
     assert market("list", "--quarantined") == 0
-    assert "but learnware.yaml says 'another'" in capsys.readouterr().out
+    assert "it is an adapter for 'another'" in capsys.readouterr().out
     assert market("submit", variant(whole, tmp_path / "two", "colours-objects", 2)) == 0
     assert market("quarantine", "colours-objects", "--reason", "answers at random") == 0
     capsys.readouterr()

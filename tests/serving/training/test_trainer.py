@@ -200,11 +200,11 @@ def test_lengths_are_padded_to_few_shapes(length: int, padded: int) -> None:
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "expected a JSON object"),
-        ('{"prompt": "a"}', "non-empty strings"),
+        ("[]", "a row is an object with"),
+        ('{"prompt": "a"}', "no answer to learn from"),
         ('{"prompt": "a", "answer": "x", "choices": ["y", "z"]}', "neither one of the choices nor the letter"),
         ('{"prompt": "a", "answer": "C", "choices": ["y", "z"]}', "neither one of the choices nor the letter"),
-        ('{"prompt": "a", "answer": "b", "choices": "b"}', "list of strings"),
+        ('{"prompt": "a", "answer": "b", "choices": "b"}', "must be a list of texts"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(line: str, message: str, tmp_path: Path) -> None:
