@@ -21,7 +21,8 @@ from specs.errors import InvalidInput, UnknownLearnware
 if TYPE_CHECKING:
     from serving.config import Config
     from specs.market.checks import Requirements
-    from specs.market.store import Market, Staged
+    from specs.market.staged import Staged
+    from specs.market.store import Market
     from specs.row_forms import FormedRow
 
 ROUTED = 8
