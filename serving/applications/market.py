@@ -181,7 +181,8 @@ class MarketAPI:
                 if trial.refusal is not None:
                     self._market.refuse(staged, trial.refusal)
                     raise InvalidLearnware(f"learnware {staged.learnware.id}: {trial.refusal}")
-                tried = self._market.with_capability(staged, measured(staged, trial))._replace(notes=trial.notes)
+                tried = self._market.with_capability(staged, measured(staged, trial))
+                tried = tried._replace(notes=(*staged.notes, *trial.notes))
                 return (self._market.submit if replaced is None else self._market.replace)(tried)
 
         return await asyncio.to_thread(take)

@@ -104,6 +104,8 @@ def _make(options: argparse.Namespace, target: Target, place: Path) -> Made:
     with _Bar(options.source) as bar:
         fetched = fetch(options.source, fetched_into, Limits(), bar.bytes, convert_pickle=options.convert_pickle)
     folder: Path = fetched.folder
+    for note in fetched.notes:
+        print(note)
     if fetched.left_out:
         print(f"left out, since nothing reads it: {', '.join(fetched.left_out)}")
     card = _card(options, fetched.name, folder, target)

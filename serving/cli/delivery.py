@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from specs.errors import InvalidInput, UnknownLearnware
 if TYPE_CHECKING:
     from serving.config import Config
     from specs.market.checks import Requirements
-    from specs.market.staged import Staged
     from specs.market.store import Market
     from specs.row_forms import FormedRow
 
@@ -111,9 +110,9 @@ def deliver(options: argparse.Namespace, config: "Config", target: Target, made:
     # As a market here would take it in. What a stack elsewhere needs (its base's layers and names), it knows itself.
     needed = _requirements(config, target.base) if options.url is None else Requirements()
     with Market(place / "market", needed).stage(made.folder, record=False) as staged:
-        _say_notes(staged)
+        _say_notes(staged.notes)
         if target.stack is not None:
-            _send(target.stack, made._replace(folder=staged.folder), place, options, config)
+            _send(target.stack, made._replace(folder=staged.folder), place, options, config, staged.notes)
             return
         if options.out is not None:
             shutil.copytree(staged.folder, options.out, dirs_exist_ok=True)
@@ -123,8 +122,15 @@ def deliver(options: argparse.Namespace, config: "Config", target: Target, made:
     _say_who_chooses(made)
 
 
-def _send(stack: StackClient, made: Made, place: Path, options: argparse.Namespace, config: "Config") -> None:
-    """Sends the learnware to a running stack, and says what became of it."""
+def _send(
+    stack: StackClient,
+    made: Made,
+    place: Path,
+    options: argparse.Namespace,
+    config: "Config",
+    noted: Collection[str],
+) -> None:
+    """Sends the learnware to a running stack, and says what became of it; what was `noted` before is not said again."""
     zipped = place / "learnware.zip"
     with zipfile.ZipFile(zipped, "w") as archive:  # stored: weights hardly shrink
         for path in sorted(path for path in made.folder.rglob("*") if path.is_file()):
@@ -139,9 +145,11 @@ def _send(stack: StackClient, made: Made, place: Path, options: argparse.Namespa
         raise Refused(f"{str(refused).rstrip('.')}{hint}", refused.answered) from None
     state = "is served" if served.served else "is accepted; not every replica serves it yet, they follow by themselves"
     print(f"{served.id}, version {served.version}, {state}")
-    note = ((stack.show(served.id) or {}).get("off_task") or {}).get("note")
-    if note:
-        print(f"off its task: {note}")
+    shown = stack.show(served.id) or {}
+    _say_notes(note for note in shown.get("notes", ()) if note not in noted)
+    off_task = (shown.get("off_task") or {}).get("note")
+    if off_task:
+        print(f"off its task: {off_task}")
     routed = _routed(stack, made) if options.url is None else None
     _say_who_chooses(made, routed)
     _say_how_to_ask(made, stack.url, bool(config.api_keys))
@@ -153,7 +161,7 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
 
     replaced = any(record.id == made.card.id for record in market.records(State.ACTIVE))
     with market.stage(made.folder) as staged:
-        _say_notes(staged)
+        _say_notes(staged.notes)
         record = (market.replace if replaced else market.submit)(staged)
     print(f"{record.id}, version {record.version}, is in the market in {market.root}")
     print(
@@ -164,9 +172,9 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
     _say_how_to_ask(made, _local_url(config), bool(config.api_keys))
 
 
-def _say_notes(staged: "Staged") -> None:
-    """Says what the checks noted without refusing it."""
-    for note in getattr(staged.learnware, "notes", ()):
+def _say_notes(notes: Iterable[str]) -> None:
+    """Says what checks and trial noted without refusing it."""
+    for note in notes:
         print(f"note: {note}")
 
 

@@ -100,7 +100,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _submit(options: argparse.Namespace) -> int:
     opened = _open(options)
     with _Bar(options.source) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
-        record = opened.market.submit(staged._replace(notes=UNTRIED))
+        record = opened.market.submit(staged._replace(notes=(*staged.notes, *UNTRIED)))
         _say_unmeasured(staged)
     _say_served(opened, record)
     return 0
@@ -109,7 +109,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _replace(options: argparse.Namespace) -> int:
     opened = _open(options)
     with _Bar(options.source) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
-        record = opened.market.replace(staged._replace(notes=UNTRIED))
+        record = opened.market.replace(staged._replace(notes=(*staged.notes, *UNTRIED)))
         _say_unmeasured(staged)
     _say_served(opened, record)
     return 0

@@ -42,6 +42,7 @@ class Fetched(NamedTuple):
     left_out: tuple[str, ...]
     name: str
     revision: str | None
+    notes: tuple[str, ...] = ()
 
 
 def fetch(source: str, folder: Path, limits: Any, progress: Any, *, convert_pickle: bool = False) -> Fetched:
