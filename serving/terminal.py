@@ -1,4 +1,4 @@
-"""Parts that several commands share: the options that name the base model, and a progress bar."""
+"""Parts that several commands share: the options that name the base model, and progress bars."""
 
 import argparse
 import os
@@ -35,6 +35,25 @@ class Progress:
         self._bar.total = total
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+class ByteBar:
+    """A bar of the bytes taken in, shown on a terminal only and removed when done."""
+
+    def __init__(self, title: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None)
+
+    def bytes(self, count: int) -> None:
+        """Moves the bar on by `count` bytes."""
+        self._bar.update(count)
 
     def __enter__(self) -> Self:
         return self

@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from serving.cli.card_options import add_card_arguments, changed_card, make_card
 from serving.cli.delivery import Made, Target, deliver, find_target, known_version
+from serving.terminal import ByteBar
 from specs.card import CARD_FILE, BaseModelReference, Card, load_card, save_card
 from specs.errors import DuplicateLearnware, InvalidInput
 
@@ -101,7 +102,7 @@ def _make(options: argparse.Namespace, target: Target, place: Path) -> Made:
     examples = _examples(options)
     fetched_into = place / "fetched"
     fetched_into.mkdir()
-    with _Bar(options.source) as bar:
+    with ByteBar("fetching") as bar:
         fetched = fetch(options.source, fetched_into, Limits(), bar.bytes, convert_pickle=options.convert_pickle)
     folder: Path = fetched.folder
     for note in fetched.notes:
@@ -184,22 +185,3 @@ def _described(specification: "Specification", rows: int, examples: int) -> str:
     points = sum(len(view.points) for view in specification.views)
     answers = "not known" if specification.answers is None else str(specification.answers)
     return f"a specification of {points} points from {rows} rows and {examples} examples; answers: {answers}"
-
-
-class _Bar:
-    """A bar of the bytes taken in, shown on a terminal only and removed when done."""
-
-    def __init__(self, source: str) -> None:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        self._bar = tqdm(desc=Path(source).name, unit="B", unit_scale=True, leave=False, disable=None)
-
-    def bytes(self, count: int) -> None:
-        """Moves the bar on by `count` bytes."""
-        self._bar.update(count)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

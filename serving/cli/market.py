@@ -9,7 +9,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from serving.terminal import ByteBar
 
 if TYPE_CHECKING:
     from serving.launch.market_setup import RunningStack
@@ -99,7 +101,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _submit(options: argparse.Namespace) -> int:
     opened = _open(options)
-    with _Bar(options.source) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
+    with _bar(options) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
         record = opened.market.submit(staged._replace(notes=(*staged.notes, *UNTRIED)))
         _say_unmeasured(staged)
     _say_served(opened, record)
@@ -108,7 +110,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 def _replace(options: argparse.Namespace) -> int:
     opened = _open(options)
-    with _Bar(options.source) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
+    with _bar(options) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
         record = opened.market.replace(staged._replace(notes=(*staged.notes, *UNTRIED)))
         _say_unmeasured(staged)
     _say_served(opened, record)
@@ -223,7 +225,7 @@ def _purge(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     market = _open(options).market
     if options.source is not None:
-        with _Bar(options.source) as bar, market.stage(options.source, progress=bar.bytes, record=False) as staged:
+        with _bar(options) as bar, market.stage(options.source, progress=bar.bytes, record=False) as staged:
             print(
                 f"{staged.learnware.id}, version {staged.learnware.version}: every check passed that needs no engine; "
                 "what it answers is tried when it is submitted over HTTP"
@@ -271,20 +273,5 @@ def _print(records: "list[Record]") -> None:
             print(f"    note: {note}")
 
 
-class _Bar:
-    """A bar of the bytes taken in, shown on a terminal only and removed when done."""
-
-    def __init__(self, source: str) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc=Path(source).name, unit="B", unit_scale=True, leave=False, disable=None)
-
-    def bytes(self, count: int) -> None:
-        """Moves the bar on by `count` bytes."""
-        self._bar.update(count)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+def _bar(options: argparse.Namespace) -> ByteBar:
+    return ByteBar(Path(options.source).name)
