@@ -3,7 +3,8 @@
 import re
 
 LEAST_OPTIONS = 3
-"""Options from which a list of them ("A. …", "B) …") is taken for a question's choices."""
+"""Options from which a list of them ("A. …", "B) …") is taken for a question's choices; two are enough on lines of
+their own."""
 OPTIONS_WITHIN = 2000
 """Characters at the end of a text in which its options are looked for."""
 _OPTION = re.compile(
@@ -14,16 +15,15 @@ _OPTION = re.compile(
 
 def offers_letters(text: str) -> bool:
     """Whether a text offers options with letters to choose from, A and B and so on in order."""
-    seen = 0
-    marks = ""
+    seen, on_lines, marks = 0, True, ""
     for found in _OPTION.finditer(text, max(0, len(text) - OPTIONS_WITHIN)):
-        letter, mark = found["letter"], found["mark"]
-        number = ord(letter.upper()) - ord("A")
-        style = f"{letter.isupper()}{mark}"
+        number = ord(found["letter"].upper()) - ord("A")
+        style = f"{found['letter'].isupper()}{found['mark']}"
+        begins_line = found.start() == 0 or text[found.start() - 1] == "\n"
         if number == 0:
-            seen, marks = 1, style
+            seen, on_lines, marks = 1, begins_line, style
         elif number == seen and style == marks:
-            seen += 1
-            if seen >= LEAST_OPTIONS:
+            seen, on_lines = seen + 1, on_lines and begins_line
+            if seen >= LEAST_OPTIONS or on_lines:
                 return True
     return False

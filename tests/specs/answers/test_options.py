@@ -9,6 +9,7 @@ from specs.answers.options import offers_letters
     "text",
     [
         "Which one floats?\nA. iron\nB. cork\nC. lead",
+        "Which one floats?\nA. iron\nB. cork",
         "Which one floats? A) iron B) cork C) lead D) gold",
         "which one floats (a) iron (b) cork (c) lead",
         "下列哪个数最大？\nA．1\nB．2\nC．3",
@@ -27,7 +28,7 @@ def test_lettered_options_are_seen(text: str) -> None:
     "text",
     [
         "Is it better to take vitamin A. or B. complex? Also C.",
-        "A. iron\nB. cork",
+        "Is it A. iron or B. cork?",
         "B. cork\nC. lead\nD. gold",
         "A. iron\nC. cork\nD. lead",
         "1. wash\n2. rinse\n3. repeat",
