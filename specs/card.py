@@ -5,6 +5,7 @@ its zip files can be converted. YAML is read with the safe loader; unknown keys 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,12 +132,16 @@ def save_card(card: Card, path: Path) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
 
 
+def reason_of(fault: Mapping[str, Any]) -> str:
+    """Returns the reason of one of pydantic's validation errors; that of a check of our own is in our words alone."""
+    return str(fault.get("ctx", {}).get("error", fault["msg"]))
+
+
 def _explain(fault: dict[str, Any]) -> str:
     """Puts one validation fault into words, with the nearest valid name for an unknown key."""
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        reason = fault.get("ctx", {}).get("error", fault["msg"])  # a check of our own, without pydantic's words
-        return f"{place}: {reason}"
+        return f"{place}: {reason_of(fault)}"
     sections: dict[str, type[BaseModel]] = {"base_model": BaseModelReference, "semantics": Semantics}
     owner = sections.get(str(fault["loc"][0]), Card) if len(fault["loc"]) > 1 else Card
     hint = did_you_mean(str(fault["loc"][-1]), owner.model_fields, most=1)

@@ -6,6 +6,7 @@ of the caller's.
 """
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -104,7 +105,10 @@ def _make(options: argparse.Namespace, target: Target, place: Path) -> Made:
     fetched_into.mkdir()
     with ByteBar("fetching") as bar:
         fetched = fetch(options.source, fetched_into, Limits(), bar.bytes, convert_pickle=options.convert_pickle)
-    folder: Path = fetched.folder
+    # Under the source's name, which is what the checks call it.
+    named = place / "source" / (re.sub(r"[^\w.-]", "_", fetched.name).strip(".")[:64] or "adapter")
+    named.parent.mkdir()
+    folder = fetched.folder.rename(named)
     for note in fetched.notes:
         print(note)
     if fetched.left_out:

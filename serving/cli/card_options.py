@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from specs.card import BaseModelReference, Card, LearnwareId
+from specs.card import BaseModelReference, Card, LearnwareId, reason_of
 from specs.errors import InvalidInput
 
 DEFAULT_DOMAIN = "general"
@@ -115,7 +115,10 @@ def checked(values: Mapping[str, Any]) -> Card:
     try:
         return Card.model_validate(values)
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg']}" for fault in error.errors())
+        faults = (
+            f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {reason_of(dict(fault))}"
+            for fault in error.errors()
+        )
         raise InvalidInput(f"the card cannot have {'; '.join(faults)}") from None
 
 

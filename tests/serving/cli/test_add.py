@@ -290,6 +290,14 @@ def test_a_dry_run_finds_what_is_wrong_and_changes_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["My colours (v2)", "base", "config.yaml"]
 
 
+def test_what_is_wrong_with_an_adapter_is_said_of_the_source_by_its_name(
+    adapter: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps(adapter_config() | {"use_dora": True}))
+    assert add(adapter, "--config", config, "--dry-run") == 1
+    assert "learnware My_colours__v2_: adapter_config.json: use_dora" in capsys.readouterr().err
+
+
 def test_a_card_and_a_specification_that_are_there_are_kept_and_options_win(config: Path, tmp_path: Path) -> None:
     whole, out = write_learnware(tmp_path / "whole"), tmp_path / "out"
     assert add(whole, "--config", config, "--out", out, "--name", "Better name", "--version", 7) == 0
@@ -301,7 +309,7 @@ def test_a_card_and_a_specification_that_are_there_are_kept_and_options_win(conf
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--id", "no id"], "the card cannot have id 'no id'"),
+        (["--id", "no id"], "the card cannot have id 'no id': 'no id' is no learnware's id"),
         (["--examples", " "], "an example of --examples is empty"),
         (["--rows", "nowhere.jsonl"], "the rows nowhere.jsonl cannot be read"),
     ],
