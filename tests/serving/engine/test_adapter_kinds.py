@@ -28,7 +28,7 @@ from tests.serving.peft_adapters import (
 )
 from tests.serving.random_adapters import engine_arguments, run_engine
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.extra, pytest.mark.timeout(600)]
 
 MAX_RANK = 32
 PATTERNS = {
@@ -59,6 +59,9 @@ KINDS = {
         {"init_lora_weights": "olora", "use_rslora": True, "lora_alpha": 4, "rank_pattern": {"k_proj": 4}}, initial=True
     ),
 }
+ROUNDING = 2e-4
+"""Nats by which float32's rounding may move a log-probability on any processor; a scale that is 1 % off moves one by
+ten times as much."""
 PROMPTS = [
     "The capital of France is",
     "def add(a, b):\n    return",
@@ -130,5 +133,5 @@ def answers(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_served_as_peft_computes_it(answers: dict[str, Any], kind: str) -> None:
     base, adapter = answers[None]["off"], answers[kind]
-    assert adapter["off"] <= 1.5 * base
-    assert adapter["moved"] >= 5 * base
+    assert adapter["off"] <= max(1.5 * base, ROUNDING)
+    assert adapter["moved"] >= 5 * max(base, ROUNDING)

@@ -20,7 +20,7 @@ from specs.prompts import everyday_prompts
 from specs.specification import load_specification
 from tests.serving.random_adapters import engine_arguments, run_engine
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.extra, pytest.mark.timeout(600)]
 
 EXAMPLES = [f"Is the mood of this text positive or negative?\n{text}" for text in everyday_prompts()[40:48]]
 LABELS = ["positive", "negative"]
