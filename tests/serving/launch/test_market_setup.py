@@ -2,8 +2,6 @@
 
 import http.server
 import json
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +68,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Stack]:
-    short = tempfile.mkdtemp(prefix="lw")  # tmp_path is too long for the sockets below a run folder
-    request.addfinalizer(lambda: shutil.rmtree(short))
-    monkeypatch.setattr(instance_module.tempfile, "gettempdir", lambda: short)
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    monkeypatch.setattr(instance_module.tempfile, "gettempdir", lambda: str(tmp_path))
     requirements(tmp_path / "base")
     monkeypatch.setattr(base_model, "ensure_base_model", lambda *_: tmp_path / "base")
     stack = Stack(tmp_path / "market")
