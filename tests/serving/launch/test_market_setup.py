@@ -84,7 +84,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
         },
     )
     folder = plan("127.0.0.1", stack.port).folder
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # a run that was cut may have left one of the same port
     lock = file_lock(folder / "lock")
     with lock, (folder / "lock").open("a+") as file:
         announce_market(Claim(plan("127.0.0.1", stack.port), file), config, stack.market.root)
