@@ -3,7 +3,7 @@
 Filter   learnwares with a specification whose card fits the settings (languages, domains); done once, when the snapshot
          is built
 Score    p(task | request), the base model's home among the tasks (`router.task_model`), and none for tasks whose
-         answers lack the form that the request names (`specs.answers.form`); the expected quality of every learnware
+         answers lack the form that the request asks for (`specs.answers.form`); the expected quality of every learnware
          (`router.ranking`); nearness of the specifications (`router.index.index`, in a metric fitted to all of them,
          `router.index.metric`) tells equals apart
 Pick     the largest expected quality, the base model being a candidate like the others; and a learnware only if the
@@ -148,7 +148,7 @@ class Selector:
         return np.asarray(self._encoder.encode([text])[0])
 
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5, form: AnswerForm | None = None) -> Choice:
-        """Returns the choice for a vector of `embed` and the form of answer that the text names."""
+        """Returns the choice for a vector of `embed` and the form of answer that its text asks for."""
         nearest = self.index.search(self.metric.apply(vector), max(top, NEAREST))
         probabilities = self._tasks.probabilities(vector, nearest)
         if form is not None:
@@ -253,7 +253,7 @@ class Selector:
 
 
 class _Forms:
-    """Tells which tasks have answers of the form that an ask names. A form is worked out when it is first needed, and
+    """Tells which tasks have answers of the form that a request asks for. A form is worked out when it is first needed, and
     kept."""
 
     def __init__(self, learnwares: Sequence[Learnware], tasks: TaskModel) -> None:

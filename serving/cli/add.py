@@ -6,7 +6,6 @@ of the caller's.
 """
 
 import argparse
-import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from serving.cli.card_options import add_card_arguments, changed_card, make_card
 from serving.cli.delivery import Made, Target, deliver, find_target, known_version
-from serving.terminal import ByteBar
+from serving.cli.fetching import fetch_named
 from specs.card import CARD_FILE, BaseModelReference, Card, load_card, save_card
 from specs.errors import DuplicateLearnware, InvalidInput
 
@@ -92,27 +91,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _make(options: argparse.Namespace, target: Target, place: Path) -> Made:
     """Fetches the adapter and gives it a card and, where that can be made, a specification."""
-    from serving.sources import fetch
     from specs.learnware import SPECIFICATION_FOLDER
-    from specs.market.intake import Limits
     from specs.row_forms import read_formed_rows
     from specs.specification import DESCRIPTION_FILE
     from specs.specification_from_rows import ROW_LIMIT
 
     rows = [] if options.rows is None else read_formed_rows(options.rows, ROW_LIMIT)
     examples = _examples(options)
-    fetched_into = place / "fetched"
-    fetched_into.mkdir()
-    with ByteBar("fetching") as bar:
-        fetched = fetch(options.source, fetched_into, Limits(), bar.bytes, convert_pickle=options.convert_pickle)
-    # Under the source's name, which is what the checks call it.
-    named = place / "source" / (re.sub(r"[^\w.-]", "_", fetched.name).strip(".")[:64] or "adapter")
-    named.parent.mkdir()
-    folder = fetched.folder.rename(named)
-    for note in fetched.notes:
-        print(note)
-    if fetched.left_out:
-        print(f"left out, since nothing reads it: {', '.join(fetched.left_out)}")
+    fetched = fetch_named(options.source, place, convert_pickle=options.convert_pickle)
+    folder = fetched.folder
     card = _card(options, fetched.name, folder, target)
     if not examples and options.publish_examples > 0:
         examples = _published(rows, options.publish_examples)

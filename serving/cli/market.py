@@ -8,18 +8,23 @@ task is what its own capability says (`learnware-serving measure` writes it).
 import argparse
 import json
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from serving.cli.fetching import fetch_named
 from serving.terminal import ByteBar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from serving.launch.market_setup import RunningStack
     from specs.market.journal import Record
     from specs.market.staged import Staged
     from specs.market.store import Market
 
-_SOURCE = "a folder, a zip file, or a hub id (owner/name)"
+_SOURCE = "a folder, a zip, hf://owner/name[@revision], s3://…, gs://…, or https://….zip"
 
 
 class _Opened(NamedTuple):
@@ -101,7 +106,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _submit(options: argparse.Namespace) -> int:
     opened = _open(options)
-    with _bar(options) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
+    with _staged(options, opened.market) as staged:
         record = opened.market.submit(staged._replace(notes=(*staged.notes, *UNTRIED)))
         _say_unmeasured(staged)
     _say_served(opened, record)
@@ -110,7 +115,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 def _replace(options: argparse.Namespace) -> int:
     opened = _open(options)
-    with _bar(options) as bar, opened.market.stage(options.source, progress=bar.bytes) as staged:
+    with _staged(options, opened.market) as staged:
         record = opened.market.replace(staged._replace(notes=(*staged.notes, *UNTRIED)))
         _say_unmeasured(staged)
     _say_served(opened, record)
@@ -225,7 +230,7 @@ def _purge(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     market = _open(options).market
     if options.source is not None:
-        with _bar(options) as bar, market.stage(options.source, progress=bar.bytes, record=False) as staged:
+        with _staged(options, market, record=False) as staged:
             print(
                 f"{staged.learnware.id}, version {staged.learnware.version}: every check passed that needs no engine; "
                 "what it answers is tried when it is submitted over HTTP"
@@ -273,5 +278,12 @@ def _print(records: "list[Record]") -> None:
             print(f"    note: {note}")
 
 
-def _bar(options: argparse.Namespace) -> ByteBar:
-    return ByteBar(Path(options.source).name)
+@contextmanager
+def _staged(options: argparse.Namespace, market: "Market", *, record: bool = True) -> "Iterator[Staged]":
+    """Takes in and checks the source that a command names; one that is not on this machine is fetched first."""
+    source = Path(options.source)
+    with tempfile.TemporaryDirectory(prefix="learnware-market-") as place:
+        if not source.exists():
+            source = fetch_named(options.source, Path(place)).folder
+        with ByteBar(source.name) as bar, market.stage(source, progress=bar.bytes, record=record) as staged:
+            yield staged

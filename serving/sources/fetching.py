@@ -23,11 +23,12 @@ from serving.sources.redaction import quiet_clients, redact
 from serving.sources.web import open_zip, shown
 from specs.errors import InvalidInput, InvalidLearnware
 from specs.market.folders import snapshot_of
-from specs.market.intake import Limits, Progress, Taken, is_hub_id, split_part, take_in, take_zip
+from specs.market.intake import Limits, Progress, Taken, split_part, take_in, take_zip
 
 TIME_LIMIT_S = 3600.0
 """Seconds that one fetch may take: 1 GiB at 300 kB/s."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CACHED = re.compile(r"models--(.+)--(.+)")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
@@ -151,7 +152,7 @@ def _take_model(
 
 def _is_hub(source: str) -> bool:
     """Whether a source without a scheme is a model of the hub: `owner/name`, also with a revision, and no path."""
-    return not Path(source).exists() and is_hub_id(source.partition("@")[0])
+    return not Path(source).exists() and _HUB_ID.fullmatch(source.partition("@")[0]) is not None
 
 
 def _scheme(source: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The form of answer that an ask names: a letter, a number, or one of some labels.
+"""The form of answer that a request asks for: a letter, a number, or one of some labels.
 
 Most people who want a label or a letter say so ("Answer with one of: up, down."), or list options with letters. If a
 request asks for a form that a learnware cannot give, no statistics are needed: whoever wants the final number of a word

@@ -1,4 +1,4 @@
-"""Takes a submission (a folder, a zip file or a model of the Hugging Face hub) into a folder of the market's own.
+"""Takes a submission (a folder or a zip file) into a folder of the market's own.
 
 Nothing of it is trusted: only regular files with known names (`specs.market.contents`) are copied, each counted as it
 is read, so that neither a name, a link nor a size can reach beyond that folder. What is not read is left out and
@@ -6,7 +6,6 @@ named. The files' content is checked afterwards (`specs.market.checks`).
 """
 
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -15,27 +14,13 @@ from typing import IO, NamedTuple
 
 from specs.adapter import CONFIG_FILE
 from specs.errors import InvalidInput, InvalidLearnware
-from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.archive import Bounded, zip_items
-from specs.market.contents import INITIAL_FOLDER, KNOWN_FILES, choose
+from specs.market.contents import INITIAL_FOLDER, choose
 from specs.market.folders import folder_items, snapshot_of
 from specs.market.submission import Item, Limits
 
-__all__ = [
-    "Item",
-    "Limits",
-    "Progress",
-    "Taken",
-    "download",
-    "is_hub_id",
-    "split_part",
-    "take",
-    "take_in",
-    "take_items",
-    "take_zip",
-]
+__all__ = ["Item", "Limits", "Progress", "Taken", "split_part", "take", "take_in", "take_items", "take_zip"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHUNK = 1 << 20
 """Bytes that are copied at a time."""
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError)
@@ -172,31 +157,6 @@ def split_part(source: str) -> tuple[str, str]:
     if mark and path.lower().endswith(".zip"):
         return path, part.strip("/")
     return source, ""
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether `source` reads as `owner/name` and no such folder or file exists."""
-    return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists()
-
-
-def download(hub_id: str, folder: Path, limits: Limits) -> None:
-    """Fetches the files with known names of a model on the Hugging Face hub into `folder`, and no others.
-
-    Raises:
-        InvalidLearnware: the files are too large together.
-        InvalidInput: the files cannot be fetched.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
-
-    patterns = [*KNOWN_FILES, f"{SPECIFICATION_FOLDER}/*.json", f"{SPECIFICATION_FOLDER}/*.safetensors"]
-    try:
-        plan = snapshot_download(hub_id, allow_patterns=patterns, local_dir=folder, dry_run=True)
-        _check_total(sum(file.file_size for file in plan), limits)
-        snapshot_download(hub_id, allow_patterns=patterns, local_dir=folder)
-    except (OSError, ValueError, RuntimeError, HTTPError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidInput(f"cannot get {hub_id!r} from the Hugging Face hub: {reason}") from None
 
 
 def _check_count(count: int, limits: Limits) -> None:

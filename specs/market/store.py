@@ -13,7 +13,6 @@ older sequence (written again). So a change is in effect, whole, exactly when it
 """
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace as changed
@@ -32,7 +31,7 @@ from specs.market import journal
 from specs.market.acceptance import check_vacant, holder, replaceable, unknown
 from specs.market.catalogue import write_catalogue
 from specs.market.checks import Requirements, check_learnware
-from specs.market.intake import Limits, Progress, download, is_hub_id, take
+from specs.market.intake import Limits, Progress, take
 from specs.market.integrity import catalogue_of, find_problems, recheck, refit, repair
 from specs.market.journal import Journal, Record, State
 from specs.market.objects import ObjectStore, fingerprint, stamp
@@ -83,7 +82,7 @@ class Market:
         recorded_as: str | None = None,
         unfit_too: bool = False,
     ) -> Iterator[Staged]:
-        """Takes in and checks a submission: a folder, a zip file, or a hub id (`owner/name`).
+        """Takes in and checks a submission: a folder or a zip file.
 
         A refused submission is put into quarantine with the reason, unless `record` is False. Where it has no readable
         card it is recorded under the id `recorded_as`, or without one under a name made from its source's. With
@@ -98,7 +97,7 @@ class Market:
             folder = place / (name.strip(".") or "learnware")
             folder.mkdir()
             try:
-                self._take(source, folder, place / "download", progress)
+                take(Path(source), folder, self._limits, progress)
             except InvalidLearnware as error:
                 if record:
                     self._refuse(recorded_as or folder.name, None, None, str(error))
@@ -310,14 +309,6 @@ class Market:
         hashes stay. A request that still waits for a learnware that was just removed may fail."""
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
             return purge(self._objects, (str(record.sha256) for record in book.holders()))
-
-    def _take(self, source: str | Path, folder: Path, downloaded: Path, progress: Progress) -> None:
-        if is_hub_id(str(source)):
-            download(str(source), downloaded, self._limits)
-            take(downloaded, folder, self._limits, progress)
-            shutil.rmtree(downloaded)
-        else:
-            take(Path(source), folder, self._limits, progress)
 
     def _checked(self, folder: Path, *, unfit_too: bool) -> tuple[Learnware, str | None]:
         try:

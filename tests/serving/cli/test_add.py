@@ -1,16 +1,12 @@
 """`learnware-serving learnware add`: from an adapter as PEFT wrote it to a learnware of a stack, market or folder."""
 
 import asyncio
-import importlib.util
 import json
-import shutil
-import sys
 import threading
 import time
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import uvicorn
@@ -34,40 +30,6 @@ from tests.specs.learnware_folder import BASE, PROMPTS, adapter_config, adapter_
 from tests.specs.market.support import requirements
 
 KEY = "stack-key"
-KNOWN = ("adapter_config.json", "adapter_model.safetensors", "README.md", "learnware.yaml")
-
-
-class Fetched(NamedTuple):
-    folder: Path
-    left_out: tuple[str, ...]
-    name: str
-    revision: str | None
-    notes: tuple[str, ...] = ()
-
-
-def fetch(source: str, folder: Path, limits: Any, progress: Any, *, convert_pickle: bool = False) -> Fetched:
-    """Copies a folder's known files."""
-    taken = folder / "adapter"
-    taken.mkdir()
-    left_out = []
-    for path in sorted(Path(source).rglob("*")):
-        name = path.relative_to(source).as_posix()
-        if path.is_file() and (name in KNOWN or name.startswith("specification/")):
-            (taken / name).parent.mkdir(exist_ok=True)
-            shutil.copy(path, taken / name)
-        elif path.is_file():
-            left_out.append(name)
-    return Fetched(taken, tuple(left_out), Path(source).name, None)
-
-
-@pytest.fixture(autouse=True)
-def sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for `serving.sources` where that is not there."""
-    if importlib.util.find_spec("serving.sources") is not None:
-        return
-    module = types.ModuleType("serving.sources")
-    module.fetch = fetch  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "serving.sources", module)
 
 
 @pytest.fixture

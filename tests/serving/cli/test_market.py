@@ -7,6 +7,7 @@ import pytest
 
 from serving import base_model
 from serving.cli.main import main
+from tests.serving.sources.servers import Answer, serving
 from tests.specs.learnware_folder import BASE, write_learnware
 from tests.specs.market.support import edit_card, pack, requirements, variant
 
@@ -142,3 +143,19 @@ def test_without_a_path_the_market_is_the_running_stacks(tmp_path: Path, monkeyp
     assert "market.path is not set, and no stack runs on port 18999" in capsys.readouterr().err
     assert main(["market", "list", "--port", "18998"]) == 1
     assert "no stack runs on port 18998" in capsys.readouterr().err
+
+
+def test_what_is_not_on_this_machine_is_fetched_first_and_called_by_its_name(
+    market, whole: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    content = pack(whole, tmp_path / "colours.zip").read_bytes()
+    with serving(lambda asked: Answer(200, content)) as place:
+        assert market("submit", f"{place.url}/a/colours.zip", "--create") == 0
+        assert "colours-objects, version 1, is in the market" in capsys.readouterr().out
+        wide = variant(whole, tmp_path / "wide", "wide")
+        edit_card(wide, base_model={"id": "another"})
+        content = pack(wide, tmp_path / "wide.zip").read_bytes()
+        assert market("submit", f"{place.url}/a/wide.zip") == 1
+    assert "it is an adapter for 'another'" in capsys.readouterr().err
+    assert market("submit", f"{place.url}/a/gone.zip") == 1
+    assert "/a/gone.zip" in capsys.readouterr().err

@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 
 from specs.errors import InvalidInput, InvalidLearnware
@@ -332,59 +331,6 @@ def test_what_is_neither_folder_nor_zip_is_refused(tmp_path: Path, target: Path)
     (tmp_path / "text.zip").write_text("hello")
     with pytest.raises(InvalidLearnware, match="not a whole zip file"):
         take(tmp_path / "text.zip", target, Limits())
-
-
-class Hub:
-    """Stands for `snapshot_download`: one repository, which also holds what must not be fetched."""
-
-    def __init__(self, whole: Path) -> None:
-        self.whole = whole
-        self.asked: list[str] = []
-
-    def __call__(self, repo_id: str, *, allow_patterns: list[str], local_dir: Path, **options):
-        from fnmatch import fnmatch
-        from types import SimpleNamespace
-
-        self.asked.append(repo_id)
-        wanted = [
-            path
-            for path in self.whole.rglob("*")
-            if path.is_file() and any(fnmatch(path.relative_to(self.whole).as_posix(), each) for each in allow_patterns)
-        ]
-        if options.get("dry_run"):
-            return [SimpleNamespace(file_size=path.stat().st_size) for path in wanted]
-        for path in wanted:
-            place = local_dir / path.relative_to(self.whole)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, place)
-        (local_dir / ".cache" / "huggingface").mkdir(parents=True)
-        (local_dir / ".cache" / "huggingface" / "x.metadata").write_text("")
-        return str(local_dir)
-
-
-def test_a_hub_id_brings_known_files_only(
-    whole: Path, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository = Path(shutil.copytree(whole, tmp_path / "repository"))
-    (repository / "adapter_model.bin").write_bytes(b"pickle")
-    (repository / "tokenizer.json").write_text("{}")
-    hub = Hub(repository)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
-    with market.stage("someone/colours") as staged:
-        assert names(staged.folder) == names(whole)
-        record = market.submit(staged)
-    assert record.id == "colours-objects"
-    assert set(hub.asked) == {"someone/colours"}
-
-
-def test_a_hub_that_cannot_be_reached_is_named(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    reason = "cannot get 'someone/colours' from the Hugging Face hub: no route to host"
-    with pytest.raises(InvalidInput, match=reason), market.stage("someone/colours"):
-        pass
 
 
 def test_many_files_beside_an_adapter_do_not_matter_but_a_haystack_is_refused(
