@@ -253,8 +253,8 @@ class Selector:
 
 
 class _Forms:
-    """Tells which tasks have answers of the form that a request asks for. A form is worked out when it is first needed, and
-    kept."""
+    """Tells which tasks have answers of the form that a request asks for. A form is worked out when it is first needed,
+    and kept."""
 
     def __init__(self, learnwares: Sequence[Learnware], tasks: TaskModel) -> None:
         self._learnwares = learnwares
