@@ -15,7 +15,8 @@ from ray.serve.deployment import Application
 
 from router.deployment import LearnwareRouter, RouterOptions
 from serving.base_model import EMBEDDED, ensure_base_model
-from serving.config import MIB, Config, load_config
+from serving.config import Config, load_config
+from serving.config_sections import MIB
 from serving.names import ENGINE, ROUTER
 from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder

@@ -21,7 +21,8 @@ from router.deployment import LearnwareRouter, RouterOptions
 from router.explanation import in_words
 from router.selection import Candidate, Choice, Selector
 from router.settings import SelectionSettings
-from serving.config import Config, RouterSettings
+from serving.config import Config
+from serving.config_sections import RouterSettings
 from specs.errors import Overloaded
 from specs.prompts import everyday_prompts
 
