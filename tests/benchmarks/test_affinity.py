@@ -41,6 +41,7 @@ def test_random_states_fill_the_slots_of_both_replicas():
         assert tiers.count(DEVICE) == tiers.count(HOST) == SLOTS
 
 
+@pytest.mark.slow
 def test_no_more_quality_is_given_up_than_the_margin_allows(monkeypatch: pytest.MonkeyPatch):
     data = data_folder()
     if data is None:

@@ -76,6 +76,7 @@ def test_figures_are_ratios_of_ours_to_stock(kept):
     assert len(rows) == 4
 
 
+@pytest.mark.slow
 def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch):
     from benchmarks.paging import measure as paging
 

@@ -28,6 +28,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_own_tasks_and_foreign_ones_are_told_apart(data: Path, tmp_path: Path) -> None:
     """With rows enough; with hardly any the noise sends nearly everything to the base model."""
     out = tmp_path / "result.json"

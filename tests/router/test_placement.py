@@ -113,6 +113,7 @@ def test_quality_is_never_given_up_beyond_the_margin_and_only_for_a_faster_tier(
             assert TIERS.index(replicas[name].adapters.get(better.adapter, DISK)) > TIERS.index(placed.tier)
 
 
+@pytest.mark.slow
 @given(options, states, factors, st.integers(1, 10))
 @settings(max_examples=300, deadline=None)
 def test_no_request_goes_to_a_full_replica(some, replicas, factor, free):

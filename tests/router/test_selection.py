@@ -66,6 +66,7 @@ def questions(name: str) -> list[str]:
     return [line.replace("\\n", "\n") for line in lines if line]
 
 
+@pytest.mark.slow
 def test_a_copy_is_expected_to_answer_as_well_and_a_stranger_is_not(
     learnwares: list[Learnware], selector: Selector
 ) -> None:
@@ -232,6 +233,7 @@ def test_everyday_prompts_go_to_the_base_model(selector: Selector, text: str) ->
     assert choice.candidates
 
 
+@pytest.mark.slow
 def test_users_free_questions_hardly_ever_go_to_a_learnware_that_only_labels(
     selector: Selector, learnwares: list[Learnware]
 ) -> None:
@@ -377,6 +379,7 @@ def test_a_task_is_chosen_for_by_its_mean_alone(selector: Selector, learnwares: 
         assert expected == sorted(expected, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector) -> None:
     everyday = load_prompt_encoder().encode(everyday_prompts()[::8]).mean(0)
     choice = selector.choose_task(everyday)
@@ -385,6 +388,7 @@ def test_a_task_that_no_learnware_fits_goes_to_the_base_model(selector: Selector
     assert choice.candidates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measured", [False, True])
 def test_a_changed_selector_chooses_as_a_new_one_with_the_same_metric(
     learnwares: list[Learnware], measured: bool, monkeypatch: pytest.MonkeyPatch
@@ -435,6 +439,7 @@ def test_a_first_measured_learnware_makes_the_selector_rank(learnwares: list[Lea
     assert others.changed([twin, poor], []).changed([], ["finance-fiqa_sa"]).choose(text).learnware_id == "twin"
 
 
+@pytest.mark.slow
 def test_a_specification_of_the_first_format_is_chosen_by_the_asks_of_its_card(
     learnwares: list[Learnware], tmp_path: Path
 ) -> None:

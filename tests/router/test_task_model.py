@@ -42,6 +42,7 @@ def nearest_to(learnwares: list[Learnware], text: str) -> Closeness:
     return SpecificationIndex(sets, gamma=50.0).search(embed(text), 5)
 
 
+@pytest.mark.slow
 def test_each_request_is_most_probably_of_its_task(model: TaskModel) -> None:
     assert model.classes == tuple(f"d-{task}" for task in TASKS)
     for number, task in enumerate(TASKS):

@@ -75,6 +75,7 @@ def test_a_label_is_degenerate_when_it_is_known_to_be_one() -> None:
     assert score([answer], labels=("rise", "fall")).degenerate == 1
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_many_drawings() -> None:
     generator = random.Random(2)
 

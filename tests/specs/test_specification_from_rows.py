@@ -15,6 +15,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 def test_rows_and_examples_are_its_views() -> None:
     made = specification_from_rows(ROWS, ["good or bad news: sales double"], 7)
     assert [(view.name, view.rows) for view in made.views] == [("whole", 12), ("examples", 1), ("asked", 120)]

@@ -47,6 +47,7 @@ def one_turn(text: str) -> Conversation:
     return Conversation("", (text,))
 
 
+@pytest.mark.slow
 def test_the_rules_differ_where_they_should(learnwares: list[Learnware], encoder: RememberingEncoder) -> None:
     ours, by_domain = OurRule(learnwares, encoder, SelectionSettings()), ByDomain(learnwares, encoder)
     texts = [SENTIMENT, OTHER, POEM]

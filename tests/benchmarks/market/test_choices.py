@@ -204,6 +204,7 @@ def test_calibration_of_exact_probabilities_has_the_error_of_few_rows() -> None:
     assert calibration_noise(few) > 4 * calibration_noise(many) > 0
 
 
+@pytest.mark.slow
 def test_plots_are_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from benchmarks.market.plots import write_plots

@@ -39,6 +39,7 @@ def near(vector: ParameterVector, half: str) -> ParameterVector:
     return replace(vector, parts={name: part + 0.2 * noise.parts[name] for name, part in vector.parts.items()})
 
 
+@pytest.mark.slow
 def test_each_rule_finds_what_its_specifications_say(inputs: Path) -> None:
     found = {name: one for name, (one, _) in measure(read_halves(inputs), load_prompt_encoder()).items()}
     assert sum(name.startswith("PAVE") for name in found) == 2

@@ -131,6 +131,7 @@ def test_tasks_are_read_by_learnware_id() -> None:
         read_prompts(data, "finance/nothing", "test")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(data_folder() is None, reason="needs the task data: LEARNWARE_DATA=folder")
 def test_what_is_reported_is_what_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,7 @@ from serving.launch.instance import plan
 from specs.errors import StartupError
 
 
+@pytest.mark.slow
 def test_applications_that_run_without_being_routed_end_the_start_with_the_reason(monkeypatch: pytest.MonkeyPatch):
     """Instead of a wait for `START_DEADLINE_S` that ends in `not ready`."""
     running = SimpleNamespace(applications={"learnware": SimpleNamespace(status="RUNNING", deployments={})})

@@ -154,6 +154,7 @@ def said(likelihoods: list[float], texts: list[str]) -> Said:
     return Said([RowScore((10 * value,), 0, False, 10) for value in likelihoods], texts)
 
 
+@pytest.mark.slow
 def test_a_report_says_what_is_better_than_which_control_and_by_how_much() -> None:
     gold = [f"he has {i} apples. The answer is {i}." for i in range(40)]
     base = said([-2.0 - 0.01 * (i % 5) for i in range(40)], ["I do not know"] * 40)

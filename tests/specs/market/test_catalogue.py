@@ -30,6 +30,7 @@ def catalogue(root: Path, sequence: int, ids: list[tuple[str, int]]) -> Catalogu
     return Catalogue(sequence, tuple(entries))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(STATES)
 def test_a_reader_sees_each_state_as_a_new_one_does(tmp_path_factory: pytest.TempPathFactory, states) -> None:

@@ -82,6 +82,7 @@ async def test_a_change_that_cannot_be_followed_leaves_the_next_one_free(market:
     assert "could not be followed" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_snapshot_chooses_among_what_the_catalogue_holds(market: Market, tmp_path: Path):
     builder = SnapshotBuilder(SelectionSettings())
 
@@ -109,6 +110,7 @@ class TestLargeMarket:
         monkeypatch.setattr(snapshot_module, "ALWAYS_REBUILT", 0)
         monkeypatch.setattr(snapshot_module, "AT_ONCE_SHARE", 2.0)
 
+    @pytest.mark.slow
     def test_changes_keep_the_metric_until_a_rebuild(self, market: Market):
         builder = SnapshotBuilder(SelectionSettings())
         reader = CatalogueReader(market.root)
@@ -128,6 +130,7 @@ class TestLargeMarket:
         assert builder.snapshot.selector.metric is not first.metric
         assert builder.snapshot.selector.check_integrity() == []
 
+    @pytest.mark.slow
     def test_what_changes_during_a_rebuild_is_in_its_result(self, market: Market, monkeypatch):
         builder = SnapshotBuilder(SelectionSettings())
         builder.build(read_catalogue(market.root))
@@ -163,6 +166,7 @@ class TestLargeMarket:
         )
         assert after.selector.choose(medical).candidates[0].learnware_id == "finance-fiqa_sa"
 
+    @pytest.mark.slow
     def test_a_learnware_that_cannot_be_read_costs_itself_until_it_can(self, market: Market):
         builder = SnapshotBuilder(SelectionSettings())
         before = builder.build(read_catalogue(market.root))
