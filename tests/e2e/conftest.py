@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The default configuration, with fewer slots than learnwares, so that the tests also page adapters."""
+    """The default configuration with API keys, and with fewer slots than learnwares, so that the tests also page
+    adapters."""
     running = Stack(
         tmp_path_factory.mktemp("stack"),
         {"engine": {"slots": 4, "max_model_len": 1024, "max_num_seqs": 8}, "market": {"admin_key": ADMIN_KEY}},
@@ -45,5 +46,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def http(stack: Stack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.url, timeout=120) as client:
+    with stack.client() as client:
         yield client

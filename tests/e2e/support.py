@@ -1,6 +1,7 @@
 """A running stack, started as a user starts it, and what the end-to-end tests ask of it."""
 
 import contextlib
+import hashlib
 import json
 import re
 import signal
@@ -8,9 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
+import openai
 import psutil
 import pytest
 
@@ -19,6 +21,8 @@ from tests.support import free_stack_port
 START_DEADLINE_S = 300
 BASE = "SmolLM2-135M-Instruct"
 ADMIN_KEY = "end-to-end"
+USER_KEY = "lw-a-user-of-the-end-to-end-tests"
+USER = {"authorization": f"Bearer {USER_KEY}"}
 
 
 class Stack:
@@ -28,13 +32,34 @@ class Stack:
         self.port = free_stack_port(range(18_100, 18_400))
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"
+        self.keys = folder / "keys.json"
+        self.write_keys({"user": {"key": USER_KEY, "metrics": True}})
         path = folder / "config.yaml"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(config | {"keys": {"file": str(self.keys)}}))
         command = [sys.executable, "-m", "serving.cli", "serve", "--config", str(path), "--port", str(self.port)]
         self.reason_of_first_request = ""
         self.started = time.monotonic()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def write_keys(self, tenants: dict[str, dict[str, object]]) -> None:
+        """Writes the key file: by tenant the key and what is granted, as `learnware-serving keys add` would."""
+        keys = [
+            {"name": name, "sha256": hashlib.sha256(str(granted.pop("key")).encode()).hexdigest(), **granted}
+            for name, granted in ((name, dict(granted)) for name, granted in tenants.items())
+        ]
+        new = self.keys.with_suffix(".new")
+        new.write_text(json.dumps({"format": 1, "keys": keys}))
+        new.chmod(0o600)
+        new.replace(self.keys)
+
+    def client(self, timeout: float = 120, **options: Any) -> httpx.Client:
+        """Opens an HTTP client that sends the user's key."""
+        return httpx.Client(base_url=self.url, timeout=timeout, headers=USER, **options)
+
+    def openai(self) -> openai.OpenAI:
+        """Opens an OpenAI client that sends the user's key."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=USER_KEY, timeout=120, max_retries=0)
 
     def wait_until_ready(self) -> float:
         """Seconds from the start until the command says that it is ready."""
@@ -48,7 +73,7 @@ class Stack:
 
     def first_reason(self) -> str:
         """Why the first request was answered as it was, sent the moment that `/v1/models` answers."""
-        with httpx.Client(base_url=self.url, timeout=60) as client:
+        with self.client(60) as client:
             while True:
                 try:
                     if client.get("/v1/models").status_code == 200:

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from tests.e2e.support import QUESTIONS, Stack, chat, metric
+from tests.e2e.support import QUESTIONS, USER_KEY, Stack, chat, metric
 
 pytestmark = pytest.mark.e2e
 
@@ -63,8 +63,15 @@ def test_it_is_refused_with_an_openai_error(http: httpx.Client, content: bytes, 
     assert response.json()["error"]["message"]
 
 
-def test_a_body_of_9_mb_is_answered_with_the_context_error(http: httpx.Client):
+def test_a_body_of_9_mb_is_too_large(http: httpx.Client):
     body = {"messages": message("Revenue rose. " * 650_000), "model": "auto"}
+    response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 413
+    assert "too large" in response.json()["error"]["message"]
+
+
+def test_a_body_of_3_mb_is_answered_with_the_context_error(http: httpx.Client):
+    body = {"messages": message("Revenue rose. " * 220_000), "model": "auto"}
     response = http.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
     assert "context length" in response.json()["error"]["message"]
@@ -105,7 +112,9 @@ def test_a_client_that_hangs_up_in_a_stream_frees_the_engine(stack: Stack, http:
             "ignore_eos": True,
         }
     ).encode()
-    headers = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    headers = (
+        f"Host: x\r\nAuthorization: Bearer {USER_KEY}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    )
     head = f"POST /v1/chat/completions HTTP/1.1\r\n{headers}\r\n\r\n"
     before = metric(http.get("/metrics").text, "vllm:generation_tokens_total")
     with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as connection:

@@ -7,7 +7,7 @@ import sys
 import httpx
 import pytest
 
-from tests.e2e.support import ADMIN_KEY, Stack
+from tests.e2e.support import ADMIN_KEY, USER_KEY, Stack
 from tests.support import ROOT
 
 pytestmark = pytest.mark.e2e
@@ -16,7 +16,11 @@ pytestmark = pytest.mark.e2e
 def run(stack: Stack, name: str, *arguments: str) -> str:
     """What an example printed; it must end with 0."""
     command = [sys.executable, f"benchmarks/examples/{name}.py", *arguments]
-    environment = os.environ | {"LEARNWARE_URL": stack.url, "LEARNWARE_ADMIN_KEY": ADMIN_KEY}
+    environment = os.environ | {
+        "LEARNWARE_URL": stack.url,
+        "LEARNWARE_ADMIN_KEY": ADMIN_KEY,
+        "OPENAI_API_KEY": USER_KEY,
+    }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -49,7 +49,7 @@ def traffic(stack: Stack) -> Iterator[list[tuple[int, str]]]:
     stop = threading.Event()
 
     def work() -> None:
-        with httpx.Client(base_url=stack.url, timeout=120) as client:
+        with stack.client() as client:
             while not stop.is_set():
                 response = chat(client, QUESTIONS[len(answers) % 3].text, max_tokens=2)
                 answers.append((response.status_code, response.headers.get("x-learnware", response.text)))
@@ -162,7 +162,7 @@ def engine_never_idle(stack: Stack) -> Iterator[None]:
     ended = threading.Event()
 
     def ask(max_tokens: int) -> None:
-        with httpx.Client(base_url=stack.url, timeout=60) as client:
+        with stack.client(60) as client:
             while not ended.is_set():
                 client.post("/v1/completions", json=body | {"max_tokens": max_tokens})
 

@@ -16,7 +16,7 @@ ASK = [{"role": "user", "content": QUESTIONS[0].text}]
 
 @pytest.fixture(scope="module")
 def client(stack: Stack):
-    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="unused", timeout=120, max_retries=0) as opened:
+    with stack.openai() as opened:
         yield opened
 
 

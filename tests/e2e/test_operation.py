@@ -117,7 +117,7 @@ def test_a_burst_of_conversations_is_decided_on_or_refused_but_never_left_to_the
             time.sleep(refused[-1])
 
     with (
-        httpx.Client(base_url=stack.url, timeout=600, limits=AT_ONCE) as burst,
+        stack.client(600, limits=AT_ONCE) as burst,
         concurrent.futures.ThreadPoolExecutor(CONVERSATIONS) as pool,
     ):
         responses = list(pool.map(ask, range(CONVERSATIONS)))

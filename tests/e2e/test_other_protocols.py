@@ -99,7 +99,7 @@ def test_a_bad_body_is_refused_with_an_openai_error(http: httpx.Client, path: st
 
 def test_the_openai_client_keeps_a_conversation_of_responses_by_sending_it(stack: Stack):
     """No response is kept here: an earlier one cannot be named, so the client sends what was said."""
-    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="unused", timeout=120, max_retries=0) as client:
+    with stack.openai() as client:
         first = client.responses.create(model="auto", input=QUESTIONS[0].text, max_output_tokens=4)
         with pytest.raises(openai.NotFoundError, match="not found"):
             client.responses.create(model="auto", input="And the next one?", previous_response_id=first.id)

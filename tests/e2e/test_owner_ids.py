@@ -41,7 +41,7 @@ def test_an_id_with_an_owner_is_served_like_any_other(
     assert answer.status_code == 200, answer.text
     assert (answer.headers["x-learnware"], answer.headers["x-learnware-reason"]) == (ID, "named")
     assert answer.json()["model"] == ID
-    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="unused", timeout=120, max_retries=0) as client:
+    with stack.openai() as client:
         assert client.models.retrieve(ID).id == ID
         said = client.chat.completions.create(
             model=ID, messages=[{"role": "user", "content": QUESTIONS[0].text}], max_tokens=2

@@ -49,7 +49,7 @@ def test_sigterm_finishes_a_running_stream_and_leaves_no_process(stack: Stack, h
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body, timeout=120) as response:
+        with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body, headers=USER, timeout=120) as response:
             for line in response.iter_lines():
                 lines.append(line)
                 started.set()

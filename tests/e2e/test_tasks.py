@@ -46,7 +46,7 @@ def task(http: httpx.Client, specification: bytes) -> dict:
 
 @pytest.fixture(scope="module")
 def client(stack: Stack):
-    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="unused", timeout=120, max_retries=0) as opened:
+    with stack.openai() as opened:
         yield opened
 
 
