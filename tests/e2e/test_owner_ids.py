@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import openai
 import pytest
 
 from tests.e2e.learnwares import copy_of, zipped

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.support import QUESTIONS, Stack, chat
+from tests.e2e.support import QUESTIONS, USER, Stack, chat
 
 pytestmark = [pytest.mark.e2e, pytest.mark.last]
 
