@@ -1,8 +1,10 @@
-"""Every metric that the dashboard asks for exists."""
+"""Every metric that the dashboard and the alert rules ask for exists."""
 
 import asyncio
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,27 @@ from prometheus_client import CollectorRegistry
 
 from router.metrics import RouterMetrics
 from serving.applications.metrics import Scraper
+from serving.paging.residency import Residency
+from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.request_metrics import ReplicaMetrics
+from serving.replica.usage_metrics import UsageMetrics
 from tests.support import ROOT
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-METRIC = re.compile(r"\b(?:vllm:|learnware_)[a-z_]+")
+ALERTS = ROOT / "deploy/alerts.yml"
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]
+]
+METRIC = re.compile(r"\b(?:vllm:|learnware_|haproxy_|process_)[a-z_]+")
+EXPORTED = {
+    "haproxy_backend_current_sessions",
+    "haproxy_backend_retry_warnings_total",
+    "haproxy_frontend_current_sessions",
+    "haproxy_frontend_http_responses_total",
+    "process_resident_memory_bytes",
+}
+"""Metrics of HAProxy's exporter and of prometheus_client; `tests/e2e/test_operation.py` looks for them in a scrape."""
 
 
 def series_of(registry: CollectorRegistry) -> set[str]:
@@ -47,12 +64,26 @@ def scrape_series() -> set[str]:
     return set(re.findall(r"^(learnware_\w+)", text, flags=re.MULTILINE))
 
 
+def paging_state() -> PagingState:
+    """The state of an engine that holds nothing."""
+    counts = dict.fromkeys(("loads", "load_seconds", "load_bytes", "hits", "evictions", "disk_reads_in_step"), 0)
+    reads = dict.fromkeys(("reads", "read_seconds", "read_bytes", "failures"), 0)
+    report = {"device_counts": counts, "host_counts": reads, "host": {}, "slots": [None], "names": {}}
+    numbers = ("host_hits", "host_evictions", "slot_bytes", "host_budget", "host_waiting")
+    residency = Residency(1)
+    residency.note_worker(0, report | dict.fromkeys(numbers, 0))
+    residency.note_scheduler({"running": 0, "waiting": {"slot": 0}, "draining": 0, "aged_out": 0, "mean_wait": 0.0})
+    return PagingState(residency, (), 0)
+
+
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     router, replica = CollectorRegistry(), CollectorRegistry()
     RouterMetrics(router)
     ReplicaMetrics(replica)
-    return series_of(router) | series_of(replica) | vllm_series() | scrape_series()
+    UsageMetrics(replica)
+    replica.register(PagingCollector(paging_state))
+    return series_of(router) | series_of(replica) | vllm_series() | scrape_series() | EXPORTED
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
@@ -61,6 +92,22 @@ def test_a_panel_asks_for_metrics_that_exist(panel: dict[str, Any], known: set[s
         asked = set(METRIC.findall(target["expr"]))
         assert asked
         assert asked <= known
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_asks_for_metrics_that_exist_and_says_what_to_do(rule: dict[str, Any], known: set[str]) -> None:
+    asked = set(METRIC.findall(rule["expr"]))
+    assert asked
+    assert asked <= known
+    assert rule["labels"]["severity"] in {"page", "ticket"}
+    assert rule["annotations"].keys() == {"summary", "what_to_do"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_accepts_the_rules_and_the_configuration() -> None:
+    for command in (["check", "rules", str(ALERTS)], ["check", "config", str(ROOT / "deploy/prometheus.yml")]):
+        done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_dashboard_shows_every_metric_of_the_project(known: set[str]) -> None:

@@ -53,6 +53,13 @@ def test_one_scrape_shows_every_process(http: httpx.Client):
         "learnware_match_confidence",
         "vllm:num_requests_running",
         "haproxy_process_uptime_seconds",
+        "process_resident_memory_bytes",
+        "haproxy_backend_current_sessions",
+        "haproxy_backend_retry_warnings",
+        "haproxy_frontend_current_sessions",
+        "haproxy_frontend_http_responses",
+        "learnware_tokens",
+        "learnware_tenant_first_token_seconds",
     }
     assert wanted <= names, wanted - names
 
