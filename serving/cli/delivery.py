@@ -252,6 +252,6 @@ def _local_url(config: "Config") -> str:
 
 
 def _key_of_environment() -> str | None:
-    from serving.applications.access import ADMIN_KEY_VARIABLE
+    from serving.access.keyring import ADMIN_KEY_VARIABLE
 
     return os.environ.get(ADMIN_KEY_VARIABLE) or None

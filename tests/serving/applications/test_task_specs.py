@@ -15,6 +15,8 @@ from router.request import RoutedRequest
 from router.selection import Choice, Selector
 from router.settings import SelectionSettings
 from serving import serve_builders
+from serving.access.keyring import Keyring, digest_of
+from serving.access.tenant import Tenant
 from serving.applications.access import Access
 from serving.applications.task_specs import TaskSpecsAPI
 from serving.config import load_config
@@ -80,7 +82,7 @@ def client_of(tasks: TaskStore, access: Access, routers: bool = True) -> httpx.A
 
 @pytest.fixture
 async def client(tasks: TaskStore) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(tasks, Access(None, ())) as client:
+    async with client_of(tasks, Access(Keyring())) as client:
         yield client
 
 
@@ -175,12 +177,12 @@ async def test_an_upload_is_bounded_while_it_streams(client: httpx.AsyncClient, 
 
 
 async def test_a_full_store_is_a_507(tmp_path: Path, file: bytes):
-    async with client_of(TaskStore(tmp_path, max_tasks=0), Access(None, ())) as client:
+    async with client_of(TaskStore(tmp_path, max_tasks=0), Access(Keyring())) as client:
         assert "remove one" in message(await client.post("/v1/task-specs", content=file), 507)
 
 
 async def test_a_key_is_needed_only_where_answers_need_one(tasks: TaskStore, file: bytes):
-    async with client_of(tasks, Access("secret", ("reader",))) as client:
+    async with client_of(tasks, Access(Keyring(None, [(digest_of("reader"), Tenant("reader"))], "secret"))) as client:
         for method, path in (("POST", ""), ("GET", "/task:x"), ("DELETE", "/task:x")):
             response = await client.request(method, f"/v1/task-specs{path}", content=file)
             assert "API key" in message(response, 401)
@@ -189,7 +191,7 @@ async def test_a_key_is_needed_only_where_answers_need_one(tasks: TaskStore, fil
 
 
 async def test_without_a_router_the_file_is_kept_and_the_client_told(tasks: TaskStore, file: bytes):
-    async with client_of(tasks, Access(None, ()), routers=False) as client:
+    async with client_of(tasks, Access(Keyring()), routers=False) as client:
         assert "No router answers" in message(await client.post("/v1/task-specs", content=file), 503)
     assert tasks.find(task_id(load_task_specification(file))) is not None
 
