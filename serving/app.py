@@ -179,7 +179,5 @@ def engine_arguments(config: Config) -> dict[str, Any]:
     if config.base_model.source == EMBEDDED:
         # SmolLM2 writes tool calls in the Hermes form; without a parser vLLM refuses `tools` with `tool_choice: auto`.
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    if config.api_keys:
-        arguments["api_key"] = list(config.api_keys)
     options = {name: value for name, value in engine.options.items() if name != "additional_config"}
     return arguments | options

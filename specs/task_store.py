@@ -172,10 +172,10 @@ class TaskStore:
 
     def _check_quota(self, owned: Path) -> None:
         """Raises TaskQuotaReached when the folder of an owner's marks is full of such as stand for something."""
-        if self._max_owned is None or not owned.is_dir():
+        if self._max_owned is None:
             return
         count = 0
-        for mark in owned.iterdir():
+        for mark in owned.glob("*"):
             if self._path(f"{TASK_PREFIX}{mark.name}").exists():
                 count += 1
             else:  # removed by hand, or cut off between the two
