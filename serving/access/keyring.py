@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from serving.access.key_file import LIMITS, checked_name, read_keys
 from serving.access.tenant import ADMIN_NAME, ANONYMOUS, Tenant
-from specs.errors import InvalidConfig, Unauthorized
+from specs.errors import Forbidden, InvalidConfig, Unauthorized
 
 logger = logging.getLogger("ray.serve")
 
@@ -156,6 +156,19 @@ class Keyring:
         last = {tenant.name: tenant for _, tenant in keys}
         table = {digest: last[tenant.name] for digest, tenant in keys}
         return table if self._admin is None else table | {self._admin: ADMIN}
+
+
+def check_metrics(tenant: Tenant) -> None:
+    """Checks that a tenant may read metrics.
+
+    Raises:
+        Forbidden: its key does not allow it.
+    """
+    if not tenant.metrics:
+        raise Forbidden(
+            "This key may not read the metrics; the admin key may, and one made with `learnware-serving keys add NAME "
+            "--metrics`."
+        )
 
 
 def digest_of(key: str) -> str:

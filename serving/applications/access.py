@@ -1,10 +1,10 @@
-"""Who may do what in the small applications beside the endpoint: read with any key, change with the admin key."""
+"""Access to the small applications beside the endpoint: any key reads, the admin key changes."""
 
 from typing import NamedTuple
 
 from starlette.requests import Request
 
-from serving.access.keyring import ADMIN_KEY_VARIABLE, Keyring, configured_keyring
+from serving.access.keyring import ADMIN_KEY_VARIABLE, Keyring, check_metrics, configured_keyring
 from serving.access.tenant import Tenant
 from serving.config import Config
 from specs.errors import Forbidden, Unauthorized
@@ -53,11 +53,7 @@ class Access(NamedTuple):
             Forbidden: its key does not allow it.
         """
         tenant = self.check_read(request)
-        if not tenant.metrics:
-            raise Forbidden(
-                "This key may not read the metrics; the admin key may, and one made with `learnware-serving keys add "
-                "NAME --metrics`."
-            )
+        check_metrics(tenant)
         return tenant
 
 

@@ -80,9 +80,10 @@ def _add(options: argparse.Namespace) -> int:
     path = _key_file(options)
     key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
     given = {name: getattr(options, name) for name in LIMITS if getattr(options, name) is not None}
-    limits = {name: None if value in (ANY, [ANY]) else value for name, value in given.items()}
-    if isinstance(limits.get("models"), list):
-        limits["models"] = tuple(limits["models"])
+    limits = {
+        name: None if value in (ANY, [ANY]) else tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+    }
     with changing(path) as entries:
         before = next((entry.limits for entry in reversed(entries) if entry.name == options.name), {})
         made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

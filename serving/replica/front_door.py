@@ -10,17 +10,20 @@ from collections.abc import Callable
 
 from fastapi import FastAPI, HTTPException as FastAPIHTTPException
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access.caller import caller
-from serving.access.keyring import Keyring
+from serving.access.keyring import Keyring, check_metrics
 from serving.access.tenant import Tenant
 from serving.names import OPEN_PATHS
 from serving.openai_errors import error_response, no_such_method, no_such_path
 from specs.errors import LearnwareError
 
+METRICS_PATH = "/metrics"
+"""Path that only some keys may read."""
 POLICY_VIOLATION = 1008
 """Code with which a WebSocket is closed; before it is accepted, the client sees status 403 (ASGI)."""
 
@@ -68,10 +71,27 @@ class FrontDoor:
         Raises:
             UnknownPath: the path is not on the list.
             Unauthorized: a key is required, and the request has none that holds.
+            Forbidden: the key does not allow what is at the path.
         """
         if not self._allowed(path):
             raise no_such_path(scope["method"], path)
-        return None if path in OPEN_PATHS else self._keyring.tenant_of(scope["headers"])
+        if path in OPEN_PATHS:
+            return None
+        tenant = self._keyring.tenant_of(scope["headers"])
+        if path == METRICS_PATH:  # vLLM's own, on the replica's port
+            check_metrics(tenant)
+        return tenant
+
+
+def add_front_door(app: FastAPI, keyring: Keyring, allowed: Callable[[str], bool]) -> None:
+    """Puts a front door before vLLM's application and its own middlewares, and makes what FastAPI itself answers error
+    objects.
+
+    vLLM builds its middleware stack early; without the cached stack Starlette builds it again at the next request.
+    """
+    app.user_middleware.insert(0, Middleware(FrontDoor, keyring=keyring, allowed=allowed))
+    answer_with_error_objects(app)
+    app.middleware_stack = None
 
 
 def answer_with_error_objects(app: FastAPI) -> None:

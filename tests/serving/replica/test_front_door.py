@@ -9,19 +9,20 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, HTTPException, Request, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
 
 from serving.access.caller import caller
 from serving.access.keyring import Keyring, digest_of
 from serving.access.tenant import ANONYMOUS, Tenant
 from serving.names import OPEN_PATHS, is_allowed
-from serving.replica.front_door import FrontDoor, answer_with_error_objects
+from serving.replica.front_door import FrontDoor, add_front_door
 
 ALICE = Tenant("alice", max_tokens=4)
 KEY = {"authorization": "Bearer alice-key"}
 WITH_KEYS = Keyring(None, [(digest_of("alice-key"), ALICE)], "secret")
 
 
-def application(keyring: Keyring) -> FrontDoor:
+def application(keyring: Keyring) -> FastAPI:
     app = FastAPI()
 
     @app.get("/v1/models")
@@ -49,8 +50,14 @@ def application(keyring: Keyring) -> FrontDoor:
     async def realtime(socket: WebSocket) -> None:
         raise AssertionError
 
-    answer_with_error_objects(app)
-    return FrontDoor(app, keyring=keyring, allowed=is_allowed)
+    @app.get("/metrics")
+    async def metrics() -> dict[str, Any]:
+        return {}
+
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])  # as vLLM does
+    app.build_middleware_stack()
+    add_front_door(app, keyring, is_allowed)
+    return app
 
 
 @pytest.fixture
@@ -123,6 +130,19 @@ async def test_a_path_that_is_not_on_the_list_is_not_there(keyring: Keyring, pat
             assert answer.status_code == 404
             assert answer.json()["error"]["code"] == "not_found"
             assert "x-learnware" not in answer.headers
+
+
+async def test_metrics_need_a_key_that_may(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/metrics", headers=KEY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+    assert (await client.get("/metrics", headers={"x-api-key": "secret"})).status_code == 200
+    async with client_of(Keyring()) as anybody:
+        assert (await anybody.get("/metrics")).status_code == 200
+
+
+async def test_a_preflight_without_a_key_gets_nothing(client: httpx.AsyncClient) -> None:
+    headers = {"origin": "https://x", "access-control-request-method": "POST"}
+    assert (await client.options("/v1/chat/completions", headers=headers)).status_code == 401
 
 
 async def test_health_needs_no_key_and_has_no_tenant(client: httpx.AsyncClient) -> None:
