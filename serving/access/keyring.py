@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from serving.access.key_file import LIMITS, checked_name, read_keys
 from serving.access.tenant import ADMIN_NAME, ANONYMOUS, Tenant
@@ -233,9 +233,15 @@ def default_limits(config: KeysOfConfiguration) -> dict[str, Any]:
     return {name: getattr(config.limits, name) for name in LIMITS if hasattr(config.limits, name)}
 
 
-def named_keys(items: Iterable[str], source: str) -> list[tuple[str, str]]:
-    """Reads keys written as NAME:KEY, or as KEY alone, whose name is then made from its digest. Returns pairs of name
-    and key.
+class NamedKey(NamedTuple):
+    """A key in plain text and its tenant's name."""
+
+    name: str
+    key: str
+
+
+def named_keys(items: Iterable[str], source: str) -> list[NamedKey]:
+    """Reads keys written as NAME:KEY, or as KEY alone, whose name is then made from its digest.
 
     Raises:
         InvalidConfig: a name or a key cannot be used. The message names `source` and the place, and no part of a key.
@@ -253,7 +259,7 @@ def named_keys(items: Iterable[str], source: str) -> list[tuple[str, str]]:
             checked_name(name)
         except ValueError as error:
             raise InvalidConfig(f"{where}: what stands before its colon is its name, and {error}") from None
-        found.append((name, key))
+        found.append(NamedKey(name, key))
     return found
 
 

@@ -38,6 +38,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     wrong = no_such_method if error.status_code == 405 else no_such_path
     answer = error_response(wrong(request.method, request.scope["path"]), request.scope["path"])
     answer.status_code = error.status_code
+    answer.headers.update(error.headers or {})  # Allow
     return answer
 
 

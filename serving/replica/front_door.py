@@ -107,7 +107,9 @@ def answer_with_error_objects(app: FastAPI) -> None:
         if error.status_code == 404:
             return error_response(no_such_path(request.method, request.scope["path"]), request.scope["path"])
         if error.status_code == 405:
-            return error_response(no_such_method(request.method, request.scope["path"]), request.scope["path"])
+            answered = error_response(no_such_method(request.method, request.scope["path"]), request.scope["path"])
+            answered.headers.update(error.headers or {})  # Allow
+            return answered
         return await otherwise(request, error)
 
     app.exception_handlers.setdefault(FastAPIHTTPException, otherwise)  # what endpoints raise themselves

@@ -78,6 +78,7 @@ async def test_other_methods_and_paths_are_not_there(method: str, path: str, sta
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://metrics") as client:
         answer = await client.request(method, path)
         assert answer.status_code == status
+        assert ("allow" in answer.headers) == (status == 405)
         assert f"There is no {method} {path}" in answer.json()["error"]["message"]
 
 

@@ -153,6 +153,7 @@ async def test_health_needs_no_key_and_has_no_tenant(client: httpx.AsyncClient) 
 async def test_what_the_application_does_not_know_is_an_error_object_too(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/chat/completions", headers=KEY)
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST"
     answer = await client.get("/v1/messages", headers=KEY)
     assert (answer.status_code, answer.json()["type"]) == (405, "error")
     answer = await client.get("/v1/learnwares", headers=KEY)
