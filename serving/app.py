@@ -8,16 +8,18 @@ environment --config PATH` prints it).
 
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray.serve.deployment import Application
 
 from router.deployment import LearnwareRouter, RouterOptions
+from serving.access.keyring import configured_keyring
 from serving.base_model import EMBEDDED, ensure_base_model
 from serving.config import Config, load_config
 from serving.config_sections import MIB
-from serving.names import ENGINE, ROUTER
+from serving.names import ENGINE, ROUTER, is_allowed
 from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder
 from serving.processor import cpu_dtype
@@ -84,6 +86,8 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         base_on_load_failure=config.engine.on_load_failure == "base",
         base_without_choice=router.on_overload == "base",
         requirements=needed,
+        keyring=configured_keyring(config),
+        allowed=partial(is_allowed, more=config.http.more_paths),
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
@@ -179,7 +183,5 @@ def engine_arguments(config: Config) -> dict[str, Any]:
     if config.base_model.source == EMBEDDED:
         # SmolLM2 writes tool calls in the Hermes form; without a parser vLLM refuses `tools` with `tool_choice: auto`.
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    if config.api_keys:
-        arguments["api_key"] = list(config.api_keys)
     options = {name: value for name, value in engine.options.items() if name != "additional_config"}
     return arguments | options

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from serving.access.keyring import named_keys
 from serving.config_sections import (
     BaseModelSettings,
     EngineSettings,
@@ -41,8 +42,9 @@ class Config(Section):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     api_keys: tuple[str, ...] = Field(
         (),
-        description="API keys in plain text, each a tenant without limits of its own; `keys.file` keeps digests, with "
-        "limits. As soon as there is any key, every request but one to /health and /ping needs one.",
+        description="API keys in plain text, as KEY or NAME:KEY, each a tenant without limits of its own; "
+        "`keys.file` keeps digests, with limits. As soon as there is any key, every request but one to /health and "
+        "/ping needs one.",
     )
     drain_seconds: float = Field(
         30.0,
@@ -50,6 +52,15 @@ class Config(Section):
         description="How long running requests may go on after SIGTERM or Ctrl-C, seconds; what still runs then is cut "
         "off. A second signal ends the wait.",
     )
+
+    @field_validator("api_keys")
+    @classmethod
+    def _are_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            named_keys(keys, "api_keys")
+        except InvalidConfig as error:
+            raise ValueError(str(error)) from None
+        return keys
 
     @model_validator(mode="after")
     def _auto_names_are_free(self) -> Self:

@@ -173,6 +173,18 @@ class MarketSettings(Section):
         "defaults.",
     )
 
+    task_specs_per_key: int = Field(
+        100,
+        ge=1,
+        description="Task specifications that may be kept for one API key; a further one is answered 403. Without keys "
+        "there is no such limit, and 10,000 altogether in any case.",
+    )
+    task_specs_days: float = Field(
+        90.0,
+        gt=0,
+        description="Days after which a task specification goes that was neither posted nor used.",
+    )
+
     @property
     def folder(self) -> Path | None:
         return None if self.path is None else Path(self.path).expanduser().resolve()
@@ -344,7 +356,7 @@ class KeySettings(Section):
         None,
         description="File that `learnware-serving keys add` writes: names, SHA-256 digests and limits, never a key "
         "itself. It is read again when it changes. Keys of the environment variable LEARNWARE_API_KEYS (NAME:KEY, "
-        "separated by commas) hold beside it. null: no file.",
+        "separated by commas) hold beside it. With a file, be it empty, requests need a key. null: no file.",
     )
 
     @property

@@ -1,13 +1,65 @@
-"""OpenAI error objects, made from the project's errors."""
+"""Error objects of the API that was called, OpenAI's or Anthropic's, made from the project's errors."""
 
 from starlette.responses import JSONResponse
 
-from specs.errors import LearnwareError
+from specs.errors import LearnwareError, Unauthorized, UnknownPath, WrongMethod
+
+ANTHROPIC_PATH = "/v1/messages"
+"""Path at and below which errors have Anthropic's form."""
+LONGEST_SHOWN_PATH = 200
+"""Characters of a path that a message repeats."""
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""Anthropic's error types by status; other statuses below 500 are `invalid_request_error`, from 500 `api_error`."""
+
+
+def error_response(error: LearnwareError, path: str) -> JSONResponse:
+    """Returns the response for an error of a request to `path`, in the form of the API that was called. Its status is
+    the error's own; it has `Retry-After` where the error says when to come back, and `WWW-Authenticate` where a key is
+    needed. Every error that a client sees from Python goes through here."""
+    if not _below(path, ANTHROPIC_PATH):
+        return openai_error(error)
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    content = {"type": "error", "error": {"type": kind, "message": str(error)}}
+    return JSONResponse(content, status_code=error.status, headers=_headers(error))
 
 
 def openai_error(error: LearnwareError) -> JSONResponse:
-    """Returns the response for an error: an OpenAI error object with the error's own HTTP status, and `Retry-After`
-    where it has one. Every error that a client sees from Python goes through here."""
+    """Returns the response for an error as an OpenAI error object (`error_response` for the rest)."""
     content = {"error": {"message": str(error), "type": error.type, "param": None, "code": error.code}}
+    return JSONResponse(content, status_code=error.status, headers=_headers(error))
+
+
+def no_such_path(method: str, path: str) -> UnknownPath:
+    """Returns the error for a path that is not there."""
+    return UnknownPath(f"There is no {method} {_shown(path)}; the documentation of the HTTP API lists all paths.")
+
+
+def no_such_method(method: str, path: str) -> WrongMethod:
+    """Returns the error for a method that a path does not take."""
+    return WrongMethod(f"There is no {method} {_shown(path)}, but other methods of this path.")
+
+
+def _shown(path: str) -> str:
+    """Returns the beginning of a path, with what cannot be printed escaped."""
+    return repr(path[:LONGEST_SHOWN_PATH])[1:-1]
+
+
+def _below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root + "/")
+
+
+def _headers(error: LearnwareError) -> dict[str, str]:
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
-    return JSONResponse(content, status_code=error.status, headers=headers)
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
+    return headers

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ray.serve.deployment import Application
 
+from serving.applications.access import configured_access
 from serving.applications.market import market_application
 from serving.applications.metrics import metrics_application
 from serving.applications.task_specs import task_specs_application
@@ -53,7 +54,8 @@ def metrics(arguments: Mapping[str, str]) -> Application:
     """Builds `/metrics`, which shows the deployments of the application `learnware`."""
     config = _configured(arguments)
     exporter = f"http://127.0.0.1:{derive_ports(config.http.port).exporter}/metrics"
-    return metrics_application(APPLICATION, [ENGINE, ROUTER], exporter, on_loopback=False)
+    access = configured_access(config)
+    return metrics_application(APPLICATION, [ENGINE, ROUTER], exporter, on_loopback=False, access=access)
 
 
 def _configured(arguments: Mapping[str, str]) -> Config:

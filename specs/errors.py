@@ -11,6 +11,9 @@
     ├── Forbidden                 403  what no key of this stack allows
     ├── UnknownModel              404  a model, learnware or task id that is not served
     │   └── UnknownLearnware      404  a learnware that is not in the market
+    ├── UnknownPath               404  a path that is not there
+    │   └── WrongMethod           405  a method that a path does not take
+    ├── TaskQuotaReached          403  as many task specifications of one key as may be kept
     ├── Overloaded                429  more requests than the router can decide on in time
     ├── RouterUnavailable         503  no router lives that could decide
     ├── NotReady                  503  the stack is still starting
@@ -101,6 +104,30 @@ class UnknownLearnware(UnknownModel):
     """The market has no learnware with this id."""
 
     code = "learnware_not_found"
+
+
+class UnknownPath(LearnwareError):
+    """There is nothing at the path."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class WrongMethod(UnknownPath):
+    """The path does not take the method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class TaskQuotaReached(LearnwareError):
+    """As many task specifications are kept for a key as may be. The status is none that clients retry by themselves:
+    waiting alone does not help."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "task_quota_reached"
 
 
 class MarketBusy(LearnwareError):

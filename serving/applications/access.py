@@ -1,59 +1,66 @@
-"""The keys with which clients read the market over HTTP, and change it."""
+"""Access to the small applications beside the endpoint: any key reads, the admin key changes."""
 
-import hashlib
-import hmac
-import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from starlette.requests import Request
+
+from serving.access.keyring import ADMIN_KEY_VARIABLE, Keyring, check_metrics, configured_keyring
+from serving.access.tenant import Tenant
 from serving.config import Config
 from specs.errors import Forbidden, Unauthorized
 
-ADMIN_KEY_VARIABLE = "LEARNWARE_ADMIN_KEY"
-"""Environment variable of the admin key, used where the configuration has none."""
-
 
 class Access(NamedTuple):
-    """The keys. Without an admin key nobody may change anything; without API keys everybody may read."""
+    """The rules, over a keyring. Without an admin key nobody may change anything; where no key is required, everybody
+    may read."""
 
-    admin_key: str | None
-    api_keys: Sequence[str]
+    keyring: Keyring
 
-    def check_change(self, authorization: str | None) -> None:
-        """Checks that the `Authorization` header holds the admin key.
+    def check_change(self, request: Request) -> Tenant:
+        """Checks that a request has the admin key, and returns its tenant.
 
         Raises:
             Forbidden: no admin key is set.
-            Unauthorized: the header does not hold it.
+            Unauthorized: the request does not have it.
         """
-        if self.admin_key is None:
+        if not self.keyring.has_admin_key:
             raise Forbidden(
                 "Changes over HTTP are off: no admin key is set (market.admin_key in the configuration, or the "
                 f"variable {ADMIN_KEY_VARIABLE})."
             )
-        if not _matches(authorization, [self.admin_key]):
-            raise Unauthorized("Changes need the admin key: Authorization: Bearer KEY.")
+        try:
+            tenant = self.check_read(request)
+        except Unauthorized:
+            tenant = None
+        if tenant is None or not tenant.admin:
+            raise Unauthorized("Changes need the admin key: Authorization: Bearer KEY, or x-api-key: KEY.")
+        return tenant
 
-    def check_read(self, authorization: str | None) -> None:
-        """Checks that the `Authorization` header holds an API key or the admin key, where there are API keys.
+    def check_read(self, request: Request) -> Tenant:
+        """Checks that a request has a key that holds, where one is required, and returns its tenant.
 
         Raises:
-            Unauthorized: it holds none of them.
+            Unauthorized: it has none.
         """
-        keys = [*self.api_keys, *filter(None, [self.admin_key])]
-        if self.api_keys and not _matches(authorization, keys):
-            raise Unauthorized("An API key is needed: Authorization: Bearer KEY.")
+        return self.keyring.tenant_of(request.scope["headers"])
+
+    def check_metrics(self, request: Request) -> Tenant:
+        """Checks that a request may read the metrics: with the admin key, or a key that says so, where keys are
+        required.
+
+        Raises:
+            Unauthorized: it has no key that holds.
+            Forbidden: its key does not allow it.
+        """
+        tenant = self.check_read(request)
+        check_metrics(tenant)
+        return tenant
 
 
 def configured_access(config: Config) -> Access:
-    """Returns the keys of the configuration; the admin key comes from the environment where the configuration has
-    none."""
-    return Access(config.market.admin_key or os.environ.get(ADMIN_KEY_VARIABLE) or None, config.api_keys)
+    """Returns the rules over the keys of a configuration and of this process's environment.
 
-
-def _matches(authorization: str | None, keys: Sequence[str]) -> bool:
-    """Returns whether the header holds one of the keys, in a time that does not depend on which one, if any."""
-    scheme, _, given = (authorization or "").partition(" ")
-    digest = hashlib.sha256(given.strip().encode()).digest()
-    matches = [hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest()) for key in keys]
-    return scheme.lower() == "bearer" and any(matches)
+    Raises:
+        InvalidConfig: a key cannot be used.
+    """
+    return Access(configured_keyring(config))

@@ -103,7 +103,7 @@ class MarketAPI:
         )
 
     async def _list(self, request: Request) -> Response:
-        self._access.check_read(request.headers.get("authorization"))
+        self._access.check_read(request)
         query = request.query_params
         unknown = sorted(set(query) - {"q", "domain", "task", "language", "state"})
         state = query.get("state", State.ACTIVE)
@@ -127,18 +127,18 @@ class MarketAPI:
         return JSONResponse({"object": "list", "data": listed, "unserved": unserved})
 
     async def _show(self, request: Request) -> Response:
-        self._access.check_read(request.headers.get("authorization"))
+        self._access.check_read(request)
         record = await asyncio.to_thread(self._market.show, _id_in(request))
         return JSONResponse(await asyncio.to_thread(describe_whole, self._market, record))
 
     async def _submit(self, request: Request) -> Response:
-        self._access.check_change(request.headers.get("authorization"))
+        self._access.check_change(request)
         async with uploaded(request, "upload.zip", self._max_upload_bytes) as path:
             record = await self._take(path, None)
         return await self._done(record, 201)
 
     async def _replace(self, request: Request) -> Response:
-        self._access.check_change(request.headers.get("authorization"))
+        self._access.check_change(request)
         learnware_id = _id_in(request)
         await asyncio.to_thread(self._market.active, learnware_id)
         async with uploaded(request, "upload.zip", self._max_upload_bytes) as path:
@@ -146,12 +146,12 @@ class MarketAPI:
         return await self._done(record, 200)
 
     async def _remove(self, request: Request) -> Response:
-        self._access.check_change(request.headers.get("authorization"))
+        self._access.check_change(request)
         record = await asyncio.to_thread(self._market.remove, _id_in(request))
         return await self._done(record, 200)
 
     async def _quarantine(self, request: Request) -> Response:
-        self._access.check_change(request.headers.get("authorization"))
+        self._access.check_change(request)
         try:
             reason = json.loads(await request.body())["reason"]
         except (ValueError, KeyError, TypeError):
@@ -162,7 +162,7 @@ class MarketAPI:
         return await self._done(record, 200)
 
     async def _release(self, request: Request) -> Response:
-        self._access.check_change(request.headers.get("authorization"))
+        self._access.check_change(request)
         record = await asyncio.to_thread(self._market.release, _id_in(request))
         return await self._done(record, 200)
 

@@ -3,7 +3,7 @@
 On each scrape the application calls `metrics_text` on every replica of the engine and of the router
 (`DeploymentHandle.broadcast`), marks each replica's series with the labels `deployment` and `replica`, and appends the
 exporter of the HAProxy beside it, marked `deployment="haproxy"`. Through HAProxy alone, `/metrics` would reach one
-replica at random.
+replica at random. Where keys are required, the admin key reads it, and those that say so.
 
 A replica that is dead, slow or broken costs its own series only: `learnware_scrape_success{deployment,replica}` is 1
 for each replica that answered and 0 for one that answered a scrape before but not this one;
@@ -24,15 +24,16 @@ from typing import Any, NamedTuple
 from ray import serve
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from router.ray_internals import keep_grpc_on_loopback
+from serving.access.keyring import Keyring
+from serving.applications.access import Access
 from serving.applications.broadcast import broadcast
 from serving.applications.exposition import CONTENT_TYPE, Exposition, escape, merge
+from serving.applications.routing import PrefixedApplication
 
 logger = logging.getLogger("ray.serve")
 
@@ -157,17 +158,23 @@ class MetricsServer:
     """The application's one replica."""
 
     def __init__(
-        self, application: str, deployments: Sequence[str], exporter_url: str | None, on_loopback: bool
+        self,
+        application: str,
+        deployments: Sequence[str],
+        exporter_url: str | None,
+        on_loopback: bool,
+        access: Access | None = None,
     ) -> None:
         if on_loopback:
             keep_grpc_on_loopback()
-
+        self._access = access or Access(Keyring())
         self._scraper = Scraper({name: _collector(application, name) for name in deployments}, exporter_url)
 
-    async def __serve_build_asgi_app__(self) -> "OnePage":
-        return OnePage(routes=[Route("/", self._metrics)])
+    async def __serve_build_asgi_app__(self) -> PrefixedApplication:
+        return PrefixedApplication([Route(ROUTE_PREFIX, self._metrics)])
 
-    async def _metrics(self, _request: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
+        self._access.check_metrics(request)
         return Response(await self._scraper.scrape(), media_type=CONTENT_TYPE)
 
 
@@ -187,17 +194,13 @@ def _collector(application: str, deployment: str) -> Collect:
     return collect
 
 
-class OnePage(Starlette):
-    """Answers `/metrics` and `/metrics/` alike, without a redirect: to Starlette the first is an empty path."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": "/", "root_path": ""}
-        await super().__call__(scope, receive, send)
-
-
 def metrics_application(
-    application: str, deployments: Sequence[str], exporter_url: str | None, *, on_loopback: bool = True
+    application: str,
+    deployments: Sequence[str],
+    exporter_url: str | None,
+    *,
+    on_loopback: bool = True,
+    access: Access | None = None,
 ) -> Application:
     """Builds the application to run with `route_prefix=ROUTE_PREFIX` beside the one whose deployments it shows.
 
@@ -208,6 +211,7 @@ def metrics_application(
         deployments: names of its deployments.
         exporter_url: HAProxy's exporter, such as http://127.0.0.1:9101/metrics; None shows none.
         on_loopback: the stack is this machine's alone.
+        access: the rules by which it is read; None lets everybody.
     """
     deployment = serve.deployment(
         serve.ingress()(MetricsServer),
@@ -215,5 +219,5 @@ def metrics_application(
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": 0},
     )
-    built: Application = deployment.bind(application, list(deployments), exporter_url, on_loopback)
+    built: Application = deployment.bind(application, list(deployments), exporter_url, on_loopback, access)
     return built

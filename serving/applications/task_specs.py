@@ -6,8 +6,10 @@
     DELETE /v1/task-specs/{id}     forget it
 
 The id is made from the content, so posting a file twice gives the same one. It is good as `model` at once and on every
-router, because routers read the folder in which this application keeps the files. Whoever knows an id may use it and
-remove it; ids are not listed.
+router, because routers read the folder in which this application keeps the files. Ids are not listed, and cannot be
+guessed: whoever knows one may use it as `model`. Only who has posted a file can show or remove it, and whoever has the
+admin key; to others there is none. A key may have so many (`market.task_specs_per_key`), and one goes when it was
+neither posted nor used for a time (`market.task_specs_days`).
 """
 
 import asyncio
@@ -26,6 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.ray_internals import keep_grpc_on_loopback
+from serving.access.tenant import ANONYMOUS_NAME, Tenant
 from serving.applications.access import Access, configured_access
 from serving.applications.routing import PrefixedApplication
 from serving.config import Config
@@ -41,6 +44,11 @@ ROUTE_PREFIX = "/v1/task-specs"
 
 CHOICE_TIMEOUT_S = 5.0
 """Seconds that a router may take for a choice that costs it about a millisecond."""
+
+DAY_S = 86400.0
+"""Seconds of a day."""
+LONGEST_SHOWN = 100
+"""Characters of an id that an error repeats."""
 
 _OF_THE_CHOICE = ("learnware", "reason", "explanation", "confidence", "match", "min_match", "tasks", "base")
 """Keys that an answer takes over from the router's explanation of a choice."""
@@ -71,26 +79,42 @@ class TaskSpecsAPI:
         )
 
     async def _upload(self, request: Request) -> Response:
-        self._access.check_read(request.headers.get("authorization"))
+        tenant = self._access.check_read(request)
         content = await _bounded_body(request)
         specification = await asyncio.to_thread(load_task_specification, content)
-        name = await asyncio.to_thread(self._tasks.put, specification)
+        # where no key is needed, all are one tenant, whom a quota would only shut out together
+        unbounded = tenant.admin or not self._access.keyring.required
+        name = await asyncio.to_thread(self._tasks.put, specification, tenant.name, unbounded=unbounded)
         return JSONResponse(await self._describe(name, specification), 201)
 
     async def _show(self, request: Request) -> Response:
-        self._access.check_read(request.headers.get("authorization"))
+        tenant = self._access.check_read(request)
         name = request.path_params["task_id"]
+        if not await asyncio.to_thread(self._may_see, tenant, name):
+            raise _unknown(name)
         specification = await asyncio.to_thread(self._tasks.find, name)
         if specification is None:
             raise _unknown(name)
         return JSONResponse(await self._describe(name, specification))
 
     async def _remove(self, request: Request) -> Response:
-        self._access.check_read(request.headers.get("authorization"))
+        tenant = self._access.check_read(request)
         name = request.path_params["task_id"]
-        if not await asyncio.to_thread(self._tasks.remove, name):
+        if not await asyncio.to_thread(self._remove_for, tenant, name):
             raise _unknown(name)
         return JSONResponse({"id": name, "object": "task_specification", "deleted": True})
+
+    def _may_see(self, tenant: Tenant, name: str) -> bool:
+        return tenant.admin or self._tasks.is_owner(name, tenant.name) or self._is_common(tenant, name)
+
+    def _remove_for(self, tenant: Tenant, name: str) -> bool:
+        everywhere = tenant.admin or self._is_common(tenant, name)
+        return self._tasks.remove(name, None if everywhere else tenant.name)
+
+    def _is_common(self, tenant: Tenant, name: str) -> bool:
+        """Whether a specification that nobody owns, kept by an earlier version, is as good as this tenant's: so it is
+        where no key is needed."""
+        return tenant.name == ANONYMOUS_NAME and not self._tasks.has_owner(name)
 
     async def _describe(self, name: str, specification: TaskSpecification) -> dict[str, Any]:
         choice = await self._choose(name)
@@ -140,18 +164,18 @@ async def _bounded_body(request: Request) -> bytes:
 
 def _unknown(name: str) -> UnknownModel:
     return UnknownModel(
-        f"There is no task {name!r}. POST the file of `learnware-serving spec make` to {ROUTE_PREFIX}; the answer has "
-        "the id."
+        f"There is no task {name[:LONGEST_SHOWN]!r} of yours. POST the file of `learnware-serving spec make` to "
+        f"{ROUTE_PREFIX}; the answer has the id."
     )
 
 
 class TaskSpecsServer:
     """The application's one replica."""
 
-    def __init__(self, market: Path, access: Access, on_loopback: bool) -> None:
+    def __init__(self, market: Path, access: Access, on_loopback: bool, max_owned: int, keep_s: float) -> None:
         if on_loopback:
             keep_grpc_on_loopback()
-        self._api = TaskSpecsAPI(TaskStore(market), access, _ask_the_router)
+        self._api = TaskSpecsAPI(TaskStore(market, max_owned=max_owned, keep_s=keep_s), access, _ask_the_router)
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         return self._api.application()
@@ -181,5 +205,12 @@ def task_specs_application(config: Config, market: Path, *, on_loopback: bool) -
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": 0},
     )
-    built: Application = deployment.bind(market, configured_access(config), on_loopback)
+    settings = config.market
+    built: Application = deployment.bind(
+        market,
+        configured_access(config),
+        on_loopback,
+        settings.task_specs_per_key,
+        settings.task_specs_days * DAY_S,
+    )
     return built

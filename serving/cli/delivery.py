@@ -52,6 +52,7 @@ def find_target(options: argparse.Namespace, config: "Config", open_: ExitStack)
     Raises:
         InvalidInput: there is none, with what would make one.
     """
+    from serving.access.keyring import named_keys
     from serving.launch.local_key import admin_key
 
     served = config.base_model.served_id
@@ -59,7 +60,7 @@ def find_target(options: argparse.Namespace, config: "Config", open_: ExitStack)
         return Target(served, market=_market(config, options.market, new=False))
     url = options.url or _local_url(config)
     key = options.key or (admin_key(config) if options.url is None else _key_of_environment())
-    api_key = config.api_keys[0] if config.api_keys and options.url is None else None
+    api_key = named_keys(config.api_keys, "api_keys")[0].key if config.api_keys and options.url is None else None
     stack = open_.enter_context(StackClient(url, key, api_key))
     if options.out is not None:
         return Target(served)
@@ -152,7 +153,7 @@ def _send(
         print(f"off its task: {off_task}")
     routed = _routed(stack, made) if options.url is None else None
     _say_who_chooses(made, routed)
-    _say_how_to_ask(made, stack.url, bool(config.api_keys))
+    _say_how_to_ask(made, stack.url, _needs_key(config))
 
 
 def _submit(market: "Market", made: Made, config: "Config") -> None:
@@ -169,7 +170,7 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
         "itself and leaves it out if its engine refuses it. Added to a running stack (--url) it is tried at once."
     )
     _say_who_chooses(made)
-    _say_how_to_ask(made, _local_url(config), bool(config.api_keys))
+    _say_how_to_ask(made, _local_url(config), _needs_key(config))
 
 
 def _say_notes(notes: Iterable[str]) -> None:
@@ -251,7 +252,13 @@ def _local_url(config: "Config") -> str:
     return f"http://{host}:{config.http.port}"
 
 
+def _needs_key(config: "Config") -> bool:
+    from serving.access.keyring import keys_required
+
+    return keys_required(config)
+
+
 def _key_of_environment() -> str | None:
-    from serving.applications.access import ADMIN_KEY_VARIABLE
+    from serving.access.keyring import ADMIN_KEY_VARIABLE
 
     return os.environ.get(ADMIN_KEY_VARIABLE) or None

@@ -21,6 +21,7 @@ _COMMAND_MODULES = (
     "serving.cli.train",
     "serving.cli.market",
     "serving.cli.learnware",
+    "serving.cli.keys",
 )
 """Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
 

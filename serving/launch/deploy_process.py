@@ -85,6 +85,7 @@ def _deploy(deployment: Deployment) -> None:
     from ray import serve
 
     from serving.app import build_application
+    from serving.applications.access import configured_access
     from serving.applications.market import ROUTE_PREFIX as MARKET_PREFIX, market_application
     from serving.applications.metrics import ROUTE_PREFIX, metrics_application
     from serving.applications.task_specs import ROUTE_PREFIX as TASKS_PREFIX, task_specs_application
@@ -95,7 +96,7 @@ def _deploy(deployment: Deployment) -> None:
     targets = [
         serve.RunTarget(build_application(config, base, market, on_loopback=True), name=APPLICATION, route_prefix="/"),
         serve.RunTarget(
-            metrics_application(APPLICATION, [ENGINE, ROUTER], deployment.exporter),
+            metrics_application(APPLICATION, [ENGINE, ROUTER], deployment.exporter, access=configured_access(config)),
             name=METRICS_APPLICATION,
             route_prefix=ROUTE_PREFIX,
         ),

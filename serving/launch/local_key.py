@@ -9,7 +9,7 @@ import os
 import secrets
 from pathlib import Path
 
-from serving.applications.access import ADMIN_KEY_VARIABLE, configured_access
+from serving.access.keyring import ADMIN_KEY_VARIABLE, admin_key_of
 from serving.config import Config
 from serving.launch.instance import Instance, plan
 
@@ -22,7 +22,7 @@ def make_local_key(config: Config, instance: Instance) -> None:
     environment, for the processes that are started next. The run folder must be there and be its owner's alone."""
     path = instance.folder / KEY_FILE
     path.unlink(missing_ok=True)
-    if configured_access(config).admin_key is not None:
+    if admin_key_of(config) is not None:
         return
     key = secrets.token_urlsafe(24)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
@@ -33,7 +33,7 @@ def make_local_key(config: Config, instance: Instance) -> None:
 def admin_key(config: Config) -> str | None:
     """Returns the key with which this process may change the market of the stack of this configuration's port: the
     configured one, else the one of its run; None where it has none."""
-    configured = configured_access(config).admin_key
+    configured = admin_key_of(config)
     if configured is not None:
         return configured
     path: Path = plan(config.http.host, config.http.port).folder / KEY_FILE

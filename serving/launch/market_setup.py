@@ -62,6 +62,7 @@ def market_folder(config: Config) -> Path:
 def announce_market(claim: Claim, config: Config, market: Path) -> None:
     """Notes market and configuration of the stack that holds the claim, for `running_stacks`."""
     shown = config.model_dump(mode="json", exclude={"api_keys": True, "market": {"admin_key": True}})
+    shown["keys"]["file"] = None if config.keys.path is None else str(config.keys.path)
     claim.note({_MARKET: str(market), _CONFIG: shown})
 
 

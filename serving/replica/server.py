@@ -2,7 +2,7 @@
 front of vLLM's application, and the project's metrics beside vLLM's."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,14 @@ from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from router.ray_internals import keep_grpc_on_loopback, replica_line
-from serving.names import MARKET, MARKET_APPLICATION, ROUTER
+from serving.access.keyring import Keyring
+from serving.names import MARKET, MARKET_APPLICATION, ROUTER, is_allowed
 from serving.openai_errors import openai_error
 from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
 from serving.replica.adapter_registry import AdapterRegistry
 from serving.replica.admission import Admission, Names
+from serving.replica.front_door import add_front_door
 from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
@@ -60,6 +62,10 @@ class ReplicaOptions(NamedTuple):
     """If true, the base model answers when no router has chosen; otherwise such requests are refused."""
     requirements: Requirements | None = None
     """The requirements on learnwares of a folder without a market; None leaves no valid one out."""
+    keyring: Keyring = Keyring()
+    """The keys that hold."""
+    allowed: Callable[[str], bool] = is_allowed
+    """Whether clients may reach a path."""
 
 
 class LearnwareServer(EngineServer):
@@ -118,6 +124,7 @@ class LearnwareServer(EngineServer):
             base_without_choice=options.base_without_choice,
             prompt_logprobs=prompt_logprobs,
         )
+        add_front_door(app, options.keyring, options.allowed)
         return app
 
     async def _follow(self, catalogue: Catalogue) -> None:

@@ -25,6 +25,9 @@ _LOST = "origin IS NULL AND stamp IS NOT NULL AND number IN (SELECT max(number) 
 _FORMAT = 2
 """Version of the schema, kept in SQLite's `user_version`."""
 
+LONGEST_TEXT = 2000
+"""Characters of a reason or a note that are shown."""
+
 _SCHEMA = """
 CREATE TABLE learnwares (
     number INTEGER PRIMARY KEY,
@@ -310,19 +313,27 @@ def _as_busy() -> Iterator[None]:
 
 def _record(row: tuple[Any, ...]) -> Record:
     number, learnware_id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes = row
+    why = reason if unfit is None else unfit
     return Record(
         number,
         learnware_id,
         version,
         sha256,
         State(state) if unfit is None else State.UNFIT,
-        reason if unfit is None else unfit,
+        None if why is None else _shown(why),
         datetime.fromisoformat(changed),
         card,
         stamp,
         origin,
-        tuple(json.loads(notes)) if notes else (),
+        tuple(_shown(note) for note in json.loads(notes)) if notes else (),
     )
+
+
+def _shown(text: str) -> str:
+    """Returns a text for lists and terminals, which may repeat what an upload says: characters that cannot be printed
+    are escaped, and it is cut at `LONGEST_TEXT`."""
+    cut = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+    return cut if cut.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in cut)
 
 
 def _now() -> str:

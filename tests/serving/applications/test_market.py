@@ -7,7 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.applications.access import ADMIN_KEY_VARIABLE, Access, configured_access
+from serving.access.keyring import ADMIN_KEY_VARIABLE, Keyring, admin_key_of, digest_of
+from serving.access.tenant import Tenant
+from serving.applications.access import Access
 from serving.applications.market import MarketAPI
 from serving.config import load_config
 from specs.adapter import adapter_hash
@@ -31,6 +33,8 @@ CHANGES = [
     ("POST", "/v1/learnwares/colours-objects/quarantine"),
     ("POST", "/v1/learnwares/colours-objects/release"),
 ]
+WITH_A_READER = Access(Keyring(None, [(digest_of("reader"), Tenant("reader"))], "secret"))
+"""An admin key, and an API key `reader`."""
 
 
 class Replicas:
@@ -87,7 +91,7 @@ def client_of(market: Market, replicas: Replicas, access: Access) -> httpx.Async
 
 @pytest.fixture
 async def client(market: Market, replicas: Replicas) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(market, replicas, Access("secret", ())) as client:
+    async with client_of(market, replicas, Access(Keyring(admin_key="secret"))) as client:
         yield client
 
 
@@ -254,11 +258,11 @@ async def test_what_is_in_quarantine_stays_out_until_it_is_released(
 async def test_what_does_not_fit_the_configuration_is_listed_with_the_reason(
     market: Market, replicas: Replicas, zipped: bytes
 ):
-    async with client_of(market, replicas, Access("secret", ())) as client:
+    async with client_of(market, replicas, Access(Keyring(admin_key="secret"))) as client:
         await client.post("/v1/learnwares", content=zipped, headers=ZIP | ADMIN)
     narrow = Market(market.root, Requirements(max_rank=2))
     narrow.refit()
-    async with client_of(narrow, replicas, Access("secret", ())) as client:
+    async with client_of(narrow, replicas, Access(Keyring(admin_key="secret"))) as client:
         (record,) = (await client.get("/v1/learnwares?state=unfit")).json()["data"]
         assert (record["id"], record["state"]) == ("colours-objects", "unfit")
         assert "its rank is 4; the engine's slots hold up to 2" in record["reason"]
@@ -269,7 +273,7 @@ async def test_what_does_not_fit_the_configuration_is_listed_with_the_reason(
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
 async def test_changes_need_the_admin_key(market: Market, replicas: Replicas, zipped: bytes, method: str, path: str):
-    async with client_of(market, replicas, Access("secret", ("reader",))) as client:
+    async with client_of(market, replicas, WITH_A_READER) as client:
         for header in (
             {},
             {"authorization": "Bearer reader"},
@@ -278,14 +282,14 @@ async def test_changes_need_the_admin_key(market: Market, replicas: Replicas, zi
         ):
             response = await client.request(method, path, content=zipped, headers=ZIP | header)
             assert "need the admin key" in message(response, 401)
-    async with client_of(market, replicas, Access(None, ())) as client:
+    async with client_of(market, replicas, Access(Keyring())) as client:
         response = await client.request(method, path, content=zipped, headers=ZIP | {"authorization": "Bearer "})
         assert ADMIN_KEY_VARIABLE in message(response, 403)
     assert market.records(None) == []
 
 
 async def test_reading_needs_a_key_only_where_answers_do(market: Market, replicas: Replicas):
-    async with client_of(market, replicas, Access("secret", ("reader",))) as client:
+    async with client_of(market, replicas, WITH_A_READER) as client:
         for path in ("/v1/learnwares", "/v1/learnwares/x"):
             assert "API key" in message(await client.get(path), 401)
         for key in ("reader", "secret"):
@@ -295,10 +299,10 @@ async def test_reading_needs_a_key_only_where_answers_do(market: Market, replica
 
 def test_the_admin_key_comes_from_the_configuration_or_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(ADMIN_KEY_VARIABLE, "from-environment")
-    assert configured_access(load_config(None)).admin_key == "from-environment"
-    assert configured_access(load_config(None, {"market": {"admin_key": "own"}})).admin_key == "own"
+    assert admin_key_of(load_config(None)) == "from-environment"
+    assert admin_key_of(load_config(None, {"market": {"admin_key": "own"}})) == "own"
     monkeypatch.setenv(ADMIN_KEY_VARIABLE, "")
-    assert configured_access(load_config(None)).admin_key is None
+    assert admin_key_of(load_config(None)) is None
 
 
 async def test_a_learnware_without_a_specification_is_served_by_name_only(

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.access.keyring import Keyring
 from serving.applications.access import Access
 from serving.applications.market import QUARANTINE, RELEASE, ROUTE_PREFIX, MarketAPI
 from specs.card import RESERVED_NAMES
@@ -41,7 +42,7 @@ async def follow(_: int) -> bool:
 
 @pytest.fixture
 async def client(market: Market) -> AsyncIterator[httpx.AsyncClient]:
-    app = MarketAPI(market, Access("secret", ()), 1 << 20, probe, follow).application()
+    app = MarketAPI(market, Access(Keyring(admin_key="secret")), 1 << 20, probe, follow).application()
     transport = httpx.ASGITransport(app=app, root_path=ROUTE_PREFIX)  # as Ray Serve's replica mounts it
     async with httpx.AsyncClient(transport=transport, base_url="http://market", headers=HEADERS) as client:
         yield client

@@ -15,6 +15,8 @@ from router.request import RoutedRequest
 from router.selection import Choice, Selector
 from router.settings import SelectionSettings
 from serving import serve_builders
+from serving.access.keyring import Keyring, digest_of
+from serving.access.tenant import Tenant
 from serving.applications.access import Access
 from serving.applications.task_specs import TaskSpecsAPI
 from serving.config import load_config
@@ -80,7 +82,7 @@ def client_of(tasks: TaskStore, access: Access, routers: bool = True) -> httpx.A
 
 @pytest.fixture
 async def client(tasks: TaskStore) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(tasks, Access(None, ())) as client:
+    async with client_of(tasks, Access(Keyring())) as client:
         yield client
 
 
@@ -175,12 +177,12 @@ async def test_an_upload_is_bounded_while_it_streams(client: httpx.AsyncClient, 
 
 
 async def test_a_full_store_is_a_507(tmp_path: Path, file: bytes):
-    async with client_of(TaskStore(tmp_path, max_tasks=0), Access(None, ())) as client:
+    async with client_of(TaskStore(tmp_path, max_tasks=0), Access(Keyring())) as client:
         assert "remove one" in message(await client.post("/v1/task-specs", content=file), 507)
 
 
 async def test_a_key_is_needed_only_where_answers_need_one(tasks: TaskStore, file: bytes):
-    async with client_of(tasks, Access("secret", ("reader",))) as client:
+    async with client_of(tasks, Access(Keyring(None, [(digest_of("reader"), Tenant("reader"))], "secret"))) as client:
         for method, path in (("POST", ""), ("GET", "/task:x"), ("DELETE", "/task:x")):
             response = await client.request(method, f"/v1/task-specs{path}", content=file)
             assert "API key" in message(response, 401)
@@ -188,8 +190,67 @@ async def test_a_key_is_needed_only_where_answers_need_one(tasks: TaskStore, fil
         assert (await client.post("/v1/task-specs", content=file, headers=key)).status_code == 201
 
 
+def keyring(*names: str) -> Keyring:
+    """Makes a keyring in which each tenant's key is its name, and the admin's is `secret`."""
+    return Keyring(None, [(digest_of(name), Tenant(name)) for name in names], "secret")
+
+
+async def test_only_who_has_posted_a_file_sees_and_removes_it(tasks: TaskStore, file: bytes):
+    one = f"/v1/task-specs/{task_id(load_task_specification(file))}"
+    async with client_of(tasks, Access(keyring("alice", "bob"))) as client:
+        alice, bob, admin = ({"x-api-key": key} for key in ("alice", "bob", "secret"))
+        assert (await client.post("/v1/task-specs", content=file, headers=alice)).status_code == 201
+        for method in ("GET", "DELETE"):
+            assert "of yours" in message(await client.request(method, one, headers=bob), 404)
+        for headers in (alice, admin):
+            assert (await client.get(one, headers=headers)).status_code == 200
+        assert (await client.post("/v1/task-specs", content=file, headers=bob)).status_code == 201
+        assert (await client.delete(one, headers=bob)).status_code == 200
+        assert "of yours" in message(await client.get(one, headers=bob), 404)
+        assert (await client.delete(one, headers=admin)).status_code == 200
+        assert "of yours" in message(await client.get(one, headers=alice), 404)
+
+
+async def test_a_key_has_a_quota_where_keys_are_needed(tmp_path: Path, file: bytes):
+    store = TaskStore(tmp_path, max_owned=0)
+    async with client_of(store, Access(keyring("alice"))) as client:
+        refusal = await client.post("/v1/task-specs", content=file, headers={"x-api-key": "alice"})
+        assert "remove one" in message(refusal, 403)
+        assert refusal.json()["error"]["code"] == "task_quota_reached"
+        assert (await client.post("/v1/task-specs", content=file, headers={"x-api-key": "secret"})).status_code == 201
+    async with client_of(store, Access(Keyring())) as client:
+        assert (await client.post("/v1/task-specs", content=file)).status_code == 201
+
+
+async def test_files_without_an_owner_are_everybodys_without_keys_and_the_admins_with(tasks: TaskStore, file: bytes):
+    name = tasks.put(load_task_specification(file))
+    one = f"/v1/task-specs/{name}"
+    async with client_of(tasks, Access(keyring("alice"))) as client:
+        for method in ("GET", "DELETE"):
+            assert "of yours" in message(await client.request(method, one, headers={"x-api-key": "alice"}), 404)
+        assert (await client.get(one, headers={"x-api-key": "secret"})).status_code == 200
+    async with client_of(tasks, Access(Keyring())) as client:
+        assert (await client.get(one)).status_code == 200
+        assert (await client.delete(one)).status_code == 200
+        assert "of yours" in message(await client.get(one), 404)
+
+
+async def test_without_keys_all_are_one_tenant_whose_files_keys_do_not_open(tasks: TaskStore, file: bytes):
+    one = f"/v1/task-specs/{task_id(load_task_specification(file))}"
+    async with client_of(tasks, Access(Keyring())) as client:
+        assert (await client.post("/v1/task-specs", content=file)).status_code == 201
+        assert (await client.get(one)).status_code == 200
+    async with client_of(tasks, Access(keyring("alice"))) as client:
+        assert "of yours" in message(await client.get(one, headers={"x-api-key": "alice"}), 404)
+
+
+async def test_an_id_is_shown_escaped(client: httpx.AsyncClient):
+    said = message(await client.get("/v1/task-specs/%1b%5b2Jtask"), 404)
+    assert said.isprintable()
+
+
 async def test_without_a_router_the_file_is_kept_and_the_client_told(tasks: TaskStore, file: bytes):
-    async with client_of(tasks, Access(None, ()), routers=False) as client:
+    async with client_of(tasks, Access(Keyring()), routers=False) as client:
         assert "No router answers" in message(await client.post("/v1/task-specs", content=file), 503)
     assert tasks.find(task_id(load_task_specification(file))) is not None
 

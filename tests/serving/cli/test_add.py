@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from serving import base_model
+from serving.access.keyring import Keyring
 from serving.applications.access import Access
 from serving.applications.market import MarketAPI
 from serving.cli.main import main
@@ -102,7 +103,7 @@ class Stack:
         return JSONResponse({"learnware": self.choice})
 
     def application(self) -> Starlette:
-        api = MarketAPI(self.market, Access(KEY, ()), 1 << 20, self.probe, self.follow).application()
+        api = MarketAPI(self.market, Access(Keyring(admin_key=KEY)), 1 << 20, self.probe, self.follow).application()
         return Starlette(
             routes=[Route("/v1/models", self.models), Route("/v1/route", self.route, methods=["POST"]), Mount("/", api)]
         )

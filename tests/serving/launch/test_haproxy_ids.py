@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse
 
+from serving.access.keyring import Keyring
 from serving.applications.access import Access
 from serving.applications.market import ROUTE_PREFIX, MarketAPI
 from serving.launch import haproxy_wrapper
@@ -72,7 +73,7 @@ def _market_application(market: Market) -> Any:
     async def follow(_: int) -> bool:
         return True
 
-    return MarketAPI(market, Access("secret", ()), 1 << 20, probe, follow).application()
+    return MarketAPI(market, Access(Keyring(admin_key="secret")), 1 << 20, probe, follow).application()
 
 
 def _engine_application(posted: list[str]) -> FastAPI:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.applications.access import ADMIN_KEY_VARIABLE, configured_access
+from serving.access.keyring import ADMIN_KEY_VARIABLE, admin_key_of
 from serving.config import Config, load_config
 from serving.launch import local_key
 from serving.launch.instance import Instance, plan
@@ -26,7 +26,7 @@ def test_a_stack_without_a_key_makes_one_that_its_owner_alone_can_read(instance:
     local_key.make_local_key(Config(), instance)
     made = os.environ[ADMIN_KEY_VARIABLE]
     assert len(made) == 32
-    assert configured_access(Config()).admin_key == made  # what the market's application gets
+    assert admin_key_of(Config()) == made  # what the market's application gets
     assert stat.S_IMODE((instance.folder / "admin-key").stat().st_mode) == 0o600
     monkeypatch.setenv(ADMIN_KEY_VARIABLE, "")  # as another process has it
     assert local_key.admin_key(Config()) == made

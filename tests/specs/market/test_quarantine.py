@@ -171,3 +171,12 @@ def test_a_market_of_the_first_format_is_brought_to_todays(market: Market, whole
     with pytest.raises(InvalidInput, match="has format 3, of a later version of this project"):
         Market(market.root, lock_timeout_s=2)
     connection.close()
+
+
+def test_a_reason_is_shown_without_control_characters_and_not_without_end(market: Market, whole: Path) -> None:
+    put(market, whole)
+    market.quarantine("colours-objects", "\x1b[2Jcleared\n\u202ereversed" + 5000 * "x")
+    (record,) = market.records(State.QUARANTINED)
+    assert str(record.reason).startswith("\\x1b[2Jcleared\\n\\u202ereversedx")
+    assert str(record.reason).isprintable()
+    assert len(str(record.reason)) < 2100
