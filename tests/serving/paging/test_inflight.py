@@ -136,7 +136,9 @@ async def test_other_exchanges_go_on(gate, engine):
     assert await other == [7]
 
 
-@pytest.mark.parametrize(("outputs", "seconds", "late"), [([], 9, False), ([], 11, True), ([1], 1, False), ([1], 3, True)])
+@pytest.mark.parametrize(
+    ("outputs", "seconds", "late"), [([], 9, False), ([], 11, True), ([1], 1, False), ([1], 3, True)]
+)
 async def test_the_first_output_and_each_further_one_has_its_time(gate, engine, outputs, seconds, late):
     with served() as running:
         consumer = consume(gate, engine)

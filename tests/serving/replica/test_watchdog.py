@@ -157,8 +157,8 @@ async def test_an_engine_that_vllm_gave_up_is_given_up():
 
 
 def test_killing_takes_what_the_core_has_started_along_stopped_or_not():
-    child = "import time; time.sleep(60)"
-    code = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    start = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    code = f"import subprocess, sys; child = {start}; print(child.pid, flush=True); child.wait()"
     core = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert core.stdout is not None
     worker = psutil.Process(int(core.stdout.readline()))
