@@ -1,7 +1,7 @@
-"""Ends an engine core whose front end is gone.
+"""Ends a process of an engine when the one that started it is gone.
 
-vLLM 0.29's engine core has no tie to the process that started it: when that is killed, it stays, with its memory and
-its device. Its workers do end with it.
+vLLM 0.29's engine core has no tie to its front end: when that is killed, the core stays, with its memory and its
+device. A worker notices that its core is gone, but may take a minute to end.
 """
 
 import logging
@@ -25,5 +25,5 @@ def end_with_parent() -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK_S)
-    logger.error("the process that started this engine core is gone; it ends too")
+    logger.error("the process that started this one is gone; it ends too")
     os.kill(os.getpid(), signal.SIGKILL)
