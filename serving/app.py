@@ -39,8 +39,9 @@ ROUTING_STATS_PERIOD_S = 1.0
 answer that differs from the one before goes to all routers."""
 
 HEALTH_CHECK_PERIOD_S = 1.0
-"""Seconds between two health checks of an engine replica. Ray replaces it after three that failed, and a hung engine is
-noticed within 8 s (`serving.replica.watchdog`): 15 s leave room for that and for a busy controller."""
+"""Seconds between two health checks of an engine replica. Ray replaces it after three that failed
+(`REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD`), and a hung engine is noticed within 8 s (`serving.replica.watchdog`): 15 s
+leave room for both and for a busy controller."""
 HEALTH_CHECK_TIMEOUT_S = 10.0
 """Seconds after which a health check that was not answered has failed. Longer than the period, since a front end that
 is only busy should not be replaced, which costs a minute."""

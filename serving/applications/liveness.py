@@ -7,7 +7,7 @@ THREAD_WAIT_S = 3.0
 CHECK_PERIOD_S = 1.0
 CHECK_TIMEOUT_S = 4.0
 """Seconds after which Ray takes a check for failed that was not answered, as by a loop that is stuck. Three failures in
-a row replace a replica: after 15 s at most."""
+a row (`REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD`) replace a replica: after 15 s at most."""
 
 HEALTH_OPTIONS = {"health_check_period_s": CHECK_PERIOD_S, "health_check_timeout_s": CHECK_TIMEOUT_S}
 """Ray Serve's options for the deployment of such an application."""

@@ -1,4 +1,4 @@
-"""What is in the engine on behalf of whom: requests in flight, and the HTTP exchange that each belongs to.
+"""Requests in flight in the engine, and the HTTP exchange that each belongs to.
 
 A client that hangs up, a time limit and a dead engine all end requests from outside. vLLM 0.29 leaves that to whoever
 iterates over `AsyncLLM.generate`, and when a client of an answer that is not streamed hangs up, nobody does: Ray

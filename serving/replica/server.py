@@ -129,7 +129,7 @@ class LearnwareServer(EngineServer):
         # from the outermost to the innermost
         # add_middleware(app, FrontDoor, keyring=options.keyring, allowed=options.allowed)
         add_middleware(app, Answering, failure=lambda: self._failure)
-        # add_middleware(app, Limits, settings=options.limits, engine=self._gate)
+        # add_middleware(app, Limits, settings=options.limits, engine=self._gate, able=lambda: self._failure is None)
         add_middleware(
             app,
             LearnwareMiddleware,
