@@ -20,6 +20,7 @@ from serving.base_model import EMBEDDED, ensure_base_model
 from serving.config import Config, load_config
 from serving.config_sections import MIB
 from serving.names import ENGINE, ROUTER, is_allowed
+from serving.paging.inflight import TimeLimits
 from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder
 from serving.processor import cpu_dtype
@@ -38,6 +39,14 @@ by then the drain has already waited for them."""
 ROUTING_STATS_PERIOD_S = 1.0
 """Seconds between two requests of Serve's controller for a replica's routing statistics (Ray's default: 10 s). Each
 answer that differs from the one before goes to all routers."""
+
+HEALTH_CHECK_PERIOD_S = 1.0
+"""Seconds between two health checks of an engine replica. Ray replaces it after three that failed
+(`REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD`), and a hung engine is noticed within 8 s (`serving.replica.watchdog`): 15 s
+leave room for both and for a busy controller."""
+HEALTH_CHECK_TIMEOUT_S = 10.0
+"""Seconds after which a health check that was not answered has failed. Longer than the period, since a front end that
+is only busy should not be replaced, which costs a minute."""
 
 ROUTER_OPTIONS = {
     # The router's own queue is the only one, since it bounds the wait and refuses; Ray's would hold requests back
@@ -88,6 +97,8 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         requirements=needed,
         keyring=configured_keyring(config),
         allowed=partial(is_allowed, more=config.http.more_paths),
+        times=TimeLimits(config.limits.first_token_s, config.limits.between_tokens_s),
+        stuck_step_s=config.engine.stuck_step_s,
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
@@ -122,6 +133,8 @@ def llm_config(config: Config, base: Path) -> LLMConfig:
             "max_ongoing_requests": engine.max_ongoing_requests,
             "graceful_shutdown_timeout_s": config.drain_seconds,
             "graceful_shutdown_wait_loop_s": STOP_POLL_S,
+            "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+            "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
             "request_router_config": {"request_routing_stats_period_s": ROUTING_STATS_PERIOD_S},
             # The bundle below is what the replica asks of Ray; by default it would ask for one CPU more.
             "ray_actor_options": {"num_cpus": 0},

@@ -310,6 +310,12 @@ class EngineSettings(Section):
         description="paged: how long a request may be passed over before an adapter makes room for it, seconds. Longer "
         "under load: twice the mean wait. At 0 that alone counts.",
     )
+    stuck_step_s: float = Field(
+        120.0,
+        gt=0,
+        description="paged: seconds without a finished step, while requests are in the engine, after which it is taken "
+        "for hung and its replica is replaced. A process that answers nothing at all is noticed within 8 s.",
+    )
     pinned: tuple[str, ...] = Field(
         (),
         description="paged: ids of learnwares whose adapter keeps its slot once it has one. Fewer than slots, so that "

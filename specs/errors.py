@@ -18,6 +18,8 @@
     ├── RouterUnavailable         503  no router lives that could decide
     ├── NotReady                  503  the stack is still starting
     ├── AdapterUnavailable        503  a learnware's adapter could not be loaded
+    ├── EngineGone                502  the engine that had the request died or hung
+    ├── AnswerTimeout             504  the engine took longer for a token than the configuration allows
     ├── MarketBusy                503  another process is changing the market
     ├── StoreFull                 507  no more task specifications are kept
     └── StartupError              503  the stack cannot start here: busy port, missing base model
@@ -184,6 +186,25 @@ class NotReady(LearnwareError):
     status = 503
     type = "service_unavailable"
     code = "not_ready"
+
+
+class EngineGone(LearnwareError):
+    """The engine that had the request died or hung. A request of which nothing was answered yet is tried once more, on
+    another replica, by the edge."""
+
+    status = 502
+    type = "service_unavailable"
+    code = "engine_gone"
+    retry_after_s = 2
+    """Seconds after which a client should retry: by then the edge asks the replica no more."""
+
+
+class AnswerTimeout(LearnwareError):
+    """The engine took longer for a token than the configuration allows."""
+
+    status = 504
+    type = "timeout_error"
+    code = "answer_timeout"
 
 
 class AdapterUnavailable(LearnwareError):

@@ -8,5 +8,6 @@ exposition     merges Prometheus expositions
 access         checks the keys of readers and writers of the market
 upload         writes an uploaded file to disk, up to a limit
 broadcast      calls a method on every replica of a deployment
+liveness       the health check of an application that works in threads
 routing        routes by the whole path, and errors as OpenAI error objects
 """

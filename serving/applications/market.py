@@ -37,6 +37,7 @@ from starlette.routing import Route
 from router.ray_internals import keep_grpc_on_loopback
 from serving.applications.access import Access, configured_access
 from serving.applications.broadcast import broadcast
+from serving.applications.liveness import HEALTH_OPTIONS, check_threads
 from serving.applications.market_record import describe_listed, describe_whole
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import uploaded
@@ -234,6 +235,10 @@ class MarketServer:
     async def __serve_build_asgi_app__(self) -> Starlette:
         return self._api.application()
 
+    async def check_health(self) -> None:
+        """Fails when the threads that do the market's work are stuck."""
+        await check_threads()
+
     async def not_loaded(self, learnware_id: str, sha256: str, reason: str) -> None:
         """Looks after a version that an engine replica could not load; puts it into quarantine if its files are
         broken."""
@@ -291,6 +296,7 @@ def market_application(config: Config, base: Path, folder: Path, *, on_loopback:
         serve.ingress()(MarketServer),
         name=MARKET,
         graceful_shutdown_wait_loop_s=0.1,
+        **HEALTH_OPTIONS,
         ray_actor_options={"num_cpus": 0},
     )
     built: Application = deployment.bind(

@@ -14,6 +14,7 @@ from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 
 from serving.engine.worker_manager import LearnwareWorkerManager
+from serving.paging.orphan import end_with_parent
 from serving.paging.settings import UPCOMING
 from serving.paging.sockets import WorkerSocket, socket_path
 
@@ -30,6 +31,7 @@ class LearnwareWorkerMixin:
 
     def init_device(self) -> None:
         """Initialises the device and replaces the model runner's `load_lora_model`."""
+        end_with_parent()
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
         runner = self.model_runner
 

@@ -10,6 +10,8 @@
     buffer        an adapter's tensors in one piece of memory
     sockets       messages between the front end and the engine's processes
     gate          the admission gate: requests enter the engine when their adapter is in host memory
+    inflight      what is in the engine on behalf of which HTTP request, and how it is ended from outside
+    orphan        ends an engine's processes when their front end is gone
     residency     which tier holds each adapter, from the reports of workers and scheduler
 
 The policies (`queue`, `slots`, `host`) import neither vLLM nor torch, so tests and simulations run the very classes

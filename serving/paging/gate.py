@@ -2,13 +2,15 @@
 
 `open_gate` wraps the methods by which requests and adapters enter vLLM's `AsyncLLM`. Until an adapter is in host memory
 nothing of its request reaches the scheduler, so no step reads a disk; an adapter that cannot be loaded fails the
-requests that wait for it, with the reason, and no others.
+requests that wait for it, with the reason, and no others. What has entered is ended from here too: when its time is
+over, when nobody waits for its answer any more, and when the engine is gone (`serving.paging.inflight`).
 """
 
 import asyncio
 import itertools
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from contextvars import ContextVar
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
 
+from serving.paging.inflight import Inflight, TimeLimits, exchange, parameters_of, seconds_allowed
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
 from specs.errors import AdapterUnavailable, StartupError
@@ -27,6 +30,10 @@ logger = logging.getLogger("ray.serve")
 
 LINE_LIMIT = 64 << 20
 """Largest message in bytes: a report names every adapter in host memory."""
+
+LIMITS_LOOK_S = 1.0
+"""Seconds between two looks for requests whose time is over. One look at all of them costs less than a timer for each
+token, and limits are tens of seconds."""
 
 WORKER_GONE = "the engine's worker is gone"
 """Reason for which an adapter cannot be loaded when the connection to a worker has ended."""
@@ -60,6 +67,22 @@ class Peer:
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
         self._numbers = itertools.count(1)
         self._open = False
+        self.answered = 0
+        """Number of the last ping that was answered."""
+
+    @property
+    def name(self) -> str:
+        """The peer's name: a worker's rank, or `SCHEDULER`."""
+        return self._path.stem.rpartition("-")[2]
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands."""
+        return self._open
+
+    def ping(self, number: int) -> None:
+        """Asks the peer for a sign of life; `answered` is `number` once it has come."""
+        self.send({"ping": number})
 
     async def connect(self) -> None:
         """Connects and returns once the first report has come.
@@ -115,6 +138,9 @@ class Peer:
                     self._note(message["report"])
                     self._reported.set()
                     continue
+                if "pong" in message:
+                    self.answered = message["pong"]
+                    continue
                 granted = self._waiting.pop(message.get("ready", message.get("failed")), None)
                 if granted is not None and not granted.done():
                     granted.set_result(message.get("reason"))
@@ -133,10 +159,13 @@ class AdapterGate:
     """The leases that one front end has with all workers of its engine, and the newest reports of workers and
     scheduler."""
 
-    def __init__(self, instance: str, ranks: int) -> None:
+    def __init__(self, instance: str, ranks: int, limits: TimeLimits | None = None) -> None:
         """Makes a gate that is not connected yet; `instance` is vLLM's `instance_id`, `ranks` the number of its
-        workers."""
+        workers, `limits` what a request may take (None: any time)."""
         self.residency = Residency(ranks)
+        self._limits = limits or TimeLimits()
+        self._inflight: set[Inflight] = set()
+        self._looking: asyncio.Task[None] | None = None
         self.waiting = 0
         """Number of requests whose adapter is on its way into host memory."""
         self.entered = 0
@@ -146,7 +175,8 @@ class AdapterGate:
             for rank in range(ranks)
         ]
         self._scheduler = Peer(socket_path(instance, SCHEDULER), self.residency.note_scheduler)
-        self._peers: list[Peer] = []
+        self.peers: list[Peer] = []
+        """The connections to the workers and the scheduler."""
         self._prefetches: dict[str, asyncio.Task[None]] = {}
 
     async def connect(self, *, paged: bool) -> None:
@@ -157,13 +187,16 @@ class AdapterGate:
         """
         for peer in [*self._workers, *([self._scheduler] if paged else [])]:
             await peer.connect()
-            self._peers.append(peer)
+            self.peers.append(peer)
+        self._looking = asyncio.create_task(self._look_for_late_ones())
 
     async def close(self) -> None:
         """Cancels prefetches and ends the connections."""
+        if self._looking is not None:
+            self._looking.cancel()
         for task in self._prefetches.values():
             task.cancel()
-        for peer in self._peers:
+        for peer in self.peers:
             await peer.close()
 
     @asynccontextmanager
@@ -206,6 +239,9 @@ class AdapterGate:
                 yield
             finally:
                 _held.reset(before)
+                # before the lease is given back: what nobody waits for any more still uses the adapter
+                if (running := exchange.get()) is not None:
+                    await running.abandon()
 
     def prefetch(self, request: LoRARequest) -> None:
         """Starts reading an adapter into host memory, if it is not there, for a request that is still to come."""
@@ -245,10 +281,12 @@ class AdapterGate:
         return remove_lora
 
     def around(self, enter: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
-        """Wraps `enter` (`AsyncLLM.generate` or `encode`) so that the adapter is leased while the request runs."""
+        """Wraps `enter` (`AsyncLLM.generate` or `encode`) so that the adapter is leased while the request runs, and so
+        that the request can be ended from outside."""
 
         async def entered(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> Any:
             async with AsyncExitStack() as stack:
+                inflight = stack.enter_context(self._in_flight(stack, args, kwargs))
                 if lora_request is not None:
                     await stack.enter_async_context(self.lease(lora_request))
                 self.entered += 1
@@ -256,22 +294,41 @@ class AdapterGate:
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
                 async for output in outputs:
+                    inflight.puts_out()
                     yield output
+                    inflight.resumes()
 
         return entered
+
+    def _in_flight(self, stack: AsyncExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inflight:
+        first_s = seconds_allowed(self._limits, parameters_of(args, kwargs))
+        return Inflight(self._inflight, stack, first_s, self._limits.between_tokens_s, exchange.get())
+
+    def end_all(self, reason: Exception) -> None:
+        """Ends every request in flight: whoever waits for one gets `reason`."""
+        for one in tuple(self._inflight):
+            one.end(reason)
+
+    async def _look_for_late_ones(self) -> None:
+        while True:
+            await asyncio.sleep(LIMITS_LOOK_S)
+            now = time.monotonic()
+            for one in tuple(self._inflight):
+                one.expire(now)
 
     def _leave(self) -> None:
         self.entered -= 1
 
 
-async def open_gate(engine_client: Any) -> AdapterGate:
-    """Puts a gate before an `AsyncLLM` whose workers are this project's. The gate belongs to the running event loop.
+async def open_gate(engine_client: Any, limits: TimeLimits | None = None) -> AdapterGate:
+    """Puts a gate before an `AsyncLLM` whose workers are this project's, with these time limits. The gate belongs to
+    the running event loop.
 
     Raises:
         StartupError: a process of the engine does not listen on this machine.
     """
     config = engine_client.vllm_config
-    gate = AdapterGate(config.instance_id, config.parallel_config.world_size)
+    gate = AdapterGate(config.instance_id, config.parallel_config.world_size, limits)
     scheduler = config.scheduler_config.scheduler_cls
     try:
         await gate.connect(paged=isinstance(scheduler, str) and scheduler.startswith("serving.paging."))

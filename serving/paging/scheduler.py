@@ -25,6 +25,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from serving.paging.idle_polling import wait_in_naps
+from serving.paging.orphan import end_with_parent
 from serving.paging.queue import AdapterQueue, Running
 from serving.paging.settings import UPCOMING, PagingSettings
 from serving.paging.slots import SlotTable
@@ -137,6 +138,7 @@ class PagedSchedulerMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        end_with_parent()
         self._announces = not current_platform.is_cpu()  # there host memory is the device's: nothing is brought ahead
         if current_platform.is_cpu():
             # the scheduler is made in the engine core's process, after the workers

@@ -8,8 +8,10 @@ workers and scheduler push `report` when something has changed.
     worker → front end      {"ready": 7}    {"failed": 7, "reason": …}    {"report": {…}}
     front end → scheduler   {"forget": 3}    adapter number 3 has left its slot
     scheduler → front end   {"report": {…}}
+    front end → either      {"ping": 4}     answered with {"pong": 4}
 
-A connection that ends gives its leases back.
+A connection that ends gives its leases back. A ping is answered by the thread that reads, so a long step delays no
+answer; a process that is stopped or dead gives none.
 """
 
 import json
@@ -71,10 +73,14 @@ class Connection:
                 logger.debug("the peer is gone")
 
     def lines(self) -> Any:
-        """Yields the messages that come, until the peer ends the connection."""
+        """Yields the messages that come, until the peer ends the connection. It answers pings itself."""
         with self._peer, self._peer.makefile("rb") as file:
             for line in file:
-                yield json.loads(line)
+                message = json.loads(line)
+                if "ping" in message:
+                    self.send({"pong": message["ping"]})
+                else:
+                    yield message
 
 
 class ReportSocket:

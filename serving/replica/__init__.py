@@ -4,6 +4,10 @@ registered.
     server            the Ray Serve deployment: vLLM's application with this package's parts around it
     request_body      reads and rewrites the body of a request
     middleware        sets a request's `model` from the router's choice and names the answering model in headers
+    answering         no answer before the first token, errors in the form of the API, hang-ups
+    error_events      errors as a response and as the last event of a stream
+    watchdog          notices an engine that hangs or is gone, and kills it
+    vllm_metrics      keeps vLLM's own metrics bounded
     admission         the names that are served now, and the requests that run under each version
     adapter_registry  registers and unregisters adapters with vLLM as the market's catalogue changes
     prompt_logprobs   refuses log-probabilities of the prompt while they would break the engine

@@ -51,7 +51,7 @@ class LoadFailures:
         """Returns how many of the served versions could not be loaded when they were last needed; forgets the
         others."""
         for name in self._reasons.keys() - set(served):
-            del self._reasons[name]
+            self._reasons.pop(name, None)  # a scrape asks from a thread of its own
             self._reported.pop(name, None)
         return len(self._reasons)
 

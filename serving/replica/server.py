@@ -20,9 +20,11 @@ from serving.access.keyring import Keyring
 from serving.names import MARKET, MARKET_APPLICATION, ROUTER, is_allowed
 from serving.openai_errors import openai_error
 from serving.paging.gate import AdapterGate, open_gate
+from serving.paging.inflight import TimeLimits
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
 from serving.replica.adapter_registry import AdapterRegistry
 from serving.replica.admission import Admission, Names
+from serving.replica.answering import Answering
 from serving.replica.front_door import add_front_door
 from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
@@ -33,7 +35,9 @@ from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
 from serving.replica.trial import probe
 from serving.replica.verification import without_wrong_values
+from serving.replica.vllm_metrics import leave_adapter_mixes_out
 from serving.replica.warm_up import WarmUp
+from serving.replica.watchdog import Watchdog, kill_engine
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
 from specs.market.catalogue import Catalogue, Entry, current_catalogue
 from specs.market.checks import Requirements
@@ -66,6 +70,10 @@ class ReplicaOptions(NamedTuple):
     """The keys that hold."""
     allowed: Callable[[str], bool] = is_allowed
     """Whether clients may reach a path."""
+    times: TimeLimits = TimeLimits()
+    """How long a request may take until its first token and between two tokens."""
+    stuck_step_s: float = 120.0
+    """Seconds without a finished step after which the engine is taken for hung."""
 
 
 class LearnwareServer(EngineServer):
@@ -74,6 +82,8 @@ class LearnwareServer(EngineServer):
 
     _gate: AdapterGate | None = None
     """The admission gate, None until the engine runs."""
+    _watchdog: Watchdog | None = None
+    """The watchdog, None until the engine runs."""
     _verifying: asyncio.Task[None] | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
@@ -93,10 +103,19 @@ class LearnwareServer(EngineServer):
         app: FastAPI = await super().__serve_build_asgi_app__()
         options = self._options
         self._models: OpenAIServingModels = app.state.openai_serving_models
-        self._gate = await open_gate(self._models.engine_client)
+        engine = self._models.engine_client
+        self._gate = await open_gate(engine, options.times)
+        self._watchdog = Watchdog(
+            self._gate,
+            errored=lambda: engine.errored,
+            kill=lambda: kill_engine(engine),
+            stuck_step_s=options.stuck_step_s,
+        )
+        self._watchdog.start()
+        leave_adapter_mixes_out(engine)
         prompt_logprobs = PromptLogprobs()
         self._adapters = AdapterRegistry(self._models, self._admission, prompt_logprobs)
-        self._meter = await asyncio.to_thread(off_task_meter, self._models.engine_client, self._gate)
+        self._meter = await asyncio.to_thread(off_task_meter, engine, self._gate)
         self._failures = LoadFailures(None if options.market is None else _tell_the_market)
         self._warm_up = WarmUp(self._gate, self._hold, lambda: self._adapters.served)
         self._metrics.watch_unserved(self._unserved)
@@ -113,6 +132,9 @@ class LearnwareServer(EngineServer):
             APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
             APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
         ]
+        # from the outermost to the innermost, behind the front door
+        add_middleware(app, Answering, failure=lambda: self._failure)
+        # add_middleware(app, Limits, settings=options.limits, engine=self._gate, able=lambda: self._failure is None)
         add_middleware(
             app,
             LearnwareMiddleware,
@@ -126,6 +148,17 @@ class LearnwareServer(EngineServer):
         )
         add_front_door(app, options.keyring, options.allowed)
         return app
+
+    @property
+    def _failure(self) -> str | None:
+        """Why the engine cannot answer any more, None while it can."""
+        return None if self._watchdog is None else self._watchdog.failure
+
+    async def check_health(self) -> None:
+        """Fails when the engine cannot answer any more, on which Ray replaces the replica."""
+        await super().check_health()
+        if self._watchdog is not None:
+            self._watchdog.check()
 
     async def _follow(self, catalogue: Catalogue) -> None:
         await self._adapters.apply(catalogue)
@@ -267,14 +300,19 @@ class LearnwareServer(EngineServer):
     async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
         if self._gate is not None:
             self._warm_up.end()
+            if self._watchdog is not None:
+                self._watchdog.stop()
             if self._verifying is not None:
                 self._verifying.cancel()
             await self._gate.close()
         await super().__del__()
 
     async def metrics_text(self) -> str:
-        """Returns this replica's metrics and vLLM's, as Prometheus text."""
-        return replica_line() + generate_latest(REGISTRY).decode() + generate_latest(self._registry).decode()
+        """Returns this replica's metrics and vLLM's, as Prometheus text. It is written beside the loop that streams
+        tokens."""
+        return await asyncio.to_thread(
+            lambda: replica_line() + generate_latest(REGISTRY).decode() + generate_latest(self._registry).decode()
+        )
 
 
 async def _tell_the_market(entry: Entry, reason: str) -> None:

@@ -20,6 +20,7 @@ from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve._private import replica as replicas
 from ray.serve._private.common import ReplicaID
+from ray.serve._private.constants import REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
 from ray.serve._private.replica_result import ActorReplicaResult, ReplicaResult, gRPCReplicaResult
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
@@ -50,6 +51,12 @@ def test_the_version_is_the_one_that_was_read():
 def test_the_direct_streaming_builder_takes_what_we_pass():
     wanted = {"llm_config", "deployment_cls", "bind_kwargs", "override_serve_options"}
     assert wanted <= parameters(builder._build_direct_streaming_llm_deployment)
+
+
+def test_three_failed_health_checks_replace_a_replica():
+    """The periods of `serving.app` and `serving.applications.liveness` are made for that."""
+    assert REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD == 3
+    assert inspect.iscoroutinefunction(LLMServer.check_health)
 
 
 def test_a_router_can_be_attached():

@@ -35,6 +35,8 @@ with warnings.catch_warnings():
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.core import EngineCore
+    from vllm.v1.engine.core_client import BackgroundResources, MPClient
+    from vllm.v1.engine.utils import CoreEngineProcManager
     from vllm.v1.executor import multiproc_executor
     from vllm.v1.request import Request
     from vllm.v1.worker import cpu_model_runner, gpu_model_runner
@@ -47,6 +49,7 @@ with warnings.catch_warnings():
     from serving.names import GENERATING_PATHS
     from serving.paging import scheduler
     from serving.paging.gate import AdapterNotLoaded
+    from serving.paging.inflight import DeadEngine, LateAnswer
 
 pytestmark = pytest.mark.vllm
 
@@ -264,6 +267,20 @@ def test_every_path_that_takes_a_post_is_known_to_generate_or_not_to():
     assert set(paths) == {*GENERATING_PATHS, *GENERATE_NOTHING}
 
 
+def test_an_engine_that_is_given_up_can_be_found_and_killed():
+    """What `serving.replica.watchdog` and `serving.paging.inflight` stand on."""
+    assert "self.processes" in inspect.getsource(CoreEngineProcManager.__init__)
+    assert "engine_manager" in {field.name for field in dataclasses.fields(BackgroundResources)}
+    assert "self.resources" in inspect.getsource(MPClient.__init__)
+    assert isinstance(AsyncLLM.errored, property)
+    generate = inspect.getsource(AsyncLLM.generate)
+    cancelled = generate.index("except (asyncio.CancelledError, GeneratorExit)")
+    assert "await self.abort(" in generate[cancelled : generate.index("except EngineDeadError")]
+    assert parameters(AsyncLLM.generate)[1:4] == ["prompt", "sampling_params", "request_id"]
+    for error in (DeadEngine("it died"), LateAnswer("too late")):
+        assert create_error_response(error).error.code == error.status
+
+
 def test_vllm_internals_are_touched_in_few_modules():
     """Imports of vLLM's internals (other than its entrypoints) in `serving`."""
     allowed = {
@@ -271,6 +288,7 @@ def test_vllm_internals_are_touched_in_few_modules():
         "engine/adapter_reader.py",
         "paging/scheduler.py",
         "paging/gate.py",
+        "paging/inflight.py",
         "paging/idle_polling.py",
         "replica/adapter_registry.py",
     }

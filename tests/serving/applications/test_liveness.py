@@ -1,0 +1,28 @@
+"""The check of an application's threads."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from serving.applications.liveness import CHECK_TIMEOUT_S, HEALTH_OPTIONS, THREAD_WAIT_S, check_threads
+
+
+async def test_threads_that_take_work_are_well_and_a_pool_that_is_stuck_is_not():
+    release = threading.Event()
+    pool = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(pool)
+    await check_threads(1)
+    stuck = asyncio.create_task(asyncio.to_thread(release.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match=r"within 0\.05 s"):
+        await check_threads(0.05)
+    release.set()
+    await stuck
+    await check_threads(1)
+
+
+def test_three_failures_in_a_row_come_within_fifteen_seconds():
+    assert THREAD_WAIT_S < CHECK_TIMEOUT_S
+    assert 3 * (CHECK_TIMEOUT_S + HEALTH_OPTIONS["health_check_period_s"]) <= 15
