@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
 
+from serving.paging.caller_params import with_caller
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
 from specs.errors import AdapterUnavailable, StartupError
@@ -245,9 +246,11 @@ class AdapterGate:
         return remove_lora
 
     def around(self, enter: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
-        """Wraps `enter` (`AsyncLLM.generate` or `encode`) so that the adapter is leased while the request runs."""
+        """Wraps `enter` (`AsyncLLM.generate` or `encode`) so that the adapter is leased while the request runs,
+        and the request enters as its tenant may give it (`serving.paging.caller_params`)."""
 
         async def entered(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> Any:
+            args, kwargs = with_caller(args, kwargs)
             async with AsyncExitStack() as stack:
                 if lora_request is not None:
                     await stack.enter_async_context(self.lease(lora_request))
