@@ -83,7 +83,7 @@ tenant_drawn = st.tuples(
 
 
 @given(tenant_drawn, tenant_drawn, st.integers(0, 30), st.integers(1, 3), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_tokens_of_two_tenants_that_wait_differ_by_at_most_a_charge_of_each(f, g, alone, slots, chance):
     """Over every interval, whatever their adapters, as long as each has one request that needs no slot."""
     queue: AdapterQueue[tuple[str, int]] = AdapterQueue(slots, patience=2.0)
@@ -93,19 +93,21 @@ def test_tokens_of_two_tenants_that_wait_differ_by_at_most_a_charge_of_each(f, g
     tenants = {"f": f, "g": g}
     adapters: dict[tuple[str, int], int | None] = {}
     served = {"f": 0.0, "g": 0.0}
+    free = {"f": 0, "g": 0}  # requests that need no slot
     differences = [0.0]
 
     def add(name: str, adapter: int | None, now: float) -> None:
         weight, most, _ = tenants[name]
         item = (name, next(numbers))
         costs[item], adapters[item] = chance.uniform(0.1, 1.0) * most, adapter
+        free[name] += adapter is None
         queue.add(item, adapter, now, tenant=name, weight=weight, cost=costs[item])
 
-    for now in range(120):
+    for now in range(80):
         for name, (_, _, drawn) in tenants.items():
             if name == "g" and now < alone:
                 continue
-            if not any(one[0] == name and adapters[one] is None for one in queue):
+            if not free[name]:
                 add(name, None, now)
             for _ in range(20 if name == "f" and now < 2 else 1):
                 add(name, chance.choice(drawn), now)
@@ -114,7 +116,7 @@ def test_tokens_of_two_tenants_that_wait_differ_by_at_most_a_charge_of_each(f, g
         queue.begin_step(now, [one for _, one in running])
         taken = queue.pop()
         running.append((taken, Running(adapters[taken], 3)))
-        queue.check_integrity()
+        free[taken[0]] -= adapters[taken] is None
         if now >= alone:
             served[taken[0]] += costs[taken] / tenants[taken[0]][0]
             differences.append(served["f"] - served["g"])
@@ -298,6 +300,29 @@ def test_an_adapter_that_drains_for_one_tenant_still_serves_another_that_has_rec
     assert set(queue.draining) == {1}
     assert queue.pop() == "b"
     assert queue.peek() is None
+
+
+def test_a_cold_request_beside_busy_adapters_of_another_tenant_waits_no_longer_for_all_that_waits_there():
+    """Four adapters that always have a long line of tenant a's, who therefore waits long; one slot must drain."""
+    slots, seats, patience, longest = 4, 8, 10, 20
+    ours = OurQueue(slots, patience)
+    engine = Engine(ours, slots, seats)
+    numbers, chance = count(), random.Random(3)
+    waiting: Counter[int | None] = Counter()
+    cold: list[Job] = []
+    for now in range(3000):
+        waiting = Counter(ours.queue.waiting_by_adapter())
+        arriving = [
+            Job(next(numbers), adapter, now, chance.randint(5, longest), "a", cost=12.0)
+            for adapter in range(1, slots + 1)
+            for _ in range(40 - waiting[adapter])
+        ]
+        if now % 100 == 50:
+            cold.append(Job(next(numbers), 100 + len(cold), now, 4, "b", cost=4.0))
+            arriving.append(cold[-1])
+        engine.step(arriving)
+    assert ours.queue.mean_wait > 10 * patience
+    assert max(job.wait(3000) for job in cold) <= patience + 2 * longest + 1
 
 
 @given(
