@@ -22,22 +22,23 @@ Charges are estimates until a request ends; what they differ from its tokens com
 **Ageing.** Preference for active adapters alone starves: S adapters that always have work never free a slot. A request
 has aged out when it has waited longer than `max(patience, AGE_FACTOR · W)`, W being the mean wait of its tenant's
 requests admitted lately: patience grows with the load that a tenant makes, or under saturation everything would have
-aged out and nothing could be preferred; another tenant's load does not make it longer. Ageing does not go before
-fairness: an old request passes other requests of its tenant, and those of tenants that have received more. When a
-request has aged out, its adapter is not active, and no slot is free, it gets the next slot that becomes free. If none
-does for as long as a request usually runs, one active adapter is *drained*: nothing that ranks after the aged request
-is admitted to it, so it ends when its running requests do. (Draining at once would cost more: the requests that it
-holds back need a slot again later.) At most half the slots (at least one) drain at a time, so that the others keep the
-batch full.
+aged out and nothing could be preferred. While a tenant is *behind*, that is, others were admitted that had received
+more than it has, its requests have aged out after `patience` already. Ageing does not go before fairness: an old
+request passes other requests of its tenant, and those of tenants that have received more. When a request has aged out,
+its adapter is not active, and no slot is free, it gets the next slot that becomes free. If none does for as long as a
+request usually runs, one active adapter is *drained*: nothing that ranks after the aged request is admitted to it, so
+it ends when its running requests do. (Draining at once would cost more: the requests that it holds back need a slot
+again later.) At most half the slots (at least one) drain at a time, so that the others keep the batch full, and only
+for the `serving.paging.lanes.LANES` tenants that have received least of those that wait for a slot.
 
 **Guarantee.** Let R be the longest time that an admitted request runs. A request that has aged out is admitted within
 (b + 1) · 2R, b being the number of requests that are admitted while they rank before it: older ones of its tenant with
 its head start or a larger one that still wait, whatever arrives after it; and of each other tenant at most what brings
 that tenant's counter up to the counter of its own, and one more. The first of them either has an active adapter, and
 takes the next free seat in the batch, or after at most R an adapter drains for it and nothing else, which takes at most
-R. With S busy adapters of whatever tenants and one cold request of a tenant that has received less than others b is 0,
-so its wait is bounded by max(patience, AGE_FACTOR · W) + 2R. (Each time that the engine takes a request back counts as
-one more in b.)
+R. With S busy adapters and one cold request beside them b is 0, so its wait is bounded by max(patience, AGE_FACTOR · W)
++ 2R, and by patience + 2R if they are another tenant's that has received more. (Each time that the engine takes a
+request back counts as one more in b.)
 
 **Cost.** A step costs O(running + S log n), a request O(S + log n), n being the number of waiting requests; an adapter
 that ends costs O(t log n) for the t tenants that wait for it. No step looks at the whole queue.
@@ -358,7 +359,8 @@ class AdapterQueue(Generic[T]):
             # never moves back: a request that has aged out stays so when the mean wait grows
             account.noted_in = self._step
             account.aged_since = max(account.aged_since, self._now - max(self.patience, AGE_FACTOR * account.mean_wait))
-        return entry.since < account.aged_since
+        behind = entry.lane.account is not None and entry.lane.value < self.shares.virtual_time
+        return entry.since < (self._now - self.patience if behind else account.aged_since)
 
     def check_integrity(self) -> None:
         """Checks the tables against each other.
