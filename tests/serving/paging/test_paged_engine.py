@@ -20,8 +20,8 @@ ROWS = [
     for number, name in enumerate((PINNED, "b", None, "c", "d", "e", "b", PINNED, None, "c", "e", "d"))
 ]
 CLIENTS, LIMIT = 2, 60
-MANY = 60
-"""Requests of one tenant, more than the engine runs at once."""
+SEATS, MANY = 16, 60
+"""Requests that the engine runs at once (`engine_arguments`), and of one tenant, many more."""
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_tenant_weight_head_start_and_salt_reach_the_scheduler_and_no_priority_d
 
 
 def test_a_tenants_request_passes_those_of_another_that_sent_many(result):
-    assert result["shared"]["later"] >= 0.7 * MANY
+    assert result["shared"]["later"] >= MANY - 2 * SEATS  # those that ran already, and those that began with it
     assert result["shared"]["left"] == 0
 
 
