@@ -1,4 +1,4 @@
-"""What a request is likely to cost in tokens, before it runs: the lengths of its tenant's recent answers."""
+"""An estimate of a request's tokens before it runs, from the lengths of its tenant's recent answers."""
 
 from collections import OrderedDict
 from collections.abc import Hashable

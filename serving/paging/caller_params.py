@@ -1,4 +1,4 @@
-"""What the tenant of a request changes of what is given to the engine: its place in the order, and its prefix cache.
+"""The tenant's part in what is given to the engine with a request: its place in the order, and its prefix cache.
 
 The engine's processes know nothing of keys. So a request's tenant travels in its sampling parameters
 (`serving.paging.settings.Share`), and the tenant's name in the prompt's `cache_salt`, by which vLLM keeps prefixes of

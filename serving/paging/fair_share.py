@@ -30,7 +30,7 @@ class Account:
     service: float
     """The counter: tokens charged, divided by the weight, and lifted to the virtual time after being idle."""
     credit: float = 0.0
-    """What was charged too much and is not taken off yet, as part of the counter."""
+    """Charges that were too high and are not taken off yet, as part of the counter."""
     waiting: int = 0
     running: int = 0
     mean_wait: float = 0.0

@@ -95,7 +95,7 @@ class AdapterQueue(Generic[T]):
         self.aged_out = 0
         """Number of requests admitted after they had aged out, since the start."""
         self.shares: Shares[T] = Shares()
-        """What each tenant has received."""
+        """The accounts of the tenants: how much each has received."""
         self._waiting: Waiting[T] = Waiting()
         self._active: set[Hashable] = set()
         self._waiting.active = self._active

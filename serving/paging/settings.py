@@ -19,7 +19,7 @@ EXTRA_ARGS = "learnware"
 
 
 class Share(NamedTuple):
-    """Whose request it is and how it stands among others, as `serving.paging.queue.AdapterQueue.add` takes it."""
+    """The tenant of a request and how it stands among others, as `serving.paging.queue.AdapterQueue.add` takes it."""
 
     tenant: str | None = None
     weight: float = 1.0
