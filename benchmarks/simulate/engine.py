@@ -52,11 +52,16 @@ class OurQueue:
 
     def __init__(self, slots: int, patience: float = 0.5) -> None:
         self._queue: AdapterQueue[Job] = AdapterQueue(slots, patience)
+        self._running: list[Job] = []
 
     def add(self, job: Job, now: float) -> None:
         self._queue.add(job, job.adapter, now)
 
     def begin(self, now: float, running: Sequence[Job], residents: Iterable[int]) -> None:
+        for job in self._running:
+            if job.finished >= 0:
+                self._queue.finished(job)
+        self._running = [job for job in self._running if job.finished < 0]
         left: dict[int, int] = {}
         for job in running:
             if job.adapter is not None:
@@ -67,7 +72,9 @@ class OurQueue:
         return self._queue.peek()
 
     def pop(self) -> Job:
-        return self._queue.pop()
+        job = self._queue.pop()
+        self._running.append(job)
+        return job
 
     def __len__(self) -> int:
         return len(self._queue)

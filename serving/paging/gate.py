@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
 
+from serving.paging.caller_params import with_caller
 from serving.paging.inflight import Inflight, TimeLimits, exchange, parameters_of, seconds_allowed
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
@@ -281,10 +282,11 @@ class AdapterGate:
         return remove_lora
 
     def around(self, enter: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
-        """Wraps `enter` (`AsyncLLM.generate` or `encode`) so that the adapter is leased while the request runs, and so
-        that the request can be ended from outside."""
+        """Wraps `enter` (`AsyncLLM.generate` or `encode`) so that the adapter is leased while the request runs, the
+        request enters as its tenant may give it (`serving.paging.caller_params`), and it can be ended from outside."""
 
         async def entered(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> Any:
+            args, kwargs = with_caller(args, kwargs)
             async with AsyncExitStack() as stack:
                 inflight = stack.enter_context(self._in_flight(stack, args, kwargs))
                 if lora_request is not None:

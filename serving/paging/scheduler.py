@@ -8,13 +8,18 @@ vLLM keeps requests that cannot run yet (their grammar compiles, their keys and 
 queue, `skipped_waiting`, which it goes through first. Here that queue of *parked* requests never offers one: it is
 looked through once before each step, and requests that may run join the one order of all.
 
+Whose a request is comes with it (`serving.paging.settings.Share`). Its tenant is charged the tokens of its prompt and
+of an answer as long as the tenant's recent ones; when it ends, the tokens that it took. vLLM's own priorities play no
+part in the order.
+
 Settings come from `additional_config`, since the scheduler has a process of its own: `{"paging": {"patience_s": …}}`.
 """
 
+import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from vllm.platforms import current_platform
@@ -24,10 +29,11 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from serving.paging.answer_lengths import AnswerLengths
 from serving.paging.idle_polling import wait_in_naps
 from serving.paging.orphan import end_with_parent
 from serving.paging.queue import AdapterQueue, Running
-from serving.paging.settings import UPCOMING, PagingSettings
+from serving.paging.settings import UPCOMING, PagingSettings, Share
 from serving.paging.slots import SlotTable
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
 
@@ -35,6 +41,16 @@ AHEAD = 2
 """Number of adapters that a step announces to the workers: few slots become free at a time."""
 REPORT_INTERVAL_S = 0.25
 """Seconds between two reports of a busy scheduler, each of which counts the waiting requests of every adapter."""
+REPORTED_TENANTS = 64
+"""Number of tenants, those with the most waiting requests, that a report names; the others are summed up."""
+OTHERS = "other"
+"""Name under which a report sums up the tenants that it does not name. No two tenants are confused by it: a tenant of
+that name is summed up as well."""
+
+
+def share_of(request: Request) -> Share:
+    """Returns whose request it is; requests of pooling models say nothing of it."""
+    return Share.of(request.sampling_params.extra_args if request.sampling_params is not None else None)
 
 
 def adapter_of(request: Request) -> int | None:
@@ -52,12 +68,23 @@ class PagedRequestQueue(RequestQueue):
     def __init__(self, queue: AdapterQueue[Request], clock: Any = time.monotonic) -> None:
         self.queue = queue
         self._clock = clock
+        self._lengths = AnswerLengths()
 
     def add_request(self, request: Request) -> None:
-        self.queue.add(request, adapter_of(request), self._clock(), request.priority)
+        tenant, weight, head_start = share_of(request)
+        cost = self._lengths.cost(tenant, request.num_prompt_tokens, request.max_tokens)
+        adapter = adapter_of(request)
+        self.queue.add(request, adapter, self._clock(), tenant=tenant, weight=weight, cost=cost, head_start=head_start)
 
     def prepend_request(self, request: Request) -> None:
-        self.queue.add_front(request, adapter_of(request), self._clock(), request.priority)
+        tenant, weight, _ = share_of(request)
+        cost = self._lengths.cost(tenant, request.num_prompt_tokens, request.max_tokens)
+        self.queue.add_front(request, adapter_of(request), self._clock(), tenant=tenant, weight=weight, cost=cost)
+
+    def note_ended(self, request: Request) -> None:
+        """Takes note that a request has ended, in whatever way; its tenant is charged the tokens that it took."""
+        if self.queue.finished(request, request.num_prompt_tokens + request.num_output_tokens):
+            self._lengths.note(share_of(request).tenant, request.num_output_tokens)
 
     def prepend_requests(self, requests: RequestQueue) -> None:
         for request in requests:
@@ -149,6 +176,7 @@ class PagedSchedulerMixin:
         self.adapter_queue: AdapterQueue[Request] = AdapterQueue(slots, self._paging.patience_s)
         self.waiting = PagedRequestQueue(self.adapter_queue)
         self.skipped_waiting = ParkedRequests()
+        self._steps = 0
         self._reported = 0.0
         self._report: dict[str, Any] = {}
         self._report_changed = threading.Event()
@@ -186,12 +214,13 @@ class PagedSchedulerMixin:
         self.slot_table.use(adapter for adapter in batch if adapter is not None)
         if self._announces:
             setattr(output, UPCOMING, self.adapter_queue.upcoming(AHEAD))
+        self._steps += 1
         if now - self._reported >= REPORT_INTERVAL_S or not self.requests:
             self._note_report(now)
         return output
 
     def _note_report(self, now: float) -> None:
-        """Makes the report that the front end gets: numbers of requests and adapters by state."""
+        """Makes the report that the front end gets: numbers of requests and adapters by state, and of steps."""
         queue = self.adapter_queue
         self._reported = now
         self._report = {
@@ -200,8 +229,16 @@ class PagedSchedulerMixin:
             "draining": len(queue.draining),
             "aged_out": queue.aged_out,
             "mean_wait": queue.mean_wait,
+            "oldest_wait_s": queue.oldest_wait(now),
+            "waiting_by_tenant": _largest(queue.waiting_by_tenant()),
+            "steps": self._steps,
         }
         self._report_changed.set()
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        """Notes each request that ends, finished or aborted, before vLLM's scheduler frees what it holds."""
+        self.waiting.note_ended(request)
+        return super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
 
     def _unpark(self) -> None:
         """Moves the parked requests that may run now to the waiting queue."""
@@ -219,6 +256,14 @@ class PagedSchedulerMixin:
 
     def _select_waiting_queue_for_scheduling(self) -> RequestQueue | None:
         return self.waiting or None
+
+
+def _largest(waiting: Mapping[Hashable, int]) -> dict[str, int]:
+    """Returns the numbers of the tenants with the most waiting requests, and the sum of the others'."""
+    named = {tenant: count for tenant, count in waiting.items() if tenant not in (None, OTHERS)}
+    largest = heapq.nlargest(REPORTED_TENANTS, named.items(), key=lambda one: one[1])
+    rest = sum(waiting.values()) - sum(count for _, count in largest)
+    return {str(tenant): count for tenant, count in largest} | ({OTHERS: rest} if rest else {})
 
 
 class PagedScheduler(PagedSchedulerMixin, Scheduler):

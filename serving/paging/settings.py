@@ -1,5 +1,6 @@
-"""The settings of adapter paging. It runs in the engine's own processes, which vLLM starts, so they travel in vLLM's
-`additional_config`."""
+"""The settings of adapter paging, and what each request tells the scheduler of its tenant. Both run in the engine's own
+processes, which vLLM starts: the settings travel in vLLM's `additional_config`, a request's part in the `extra_args` of
+its sampling parameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -12,6 +13,22 @@ KEY = "paging"
 UPCOMING = "upcoming_adapters"
 """Attribute of a step's `SchedulerOutput` by which the scheduler tells the workers which adapters, by number, will be
 loaded next."""
+
+EXTRA_ARGS = "learnware"
+"""Key of a request's `Share` in the `extra_args` of its sampling parameters."""
+
+
+class Share(NamedTuple):
+    """The tenant of a request and how it stands among others, as `serving.paging.queue.AdapterQueue.add` takes it."""
+
+    tenant: str | None = None
+    weight: float = 1.0
+    head_start: float = 0.0
+
+    @classmethod
+    def of(cls, extra_args: Mapping[str, Any] | None) -> Self:
+        """Reads the share from a request's `extra_args`; one without it belongs to no tenant, which is one as well."""
+        return cls(**(extra_args or {}).get(EXTRA_ARGS, {}))
 
 
 class PagingSettings(NamedTuple):

@@ -168,6 +168,9 @@ def test_the_scheduler_takes_requests_from_the_queues_that_we_replace():
     assert parameters(Scheduler._select_waiting_queue_for_scheduling) == ["self"]
     for name in ("_is_blocked_waiting_status", "_try_promote_blocked_waiting_request"):
         assert callable(getattr(Scheduler, name)), name
+    assert parameters(Scheduler._free_request)[:2] == ["self", "request"]
+    for method in (Scheduler.finish_requests, Scheduler.update_from_output):  # aborted, and ended by itself
+        assert "self._free_request(" in inspect.getsource(method)
     assert issubclass(AsyncScheduler, Scheduler)
     assert "def schedule(" not in inspect.getsource(AsyncScheduler)
     wanted = {name for name, value in vars(RequestQueue).items() if getattr(value, "__isabstractmethod__", False)}
@@ -177,7 +180,14 @@ def test_the_scheduler_takes_requests_from_the_queues_that_we_replace():
 
 def test_requests_carry_what_the_scheduler_reads():
     constructor = inspect.getsource(Request.__init__)
-    for name in ("priority", "lora_request", "num_stale_output_tokens", "drop_stale_output", "num_preemptions"):
+    for name in (
+        "sampling_params",
+        "num_prompt_tokens",
+        "lora_request",
+        "num_stale_output_tokens",
+        "drop_stale_output",
+        "num_preemptions",
+    ):
         assert f"self.{name}" in constructor, name
     assert "max_tokens" in constructor
     assert hasattr(Request, "num_output_tokens")
@@ -286,6 +296,7 @@ def test_vllm_internals_are_touched_in_few_modules():
     allowed = {
         *(f"engine/{name}.py" for name in ("adapters", "punica", "slot_writer", "worker", "worker_manager")),
         "engine/adapter_reader.py",
+        "paging/caller_params.py",
         "paging/scheduler.py",
         "paging/gate.py",
         "paging/inflight.py",

@@ -17,7 +17,10 @@ class Job:
     adapter: int | None
     arrival: int
     length: int
-    priority: int = 0
+    tenant: str | None = None
+    weight: float = 1.0
+    cost: float = 1.0
+    head_start: float = 0.0
     left: int = 0
     admitted: int | None = None
 
@@ -34,19 +37,32 @@ class Waiting(Protocol):
 
     def take(self) -> Job | None: ...
 
+    def end(self, job: Job) -> None: ...
+
 
 class OurQueue:
     def __init__(self, slots: int, patience: float) -> None:
         self.queue: AdapterQueue[Job] = AdapterQueue(slots, patience)
 
     def arrive(self, job: Job, now: int) -> None:
-        self.queue.add(job, job.adapter, now, job.priority)
+        self.queue.add(
+            job,
+            job.adapter,
+            now,
+            tenant=job.tenant,
+            weight=job.weight,
+            cost=job.cost,
+            head_start=job.head_start,
+        )
 
     def begin(self, now: int, running: Sequence[Job], residents: Iterable[int]) -> None:
         self.queue.begin_step(now, (Running(job.adapter, job.left) for job in running), residents)
 
     def take(self) -> Job | None:
         return self.queue.pop() if self.queue.peek() is not None else None
+
+    def end(self, job: Job) -> None:
+        self.queue.finished(job, job.length)
 
 
 class StockQueue:
@@ -69,6 +85,9 @@ class StockQueue:
                     self.batch.add(job.adapter)
                 return job
         return None
+
+    def end(self, job: Job) -> None:
+        pass
 
 
 class Engine:
@@ -95,6 +114,9 @@ class Engine:
         self.table.use(batch)
         for job in self.running:
             job.left -= 1
+        for job in self.running:
+            if not job.left:
+                self.queue.end(job)
         self.running = [job for job in self.running if job.left]
         self.now += 1
         return admitted

@@ -19,7 +19,11 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
+from serving.access.caller import caller
+from serving.access.tenant import ANONYMOUS, Tenant
+from serving.paging.caller_params import with_caller
 from serving.paging.gate import AdapterGate
+from serving.paging.scheduler import share_of
 from specs.errors import AdapterUnavailable
 from tests.serving.random_adapters import answer_of
 
@@ -48,13 +52,17 @@ class Driver:
     def wait(self, awaitable: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(60)
 
-    def add(self, name: str, prompt: str, adapter: str | None, tokens: int, priority: int = 0) -> None:
+    def add(
+        self, name: str, prompt: str, adapter: str | None, tokens: int, priority: int = 0, tenant: Tenant = ANONYMOUS
+    ) -> None:
+        caller.set(tenant)
         sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=2)
+        (entering, sampling), _ = with_caller((prompt, sampling), {"priority": priority})
         request = self.adapters[adapter] if adapter is not None else None
         self.leases[name] = AsyncExitStack()
         if request is not None:
             self.wait(self.leases[name].enter_async_context(self.gate.lease(request)))
-        self.engine.add_request(name, prompt, sampling, lora_request=request, priority=priority)
+        self.engine.add_request(name, entering, sampling, lora_request=request)
 
     def step(self) -> None:
         self.steps += 1
@@ -134,14 +142,31 @@ def aborted(driver: Driver, adapters: list[str]) -> list[str]:
     return sorted(name for name in driver.done if name.startswith("abort-"))
 
 
-def prioritised(driver: Driver, adapters: list[str]) -> list[str]:
-    """More requests than the slots take at once, the last of which is urgent; the order in which they began."""
+def prioritised(driver: Driver, adapters: list[str], tenant: Tenant) -> dict[str, Any]:
+    """More requests of a tenant than the slots take at once, the last of which asks for priority; the order in which
+    they began, and what the scheduler knew of the last one while it waited."""
     for adapter in adapters:
-        driver.add(f"priority-{adapter}", "Once upon a time", adapter, 3, priority=1)
-    driver.add("priority-urgent", "Once upon a time", adapters[-1], 3, priority=0)
+        driver.add(f"{tenant.name}-{adapter}", "Once upon a time", adapter, 3, tenant=tenant)
+    driver.add(f"{tenant.name}-urgent", "Once upon a time", adapters[-1], 3, priority=-9, tenant=tenant)
+    request = next(one for name, one in driver.scheduler.requests.items() if "urgent" in name)
+    known = [*share_of(request), request.cache_salt, request.priority]
     driver.finish()
-    names = [name for name in driver.began if name.startswith("priority-")]
-    return sorted(names, key=lambda name: driver.began[name])
+    names = [name for name in driver.began if name.startswith(f"{tenant.name}-")]
+    return {"order": sorted(names, key=lambda name: driver.began[name]), "known": known}
+
+
+def shared(driver: Driver, adapter: str, many: int) -> dict[str, Any]:
+    """Many requests of one tenant to an adapter, and while they wait one of another tenant to the same; how many of the
+    first tenant's began after it, and what is left of both in the scheduler when all have ended."""
+    for number in range(many):
+        driver.add(f"many-{number}", "Once upon a time", adapter, 4, tenant=Tenant("many"))
+    driver.step()
+    driver.add("one", "Once upon a time", adapter, 4, tenant=Tenant("one"))
+    driver.finish()
+    later = sum(driver.began[f"many-{number}"] > driver.began["one"] for number in range(many))
+    shares = driver.scheduler.adapter_queue.shares
+    shares.check_integrity()
+    return {"later": later, "left": sum(one.waiting + one.running for one in shares.accounts.values())}
 
 
 def busy(driver: Driver, adapters: list[str], cold: str, clients: int, limit: int) -> dict[str, Any]:
@@ -224,7 +249,9 @@ def main(order_file: str, result_file: str) -> None:
         "alone": alone(driver, order["rows"]),
         "mixed": mixed(driver, order["rows"]),
         "aborted": aborted(driver, free),
-        "prioritised": prioritised(driver, free),
+        "prioritised": prioritised(driver, free, Tenant("granted", weight=2.0, priority=-2)),
+        "not_granted": prioritised(driver, free, Tenant("plain")),
+        "shared": shared(driver, free[0], order["many"]),
         "pinned_keeps_its_slot": driver.adapters[order["pinned"]].lora_int_id in driver.report()["slots"],
         "busy": busy(driver, free[: slots - 1], free[slots - 1], order["clients"], order["limit"]),
         "broken": broken(driver, order["broken"]),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from serving.paging.caller_params import PRIORITY_HEAD_START
 from serving.paging.settings import PagingSettings
 from tests.serving.random_adapters import ATTENTION, MLP, differences, engine_arguments, run_engine, write_adapter
 
@@ -19,6 +20,8 @@ ROWS = [
     for number, name in enumerate((PINNED, "b", None, "c", "d", "e", "b", PINNED, None, "c", "e", "d"))
 ]
 CLIENTS, LIMIT = 2, 60
+SEATS, MANY = 16, 60
+"""Requests that the engine runs at once (`engine_arguments`), and of one tenant, many more."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "rows": ROWS,
         "clients": CLIENTS,
         "limit": LIMIT,
+        "many": MANY,
     }
     return run_engine(Path(__file__).with_name("paged_engine.py"), folder, order)
 
@@ -79,9 +83,21 @@ def test_aborted_requests_leave_the_queue_and_the_others_are_answered(result):
     assert result["aborted"] == sorted(f"abort-{number}" for number in range(1, 2 * len(others), 2))
 
 
-def test_an_urgent_request_runs_first(result):
-    assert result["prioritised"][0] == "priority-urgent"
-    assert len(result["prioritised"]) == len(ADAPTERS)
+def test_a_request_runs_first_if_its_key_grants_the_priority_that_it_asks_for(result):
+    granted, plain = result["prioritised"], result["not_granted"]
+    assert granted["order"][0] == "granted-urgent"
+    assert plain["order"][0] != "plain-urgent"
+    assert len(granted["order"]) == len(plain["order"]) == len(ADAPTERS)
+
+
+def test_tenant_weight_head_start_and_salt_reach_the_scheduler_and_no_priority_does(result):
+    assert result["prioritised"]["known"] == ["granted", 2.0, 2 * PRIORITY_HEAD_START, "granted", 0]
+    assert result["not_granted"]["known"] == ["plain", 1.0, 0.0, "plain", 0]
+
+
+def test_a_tenants_request_passes_those_of_another_that_sent_many(result):
+    assert result["shared"]["later"] >= MANY - 2 * SEATS  # those that ran already, and those that began with it
+    assert result["shared"]["left"] == 0
 
 
 def test_a_cold_adapter_begins_beside_busy_ones(result):

@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from serving.paging.lanes import Entry, Line
 from serving.paging.queue import AGE_FACTOR, AdapterQueue, Running
 from tests.serving.paging.engine_model import Engine, Job, OurQueue, StockQueue
 
@@ -62,11 +63,11 @@ def test_upcoming_are_the_adapters_that_must_be_loaded_oldest_first_and_nothing_
     assert queue.peek() == "resident"
 
 
-def test_priority_goes_before_residency_and_age():
+def test_within_a_tenant_a_head_start_goes_before_residency_and_age():
     queue: AdapterQueue[str] = AdapterQueue(2, patience=1.0)
-    queue.add("old", 1, now=0.0, priority=1)
-    queue.add("resident", 2, now=50.0, priority=1)
-    queue.add("urgent", 3, now=50.0, priority=0)
+    queue.add("old", 1, now=0.0)
+    queue.add("resident", 2, now=50.0)
+    queue.add("urgent", 3, now=50.0, head_start=0.5)
     assert drained(queue, now=50.0, residents=[2]) == ["urgent", "old"]
 
 
@@ -131,7 +132,7 @@ def test_the_adapter_that_can_end_soonest_drains():
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 6), st.integers(0, 1)),
-        st.tuples(st.just("front"), st.integers(0, 6), st.integers(0, 1)),
+        st.tuples(st.just("front"), st.integers(0, 6), st.just(0)),
         st.tuples(st.just("remove"), st.integers(0, 60), st.just(0)),
         st.tuples(st.just("step"), st.integers(0, 5), st.just(0)),
     ),
@@ -153,10 +154,10 @@ def test_whatever_happens_the_order_the_limit_and_the_tables_hold(steps, slots):
             adapters[number] = value or None
             line = expected.setdefault((adapters[number], priority), [])
             if what == "add":
-                queue.add(number, adapters[number], now, priority)
+                queue.add(number, adapters[number], now, head_start=-priority)
                 line.append(number)
             else:
-                queue.add_front(number, adapters[number], now, priority)
+                queue.add_front(number, adapters[number], now)
                 line.insert(0, number)
         elif what == "remove":
             present = any(value in line for line in expected.values())
@@ -274,25 +275,36 @@ def test_preferring_residents_saves_loads_when_more_comes_than_can_be_served():
     assert loads(OurQueue(4, 10)) < 0.4 * loads(StockQueue(4))
 
 
-def test_a_pop_costs_the_same_beside_a_hundred_and_a_hundred_thousand_waiting_requests():
-    """Counted in comparisons of requests, not in time."""
+@pytest.mark.parametrize("tenants", [1, 50])
+def test_a_pop_costs_the_same_beside_a_hundred_and_a_hundred_thousand_waiting_requests(tenants, monkeypatch):
+    """Counted in looks at a line's head and in comparisons of requests, not in time."""
+    counted = 0
+    for name in ("head", "value"):
+        plain = Line.head if name == "head" else Line.value.fget
+
+        def counting(line: Line, plain=plain):
+            nonlocal counted
+            counted += 1
+            return plain(line)
+
+        monkeypatch.setattr(Line, name, counting if name == "head" else property(counting))
+    plain_less = Entry.__lt__
+
+    def less(one: Entry, other: Entry) -> bool:
+        nonlocal counted
+        counted += 1
+        return plain_less(one, other)
+
+    monkeypatch.setattr(Entry, "__lt__", less)
     counts = {}
     for size in (100, 100_000):
-        compared = 0
-
-        class Counted(int):
-            def __lt__(self, other: int) -> bool:
-                nonlocal compared
-                compared += 1
-                return int.__lt__(self, other)
-
         queue: AdapterQueue[int] = AdapterQueue(8, patience=1.0)
         for number in range(size):
-            queue.add(number, number % (size // 10) + 1, now=float(number), priority=Counted(0))
-        before = compared
+            queue.add(number, number % (size // 10) + 1, now=float(number), tenant=number % tenants)
+        before = counted
         for step in range(20):
             queue.begin_step(2.0 * size, [Running(adapter, 5) for adapter in range(1, 9)])
             queue.begin_step(2.0 * size + step, [])
             queue.pop()
-        counts[size] = compared - before
+        counts[size] = counted - before
     assert counts[100_000] < 4 * counts[100] + 400
