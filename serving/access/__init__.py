@@ -2,4 +2,5 @@
 
 tenant   a tenant: its limits, its weight among tenants, what its key allows
 caller   the tenant of the request that the running task serves
+account  the tokens that this request takes from the engine
 """

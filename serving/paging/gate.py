@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
 
+from serving.access.account import counted
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
 from specs.errors import AdapterUnavailable, StartupError
@@ -255,13 +257,21 @@ class AdapterGate:
                 stack.callback(self._leave)
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
+                count = stack.enter_context(counted(_is_incremental(args, kwargs)))
                 async for output in outputs:
+                    count(output)
                     yield output
 
         return entered
 
     def _leave(self) -> None:
         self.entered -= 1
+
+
+def _is_incremental(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the outputs of `AsyncLLM.generate`, called with these arguments, hold new tokens only."""
+    sampling = kwargs.get("sampling_params", args[1] if len(args) > 1 else None)
+    return getattr(sampling, "output_kind", None) is RequestOutputKind.DELTA
 
 
 async def open_gate(engine_client: Any) -> AdapterGate:
