@@ -1,11 +1,12 @@
 """The nearest valid names to one that is not valid, for an error's message.
 
 Comparing two names takes 50 µs, so that ten thousand of them would take half a second. Beyond `COMPARED` names only
-those are compared that share the rarest pieces with the one that was written: a typing error leaves most pieces as they
-are. They are found by a search through all names as one text, which runs at the speed of memory.
+those are compared that share the rarest pieces with the one that was written: a typing error leaves most pieces as
+they are. They are found by a search through all names as one text, which runs at the speed of memory.
 """
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Iterable
 from operator import itemgetter
@@ -18,7 +19,9 @@ LONGEST = 128
 """Characters of a name from which on nothing is suggested: likeness takes long to tell, and no valid one is longer."""
 _PIECE = 4
 """Characters of a piece."""
-_LOOKED_AT = 600
+_PIECES = 12
+"""Most pieces of a name that are searched for; a search through ten thousand names takes a fifth of a millisecond."""
+_LOOKED_AT = 300
 """Most names that are looked at in all, those with the rarest pieces first."""
 
 
@@ -35,7 +38,8 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 3) -> str:
 def _likely(name: str, names: list[str]) -> list[str]:
     """Returns the names that have the most pieces of `name`, rare ones counting for more."""
     text = "\n" + "\n".join(names) + "\n"
-    pieces = {name[at : at + _PIECE] for at in range(max(1, len(name) - _PIECE + 1))} - {""}
+    starts = max(1, len(name) - _PIECE + 1)
+    pieces = {name[at : at + _PIECE] for at in range(0, starts, math.ceil(starts / _PIECES))} - {""}
     numbers = {piece: text.count(piece) for piece in pieces if "\n" not in piece}
     shared: Counter[str] = Counter()
     left = _LOOKED_AT

@@ -36,7 +36,9 @@ class Asked(NamedTuple):
     """Answers for each prompt."""
     prompts: int
     max_tokens: int | None
-    """Most tokens of one answer; None where the client leaves it open."""
+    """Most tokens of one answer; None where nothing bounds it."""
+    is_explicit: bool
+    """Whether the client said so."""
     token_fields: tuple[str, ...]
     """Fields that bound an answer's tokens, the one that counts first; inside `SAMPLING` where the path has it."""
 
@@ -60,7 +62,8 @@ def asked(path: str, payload: Mapping[str, Any]) -> Asked:
     holder = places[-1] if path == GENERATE_PATH else payload
     given = [number for field in fields if (number := whole(holder.get(field))) is not None]
     limit = given[0] if given else _limit_of_none(path, payload)
-    return Asked(max(1, choices), _prompts(path, payload), None if limit is None else max(0, limit), fields)
+    bound = None if limit is None else max(0, limit)
+    return Asked(max(1, choices), _prompts(path, payload), bound, bool(given), fields)
 
 
 def whole(value: object) -> int | None:

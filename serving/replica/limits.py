@@ -19,9 +19,9 @@ Answers to tenants with a limit on tokens carry OpenAI's `x-ratelimit-*-tokens` 
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,6 +45,21 @@ WAITING_FOR_SEQUENCES = 4
 """Sequences that may wait for each one in the batch, where the configuration says nothing."""
 
 
+LONGEST_NAME = 128
+"""Characters of a client's name for a model that a message repeats."""
+
+
+class ReplicaLimits(NamedTuple):
+    """What bounds the requests of a replica."""
+
+    limits: LimitSettings
+    http: HTTPSettings
+    max_num_seqs: int
+    """The most sequences in one batch of the engine."""
+    auto_names: frozenset[str]
+    """Values of `model` for which the router chooses."""
+
+
 class Engine(Protocol):
     """The engine as `serving.paging.gate.AdapterGate` knows it."""
 
@@ -61,11 +76,8 @@ class Limits:
         self,
         app: ASGIApp,
         *,
-        settings: LimitSettings,
+        settings: ReplicaLimits,
         engine: Engine,
-        max_num_seqs: int,
-        http: HTTPSettings | None = None,
-        auto_names: Collection[str] = ("auto",),
         able: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,23 +86,19 @@ class Limits:
         Args:
             settings: the limits.
             engine: tells what waits.
-            max_num_seqs: the most sequences in one batch of the engine.
-            http: bounds of bodies; None for the defaults.
-            auto_names: values of `model` for which the router chooses.
             able: whether the engine can serve.
             clock: monotonic time in seconds.
         """
-        http = http or HTTPSettings()
+        limits, http, max_num_seqs, self.auto_names = settings
         self._app = app
         self._able = able
         self._body_bytes, self._body_wait_s = int(http.max_body_mib * MIB), http.body_wait_s
-        self.settings = settings
-        self.auto_names = frozenset(auto_names)
+        self.settings = limits
         self.budgets = TokenBudgets(clock)
         self.places = Places(
             max_num_seqs,
-            settings.max_waiting or WAITING_FOR_SEQUENCES * max_num_seqs,
-            settings.max_wait_s,
+            limits.max_waiting or WAITING_FOR_SEQUENCES * max_num_seqs,
+            limits.max_wait_s,
             lambda: engine.residency.scheduler,
             clock,
         )
@@ -155,6 +163,11 @@ class Limits:
         )
 
 
+def quoted(model: str) -> str:
+    """Quotes a name of the client's for a message, its beginning where it is longer than any name."""
+    return repr(model if len(model) <= LONGEST_NAME else model[:LONGEST_NAME] + "…")
+
+
 class Turn:
     """One request's way through the limits."""
 
@@ -163,7 +176,7 @@ class Turn:
         self.body_bytes = 0
         self._limits = limits
         self._path = path
-        self._wanted = Asked(1, 1, None, ())
+        self._wanted = Asked(1, 1, None, False, ())
         self._tokens_per_minute = tenant.tokens_per_minute
         if tenant == ANONYMOUS:  # nobody has a key, so no key says what holds
             self._tokens_per_minute = limits.settings.tokens_per_minute
@@ -189,7 +202,7 @@ class Turn:
     def no_access(self, model: str) -> UnknownModel:
         """Returns the error for a model that the tenant may not use."""
         return UnknownModel(
-            f"The model {model!r} does not exist or you do not have access to it; your key allows "
+            f"The model {quoted(model)} does not exist or you do not have access to it; your key allows "
             f"{', '.join(self.tenant.models or ())}."
         )
 
@@ -214,7 +227,7 @@ class Turn:
         most = self.tenant.max_tokens
         if most is None or not wanted.token_fields or (wanted.max_tokens is not None and wanted.max_tokens <= most):
             return payload
-        if wanted.max_tokens is not None and not automatic:
+        if wanted.is_explicit and not automatic:
             raise InvalidInput(
                 f"{wanted.token_fields[-1]} is {wanted.max_tokens}; your key allows answers of at most {most} tokens."
             )
@@ -224,7 +237,9 @@ class Turn:
     def _with_tokens(self, payload: dict[str, Any], names: tuple[str, ...], tokens: int) -> dict[str, Any]:
         if self._path == GENERATE_PATH:
             sampling = payload.get(SAMPLING)
-            return {**payload, SAMPLING: {**(sampling if isinstance(sampling, dict) else {}), "max_tokens": tokens}}
+            if not isinstance(sampling, dict):
+                return payload  # vLLM's own validation says what is wrong
+            return {**payload, SAMPLING: {**sampling, "max_tokens": tokens}}
         rest = {field: value for field, value in payload.items() if field not in names}
         return {**rest, names[-1]: tokens}
 

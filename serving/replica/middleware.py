@@ -44,7 +44,7 @@ from router.choice import (
 from serving.names import GENERATING_PATHS
 from serving.openai_errors import openai_error
 from serving.replica.admission import Admission, Names
-from serving.replica.limits import TURN, Turn
+from serving.replica.limits import TURN, Turn, quoted
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_body import IncomingRequest, read_request
 from serving.replica.request_metrics import ReplicaMetrics
@@ -69,8 +69,6 @@ NOT_LOADED = "base:not-loaded"
 
 NOT_ALLOWED = "base:not-allowed"
 """Reason for the base model's answer when the client's key does not allow the learnware that the router chose."""
-LONGEST_NAME = 128
-"""Characters of a client's name for a model that a message repeats."""
 
 Hold = Callable[[str], AbstractAsyncContextManager[None]]
 """Makes a context manager that keeps the adapter of an engine name in host memory while a request runs. Entering it
@@ -236,7 +234,7 @@ class LearnwareMiddleware:
             return Answerer(model, NAMED, None)
         hint = did_you_mean(model, names.every) or "."
         raise UnknownModel(
-            f"The model {_quoted(model)} does not exist{hint} Use {min(names.auto_names)!r} to let the router choose; "
+            f"The model {quoted(model)} does not exist{hint} Use {min(names.auto_names)!r} to let the router choose; "
             "GET /v1/models lists every id."
         )
 
@@ -244,7 +242,7 @@ class LearnwareMiddleware:
         answerer = self._automatic(scope, names)
         if answerer.reason == UNKNOWN_TASK:
             raise UnknownModel(
-                f"There is no task {_quoted(model)}. Make its specification with `learnware-serving spec make` and "
+                f"There is no task {quoted(model)}. Make its specification with `learnware-serving spec make` and "
                 "POST the file to /v1/task-specs, which answers with the id."
             )
         if answerer.reason.startswith((MATCHED, SESSION)):
@@ -292,11 +290,6 @@ def _permitted(turn: Turn, answerer: Answerer, automatic: bool, names: Names) ->
         if turn.may_use(names.base, automatic):
             return answerer._replace(model=names.base, reason=NOT_ALLOWED)
     raise turn.no_access(answerer.model)
-
-
-def _quoted(model: str) -> str:
-    """Quotes a name of the client's for a message, its beginning where it is longer than any name."""
-    return repr(model if len(model) <= LONGEST_NAME else model[:LONGEST_NAME] + "…")
 
 
 def _next_of(answerer: Answerer, names: Names) -> Answerer | None:

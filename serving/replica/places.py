@@ -115,7 +115,7 @@ class Places:
         """Returns how many sequences run at once now. While the scheduler says that some wait, the batch is as full as
         adapter slots and KV cache allow; otherwise there is room up to `batch`."""
         report = self._report()
-        if report is None or not sum(report["waiting"].values()):
+        if report is None or not sum(report.get("waiting", {}).values()):
             return self._batch
         return min(self._batch, int(report["running"]))
 
