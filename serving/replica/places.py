@@ -79,12 +79,13 @@ class Places:
                 f"The request asks for {count} answers (prompts times n), and a replica holds {total} at most. "
                 "Send fewer prompts, or a smaller n."
             )
-        over = self._total + count - self._width() - self._most_waiting
+        room = self._width() + self._most_waiting
+        over = self._total + count - room
         aged = self._total > 0 and self._oldest_wait_s() > self._max_wait_s
         if over <= 0 and not aged:
             return
         share, own = self._share(tenant), self._used[tenant.name]
-        if over > 0 and (own + count > share * total or over > self._most_waiting):
+        if over > 0 and (own + count > share * room or over > self._most_waiting):
             raise RateLimited(
                 f"{self.waiting} requests wait on this replica, as many as it takes. Try again later.",
                 self._seconds_for(over),
