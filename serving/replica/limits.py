@@ -217,7 +217,7 @@ class Turn:
         self._wanted = wanted
         if wanted.choices > limits.max_choices:
             raise InvalidInput(
-                f"n (or best_of) is {wanted.choices}; at most {limits.max_choices} is taken (limits.max_choices)."
+                f"n (or best_of) is larger than {limits.max_choices}, the most that is taken (limits.max_choices)."
             )
         if wanted.prompts > limits.max_prompts:
             raise InvalidInput(
@@ -229,7 +229,7 @@ class Turn:
             return payload
         if wanted.is_explicit and not automatic:
             raise InvalidInput(
-                f"{wanted.token_fields[-1]} is {wanted.max_tokens}; your key allows answers of at most {most} tokens."
+                f"{wanted.token_fields[-1]} is larger than {most}, the most tokens of an answer that your key allows."
             )
         self._wanted = wanted._replace(max_tokens=most)
         return self._with_tokens(payload, wanted.token_fields, most)

@@ -45,7 +45,7 @@ def test_each_sequence_takes_a_place(replica):
 
 
 def test_more_than_a_replica_holds_is_never_admitted_and_says_so(replica):
-    with pytest.raises(InvalidInput, match="13 answers .* holds 12"):
+    with pytest.raises(InvalidInput, match=r"13 answers .* holds 12"):
         replica.enter(HEAVY, 13)
 
 

@@ -33,7 +33,7 @@ def test_a_minutes_worth_is_there_and_comes_back_in_a_minute(budgets, clock):
     assert headers(budgets) == ["600", "600", "0ms"]
     assert budgets.charge("a", 600, 400) == 400
     assert headers(budgets) == ["600", "200", "40s"]
-    with pytest.raises(RateLimited, match="600 tokens a minute .* 200 are left") as refused:
+    with pytest.raises(RateLimited, match=r"600 tokens a minute .* 200 are left") as refused:
         budgets.charge("a", 600, 300)
     assert refused.value.retry_after_s == 10
     budgets.charge("b", 600, 600)
