@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from serving.replica.request_edits import mended
+from serving.replica.request_body import read_request
+from serving.replica.request_edits import PRIORITY_HEADER, mended
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
@@ -102,3 +103,21 @@ def test_what_no_client_may_decide_is_taken_out_and_the_clients_body_is_not_chan
 def test_a_null_model_stays():
     payload = {"model": None, "messages": []}
     assert mended(payload) is payload
+
+
+async def test_the_header_of_a_priority_does_not_reach_vllm():
+    async def receive():
+        return {"type": "http.request", "body": b'{"model": "auto"}', "more_body": False}
+
+    kind = (b"content-type", b"application/json")
+    scope = {"method": "POST", "path": "/v1/completions", "headers": [(PRIORITY_HEADER, b"-9"), kind]}
+    request = await read_request(scope, receive)
+    assert request.naming("base-8b").scope["headers"][0] == kind
+    assert PRIORITY_HEADER not in dict(request.naming("base-8b").scope["headers"])
+
+
+@pytest.mark.vllm
+def test_the_header_is_the_one_that_vllm_reads():
+    from vllm.entrypoints.generate.base import serving
+
+    assert serving.PRIORITY_HEADER.lower().encode() == PRIORITY_HEADER
