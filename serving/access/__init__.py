@@ -1,4 +1,4 @@
-"""Who asks: the API keys, the tenants that they belong to, and the tenant of the request that a task serves.
+"""The callers: the API keys, the tenants that they belong to, and the tenant of the request that a task serves.
 
 tenant   a tenant: its limits, its weight among tenants, what its key allows
 caller   the tenant of the request that the running task serves

@@ -30,7 +30,7 @@ USUAL_ANSWER = 256
 
 
 class Asked(NamedTuple):
-    """What one request asks for."""
+    """The answers, prompts and tokens that one request asks for."""
 
     choices: int
     """Answers for each prompt."""

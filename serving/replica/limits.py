@@ -50,7 +50,7 @@ LONGEST_NAME = 128
 
 
 class ReplicaLimits(NamedTuple):
-    """What bounds the requests of a replica."""
+    """The bounds of the requests to a replica."""
 
     limits: LimitSettings
     http: HTTPSettings

@@ -1,5 +1,5 @@
-"""What is taken out of a request's body before vLLM validates it: what clients send out of habit and vLLM 0.29 refuses,
-and what no client may decide.
+"""Takes out of a request's body, before vLLM validates it, what clients send out of habit and vLLM 0.29 refuses, and
+what no client may decide.
 
 Chat front ends and SDKs send every field that they know, also where it says nothing: `"tools": []`, a null, options of
 a stream that is none. OpenAI's API takes them; vLLM answers 400. Only what has no effect is taken out. A `tool_choice`
