@@ -22,6 +22,7 @@ from serving.paging.gate import AdapterGate, open_gate
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
 from serving.replica.adapter_registry import AdapterRegistry
 from serving.replica.admission import Admission, Names
+from serving.replica.limits import Limits, ReplicaLimits
 from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
@@ -29,6 +30,7 @@ from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
+from serving.replica.room import shorten_answers_to_the_room
 from serving.replica.trial import probe
 from serving.replica.verification import without_wrong_values
 from serving.replica.warm_up import WarmUp
@@ -60,6 +62,8 @@ class ReplicaOptions(NamedTuple):
     """If true, the base model answers when no router has chosen; otherwise such requests are refused."""
     requirements: Requirements | None = None
     """The requirements on learnwares of a folder without a market; None leaves no valid one out."""
+    limits: ReplicaLimits | None = None
+    """The bounds of requests; None for none."""
 
 
 class LearnwareServer(EngineServer):
@@ -107,6 +111,10 @@ class LearnwareServer(EngineServer):
             APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
             APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
         ]
+        if options.limits is not None:
+            shorten_answers_to_the_room()
+            width = self._models.engine_client.vllm_config.scheduler_config.max_num_seqs
+            add_middleware(app, Limits, settings=options.limits._replace(max_num_seqs=width), engine=self._gate)
         add_middleware(
             app,
             LearnwareMiddleware,
