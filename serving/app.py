@@ -25,6 +25,7 @@ from serving.paging.settings import PagingSettings
 from serving.paths import cache_folder
 from serving.processor import cpu_dtype
 from serving.ray_internals import LLMConfig, ModelIsHere, attach_router, engine_application, router_application
+from serving.replica.limits import ReplicaLimits
 from serving.replica.server import LearnwareServer, ReplicaOptions
 from serving.requirements import fill_market, market_requirements
 
@@ -99,6 +100,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         allowed=partial(is_allowed, more=config.http.more_paths),
         times=TimeLimits(config.limits.first_token_s, config.limits.between_tokens_s),
         stuck_step_s=config.engine.stuck_step_s,
+        limits=ReplicaLimits(config.limits, config.http, config.engine.max_num_seqs, frozenset(router.auto_names)),
     )
     engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(

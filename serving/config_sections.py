@@ -374,18 +374,21 @@ class LimitSettings(Section):
     """What one request may ask for, how much may wait, and what a tenant without limits of its own may do."""
 
     max_choices: int = Field(16, ge=1, description="Largest `n` (and `best_of`); more is answered 400.")
-    max_prompts: int = Field(64, ge=1, description="Most prompts in one request; more is answered 400.")
+    max_prompts: int = Field(
+        64, ge=1, description="Most prompts, conversations or items in one request; more is answered 400."
+    )
     max_waiting: int | None = Field(
         None,
         ge=1,
-        description="Requests that may wait on each engine replica beside those that run; further ones are answered "
-        "429 with Retry-After, first of those tenants that have more than their share waiting. null: four times "
-        "engine.max_num_seqs.",
+        description="Sequences (prompts times n) that may wait on each engine replica beside those that run; further "
+        "ones are answered 429 with Retry-After. A tenant that has less than its share there is admitted up to twice "
+        "as many. null: four times engine.max_num_seqs.",
     )
     max_wait_s: float = Field(
         30.0,
         gt=0,
-        description="While some request has waited for longer on a replica, seconds, further ones are answered 429.",
+        description="While some request has waited for longer on a replica, seconds, further ones of tenants that have "
+        "their share there are answered 429.",
     )
     first_token_s: float = Field(
         300.0, gt=0, description="Seconds until a request's first token; a request that takes longer is ended with 504."

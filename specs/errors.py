@@ -6,7 +6,8 @@
     │   ├── InvalidLearnware      400  a learnware's folder: adapter, card or specification
     │   │   └── DuplicateLearnware 409  two learnwares with one id, or one that is in the market already
     │   ├── InvalidSpecification  400  a specification's shapes, values, type or encoder
-    │   └── TooLarge              413  a body larger than the configuration allows
+    │   ├── TooLarge              413  a body larger than the configuration allows
+    │   └── TooSlow               408  a body that did not arrive in time
     ├── Unauthorized              401  the key that a request needs is missing or another one
     ├── Forbidden                 403  what no key of this stack allows
     ├── UnknownModel              404  a model, learnware or task id that is not served
@@ -15,6 +16,8 @@
     │   └── WrongMethod           405  a method that a path does not take
     ├── TaskQuotaReached          403  as many task specifications of one key as may be kept
     ├── Overloaded                429  more requests than the router can decide on in time
+    ├── RateLimited               429  more than the caller may send now, or than this replica may hold
+    ├── EngineUnavailable         503  the engine of this replica cannot serve
     ├── RouterUnavailable         503  no router lives that could decide
     ├── NotReady                  503  the stack is still starting
     ├── AdapterUnavailable        503  a learnware's adapter could not be loaded
@@ -76,6 +79,13 @@ class TooLarge(InvalidInput):
 
     status = 413
     code = "body_too_large"
+
+
+class TooSlow(InvalidInput):
+    """A request's body did not arrive within the time that the configuration allows."""
+
+    status = 408
+    code = "body_timeout"
 
 
 class Unauthorized(LearnwareError):
@@ -167,6 +177,30 @@ class Overloaded(LearnwareError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(LearnwareError):
+    """The caller has used up its limit, or so many requests wait that this one is not taken. `retry_after_s` is an
+    estimate of when it would be."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineUnavailable(LearnwareError):
+    """The engine of this replica cannot serve now."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "engine_unavailable"
+    retry_after_s = 5
+    """Seconds after which a client should retry: a replica whose engine ended is replaced within a minute, and others
+    take its share before."""
 
 
 class RouterUnavailable(LearnwareError):

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
 
+from serving.access.account import counted
 from serving.paging.caller_params import with_caller
 from serving.paging.inflight import Inflight, TimeLimits, exchange, parameters_of, seconds_allowed
 from serving.paging.residency import Residency
@@ -295,8 +297,10 @@ class AdapterGate:
                 stack.callback(self._leave)
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
+                count = stack.enter_context(counted(_is_incremental(args, kwargs)))
                 async for output in outputs:
                     inflight.puts_out()
+                    count(output)
                     yield output
                     inflight.resumes()
 
@@ -320,6 +324,11 @@ class AdapterGate:
 
     def _leave(self) -> None:
         self.entered -= 1
+
+
+def _is_incremental(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the outputs of `AsyncLLM.generate`, called with these arguments, hold new tokens only."""
+    return getattr(parameters_of(args, kwargs), "output_kind", None) is RequestOutputKind.DELTA
 
 
 async def open_gate(engine_client: Any, limits: TimeLimits | None = None) -> AdapterGate:

@@ -2,7 +2,14 @@
 registered.
 
     server            the Ray Serve deployment: vLLM's application with this package's parts around it
+    limits            bounds what enters, before adapters are touched: bodies, places, tokens, models
+    places            the sequences that run and wait, and who is refused when there are too many
+    token_budgets     the tokens a minute of each tenant
+    asked             how much a body asks for
     request_body      reads and rewrites the body of a request
+    request_shape     how large and how deep its JSON may be
+    request_edits     what is taken out of it
+    room              shortens an answer to the room that its prompt leaves
     middleware        sets a request's `model` from the router's choice and names the answering model in headers
     answering         no answer before the first token, errors in the form of the API, hang-ups
     error_events      errors as a response and as the last event of a stream

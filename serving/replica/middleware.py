@@ -44,9 +44,11 @@ from router.choice import (
 from serving.names import GENERATING_PATHS
 from serving.openai_errors import openai_error
 from serving.replica.admission import Admission, Names
+from serving.replica.limits import TURN, Turn, quoted
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_body import IncomingRequest, read_request
 from serving.replica.request_metrics import ReplicaMetrics
+from serving.replica.shortening import shortened
 from specs.errors import (
     AdapterUnavailable,
     LearnwareError,
@@ -64,6 +66,9 @@ NOT_SERVED = "base:not-served"
 """Reason for the base model's answer when the router chose a learnware that this replica does not serve (any more)."""
 NOT_LOADED = "base:not-loaded"
 """Reason for the base model's answer when the learnware's adapter could not be loaded."""
+
+NOT_ALLOWED = "base:not-allowed"
+"""Reason for the base model's answer when the client's key does not allow the learnware that the router chose."""
 
 Hold = Callable[[str], AbstractAsyncContextManager[None]]
 """Makes a context manager that keeps the adapter of an engine name in host memory while a request runs. Entering it
@@ -137,8 +142,7 @@ class LearnwareMiddleware:
         async with AsyncExitStack() as claims:  # on the answering learnware, until the answer is complete
             try:
                 self._check_ready(scope["path"])
-                request = await read_request(scope, receive)
-                answerer = await self._admit(request, claims)
+                request, answerer = await self._admit(await read_request(scope, receive), claims)
             except ClientDisconnect:
                 return
             except LearnwareError as error:
@@ -155,31 +159,50 @@ class LearnwareMiddleware:
         if path in READY_PATHS and self._clock() < self._ready_at:
             raise NotReady("The stack is still starting; requests would not be routed yet. Try again in a second.")
 
-    async def _admit(self, request: IncomingRequest, claims: AsyncExitStack) -> Answerer | None:
-        """Decides which model answers and enters into `claims` what it needs until its answer is complete; None for a
-        request that is passed on as it is.
+    async def _admit(self, request: IncomingRequest, claims: AsyncExitStack) -> tuple[IncomingRequest, Answerer | None]:
+        """Decides which model answers and enters into `claims` what it needs until its answer is complete. Returns the
+        request within the limits, and None in the model's place where it is passed on as it is.
 
         Raises:
             UnknownModel, Overloaded, RouterUnavailable: no model answers (`_answerer`).
-            InvalidInput: the request asks for log-probabilities of its prompt, which are not available.
+            InvalidInput: the request asks for log-probabilities of its prompt, which are not available, or for more
+                than the limits allow.
+            RateLimited: the replica is full, or the tenant has used up its tokens.
             AdapterUnavailable: the learnware's adapter cannot be loaded, and the base model does not answer instead.
         """
         if request.payload is None:
-            return None
+            return request, None
         names = self._admission.names  # one state of the market for the whole request
+        turn: Turn | None = request.scope.get(TURN)
+        if turn is not None:
+            turn.check_model(request.model)
         answerer = self._answerer(request.scope, request.model, names)
-        claims.enter_context(self._prompt_logprobs.admit(request.scope["path"], request.payload))
+        automatic = _is_automatic(request.model, names)
+        if turn is not None:
+            answerer = _permitted(turn, answerer, automatic, names)
+            if request.scope["path"] in GENERATING_PATHS:
+                request = request.carrying(turn.bounded(request.payload, automatic))
+                claims.enter_context(turn.admitted())
+        claims.enter_context(shortened(automatic))
+        claims.enter_context(self._prompt_logprobs.admit(request.scope["path"], request.payload or {}))
+        return request, await self._claimed(answerer, turn, names, claims)
+
+    async def _claimed(self, answerer: Answerer, turn: Turn | None, names: Names, claims: AsyncExitStack) -> Answerer:
+        """Claims the answering model; returns another one that answers where its adapter cannot be loaded."""
         try:
             await self._claim(answerer.model, names, claims)
             return answerer
-        except AdapterUnavailable:
+        except AdapterUnavailable as error:
             if answerer.reason == NAMED and not self._base_on_load_failure:
                 raise
+            failure = error
         after = _next_of(answerer, names)
-        if after is not None:
+        if after is not None and (turn is None or turn.may_use(after.model, automatic=True)):
             with suppress(AdapterUnavailable):
                 await self._claim(after.model, names, claims)
                 return after
+        if turn is not None and not turn.may_use(names.base, answerer.reason != NAMED):
+            raise failure
         return answerer._replace(model=names.base, reason=NOT_LOADED)
 
     async def _claim(self, model: str, names: Names, claims: AsyncExitStack) -> None:
@@ -211,7 +234,7 @@ class LearnwareMiddleware:
             return Answerer(model, NAMED, None)
         hint = did_you_mean(model, names.every) or "."
         raise UnknownModel(
-            f"The model {model!r} does not exist{hint} Use {min(names.auto_names)!r} to let the router choose; "
+            f"The model {quoted(model)} does not exist{hint} Use {min(names.auto_names)!r} to let the router choose; "
             "GET /v1/models lists every id."
         )
 
@@ -219,8 +242,8 @@ class LearnwareMiddleware:
         answerer = self._automatic(scope, names)
         if answerer.reason == UNKNOWN_TASK:
             raise UnknownModel(
-                f"There is no task {model!r}. Make its specification with `learnware-serving spec make` and POST the "
-                "file to /v1/task-specs, which answers with the id."
+                f"There is no task {quoted(model)}. Make its specification with `learnware-serving spec make` and "
+                "POST the file to /v1/task-specs, which answers with the id."
             )
         if answerer.reason.startswith((MATCHED, SESSION)):
             # The router saw a cut body, without its `model`: it chose for this request's text and not for the task.
@@ -245,6 +268,28 @@ class LearnwareMiddleware:
         if not self._base_without_choice:
             _refuse_unchosen(choice.reason)
         return Answerer(choice.learnware or names.base, choice.reason, choice)
+
+
+def _is_automatic(model: str | None, names: Names) -> bool:
+    """Whether `model` leaves the choice to the router."""
+    return model is not None and (model in names.auto_names or model.startswith(TASK_PREFIX))
+
+
+def _permitted(turn: Turn, answerer: Answerer, automatic: bool, names: Names) -> Answerer:
+    """Returns the answering model if the tenant may use it, else the router's next best, else the base model.
+
+    Raises:
+        UnknownModel: the tenant may use none of them.
+    """
+    if turn.may_use(answerer.model, automatic):
+        return answerer
+    if automatic:
+        after = _next_of(answerer, names)
+        if after is not None and turn.may_use(after.model, automatic):
+            return after
+        if turn.may_use(names.base, automatic):
+            return answerer._replace(model=names.base, reason=NOT_ALLOWED)
+    raise turn.no_access(answerer.model)
 
 
 def _next_of(answerer: Answerer, names: Names) -> Answerer | None:

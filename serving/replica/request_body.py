@@ -4,7 +4,8 @@ answers.
 At `/invocations` a header may name the model: vLLM 0.29 writes SageMaker's adapter header over the body's `model`, and
 null where the client sent none. So it counts as the client's `model` here, and carries the one that answers.
 
-Requests for log-probabilities of tokens that the client lists are refused, since they would spoil other clients'
+What says nothing, and what no client may decide, is taken out (`serving.replica.request_edits`). Requests for
+log-probabilities of tokens that the client lists are refused, since they would spoil other clients'
 (`CHOSEN_LOGPROBS`).
 """
 
@@ -14,13 +15,14 @@ from typing import Any, NamedTuple
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
+from serving.replica.asked import SAGEMAKER_PATH
+from serving.replica.request_edits import PRIORITY_HEADER, mended
+from serving.replica.request_shape import parse_object
 from specs.errors import InvalidInput
 
 EXPLAIN_PATH = "/v1/route"
 """Path of the explanation of a choice, which the middleware passes on unchanged: the router must see `model` as the
 client wrote it."""
-SAGEMAKER_PATH = "/invocations"
-"""Path of a chat or completion body as SageMaker sends it."""
 _SAGEMAKER_ADAPTER = b"x-amzn-sagemaker-adapter-identifier"
 """`inject_adapter_id` on the route of `vllm.entrypoints.serve.sagemaker.api_router` reads it."""
 
@@ -41,23 +43,6 @@ def _sagemaker_adapter(scope: Scope) -> str | None:
     return value.decode("latin-1") if value else None
 
 
-def _json_object(body: bytes) -> dict[str, Any] | None:
-    """Parses the body as a JSON object; None when it is not one.
-
-    Raises:
-        InvalidInput: the body is not UTF-8, which FastAPI would answer with an error that is no OpenAI error object.
-    """
-    try:
-        payload = json.loads(body)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"The request body must be JSON in UTF-8; byte {error.start} is not: {error.reason}."
-        ) from None
-    except (ValueError, RecursionError):
-        return None
-    return payload if isinstance(payload, dict) else None
-
-
 class IncomingRequest(NamedTuple):
     """A request on its way to vLLM's application. `body` is None where it was not read; `payload` is the body's JSON
     object, or None for a request that is passed on as it is."""
@@ -68,13 +53,20 @@ class IncomingRequest(NamedTuple):
     payload: dict[str, Any] | None = None
     model: str | None = None
     """The model that the client asks for."""
+    edited: bool = False
+    """Whether `payload` is another than the one in `body`."""
+
+    def carrying(self, payload: dict[str, Any]) -> "IncomingRequest":
+        """Returns the request with another JSON object."""
+        return self if payload is self.payload else self._replace(payload=payload, edited=True)
 
     def naming(self, model: str) -> "IncomingRequest":
         """Returns the request with `model` in its body, and at `/invocations` in SageMaker's header; a body that names
         no model is left as it is."""
         scope, body = self.scope, self.body
-        if self.payload is not None and self.model not in (None, model):
-            body = json.dumps({**self.payload, "model": model}, separators=(",", ":")).encode()
+        if self.payload is not None and (self.edited or self.model not in (None, model)):
+            payload = self.payload if self.model is None else {**self.payload, "model": model}
+            body = json.dumps(payload, separators=(",", ":")).encode()
             scope = _with_length(scope, len(body))
         if scope["path"] == SAGEMAKER_PATH:
             scope = _with_header(scope, _SAGEMAKER_ADAPTER, model)
@@ -82,7 +74,7 @@ class IncomingRequest(NamedTuple):
 
     def replay(self) -> Receive:
         """Returns the ASGI `receive` by which vLLM's application reads this request."""
-        return self.receive if self.body is None else _replay(self.body, self.receive)
+        return self.receive if self.body is None else replay(self.body, self.receive)
 
 
 async def read_request(scope: Scope, receive: Receive) -> IncomingRequest:
@@ -90,15 +82,16 @@ async def read_request(scope: Scope, receive: Receive) -> IncomingRequest:
 
     Raises:
         ClientDisconnect: the client hung up before the body was complete.
-        InvalidInput: the body is not UTF-8, or it asks for log-probabilities of listed tokens.
+        InvalidInput: the body is not UTF-8, it is larger or deeper than any request needs to be, or it asks for
+            log-probabilities of listed tokens.
     """
     if not _takes_a_model(scope):
         return IncomingRequest(scope, receive)
     # Each process that needs something of a body parses it: the router, for the prompts (`router.request`); this one,
-    # for `model` and for what `PromptLogprobs` asks; then vLLM's application, which takes bytes alone. They are written
-    # anew only where the model is another one than the client named.
+    # for `model` and for what is edited or limited; then vLLM's application, which takes bytes alone. They are written
+    # anew only where the model is another one than the client named, or something was edited.
     body = await _read_body(receive)
-    payload = _json_object(body)
+    payload = parse_object(body)
     if payload is None:
         return IncomingRequest(scope, receive, body)
     _refuse_chosen_logprobs(payload)
@@ -107,7 +100,9 @@ async def read_request(scope: Scope, receive: Receive) -> IncomingRequest:
         model = _sagemaker_adapter(scope) or model
     if not isinstance(model, str | None):
         return IncomingRequest(scope, receive, body)  # vLLM's own validation says what is wrong
-    return IncomingRequest(scope, receive, body, payload, model)
+    if PRIORITY_HEADER in dict(scope["headers"]):
+        scope = {**scope, "headers": [header for header in scope["headers"] if header[0] != PRIORITY_HEADER]}
+    return IncomingRequest(scope, receive, body, payload, model).carrying(mended(payload))
 
 
 def _refuse_chosen_logprobs(payload: dict[str, Any]) -> None:
@@ -138,19 +133,19 @@ async def _read_body(receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """Returns an ASGI `receive` that yields the body once and then the server's own messages; a disconnect among them
     aborts the request in the engine."""
     sent = False
 
-    async def replay() -> Message:
+    async def once() -> Message:
         nonlocal sent
         if sent:
             return await receive()
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return replay
+    return once
 
 
 def _with_length(scope: Scope, length: int) -> Scope:

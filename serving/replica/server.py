@@ -26,6 +26,7 @@ from serving.replica.adapter_registry import AdapterRegistry
 from serving.replica.admission import Admission, Names
 from serving.replica.answering import Answering
 from serving.replica.front_door import add_front_door
+from serving.replica.limits import Limits, ReplicaLimits
 from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
@@ -33,6 +34,7 @@ from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
+from serving.replica.room import shorten_answers_to_the_room
 from serving.replica.trial import probe
 from serving.replica.verification import without_wrong_values
 from serving.replica.vllm_metrics import leave_adapter_mixes_out
@@ -74,6 +76,8 @@ class ReplicaOptions(NamedTuple):
     """How long a request may take until its first token and between two tokens."""
     stuck_step_s: float = 120.0
     """Seconds without a finished step after which the engine is taken for hung."""
+    limits: ReplicaLimits | None = None
+    """The bounds of requests; None for none."""
 
 
 class LearnwareServer(EngineServer):
@@ -134,7 +138,11 @@ class LearnwareServer(EngineServer):
         ]
         # from the outermost to the innermost, behind the front door
         add_middleware(app, Answering, failure=lambda: self._failure)
-        # add_middleware(app, Limits, settings=options.limits, engine=self._gate, able=lambda: self._failure is None)
+        if options.limits is not None:
+            shorten_answers_to_the_room()
+            width = engine.vllm_config.scheduler_config.max_num_seqs
+            limits = options.limits._replace(max_num_seqs=width)
+            add_middleware(app, Limits, settings=limits, engine=self._gate, able=lambda: self._failure is None)
         add_middleware(
             app,
             LearnwareMiddleware,

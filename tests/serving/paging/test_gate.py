@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from serving.access.account import Account, account
 from serving.paging.gate import WORKER_GONE, AdapterGate, AdapterNotLoaded
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, WorkerSocket, socket_path
 from serving.paging.tier import HostTier, Loaded
@@ -286,3 +289,23 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path, monkeypatch):
     folder.chmod(0o755)
     with pytest.raises(StartupError, match="belongs to this user alone"):
         socket_path("one", "0")
+
+
+async def test_what_the_engine_gives_out_is_counted_on_the_requests_account():
+    """vLLM's `RequestOutputKind` says whether an output holds all tokens so far or the new ones."""
+
+    async def generate(prompt: str, sampling_params: Any, lora_request: Any = None) -> AsyncIterator[Any]:
+        for _ in range(3):
+            yield SimpleNamespace(prompt_token_ids=[1, 2], outputs=[SimpleNamespace(index=0, token_ids=[3, 4])])
+
+    async with engine() as (_, _, gate):
+        entered = gate.around(generate)
+        for kind, tokens in ((RequestOutputKind.DELTA, 8), (RequestOutputKind.FINAL_ONLY, 4)):
+            opened = Account(lambda _: None)
+            before = account.set(opened)
+            assert len([output async for output in entered("x", SamplingParams(output_kind=kind))]) == 3
+            assert opened.tokens == tokens
+            async for _ in entered("x", sampling_params=SamplingParams(output_kind=kind)):
+                pass
+            assert opened.tokens == 2 * tokens
+            account.reset(before)

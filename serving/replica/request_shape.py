@@ -1,0 +1,101 @@
+"""How large and how deep the JSON of a request may be.
+
+vLLM validates a body in the event loop that streams tokens. A value of the wrong type costs it several errors, each
+with a text: 4 MiB of `[],[],…` for `messages` keep the loop busy for minutes and make gigabytes of text. So what no
+client needs is refused before. Lists of token ids, which may be long, are not counted: their elements are numbers.
+"""
+
+import json
+import re
+from typing import Any
+
+from specs.errors import InvalidInput
+
+MAX_DEPTH = 64
+"""Deepest nesting. JSON schemas of tools need about twenty; Python's own limit depends on what else is on the stack."""
+MAX_ITEMS = 2048
+"""Most elements of a list, and of an object."""
+MAX_VALUES = 16_384
+"""Most values in all: 128 tools with their schemas take about 8,000."""
+LARGE_BYTES = 256 << 10
+"""Size of a body from which on its brackets are counted before it is parsed: parsing holds the loop, in a thread as
+well, since Python's parser does not give up the interpreter's lock."""
+TOKEN_FIELDS = frozenset({"prompt", "token_ids", "tokens", "query", "items", "allowed_token_ids", "stop_token_ids"})
+"""Fields that hold token ids, in a list or in a list of lists."""
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
+
+def parse_object(body: bytes) -> dict[str, Any] | None:
+    """Parses a body as a JSON object; None when it is not one.
+
+    Raises:
+        InvalidInput: the body is not UTF-8, or larger or deeper than any request needs to be.
+    """
+    if len(body) > LARGE_BYTES and _brackets(body) > MAX_VALUES and _brackets(_STRING.sub(b"", body)) > MAX_VALUES:
+        raise _too_many()
+    try:
+        payload = json.loads(body)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"The request body must be JSON in UTF-8; byte {error.start} is not: {error.reason}."
+        ) from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        return None
+    if not isinstance(payload, dict):
+        return None
+    if len(body) > 2 * MAX_ITEMS or _brackets(body) > MAX_DEPTH:  # a shorter one cannot hold too much
+        _check(payload)
+    return payload
+
+
+def _check(payload: dict[str, Any]) -> None:
+    """Raises InvalidInput for an object that is larger or deeper than any request needs to be."""
+    values = 0
+    level: list[Any] = []
+    for key, value in payload.items():
+        if key in TOKEN_FIELDS and isinstance(value, list):
+            if _is_tokens(value):
+                continue
+            level.append([one for one in value if not _is_tokens(one)])
+        else:
+            level.append(value)
+    _check_items(len(payload))
+    for _ in range(MAX_DEPTH):
+        values += len(level)
+        containers = [one for one in level if isinstance(one, dict | list)]
+        if not containers:
+            return
+        level = []
+        for container in containers:
+            _check_items(len(container))
+            level.extend(container.values() if isinstance(container, dict) else container)
+            if values + len(level) > MAX_VALUES:
+                raise _too_many()
+    raise _too_deep()
+
+
+def _is_tokens(value: object) -> bool:
+    return isinstance(value, list) and set(map(type, value)) == {int}
+
+
+def _check_items(items: int) -> None:
+    if items > MAX_ITEMS:
+        raise InvalidInput(
+            f"The request body holds a list or an object of {items} elements; at most {MAX_ITEMS} are taken. Lists of "
+            "token ids may be longer."
+        )
+
+
+def _brackets(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
+
+
+def _too_deep() -> InvalidInput:
+    return InvalidInput(f"The request body is nested too deeply; at most {MAX_DEPTH} levels are taken.")
+
+
+def _too_many() -> InvalidInput:
+    return InvalidInput(f"The request body holds too many values; at most {MAX_VALUES} are taken.")

@@ -1,0 +1,78 @@
+"""Bodies that are larger or deeper than any request needs to be are refused before they cost anything."""
+
+import json
+
+import pytest
+
+from serving.replica.request_shape import LARGE_BYTES, MAX_DEPTH, MAX_ITEMS, MAX_VALUES, parse_object
+from specs.errors import InvalidInput
+
+
+def nested(depth: int, opening: str = '{"a":', closing: str = "}") -> bytes:
+    return (opening * depth + "1" + closing * depth).encode()
+
+
+def chat(messages: object) -> bytes:
+    return json.dumps({"model": "auto", "messages": messages}).encode()
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b"5", b"{", b'{"a":' + b"9" * 5000 + b"}"])
+def test_what_is_no_object_is_passed_over(body):
+    assert parse_object(body) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        nested(MAX_DEPTH + 1),
+        nested(3000),
+        nested(200_000),
+        b'{"messages":' + nested(200_000, "[", "]") + b"}",
+        b'{"messages":' + nested(MAX_DEPTH + 1, "[", "]") + b"}",
+    ],
+)
+def test_deep_bodies_are_refused(body):
+    with pytest.raises(InvalidInput, match=r"nested too deeply|too many values"):
+        parse_object(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat([[]] * (MAX_ITEMS + 1)),
+        chat([1] * (MAX_ITEMS + 1)),
+        chat([[1] * (MAX_ITEMS + 1)]),
+        chat([[1] * 100] * 200),
+        json.dumps({"prompt": [[[]] * 10] * MAX_ITEMS}).encode(),
+        json.dumps({f"k{number}": 1 for number in range(MAX_ITEMS + 1)}).encode(),
+        b'{"messages":[' + b"[]," * 1_300_000 + b"[]]}",
+        b'{"messages":[' + b'{"a":1},' * 500_000 + b"{}]}",
+    ],
+)
+def test_bodies_of_many_values_are_refused(body):
+    with pytest.raises(InvalidInput, match=r"elements|too many values"):
+        parse_object(body)
+
+
+def test_brackets_of_a_large_body_are_counted_before_it_is_parsed(monkeypatch):
+    def parse(_: bytes) -> None:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(json, "loads", parse)
+    with pytest.raises(InvalidInput, match=f"at most {MAX_VALUES}"):
+        parse_object(b'{"messages":[' + b"[]," * (LARGE_BYTES // 3) + b"[]]}")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"messages": [{"role": "user", "content": 'if (a[0] == "\\"") { b(); }\n' * 20_000}]},
+        {"prompt": [1, 2, 3] * 100_000},
+        {"prompt": [[1, 2, 3] * 1_000] * 64},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}] * MAX_ITEMS},
+        {"logit_bias": {str(number): 1 for number in range(1024)}},
+        json.loads(nested(MAX_DEPTH - 2)),
+    ],
+)
+def test_large_requests_that_are_what_they_should_be_are_taken(payload):
+    assert parse_object(json.dumps(payload).encode()) == payload
