@@ -8,10 +8,15 @@ import os
 import sys
 from collections.abc import AsyncIterator
 
+from serving.config import Config
 from serving.launch.drain import StopSignals, stop_stack
+from serving.launch.edge_settings import edge_settings
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import wait_until_routed
-from serving.launch.instance import LOOPBACK, claim, plan
+from serving.launch.instance import LOOPBACK, claim, plan, prepare
+
+
+CONFIG = Config.model_validate({"http": {"more_paths": ["/stream", "/die"]}})
 
 
 def say(line: str) -> None:
@@ -104,6 +109,7 @@ def build(exporter_url: str):
 def main(port: int, drain_seconds: float) -> None:
     instance = plan("127.0.0.1", port)
     with claim(instance, say):
+        prepare(instance, edge_settings(instance.host, CONFIG))
         os.environ |= instance_environment(instance, router_replicas=2)
         signals = StopSignals()
         try:
