@@ -60,11 +60,12 @@ def rules(settings: EdgeSettings, folder: str) -> list[str]:
     """Return the frontend's rules in their order; `folder` holds the maps."""
     return [
         f"timeout http-request {settings.header_wait_s}s",
-        *_source_rules(settings, folder),
-        *(f"http-request del-header {name} -m beg" for name in FOREIGN_HEADERS),
+        *_connection_rules(settings),
         # Decoded first, as the application server behind does: %69nternal is /internal there.
         f"http-request set-var({_PATH}) path,url_dec",
         f"http-request set-var({API}) str({ANTHROPIC}) if {{ var({_PATH}) -m beg /v1/messages }}",
+        *_source_rules(settings, folder),
+        *(f"http-request del-header {name} -m beg" for name in FOREIGN_HEADERS),
         *_cors_rules(settings),
         *_path_rules(settings, folder),
         *_preflight_rules(settings),
@@ -74,17 +75,14 @@ def rules(settings: EdgeSettings, folder: str) -> list[str]:
     ]
 
 
-def _source_rules(settings: EdgeSettings, folder: str) -> list[str]:
-    most = settings.max_connections_per_source
-    silent = int(most * _SILENT_FACTOR) + 1
+def _connection_rules(settings: EdgeSettings) -> list[str]:
+    """Connections count for their source, those of a trusted proxy for none: its requests count for theirs."""
+    silent = int(settings.max_connections_per_source * _SILENT_FACTOR) + 1
     networks = " ".join(settings.trusted_proxies)
-    kept = "x-forwarded- x-real-ip forwarded".split()
     if not networks:
         return [
             "tcp-request connection track-sc0 src table edge_sources",
             f"tcp-request connection reject if {{ sc0_conn_cur gt {silent} }}",
-            refusal("source", folder, f"{{ sc0_conn_cur gt {most} }}"),
-            *(f"http-request del-header {name} -m beg" for name in kept),
         ]
     lines = [f"acl edge_of_proxy src {networks}"]
     if settings.proxy_protocol:
@@ -98,20 +96,26 @@ def _source_rules(settings: EdgeSettings, folder: str) -> list[str]:
             "tcp-request session track-sc0 src table edge_sources if !{ sc0_tracked -m bool } !edge_of_proxy",
             f"tcp-request session reject if {{ sc0_conn_cur gt {silent} }}",
         ]
-    lines += [
+    return lines
+
+
+def _source_rules(settings: EdgeSettings, folder: str) -> list[str]:
+    """The source of a request that a trusted proxy sends is the last address in X-Forwarded-For that is not one."""
+    refused = refusal("source", folder, f"{{ sc0_conn_cur gt {settings.max_connections_per_source} }}")
+    forwarded = [f"http-request del-header {name} -m beg" for name in ("x-forwarded-", "x-real-ip", "forwarded")]
+    networks = " ".join(settings.trusted_proxies)
+    if not networks:
+        return [refused, *forwarded]
+    lines = [
         "http-request set-var(txn.edge_proxied) bool(true) if edge_of_proxy",
         "acl edge_proxied var(txn.edge_proxied) -m bool",
-        *(f"http-request del-header {name} -m beg if !edge_proxied" for name in kept),
+        *(f"{line} if !edge_proxied" for line in forwarded),
     ]
     passed = "edge_proxied"
     for hop in range(1, _HOPS + 1):
         lines.append(f"http-request set-src req.hdr(x-forwarded-for,-{hop}) if {passed}")
         passed += f" {{ req.hdr_ip(x-forwarded-for,-{hop}) {networks} }}"
-    return [
-        *lines,
-        "http-request track-sc0 src table edge_sources if edge_proxied",
-        refusal("source", folder, f"{{ sc0_conn_cur gt {most} }}"),
-    ]
+    return [*lines, "http-request track-sc0 src table edge_sources if edge_proxied", refused]
 
 
 def _cors_rules(settings: EdgeSettings) -> list[str]:

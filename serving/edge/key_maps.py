@@ -15,7 +15,7 @@ from serving.edge.settings import EdgeSettings
 from serving.edge.tenants import LARGEST_RATE
 
 #: File name, beside the maps, of what the last good key file held.
-KEPT = "keys.json"
+KEPT = "kept-keys.json"
 
 #: The map files by their name and order: limits before the keys that have them.
 MAPS = ("rpm", "concurrent", "keys", "state")

@@ -25,6 +25,7 @@ from tests.serving.edge.haproxy_config import ENGINE_REPLICA, RenderedPorts, ren
 GENERATES = "/v1/chat/completions"
 SLOW, SLOW_S = "/slow", 0.5
 HANGS_S = 2.5  # longer than the edge waits for a router
+HEALTH = "/-/healthz"  # HAProxy's checks, which are not counted
 LOOPBACK = "127.0.0.1"
 
 
@@ -40,15 +41,16 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # also the open connections of a process end with it
             return
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        server.calls += 1
-        if server.behaviour == "close":
+        server.calls += self.path != HEALTH
+        behaviour = "" if self.path == HEALTH else server.behaviour
+        if behaviour == "close":
             self.close_connection = True
             return
-        if server.behaviour == "hold":
+        if behaviour == "hold":
             server.released.wait(20)
         if self.path == SLOW:
             time.sleep(SLOW_S)
-        status, retry_after = 502 if server.behaviour == "502" else 200, None
+        status, retry_after = 502 if behaviour == "502" else 200, None
         content = {"server": server.name, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}
         content["bytes"] = len(body)
         if server.name.startswith("router"):
@@ -125,7 +127,7 @@ class Door(NamedTuple):
             return Answer(
                 response.status,
                 {name.lower(): value for name, value in response.getheaders()},
-                json.loads(text) if text else None,
+                json.loads(text) if text.startswith(b"{") else text,
             )
         finally:
             connection.close()
@@ -155,7 +157,7 @@ def opened(folder: Path, edge: EdgeSettings, *, two_engines: bool = False) -> It
         server.name, server.calls, server.dead, server.behaviour = name, 0, False, ""
         server.name = "router" if "router" in name else name
         server.released = threading.Event()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     own = {name: free_port() for name in ("http", "exporter", "stats")}
     ports = RenderedPorts(**own, **{name: server.server_port for name, server in servers.items()})
     with pytest.MonkeyPatch.context() as monkeypatch:
