@@ -40,9 +40,7 @@ ERRORS = {
     "403": _own(403, "permission_error", "permission_error", "The request was refused at the edge.", "forbidden"),
     "404": _own(404, "invalid_request_error", "not_found_error", "There is no such path.", "not_found"),
     "408": _own(408, "timeout_error", "timeout_error", "The request did not arrive in time.", "request_timeout"),
-    "413": _own(
-        413, "invalid_request_error", "request_too_large", "The request body is too large.", "body_too_large"
-    ),
+    "413": _own(413, "invalid_request_error", "request_too_large", "The request body is too large.", "body_too_large"),
     "429": Error(
         429,
         "rate_limit_error",

@@ -141,12 +141,13 @@ def _cors_rules(settings: EdgeSettings) -> list[str]:
 def _preflight_rules(settings: EdgeSettings) -> list[str]:
     if not settings.cors_origins:
         return []
-    return [
+    rule = (
         'http-request return status 204 hdr Access-Control-Allow-Methods "GET, POST, PUT, DELETE, OPTIONS"'
         " hdr Access-Control-Allow-Headers %[req.fhdr(access-control-request-headers)]"
         f" hdr Access-Control-Max-Age {PREFLIGHT_S}"
         f" if METH_OPTIONS {{ req.hdr(access-control-request-method) -m found }} {{ var({_ORIGIN}) -m found }}"
-    ]
+    )
+    return [rule]
 
 
 def _path_rules(settings: EdgeSettings, folder: str) -> list[str]:

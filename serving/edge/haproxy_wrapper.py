@@ -1,4 +1,4 @@
-# ruff: noqa: E402, PTH100, PTH118, PTH120, PTH123, S606
+# ruff: noqa: PTH100, PTH118, PTH120, PTH123, S606
 """Start HAProxy for Ray Serve with our edge rules: edit the `-f` file that Ray has just written, then exec the binary.
 
 Ray Serve (2.60) writes a complete configuration before every start and every reload and then spawns the program that

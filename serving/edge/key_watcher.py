@@ -1,3 +1,4 @@
+# ruff: noqa: PTH100, PTH116, PTH118, PTH120, PTH123
 """Follows the key file while HAProxy runs: `key_watcher.py SETTINGS FOLDER ADMIN_SOCKET PID`.
 
 The wrapper starts it beside each HAProxy (`serving.edge.haproxy_wrapper`); it ends with that process, whose child it

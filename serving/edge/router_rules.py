@@ -1,4 +1,5 @@
-"""The router's part of the edge: which requests ask a router, what becomes of its answer, and how routers are reached."""
+"""The router's part of the edge: which requests ask a router, what becomes of its answer, how routers are reached, and
+one more try on another replica."""
 
 import re
 

@@ -1,3 +1,4 @@
+# ruff: noqa: PTH123
 """The settings of the edge: written as JSON by the launcher (`serving.launch.edge_settings`), read by the programs
 beside HAProxy."""
 
@@ -71,5 +72,7 @@ def read_settings(path: str) -> EdgeSettings:
         given = json.load(file)
     if not isinstance(given, dict) or not given.keys() <= set(EdgeSettings._fields):
         raise ValueError(f"{path} does not hold the edge's settings")
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
     return EdgeSettings(**settings)

@@ -1,4 +1,5 @@
-"""Edits of the text that Ray renders: each expects exactly one place, so that another Ray cannot open a hole quietly."""
+"""Edits of the text that Ray renders. Each expects exactly one place, so that another Ray cannot open a hole
+quietly."""
 
 import re
 from collections.abc import Callable

@@ -89,6 +89,7 @@ def _rate_rules(folder: str, tenant: str) -> list[str]:
     wait = "var(txn.edge_next),sub(txn.edge_full),add(txn.edge_second),sub(1),div(txn.edge_second)"
     reset = "var(txn.edge_level),add(txn.edge_rpm),sub(1),div(txn.edge_rpm)"
     metered = "{ var(txn.edge_reset) -m found }"
+    in_seconds = f"%[var(txn.edge_reset),add(999),div(1000)]s if {metered} {{ var(txn.edge_reset) -m int ge 1000 }}"
     return [
         f"http-request set-var(txn.edge_rpm) var({tenant}),map_str_int({folder}/rpm.map) if edge_counts",
         "acl edge_metered var(txn.edge_rpm) -m found",
@@ -110,8 +111,7 @@ def _rate_rules(folder: str, tenant: str) -> list[str]:
         f"http-after-response set-header x-ratelimit-limit-requests %[var(txn.edge_rpm)] if {metered}",
         f"http-after-response set-header x-ratelimit-remaining-requests %[var(txn.edge_left)] if {metered}",
         f"http-after-response set-header x-ratelimit-reset-requests %[var(txn.edge_reset)]ms if {metered}",
-        "http-after-response set-header x-ratelimit-reset-requests %[var(txn.edge_reset),add(999),div(1000)]s"
-        f" if {metered} {{ var(txn.edge_reset) -m int ge 1000 }}",
+        f"http-after-response set-header x-ratelimit-reset-requests {in_seconds}",
         refusal("rate", folder, "edge_metered edge_too_fast"),
         "http-request sc-set-gpt(0,1) var(txn.edge_level) if edge_metered",
         "http-request sc-set-gpt(1,1) var(txn.edge_now) if edge_metered",

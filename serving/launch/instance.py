@@ -22,7 +22,7 @@ from filelock import lock_descriptor
 from serving.edge import haproxy_wrapper
 from serving.edge.key_maps import write
 from serving.edge.settings import EdgeSettings
-from serving.launch.edge_settings import LOOPBACK as LOOPBACK
+from serving.launch.edge_settings import LOOPBACK  # noqa: F401 - others take it from here
 from serving.launch.ports import Ports, check_ports_free, derive_ports, end_leftovers
 from specs.errors import StartupError
 

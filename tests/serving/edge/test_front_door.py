@@ -80,7 +80,11 @@ def test_any_other_path_is_404_and_nobody_is_asked(open_door: Door, path: str) -
     before = open_door.calls()
     for method in ("GET", "POST"):
         answer = open_door.ask(path, method=method)
-        assert (answer.status, answer.error["type"], answer.error["code"]) == (404, "invalid_request_error", "not_found")
+        assert (answer.status, answer.error["type"], answer.error["code"]) == (
+            404,
+            "invalid_request_error",
+            "not_found",
+        )
     assert open_door.calls() == before
 
 

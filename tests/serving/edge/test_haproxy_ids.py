@@ -112,7 +112,9 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
             folder, monkeypatch, other=MARKET_APPLICATION, prefix=ROUTE_PREFIX, ports=RenderedPorts(**taken)
         )
     (folder / "edge.json").write_text(settings(api_keys=["secret"]).text())
-    process = subprocess.Popen([*wrapper(folder), "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [*wrapper(folder), "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     running = Edge(taken["http"], market, posted)
     try:
         _wait_until_it_answers(running, process)

@@ -67,9 +67,7 @@ def test_a_failing_router_lets_requests_through_and_says_why(routed: str) -> Non
 
 
 def test_a_slow_upload_has_its_own_time_limit(routed: str) -> None:
-    assert "wait-for-body time 30s if METH_POST is_http-learnware !is_http-metrics\n" in edit(
-        routed, "/run", SETTINGS
-    )
+    assert "wait-for-body time 30s if METH_POST is_http-learnware !is_http-metrics\n" in edit(routed, "/run", SETTINGS)
 
 
 def test_editing_twice_changes_nothing_more(config: str) -> None:

@@ -81,7 +81,9 @@ def test_a_running_request_outlives_its_key(door: Door, file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", ["", "{", '{"format": 2, "keys": []}', '{"format": 1, "keys": [{"name": "x"}]}', None])
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"format": 2, "keys": []}', '{"format": 1, "keys": [{"name": "x"}]}', None]
+)
 def test_a_broken_key_file_keeps_the_last_good_state(door: Door, file: Path, content: str | None) -> None:
     if content is None:
         file.unlink()
@@ -116,7 +118,7 @@ def test_the_watcher_ends_with_its_haproxy_and_holds_nothing(door: Door, number:
     watcher = watchers(door.folder)[0]
     assert watcher.ppid() == door.process.pid
     assert not watcher.net_connections("inet")
-    streams = {os.readlink(f"/proc/{watcher.pid}/fd/{each}") for each in os.listdir(f"/proc/{watcher.pid}/fd")}
+    streams = {str(each.readlink()) for each in Path(f"/proc/{watcher.pid}/fd").iterdir()}
     assert {each for each in streams if not each.startswith("socket:")} == {os.devnull}
     os.kill(door.process.pid, number)
     door.process.wait(10)
@@ -128,7 +130,16 @@ def test_a_reload_keeps_the_keys_and_leaves_one_watcher(door: Door, file: Path) 
     file.write_text("broken")
     # as Ray does: a new file, and a new process that takes the sockets over
     config = door.folder / "haproxy.cfg"
-    command = [*wrapper(door.folder), "-db", "-f", str(config), "-sf", str(door.process.pid), "-x", str(door.admin_socket)]
+    command = [
+        *wrapper(door.folder),
+        "-db",
+        "-f",
+        str(config),
+        "-sf",
+        str(door.process.pid),
+        "-x",
+        str(door.admin_socket),
+    ]
     second = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         door.process.wait(15)

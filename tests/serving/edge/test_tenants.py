@@ -56,7 +56,9 @@ def running(door: Door, name: str, count: int) -> Iterator[list[socket.socket]]:
     engine.behaviour = "hold"
     engine.released.clear()
     before = engine.calls
-    head = f"POST {GENERATES} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer key of {name}\r\ncontent-length: 2\r\n\r\n{{}}"
+    head = (
+        f"POST {GENERATES} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer key of {name}\r\ncontent-length: 2\r\n\r\n{{}}"
+    )
     connections = []
     try:
         for _ in range(count):

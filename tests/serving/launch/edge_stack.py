@@ -15,7 +15,6 @@ from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import wait_until_routed
 from serving.launch.instance import LOOPBACK, claim, plan, prepare
 
-
 CONFIG = Config.model_validate({"http": {"more_paths": ["/stream", "/die"]}})
 
 
