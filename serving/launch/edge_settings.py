@@ -12,11 +12,10 @@ from serving.applications.access import configured_access
 from serving.config import Config
 from serving.edge.key_maps import read_key_file
 from serving.edge.settings import EdgeSettings
+from serving.launch.instance import LOOPBACK
 from serving.names import GENERATING_PATHS, ODD_PATH, OPEN_PATHS, allowed_paths, allowed_prefixes
 from specs.errors import InvalidConfig
 from specs.task import MAX_BYTES as MAX_TASK_BYTES
-
-LOOPBACK = "127.0.0.1"
 
 KEYS_VARIABLE = "LEARNWARE_API_KEYS"
 """Environment variable of further API keys: NAME:KEY, separated by commas."""

@@ -22,9 +22,10 @@ from filelock import lock_descriptor
 from serving.edge import haproxy_wrapper
 from serving.edge.key_maps import write
 from serving.edge.settings import EdgeSettings
-from serving.launch.edge_settings import LOOPBACK  # noqa: F401 - others take it from here
 from serving.launch.ports import Ports, check_ports_free, derive_ports, end_leftovers
 from specs.errors import StartupError
+
+LOOPBACK = "127.0.0.1"
 
 LOCK_FILE = "lock"
 """File name in the run folder of the lock that a running stack holds, and in which it notes facts as JSON."""

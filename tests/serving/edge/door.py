@@ -34,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
     body says; an engine does what its `behaviour` says."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # head and body in one packet
 
     def answer(self) -> None:
         server: Any = self.server

@@ -5,6 +5,8 @@ import http.client
 import json
 import re
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,3 +309,22 @@ def test_the_proxy_protocol_names_the_source(tmp_path: Path) -> None:
             assert {first.recv(12), second.recv(12)} >= {b"HTTP/1.1 429"}
             assert third.recv(12) == b"HTTP/1.1 200"
         assert door.ask().status == 200  # others speak HTTP at once
+
+
+def test_with_a_certificate_the_door_speaks_tls_alone(tmp_path: Path) -> None:
+    pem = tmp_path / "door.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    made = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt"), "-addext", "subjectAltName=DNS:localhost"]
+    try:
+        subprocess.run([*command.split(), *made], check=True, capture_output=True, timeout=20)
+    except FileNotFoundError:
+        pytest.skip("needs openssl")
+    pem.write_text((tmp_path / "crt").read_text() + (tmp_path / "key").read_text())
+    with opened(tmp_path, settings({"tls_certificate": str(pem)})) as door:
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "crt"))
+        client = http.client.HTTPSConnection("localhost", door.port, timeout=10, context=trusting)
+        client.request("POST", GENERATES, b"{}")
+        assert client.getresponse().status == 200
+        client.close()
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            door.ask()

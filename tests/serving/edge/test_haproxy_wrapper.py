@@ -37,7 +37,7 @@ def test_nothing_is_forwarded_asked_or_waited_for_before_the_edges_own_rules(con
     last = frontend.index("track-sc3")
     for later in ("use_backend", "wait-for-body", "lua."):
         assert later not in frontend[:last]
-    assert frontend.index("del-header x-serve-router- -m beg") < frontend.index("http-request set-var")
+    assert frontend.index("del-header x-serve-router- -m beg\n") < frontend.index("http-request set-path")
 
 
 def test_every_listening_address_is_the_configured_one(config: str) -> None:
