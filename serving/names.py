@@ -35,6 +35,7 @@ ALLOWED_PATHS = (
     "/-/routes",
     "/version",
     "/metrics",
+    "/metrics/",
     "/tokenize",
     "/detokenize",
     "/v1/models",
@@ -52,7 +53,7 @@ ALLOWED_PREFIXES = ("/v1/models/", "/v1/responses/", "/v1/learnwares/", "/v1/tas
 their id."""
 
 ODD_PATH = r"/[.]{0,2}(/|$)|[[:cntrl:]\\]"
-"""Regular expression (POSIX classes, as HAProxy reads it) of what no path may hold: an empty segment, `.` or `..`,
+"""Regular expression (POSIX classes, as HAProxy reads it) of what no path below a beginning may hold: an empty segment, `.` or `..`,
 control characters and backslashes, by which two programs could read a path in two ways."""
 
 _ODD = re.compile(ODD_PATH.replace("[:cntrl:]", r"\x00-\x1f\x7f"))
@@ -73,4 +74,6 @@ def is_allowed(path: str, more: Sequence[str] = ()) -> bool:
 
     `more` are further paths (`http.more_paths`), all below one that ends with a slash.
     """
-    return (path in allowed_paths(more) or path.startswith(allowed_prefixes(more))) and not _ODD.search(path)
+    if path in allowed_paths(more):
+        return True
+    return path.startswith(allowed_prefixes(more)) and not _ODD.search(path)

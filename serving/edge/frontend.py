@@ -160,7 +160,7 @@ def _path_rules(settings: EdgeSettings, folder: str) -> list[str]:
         f"acl edge_below {below[2:-2]}",
         f"acl edge_odd var({_PATH}) -m reg '{settings.odd_path}'",
         refusal("404", folder, "!edge_exact !edge_below"),
-        refusal("404", folder, "edge_odd"),
+        refusal("404", folder, "!edge_exact edge_odd"),
         f"http-request set-path %[var({_PATH})] if edge_exact",
     ]
 

@@ -37,7 +37,7 @@ class EdgeSettings(NamedTuple):
     path_prefixes: tuple[str, ...] = ()
     """Beginnings, each with its last slash, of further paths that clients may reach."""
     odd_path: str = "a^"
-    """Regular expression of what no path may hold."""
+    """Regular expression of what no path below a beginning may hold."""
     generating_paths: tuple[str, ...] = ()
     """Paths for which the router is asked and which count against a tenant's limits (`serving.names`)."""
     open_paths: tuple[str, ...] = ()

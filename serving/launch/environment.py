@@ -91,10 +91,13 @@ def instance_environment(
 
 
 def max_connections() -> int:
-    """Returns the connections that HAProxy may hold: `MAX_CONNECTIONS`, or as many as this process may have files for;
-    each needs two, and HAProxy does not start where it cannot have them."""
+    """Returns the connections that HAProxy may hold: `MAX_CONNECTIONS`, or as many as this process may have files for.
+    HAProxy 2.8 reckons with two and a half for each (two sockets, and a pipe for each fourth), and some for checks and
+    listeners; it does not start where it cannot have them."""
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max(files // 2 - 256, 256))
+    return (
+        MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max((files - 500) * 2 // 5, 200))
+    )
 
 
 _PRIVACY = {

@@ -1,6 +1,8 @@
 """What the configuration tells the edge, and that a stack which strangers could use without a key does not start."""
 
 import json
+import resource
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from serving.cli.main import main
 from serving.config import Config
 from serving.edge.settings import EdgeSettings, read_settings
+from serving.launch import environment
 from serving.launch.edge_settings import (
     KEYS_VARIABLE,
     check_exposure,
@@ -19,6 +22,7 @@ from serving.launch.edge_settings import (
     static_keys,
     total_requests,
 )
+from serving.launch.instance import haproxy_binary
 from specs.errors import InvalidConfig
 
 
@@ -42,6 +46,32 @@ def test_the_total_follows_from_what_replicas_take() -> None:
     assert total_requests(Config()) == 100  # (16 that run + 64 that wait) and a quarter
     many = config(engine={"replicas": 2, "max_num_seqs": 4}, limits={"max_waiting": 6})
     assert total_requests(many) == 25
+
+
+@pytest.mark.parametrize("files", [1024, 4096, 20_000, 1_048_576])
+def test_haproxy_starts_with_the_connections_that_it_is_given(
+    files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It computes the files that it needs, and refuses to start where it may not have them."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    most = environment.max_connections()
+    monkeypatch.undo()
+    assert 200 <= most <= environment.MAX_CONNECTIONS
+    _, own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = files if own == resource.RLIM_INFINITY else min(files, own)
+    if own != resource.RLIM_INFINITY and own < files:
+        most = min(most, (own - 500) * 2 // 5)
+    config = tmp_path / "haproxy.cfg"
+    servers = "".join(f"    server s{number} 127.0.0.1:9 check\n" for number in range(20))
+    config.write_text(
+        f"global\n    maxconn {most}\ndefaults\n    mode http\n    option splice-request\n    timeout client 1s\n"
+        "    timeout connect 1s\n    timeout server 1s\n"
+        f"listen x\n    bind unix@{tmp_path}/x\n{servers}"
+    )
+    limit = f"ulimit -n {allowed}; exec timeout 1 {haproxy_binary()} -db -f {config}"
+    done = subprocess.run(["sh", "-c", limit], capture_output=True, text=True, timeout=20, check=False)
+    assert "Cannot raise FD limit" not in done.stderr
+    assert done.returncode == 124, done.stderr  # it ran until it was ended
 
 
 def test_keys_of_configuration_environment_and_owner(monkeypatch: pytest.MonkeyPatch) -> None:
