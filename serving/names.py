@@ -53,8 +53,8 @@ ALLOWED_PREFIXES = ("/v1/models/", "/v1/responses/", "/v1/learnwares/", "/v1/tas
 their id."""
 
 ODD_PATH = r"/[.]{0,2}(/|$)|[[:cntrl:]\\]"
-"""Regular expression (POSIX classes, as HAProxy reads it) of what no path below a beginning may hold: an empty segment, `.` or `..`,
-control characters and backslashes, by which two programs could read a path in two ways."""
+"""Regular expression (POSIX classes, as HAProxy reads it) of what no path below a beginning may hold: an empty segment,
+`.` or `..`, control characters and backslashes, by which two programs could read a path in two ways."""
 
 _ODD = re.compile(ODD_PATH.replace("[:cntrl:]", r"\x00-\x1f\x7f"))
 
