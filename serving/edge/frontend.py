@@ -119,7 +119,7 @@ def _source_rules(settings: EdgeSettings, folder: str) -> list[str]:
 
 
 def _cors_rules(settings: EdgeSettings) -> list[str]:
-    """What a replica says on CORS is removed; with origins configured, every answer carries the edge's own headers."""
+    """CORS headers of a replica are removed; with origins configured, every answer carries the edge's own."""
     lines = ["http-response del-header access-control- -m beg"]
     if not settings.cors_origins:
         return lines

@@ -91,7 +91,7 @@ def current_state(settings: EdgeSettings, folder: str) -> State:
 
 
 def _kept(folder: str) -> list[dict[str, Any]] | None:
-    """What the last good key file with a key held; None before there was one."""
+    """Returns the entries of the last good key file that held a key; None before there was one."""
     try:
         with open(os.path.join(folder, KEPT), encoding="utf-8") as file:
             entries: list[dict[str, Any]] = json.load(file)

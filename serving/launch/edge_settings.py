@@ -1,4 +1,4 @@
-"""What the configuration, the environment and the key file tell the edge (`serving.edge`)."""
+"""The settings of the edge (`serving.edge`), from the configuration, the environment and the key file."""
 
 import hashlib
 import ipaddress
