@@ -162,7 +162,7 @@ def test_until_then_it_is_not_said(stack: Stack, whole: Path, tmp_path: Path, mo
 
 
 def test_a_stack_with_keys_is_asked_with_the_key_of_its_run(stack: Stack) -> None:
-    [running] = running_stacks(asked(stack.port))
+    running = next(each for each in running_stacks(asked(stack.port)) if each.port == stack.port)
     sequence = read_catalogue(stack.market.root).sequence
     stack.key = "of this run"
     stack.scrapes = 1
