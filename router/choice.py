@@ -1,6 +1,6 @@
 """The choice as it travels from the router to an engine replica: one signed header.
 
-HAProxy strips client headers named `x-serve-router-*` (`serving.launch.haproxy_wrapper`); but a client that reaches a
+HAProxy strips client headers named `x-serve-router-*` (`serving.edge.frontend`); but a client that reaches a
 replica's own port, or Ray's fallback proxy, could still write one. So the value is signed with a secret made at each
 start and known to the router and the engine replicas only; an unsigned or altered value counts as no choice.
 

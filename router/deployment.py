@@ -1,6 +1,6 @@
 """The router as a Ray Serve deployment: HAProxy asks it, for each request, which learnware and which replica.
 
-The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`, edited by `serving.launch.haproxy_wrapper`):
+The contract with HAProxy (Ray 2.60, `ingress_request_router.lua.tmpl`, edited by `serving.edge.router_rules`):
 `POST /internal/route` with the client's body answers 200 with the address of an engine replica (`host`, `port`,
 `replica_id`; empty where HAProxy may take any) and, for a request that asks for a choice, `request_headers` with the
 signed choice; or 429 with `Retry-After`, which HAProxy passes on. Anything else counts as a failure of the router, so
@@ -66,7 +66,7 @@ READ_AT_ONCE_BYTES = 16_384
 milliseconds, is read in a thread beside those that decide."""
 
 ANSWER_WITHIN_S = 1.9
-"""Seconds after a request's arrival by which the router answers. HAProxy waits 2 s (`serving.launch.haproxy_wrapper`);
+"""Seconds after a request's arrival by which the router answers. HAProxy waits 2 s (`serving.edge.router_rules`);
 what waiting and decision leave of this time is for an engine replica to become known, and past it HAProxy balances the
 request itself."""
 

@@ -15,7 +15,7 @@ line.
 Terms used throughout:
 
 - edge: HAProxy, the reverse proxy in front of all replicas, and the rules that this project adds to its configuration
-  (`serving.launch.haproxy_wrapper`).
+  (`serving.edge`).
 - engine name: the string `<learnware id>@<hash>` under which vLLM knows one version of a learnware
   (`specs.engine_name`).
 - registered: an adapter that vLLM's front end knows under its engine name, wherever its weights are

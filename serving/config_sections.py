@@ -18,7 +18,7 @@ PAGING = PagingSettings()
 MIB = 1 << 20
 ROUTER_BUDGET_MS = 1500.0
 """Longest that wait and decision may take together, ms. The edge waits 2 s for the router's answer
-(`serving.launch.haproxy_wrapper`) and then takes it for lost; half a second is left for reading, placing and both ways
+(`serving.edge.router_rules`) and then takes it for lost; half a second is left for reading, placing and both ways
 under the load that makes a line.
 """
 STARTER = "starter"

@@ -1,6 +1,7 @@
 """Names that several processes must agree on: Ray Serve's applications and deployments, as they appear in Ray's status,
-logs and metrics, and the paths of requests that generate text."""
+logs and metrics, the paths that clients may reach, and those of requests that generate text."""
 
+import re
 from collections.abc import Sequence
 
 APPLICATION = "learnware"
@@ -25,33 +26,54 @@ GENERATING_PATHS = (
 """Paths that vLLM 0.29 answers by generating, so that a learnware can be chosen for them. HAProxy asks the router about
 requests to these paths alone."""
 
-OPEN_PATHS = frozenset({"/health", "/ping", "/-/healthz"})
-"""Paths that need no key: those of health checks."""
-ALLOWED_PATHS = frozenset(
-    {
-        *OPEN_PATHS,
-        *GENERATING_PATHS,
-        "/version",
-        "/v1/models",
-        "/v1/messages/count_tokens",
-        "/tokenize",
-        "/detokenize",
-        "/v1/route",
-        "/v1/learnwares",
-        "/v1/task-specs",
-        "/metrics",
-        "/-/routes",
-    }
+OPEN_PATHS = ("/health", "/ping", "/-/healthz")
+"""Paths that need no key."""
+
+ALLOWED_PATHS = (
+    *OPEN_PATHS,
+    *GENERATING_PATHS,
+    "/-/routes",
+    "/version",
+    "/metrics",
+    "/metrics/",
+    "/tokenize",
+    "/detokenize",
+    "/v1/models",
+    "/v1/chat/completions/render",
+    "/v1/completions/render",
+    "/v1/messages/count_tokens",
+    "/v1/route",
+    "/v1/learnwares",
+    "/v1/task-specs",
 )
-"""Paths that clients may reach."""
-ALLOWED_BELOW = ("/v1/models/", "/v1/responses/", "/v1/learnwares/", "/v1/task-specs/")
-"""Beginnings of further such paths."""
+"""Paths that clients may reach, decoded. Rendering and counting cost what tokenizing costs."""
+
+ALLOWED_PREFIXES = ("/v1/models/", "/v1/responses/", "/v1/learnwares/", "/v1/task-specs/")
+"""Beginnings of further paths that clients may reach: models, stored responses, learnwares and task specifications by
+their id."""
+
+ODD_PATH = r"/[.]{0,2}(/|$)|[[:cntrl:]\\]"
+"""Regular expression (POSIX classes, as HAProxy reads it) of what no path below a beginning may hold: an empty segment,
+`.` or `..`, control characters and backslashes, by which two programs could read a path in two ways."""
+
+_ODD = re.compile(ODD_PATH.replace("[:cntrl:]", r"\x00-\x1f\x7f"))
+
+
+def allowed_paths(more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the fixed paths that clients may reach, those of `more` (`http.more_paths`) among them."""
+    return (*ALLOWED_PATHS, *(path for path in more if not path.endswith("/")))
+
+
+def allowed_prefixes(more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the beginnings of paths below which clients may reach all; in `more` those end with a slash."""
+    return (*ALLOWED_PREFIXES, *(path for path in more if path.endswith("/")))
 
 
 def is_allowed(path: str, more: Sequence[str] = ()) -> bool:
-    """Returns whether clients may reach a path, decoded. `more` are further ones; a trailing / means all below."""
-    return (
-        path in ALLOWED_PATHS
-        or path.startswith(ALLOWED_BELOW)
-        or any(path.startswith(each) if each.endswith("/") else path == each for each in more)
-    )
+    """Returns whether clients may reach a decoded path. The edge and each replica ask the same lists.
+
+    `more` are further paths (`http.more_paths`), all below one that ends with a slash.
+    """
+    if path in allowed_paths(more):
+        return True
+    return path.startswith(allowed_prefixes(more)) and not _ODD.search(path)

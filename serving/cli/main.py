@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_configuration(serve)
     serve.add_argument("--host", help="address to listen on (over the configuration's http.host)")
     serve.add_argument("--port", type=int, help="port of the OpenAI endpoint (over http.port)")
+    serve.add_argument(
+        "--insecure", action="store_true", help="answer the network without any key (http.insecure: true)"
+    )
     _add_strict(serve)
     serve.set_defaults(run=_serve)
 
@@ -99,7 +102,8 @@ def _add_strict(parser: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace) -> Any:
     from serving.config import load_config
 
-    given = {"host": getattr(options, "host", None), "port": getattr(options, "port", None)}
+    given = {name: getattr(options, name, None) for name in ("host", "port")}
+    given["insecure"] = getattr(options, "insecure", False) or None
     http = {key: value for key, value in given.items() if value is not None}
     return load_config(options.config, {"http": http} if http else None)
 
@@ -119,9 +123,11 @@ def _environment(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from serving.launch.edge_settings import check_exposure
     from serving.requirements import examined_learnwares
 
     config = _load(options)
+    check_exposure(config)
     examined = examined_learnwares(config, config.market.folder)
     if options.strict and examined.unserved:
         raise InvalidLearnware("; ".join(each.reason for each in examined.unserved))

@@ -5,7 +5,7 @@ deploy_process   hands the applications to Ray Serve, in a process of its own
 instance         the stack of one HTTP port: its run folder, lock and HAProxy launcher
 ports            the ports of a stack, the processes that hold them, and what an earlier run left behind
 environment      the environment variables that Ray and vLLM read at import
-haproxy_wrapper  edits Ray's HAProxy configuration before each start of HAProxy (the edge rules)
+edge_settings    what configuration, environment and key file tell the edge (`serving.edge`)
 haproxy_admin    reads and commands HAProxy through its admin socket
 drain            stops a stack without cutting running requests
 market_setup     where the market of a stack on this machine lies

@@ -4,18 +4,24 @@ Ray Serve's controller, proxies and replicas each read them at import, so on a c
 on every node. Line numbers are those of Ray 2.60.0; C = `ray/serve/_private/constants.py`.
 """
 
+import resource
 from pathlib import Path
 
 from serving.launch.instance import LOOPBACK, Instance
 from serving.launch.ports import REPLICA_PORTS
 
-FORWARDED_BODY_BYTES = 1_048_576
-"""Bytes of a body that the router sees; a longer one is cut, and routed on what can be read. Ray's default of 8 MiB is
-also the size of each of HAProxy's buffers: five large bodies took it from 39 to 273 MB; with this it stays at 24."""
+FORWARDED_BODY_BYTES = 262_144
+"""Bytes of a body that the router sees, and with which a request can be tried again; a longer one is cut, and routed on
+what can be read. It is the size of each of HAProxy's buffers, and the copy that it keeps of each request for a second
+try is as large whatever the request holds, so that time and memory go with it. A quarter of a mebibyte is about 60,000
+tokens of English."""
+
+MAX_CONNECTIONS = 20_000
+"""Connections that HAProxy holds at most (Ray's default is 4,096, which four addresses could fill)."""
 
 ROUTER_TIMEOUT_S = 3
 """Whole seconds that Ray's script waits for the router. The backend between them waits 2 s
-(`serving.launch.haproxy_wrapper`); the router bounds wait, choice and the look for a replica, to answer before that."""
+(`serving.edge.router_rules`); the router bounds wait, choice and the look for a replica, to answer before that."""
 
 DRAINING_PERIOD_S = 1
 """Seconds that a stopping replica stays reachable at least. HAProxy drops it within a second, and tries another replica
@@ -48,7 +54,8 @@ def instance_environment(
         "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S": str(ROUTER_TIMEOUT_S),  # C:952
         # With two on each node the other one is asked when one has died (C:755).
         "RAY_SERVE_INGRESS_ROUTER_REPLICAS_PER_NODE": str(router_replicas),
-        # The launcher that adds the edge rules (C:767, haproxy_wrapper).
+        "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections()),  # C:771
+        # The launcher that adds the edge rules (C:767, serving.edge.haproxy_wrapper).
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(instance.launcher),
         # One thread moves far more bytes than engines produce; the default of 4 idles beside the engine's own (C:774).
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -81,6 +88,16 @@ def instance_environment(
         environment["VLLM_HOST_IP"] = LOOPBACK  # vllm/envs.py:703: the engine's own sockets
         environment["GLOO_SOCKET_IFNAME"] = "lo"  # torch.distributed's, which vLLM on CPU opens even for one process
     return environment
+
+
+def max_connections() -> int:
+    """Returns the connections that HAProxy may hold: `MAX_CONNECTIONS`, or as many as this process may have files for.
+    HAProxy 2.8 reckons with two and a half for each (two sockets, and a pipe for each fourth), and some for checks and
+    listeners; it does not start where it cannot have them."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max((files - 500) * 2 // 5, 200))
+    )
 
 
 _PRIVACY = {

@@ -19,16 +19,13 @@ from typing import IO, Any, NamedTuple, Self
 
 from filelock import lock_descriptor
 
-from serving.launch import haproxy_wrapper
-from serving.launch.haproxy_wrapper import EdgeSettings
+from serving.edge import haproxy_wrapper
+from serving.edge.key_maps import write
+from serving.edge.settings import EdgeSettings
 from serving.launch.ports import Ports, check_ports_free, derive_ports, end_leftovers
-from serving.names import GENERATING_PATHS
 from specs.errors import StartupError
 
 LOOPBACK = "127.0.0.1"
-
-BODY_WAIT_S = 30
-"""Seconds that a request body may take to arrive. Ray waits 5, then answers 408, which is too short for a slow link."""
 
 LOCK_FILE = "lock"
 """File name in the run folder of the lock that a running stack holds, and in which it notes facts as JSON."""
@@ -54,6 +51,11 @@ class Instance(NamedTuple):
     def launcher(self) -> Path:
         """The program that Ray Serve starts as HAProxy."""
         return self.folder / "haproxy"
+
+    @property
+    def edge_file(self) -> Path:
+        """The file with the settings of the edge rules."""
+        return self.folder / "edge.json"
 
     @property
     def admin_socket(self) -> Path:
@@ -88,8 +90,9 @@ def plan(host: str, http_port: int) -> Instance:
     return Instance(host, ports, folder)
 
 
-def prepare(instance: Instance) -> None:
-    """Makes the run folder and writes the launcher that Ray Serve starts as HAProxy.
+def prepare(instance: Instance, edge: EdgeSettings | None = None) -> None:
+    """Makes the run folder and writes the launcher that Ray Serve starts as HAProxy, and the settings of the edge rules
+    where they are given: without them HAProxy does not start.
 
     Raises:
         StartupError: the folder belongs to another user, or no HAProxy is installed.
@@ -100,25 +103,12 @@ def prepare(instance: Instance) -> None:
         if found.st_uid != os.getuid() or folder.is_symlink():
             raise StartupError(f"the run folder {folder} belongs to somebody else; remove it or set TMPDIR")
         folder.chmod(0o700)
-    edge = map(str, edge_settings(instance))
-    command = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *edge]
+    if edge is not None:
+        write(str(instance.edge_file), edge.text())
+    wrapper = haproxy_wrapper.__file__
+    command = [sys.executable, "-I", "-S", wrapper, haproxy_binary(), str(instance.edge_file)]
     instance.launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
     instance.launcher.chmod(0o700)
-
-
-def edge_settings(instance: Instance) -> EdgeSettings:
-    """Returns the settings by which HAProxy's configuration is edited.
-
-    The exporter and the statistics page, which has no password, stay on loopback.
-    """
-    everywhere = instance.host in {"0.0.0.0", "::"}  # noqa: S104
-    return EdgeSettings(
-        frontend_host="*" if everywhere else instance.host,
-        admin_host=LOOPBACK,
-        body_wait_s=BODY_WAIT_S,
-        max_body_bytes=0,  # no limit
-        generating_paths=" ".join(GENERATING_PATHS),
-    )
 
 
 def haproxy_binary() -> str:

@@ -6,6 +6,7 @@ command line finds both, whatever file or port the stack was started with. Keys 
 
 import json
 import re
+import ssl
 import time
 import urllib.request
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from serving.config import Config
 from serving.launch.instance import LOCK_FILE, Claim, plan
+from serving.launch.local_key import admin_key
 from serving.names import ENGINE, ROUTER
 from specs.errors import InvalidInput
 from specs.files import is_held
@@ -40,8 +42,14 @@ class RunningStack(NamedTuple):
         """Whether every router and engine replica serves the market as of its change number `sequence`, or a later
         one."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        key = admin_key(self.config)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        url = f"{'https' if self.config.http.tls_certificate else 'http'}://{host}:{self.port}/metrics"
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 (a fixed scheme)
+        # The certificate is for the name by which clients come, and this comes by an address of this machine.
+        trusting = ssl._create_unverified_context() if url.startswith("https:") else None  # noqa: S323, SLF001
         try:
-            with urllib.request.urlopen(f"http://{host}:{self.port}/metrics", timeout=FOLLOW_TIMEOUT_S) as answer:
+            with urllib.request.urlopen(request, timeout=FOLLOW_TIMEOUT_S, context=trusting) as answer:  # noqa: S310
                 text = answer.read().decode()
         except (OSError, ValueError):
             return False

@@ -19,10 +19,11 @@ from serving.base_model import ensure_base_model
 from serving.config import Config
 from serving.launch.deploy_process import Deployer, Deployment
 from serving.launch.drain import StopSignals, stop_stack
+from serving.launch.edge_settings import check_exposure, edge_settings, keys_needed
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
-from serving.launch.local_key import make_local_key
+from serving.launch.local_key import admin_key, make_local_key
 from serving.launch.market_setup import announce_market, market_folder
 from serving.names import ENGINE
 from serving.paths import cache_folder
@@ -53,8 +54,9 @@ def cluster_environment(config: Config) -> dict[str, str]:
 
     It also writes this node's HAProxy launcher, which one of the variables names.
     """
+    check_exposure(config)
     instance = plan(config.http.host, config.http.port)
-    prepare(instance)
+    prepare(instance, edge_settings(instance.host, config))
     return _environment(config, instance, one_machine=False)
 
 
@@ -66,10 +68,12 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
         LearnwareError: something is wrong that the operator can mend; nothing is left running.
     """
     started = time.monotonic()
+    check_exposure(config)
     instance = plan(config.http.host, config.http.port)
     with claim(instance, say) as claimed:
         os.environ.update(_environment(config, instance, one_machine=True))
         make_local_key(config, instance)
+        prepare(instance, edge_settings(instance.host, config))  # with the key of this run, which the edge must know
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
             check_folder(config, market_folder(config))
             base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)
@@ -189,9 +193,11 @@ def _answers(config: Config) -> bool:
     """Returns whether requests for `auto` come back with a choice from every engine replica (the router takes them in
     turn), and the stack reports itself ready."""
     body = {"model": config.router.auto_names[0], "messages": [{"role": "user", "content": _EXAMPLE}], "max_tokens": 1}
-    key = {"authorization": f"Bearer {config.api_keys[0]}"} if config.api_keys else {}
+    key = config.api_keys[0] if config.api_keys else admin_key(config)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(base_url=_url(config), headers=key, timeout=60) as client:
+        # The certificate is for the name by which clients come, and this comes by an address.
+        with httpx.Client(base_url=_url(config), headers=headers, timeout=60, verify=False) as client:  # noqa: S501
             for _ in range(config.engine.replicas):
                 response = client.post("/v1/chat/completions", json=body)
                 if response.status_code != 200 or response.headers.get("x-learnware-reason") in (None, NO_CHOICE):
@@ -203,12 +209,12 @@ def _answers(config: Config) -> bool:
 
 def _url(config: Config) -> str:
     host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host  # noqa: S104
-    return f"http://{host}:{config.http.port}"
+    return f"{'https' if config.http.tls_certificate else 'http'}://{host}:{config.http.port}"
 
 
 def _announce(config: Config, seconds: float, say: Say) -> None:
     url = _url(config)
-    key = " -H 'Authorization: Bearer YOUR_KEY'" if config.api_keys else ""
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if keys_needed(config) else ""
     message = f'{{"role": "user", "content": "{_EXAMPLE}"}}'
     body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8}}'
     say(f"ready after {seconds:.0f} s: {url}/v1  (Ctrl-C stops it)")

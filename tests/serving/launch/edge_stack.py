@@ -8,10 +8,15 @@ import os
 import sys
 from collections.abc import AsyncIterator
 
+from serving.config import Config
 from serving.launch.drain import StopSignals, stop_stack
+from serving.launch.edge_settings import edge_settings
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import wait_until_routed
-from serving.launch.instance import LOOPBACK, claim, plan
+from serving.launch.instance import LOOPBACK, claim, plan, prepare
+
+KEYS_FILE = "api-keys.json"
+"""File name of the key file in the run folder; there is none at first."""
 
 
 def say(line: str) -> None:
@@ -104,6 +109,11 @@ def build(exporter_url: str):
 def main(port: int, drain_seconds: float) -> None:
     instance = plan("127.0.0.1", port)
     with claim(instance, say):
+        keys = instance.folder / KEYS_FILE
+        keys.unlink(missing_ok=True)
+        http = {"more_paths": ["/stream", "/die"]}
+        config = Config.model_validate({"http": http, "keys": {"file": str(keys)}})
+        prepare(instance, edge_settings(instance.host, config))
         os.environ |= instance_environment(instance, router_replicas=2)
         signals = StopSignals()
         try:

@@ -1,6 +1,7 @@
 """The edge under real Ray Serve: trivial replicas, no model. One start for all tests, which run in this order."""
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -20,16 +21,21 @@ from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("ray.serve")
 
+from serving.edge import key_watcher
 from serving.launch.haproxy_admin import running_requests
 from serving.launch.instance import Instance, claim, plan
 from serving.launch.ports import REPLICA_PORTS, haproxies_of, listeners, ray_processes_of
 from specs.errors import StartupError
+from tests.serving.launch.edge_stack import KEYS_FILE
 from tests.support import free_stack_port
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 START_S = 120
+KEY = "key of the test"
+BEARER = {"authorization": f"Bearer {KEY}"}
+HEAD = f"HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: 0\r\n\r\n"
 
 
 class Stack(NamedTuple):
@@ -44,7 +50,8 @@ class Stack(NamedTuple):
     def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, BEARER | given)
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:
@@ -140,6 +147,35 @@ def test_a_refusing_router_makes_a_429_that_says_when_to_come_again(stack: Stack
     connection.close()
 
 
+def test_the_first_key_closes_the_running_stack_to_others(stack: Stack) -> None:
+    """From here on every test bears it, also over the reloads that dying replicas cause."""
+    assert stack.request("POST", "/v1/completions", b"{}", authorization="Bearer none")[0] == 200
+    entry = {"name": "test", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}
+    file = stack.instance.folder / KEYS_FILE
+    file.with_suffix(".new").write_text(json.dumps({"format": 1, "keys": [entry]}))
+    file.with_suffix(".new").replace(file)
+    deadline = time.monotonic() + 2
+    while stack.request("POST", "/v1/completions", b"{}", authorization="Bearer none")[0] == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    status, text = stack.request("POST", "/v1/completions", b"{}", authorization="Bearer none")
+    assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_api_key")
+    assert stack.request("GET", "/docs")[0] == 404
+    assert stack.echo()["headers"]["x-serve-router-learnware"] == "chosen"
+    assert len(watchers(stack)) == 1
+
+
+def watchers(stack: Stack) -> list[psutil.Process]:
+    """The processes that follow the key file."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if key_watcher.__file__ in line and str(stack.instance.edge_file) in line:
+                found.append(process)
+    return found
+
+
 def test_a_post_that_generates_nothing_does_not_reach_the_router(stack: Stack) -> None:
     stack.echo()
     before = counted(stack, "router")
@@ -228,6 +264,7 @@ def test_with_both_routers_dead_requests_reach_the_engine_without_a_choice(stack
             slowest = max(slowest, time.monotonic() - started)
             assert headers.get("x-serve-router-learnware") in {None, "chosen"}
             unrouted += "x-serve-router-learnware" not in headers
+        assert stack.request("GET", "/v1/models", authorization="Bearer none")[0] == 401
         assert time.monotonic() < deadline, "there was a router all the time"
     assert slowest < 3
 
@@ -236,7 +273,7 @@ def test_ctrl_c_lets_a_running_stream_finish_and_leaves_nothing_behind(stack: St
     """The signal goes to the whole process group, as a terminal sends it."""
     chunks = 30
     with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as client:
-        client.sendall(f"POST /stream?chunks={chunks} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".encode())
+        client.sendall(f"POST /stream?chunks={chunks} {HEAD}".encode())
         response = http.client.HTTPResponse(client)
         response.begin()
         assert response.read(2) == b"0\n"
@@ -246,6 +283,7 @@ def test_ctrl_c_lets_a_running_stream_finish_and_leaves_nothing_behind(stack: St
     assert stack.driver.wait(40) == 0
     assert haproxies_of(stack.instance.folder) == []
     assert ray_processes_of(stack.instance.folder) == []
+    assert watchers(stack) == []
     assert not {port for _, port, _ in listeners()} & set(stack.instance.ports.named().values())
 
 
@@ -255,7 +293,7 @@ def test_a_second_signal_after_the_drain_ran_out_leaves_nothing_behind_either() 
         _started(drain_seconds=1) as stack,
         socket.create_connection(("127.0.0.1", stack.port), timeout=30) as client,
     ):
-        client.sendall(b"POST /stream?chunks=600 HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        client.sendall(f"POST /stream?chunks=600 {HEAD}".encode())
         response = http.client.HTTPResponse(client)
         response.begin()
         assert response.read(2) == b"0\n"

@@ -6,7 +6,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.launch import haproxy_admin as admin, haproxy_wrapper
+from serving.config import Config
+from serving.launch import haproxy_admin as admin
 from serving.launch.drain import StopSignals, drain, stop_stack
+from serving.launch.edge_settings import edge_settings
 from serving.launch.environment import instance_environment
-from serving.launch.instance import Instance, claim, edge_settings, plan, prepare
+from serving.launch.instance import Instance, claim, plan, prepare
 from serving.launch.ports import REPLICA_PORTS, check_ports_free, derive_ports, haproxies_of, listeners
 from specs.errors import StartupError
 from tests.support import free_stack_port
@@ -78,7 +79,7 @@ def test_an_address_of_another_machine_is_refused() -> None:
 
 
 def test_the_run_folder_and_launcher_are_the_owners_alone(instance: Instance) -> None:
-    prepare(instance)
+    prepare(instance, edge_settings(instance.host, Config()))
     assert stat.S_IMODE(instance.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(instance.launcher.stat().st_mode) == 0o700
     assert "HA-Proxy version" in (version := _run(instance.launcher, "-v")) or "HAProxy version" in version
@@ -87,7 +88,7 @@ def test_the_run_folder_and_launcher_are_the_owners_alone(instance: Instance) ->
 def _run(launcher: Path, *arguments: str) -> str:
     """The launcher insists on a configuration; `-f` names an already edited one."""
     config = launcher.parent / "x.cfg"
-    config.write_text("# edited by learnware-serving: serving/launch/haproxy_wrapper.py\n")
+    config.write_text("# edited by learnware-serving: serving/edge/haproxy_wrapper.py\n")
     return subprocess.run(
         [launcher, *arguments, "-f", config], capture_output=True, text=True, check=True, timeout=20
     ).stdout
@@ -97,7 +98,7 @@ def test_a_run_folder_that_is_a_link_is_refused(instance: Instance, tmp_path: Pa
     instance.folder.parent.mkdir()
     instance.folder.symlink_to(tmp_path)
     with pytest.raises(StartupError, match="belongs to somebody else"):
-        prepare(instance)
+        prepare(instance, edge_settings(instance.host, Config()))
 
 
 def test_a_temporary_folder_with_a_path_too_long_for_sockets_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,12 +136,12 @@ def test_a_haproxy_left_behind_is_ended_by_the_next_start(instance: Instance) ->
 
 def _haproxy(instance: Instance) -> "subprocess.Popen[bytes]":
     """A real HAProxy in the run folder, as a killed stack leaves one: it holds the HTTP port."""
-    prepare(instance)
+    prepare(instance, edge_settings(instance.host, Config()))
     folder = instance.folder / "node"
     folder.mkdir()
     config = folder / instance.haproxy_config.name
     config.write_text(
-        "# edited by learnware-serving: serving/launch/haproxy_wrapper.py\n"
+        "# edited by learnware-serving: serving/edge/haproxy_wrapper.py\n"
         f"global\n    stats socket {folder / instance.admin_socket.name} mode 600 level admin\n"
         "defaults\n    mode http\n    timeout client 5s\n    timeout connect 5s\n    timeout server 5s\n"
         f"frontend http_frontend\n    bind 127.0.0.1:{PORT}\n    default_backend slow\n"
@@ -184,7 +185,7 @@ def test_draining_says_that_new_connections_still_come(instance: Instance, monke
 
 def test_stopping_a_stack_that_never_started_is_harmless(instance: Instance) -> None:
     pytest.importorskip("ray.serve")
-    prepare(instance)
+    prepare(instance, edge_settings(instance.host, Config()))
     said: list[str] = []
     assert stop_stack(instance, say=said.append, drain_seconds=5)
     assert said[-1] == "Stopped"
@@ -230,15 +231,5 @@ def test_two_instances_share_no_path_and_no_port() -> None:
 
 
 def test_the_administration_stays_on_loopback_behind_a_public_frontend() -> None:
-    public = plan("0.0.0.0", 8000)
-    assert edge_settings(public)[:2] == ("*", "127.0.0.1")
-    assert edge_settings(plan("127.0.0.1", 8000)).frontend_host == "127.0.0.1"
-
-
-def test_the_wrapper_imports_little() -> None:
-    """It starts at each reload of HAProxy, in about 30 ms; these modules would each add to that."""
-    folder = str(Path(haproxy_wrapper.__file__).parent)
-    show = f"import sys; sys.path[:0] = [{folder!r}]; import haproxy_wrapper; print(*sys.modules)"
-    command = [sys.executable, "-I", "-S", "-c", show]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
-    assert {"json", "pathlib", "socket", "subprocess", "asyncio", "ray", "serving"} & set(loaded) == set()
+    assert edge_settings("0.0.0.0", Config())[:2] == ("*", "127.0.0.1")
+    assert edge_settings("127.0.0.1", Config()).frontend_host == "127.0.0.1"

@@ -13,6 +13,7 @@ from serving.cli.main import main
 from serving.config import Config, load_config
 from serving.launch import instance as instance_module, market_setup
 from serving.launch.instance import Claim, plan
+from serving.launch.local_key import KEY_FILE
 from serving.launch.market_setup import announce_market, find_market, running_stacks
 from specs.errors import InvalidInput
 from specs.files import file_lock
@@ -31,12 +32,14 @@ class Stack:
         self.failures = 0
         self.scrapes = 0
         self.follows = True
+        self.key: str | None = None
         stack = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = stack.metrics().encode()
-                self.send_response(200)
+                allowed = stack.key is None or self.headers["authorization"] == f"Bearer {stack.key}"
+                self.send_response(200 if allowed else 401)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -156,3 +159,13 @@ def test_until_then_it_is_not_said(stack: Stack, whole: Path, tmp_path: Path, mo
     said = capsys.readouterr().out
     assert "from now on" not in said
     assert f"is in the market; it is served as soon as the stack on port {stack.port} has followed" in said
+
+
+def test_a_stack_with_keys_is_asked_with_the_key_of_its_run(stack: Stack) -> None:
+    running = next(each for each in running_stacks(asked(stack.port)) if each.port == stack.port)
+    sequence = read_catalogue(stack.market.root).sequence
+    stack.key = "of this run"
+    stack.scrapes = 1
+    assert not running.has_followed(sequence)
+    (plan("127.0.0.1", stack.port).folder / KEY_FILE).write_text("of this run")
+    assert running.has_followed(sequence)

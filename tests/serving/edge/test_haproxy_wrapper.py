@@ -9,22 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from serving.launch import haproxy_wrapper
-from serving.launch.haproxy_wrapper import (
-    ERRORS,
-    EdgeSettings,
-    TemplateChanged,
-    edit,
-    edit_script,
-    error_body,
-    script_of,
-)
-from serving.launch.instance import haproxy_binary
-from serving.names import GENERATING_PATHS
+from serving.edge import haproxy_wrapper
+from serving.edge.answers import ANTHROPIC, ERRORS, error_body
+from serving.edge.haproxy_wrapper import edit
+from serving.edge.router_rules import edit_script
+from serving.edge.template import TemplateChanged, script_of
 from specs.errors import LearnwareError
-from tests.serving.launch.haproxy_config import RenderedPorts, render
+from tests.serving.edge.door import settings, wrapper
+from tests.serving.edge.haproxy_config import RenderedPorts, render
 
-SETTINGS = EdgeSettings("", "127.0.0.1", body_wait_s=30, max_body_bytes=0, generating_paths=" ".join(GENERATING_PATHS))
+SETTINGS = settings()._replace(frontend_host="")
 
 
 @pytest.fixture(params=["with a router", "without a router", "without applications"])
@@ -38,54 +32,47 @@ def routed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return render(tmp_path, monkeypatch, ports=RenderedPorts()).read_text()
 
 
-def test_router_headers_of_clients_are_removed_first_and_unconditionally(config: str) -> None:
-    frontend = edit(config, "/errors", SETTINGS).split("frontend http_frontend\n")[1]
-    rules = [line.strip() for line in frontend.splitlines() if line.strip().startswith("http-request")]
-    assert rules[0] == "http-request del-header x-serve-router- -m beg"
-
-
-def test_internal_paths_are_refused_before_any_backend_is_chosen(config: str) -> None:
-    edited = edit(config, "/errors", SETTINGS)
-    refused = edited.index("return status 404 errorfile /errors/404.http if edge_internal")
-    assert "use_backend" not in edited[:refused]
-    assert "wait-for-body" not in edited[:refused]
+def test_nothing_is_forwarded_asked_or_waited_for_before_the_edges_own_rules(config: str) -> None:
+    frontend = edit(config, "/run", SETTINGS).split("frontend http_frontend\n")[1]
+    last = frontend.index("track-sc3")
+    for later in ("use_backend", "wait-for-body", "lua."):
+        assert later not in frontend[:last]
+    assert frontend.index("del-header x-serve-router- -m beg\n") < frontend.index("http-request set-path")
 
 
 def test_every_listening_address_is_the_configured_one(config: str) -> None:
-    edited = edit(config, "/errors", SETTINGS)
+    edited = edit(config, "/run", SETTINGS)
     assert re.findall(r"^ +bind (\S+)$", edited, re.MULTILINE) == [
         "127.0.0.1:19101",
         "127.0.0.1:18000",
         "127.0.0.1:18404",
     ]
-    public = edit(config, "/errors", SETTINGS._replace(frontend_host="*"))
+    public = edit(config, "/run", SETTINGS._replace(frontend_host="*"))
     assert re.findall(r"^ +bind (\S+)$", public, re.MULTILINE) == ["127.0.0.1:19101", "*:18000", "127.0.0.1:18404"]
 
 
 def test_the_admin_socket_is_the_owners_alone(config: str) -> None:
-    assert " mode 600 level admin" in edit(config, "/errors", SETTINGS)
+    assert " mode 600 level admin" in edit(config, "/run", SETTINGS)
 
 
 def test_only_paths_that_generate_ask_the_router_and_no_application_with_a_longer_prefix(routed: str) -> None:
-    flag = next(line for line in edit(routed, "/errors", SETTINGS).splitlines() if "str(http-learnware)" in line)
+    flag = next(line for line in edit(routed, "/run", SETTINGS).splitlines() if "str(http-learnware)" in line)
     assert "if is_http-learnware edge_generates !is_http-metrics !{" in flag
 
 
 def test_a_failing_router_lets_requests_through_and_says_why(routed: str) -> None:
-    edited = edit(routed, "/errors", SETTINGS)
+    edited = edit(routed, "/run", SETTINGS)
     assert "Ingress request router failed" not in edited
     assert "set-header x-serve-router-failed %[var(txn.ingress_request_router_failed)]" in edited
 
 
 def test_a_slow_upload_has_its_own_time_limit(routed: str) -> None:
-    assert "wait-for-body time 30s if METH_POST is_http-learnware !is_http-metrics\n" in edit(
-        routed, "/errors", SETTINGS
-    )
+    assert "wait-for-body time 30s if METH_POST is_http-learnware !is_http-metrics\n" in edit(routed, "/run", SETTINGS)
 
 
 def test_editing_twice_changes_nothing_more(config: str) -> None:
-    once = edit(config, "/errors", SETTINGS)
-    assert edit(once, "/errors", SETTINGS) == once
+    once = edit(config, "/run", SETTINGS)
+    assert edit(once, "/run", SETTINGS) == once
 
 
 @pytest.mark.parametrize(
@@ -94,6 +81,8 @@ def test_editing_twice_changes_nothing_more(config: str) -> None:
         ("mode 666", "mode 660"),
         ("frontend prometheus\n    bind", "frontend prometheus\n    # a comment\n    bind"),
         ("listen stats\n  bind", "listen stats\n  bind-process all\n  bind"),
+        ("    tune.bufsize ", "    tune.bufsizes "),
+        ("backend http-learnware\n    log global\n", "backend http-learnware\n    log stdout\n"),
         ("    errorfile 503 ", "    errorfile 500 "),
         ("backend default_backend\n    http-request return", "backend default_backend\n    http-request deny"),
         ("frontend http_frontend\n", "frontend http\n"),
@@ -107,7 +96,7 @@ def test_editing_twice_changes_nothing_more(config: str) -> None:
 def test_a_moved_template_line_is_refused(routed: str, old: str, new: str) -> None:
     assert old in routed
     with pytest.raises(TemplateChanged):
-        edit(routed.replace(old, new), "/errors", SETTINGS)
+        edit(routed.replace(old, new), "/run", SETTINGS)
 
 
 def test_routers_are_asked_through_one_backend_that_checks_them(routed: str) -> None:
@@ -157,20 +146,22 @@ def test_a_configuration_that_cannot_be_edited_stops_the_start_with_a_reason(rou
     assert "the statistics page's bind line: expected once, found 0 times" in done.stderr
 
 
-@pytest.mark.parametrize("status", ERRORS)
-def test_error_bodies_are_openai_error_objects(status: int) -> None:
-    error = json.loads(error_body(status))["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["code"] == status
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_bodies_are_error_objects_of_the_api_that_was_called(name: str) -> None:
+    openai = json.loads(error_body(name))["error"]
+    assert set(openai) == {"message", "type", "param", "code"}
+    anthropic = json.loads(error_body(name, ANTHROPIC))
+    assert (anthropic["type"], set(anthropic["error"])) == ("error", {"type", "message"})
+    assert anthropic["error"]["message"] == openai["message"]
 
 
 def test_errors_at_the_edge_have_the_types_of_the_same_statuses_behind_it() -> None:
     types: dict[int, set[str]] = {}
     for error in (LearnwareError, *_subclasses(LearnwareError)):
         types.setdefault(error.status, set()).add(error.type)
-    edge = {status: kind for status, (_, kind, _) in ERRORS.items()}
+    edge = {error.status: error.type for error in ERRORS.values()}
     shared = set(edge) & set(types)
-    assert shared >= {400, 403, 404, 413, 429, 500, 503}
+    assert shared >= {400, 401, 403, 404, 413, 429, 500, 503}
     assert {status: edge[status] for status in shared if edge[status] not in types[status]} == {}
     known = set.union(*types.values())
     assert {status: kind for status, kind in edge.items() if status >= 500 and kind not in known} == {}
@@ -183,6 +174,17 @@ def _subclasses(kind: type[LearnwareError]) -> Iterator[type[LearnwareError]]:
 
 
 def _wrapped(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    wrapper = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *map(str, SETTINGS)]
-    command = [*wrapper, *arguments, "-f", str(folder / "haproxy.cfg")]
+    (folder / "edge.json").write_text(SETTINGS.text())
+    command = [*wrapper(folder), *arguments, "-f", str(folder / "haproxy.cfg")]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_the_wrapper_imports_little() -> None:
+    """It starts at each reload of HAProxy, in about 40 ms; these modules would each add to that."""
+    folder = str(Path(haproxy_wrapper.__file__).parent)
+    show = f"import sys; sys.path[:0] = [{folder!r}]; import haproxy_wrapper; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", show]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    assert {"pathlib", "socket", "subprocess", "asyncio", "ray", "pydantic"} & set(loaded) == set()
+    ours = {name for name in loaded if name.startswith("serving")}
+    assert {name for name in ours if not name.startswith("serving.edge")} == {"serving"}

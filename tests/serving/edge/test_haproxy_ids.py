@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,13 +20,11 @@ from starlette.responses import PlainTextResponse
 from serving.access.keyring import Keyring
 from serving.applications.access import Access
 from serving.applications.market import ROUTE_PREFIX, MarketAPI
-from serving.launch import haproxy_wrapper
-from serving.launch.haproxy_wrapper import EdgeSettings
-from serving.launch.instance import haproxy_binary
-from serving.names import GENERATING_PATHS, MARKET_APPLICATION
+from serving.names import MARKET_APPLICATION
 from specs.market.store import Market, Staged
 from specs.market.trial import Trial
-from tests.serving.launch.haproxy_config import RenderedPorts, render
+from tests.serving.edge.door import settings, wrapper
+from tests.serving.edge.haproxy_config import RenderedPorts, render
 from tests.specs.learnware_folder import write_learnware
 from tests.specs.market.support import pack, requirements, variant
 
@@ -115,9 +112,10 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         config = render(
             folder, monkeypatch, other=MARKET_APPLICATION, prefix=ROUTE_PREFIX, ports=RenderedPorts(**taken)
         )
-    settings = EdgeSettings("", "127.0.0.1", 1, 1 << 20, " ".join(GENERATING_PATHS))
-    wrapper = [sys.executable, "-I", "-S", haproxy_wrapper.__file__, haproxy_binary(), *map(str, settings)]
-    process = subprocess.Popen([*wrapper, "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    (folder / "edge.json").write_text(settings(api_keys=["secret"]).text())
+    process = subprocess.Popen(
+        [*wrapper(folder), "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     running = Edge(taken["http"], market, posted)
     try:
         _wait_until_it_answers(running, process)

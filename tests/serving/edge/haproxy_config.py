@@ -12,8 +12,11 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, HAProxyManager, ServerConfig
 from ray.serve.config import HTTPOptions
 
+from serving.launch.environment import FORWARDED_BODY_BYTES
+
 ENGINE_REPLICA = ReplicaID("r1", DeploymentID("engine", "learnware")).to_full_id_str()
 """As Ray names a replica's actor; its server in HAProxy has the same name, made safe."""
+SECOND_REPLICA = ReplicaID("r3", DeploymentID("engine", "learnware")).to_full_id_str()
 
 
 class RenderedPorts(NamedTuple):
@@ -25,6 +28,8 @@ class RenderedPorts(NamedTuple):
     second_router: int = 30002
     fallback: int = 18500
     other: int = 30003
+    second_engine: int = 0
+    """0: there is none."""
 
 
 def render(
@@ -43,7 +48,7 @@ def render(
     Rendered by Ray Serve itself, with the settings of `serving.launch.environment`.
     """
     monkeypatch.setattr(haproxy, "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY", True)
-    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE", 1_048_576)
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE", FORWARDED_BODY_BYTES)
     monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S", 3)
 
     def server(name: str, port: int) -> ServerConfig:
@@ -51,11 +56,14 @@ def render(
 
     routers = [server("router-1", ports.router), server("router-2", ports.second_router)] if router else []
     fallback = server("SERVE_PROXY_ACTOR-fallback", ports.fallback)
+    engines = [server(ENGINE_REPLICA, ports.engine)]
+    if ports.second_engine:
+        engines.append(server(SECOND_REPLICA, ports.second_engine))
     engine = BackendConfig(
         name="http-learnware",
         path_prefix="/",
         app_name="learnware",
-        servers=[server(ENGINE_REPLICA, ports.engine)],
+        servers=engines,
         ingress_request_router_servers=routers,
         fallback_server=fallback,
     )

@@ -1,0 +1,172 @@
+"""The settings of the edge (`serving.edge`), from the configuration, the environment and the key file."""
+
+import hashlib
+import ipaddress
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from serving.access.tenant import ADMIN_NAME, ANONYMOUS_NAME
+from serving.applications.access import configured_access
+from serving.config import Config
+from serving.edge.key_maps import read_key_file
+from serving.edge.settings import EdgeSettings
+from serving.launch.instance import LOOPBACK
+from serving.names import GENERATING_PATHS, ODD_PATH, OPEN_PATHS, allowed_paths, allowed_prefixes
+from specs.errors import InvalidConfig
+from specs.task import MAX_BYTES as MAX_TASK_BYTES
+
+KEYS_VARIABLE = "LEARNWARE_API_KEYS"
+"""Environment variable of further API keys: NAME:KEY, separated by commas."""
+
+WAITING_PER_RUNNING = 4
+"""Requests that may wait on a replica for each one that runs, where limits.max_waiting says nothing."""
+
+EDGE_MARGIN = 1.25
+"""Requests that the edge lets in over those that replicas take, as a factor: some are just arriving, are with the
+router, or have been answered and not yet counted out. A replica refuses by its own count, which is exact."""
+
+MIB = 1 << 20
+
+
+def edge_settings(host: str, config: Config) -> EdgeSettings:
+    """Returns the settings by which HAProxy's configuration is edited, for a frontend at `host`.
+
+    The exporter and the statistics page, which has no password, stay on loopback.
+
+    Raises:
+        InvalidConfig: a path, origin or network cannot be written into HAProxy's configuration, or LEARNWARE_API_KEYS
+            is not NAME:KEY.
+    """
+    http, limits = config.http, config.limits
+    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104
+    for key, values in (("more_paths", http.more_paths), ("cors_origins", http.cors_origins)):
+        _check_words(key, values)
+    if any(not path.startswith("/") for path in http.more_paths):
+        raise InvalidConfig(f"http.more_paths: each path begins with /: {', '.join(http.more_paths)}")
+    return EdgeSettings(
+        frontend_host="*" if everywhere else host,
+        admin_host=LOOPBACK,
+        header_wait_s=http.header_wait_s,
+        body_wait_s=http.body_wait_s,
+        max_body_bytes=int(http.max_body_mib * MIB),
+        max_bytes_below=(
+            ("/v1/learnwares", int(config.market.max_upload_mib * MIB)),
+            ("/v1/task-specs", MAX_TASK_BYTES),
+        ),
+        max_connections_per_source=http.max_connections_per_source,
+        trusted_proxies=tuple(_network(each) for each in http.trusted_proxies),
+        proxy_protocol=http.proxy_protocol,
+        tls_certificate=_certificate(http.tls_certificate),
+        cors_origins=http.cors_origins,
+        paths=allowed_paths(http.more_paths),
+        path_prefixes=allowed_prefixes(http.more_paths),
+        odd_path=ODD_PATH,
+        generating_paths=GENERATING_PATHS,
+        open_paths=OPEN_PATHS,
+        total_requests=total_requests(config),
+        open_without_keys=http.insecure or is_loopback(host),
+        requests_per_minute=limits.requests_per_minute,
+        concurrent_requests=limits.concurrent_requests,
+        keys_file=None if config.keys.path is None else str(config.keys.path),
+        static_keys=tuple(static_keys(config)),
+    )
+
+
+def total_requests(config: Config) -> int:
+    """Returns the number of generating requests at once from which on each tenant gets no more than its share."""
+    engine = config.engine
+    waiting = config.limits.max_waiting or WAITING_PER_RUNNING * engine.max_num_seqs
+    return int(engine.replicas * (engine.max_num_seqs + waiting) * EDGE_MARGIN)
+
+
+def static_keys(config: Config) -> Iterator[dict[str, Any]]:
+    """Yields the keys of configuration and environment as entries of a key file, by their digests.
+
+    Raises:
+        InvalidConfig: the environment's are not NAME:KEY, or a name is reserved.
+    """
+    for number, key in enumerate(config.api_keys, 1):
+        yield {"name": f"api-key-{number}", "sha256": digest(key)}
+    for each in filter(None, os.environ.get(KEYS_VARIABLE, "").split(",")):
+        name, colon, key = each.strip().partition(":")
+        if not colon or not name or not key or name in {ADMIN_NAME, ANONYMOUS_NAME}:
+            raise InvalidConfig(f"{KEYS_VARIABLE} must hold NAME:KEY, separated by commas; no name may be {ADMIN_NAME}")
+        yield {"name": name, "sha256": digest(key)}
+    if admin := configured_access(config).admin_key:
+        yield {
+            "name": ADMIN_NAME,
+            "sha256": digest(admin),
+            "requests_per_minute": None,
+            "concurrent_requests": None,
+            "opens": False,
+        }
+
+
+def digest(key: str) -> str:
+    """Returns the form in which a key is kept and looked up: its SHA-256, hexadecimal."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def keys_needed(config: Config) -> bool:
+    """Returns whether there is a key, so that every request needs one.
+
+    Raises:
+        InvalidConfig: the key file is there and cannot be used.
+    """
+    if any(entry.get("opens", True) for entry in static_keys(config)):
+        return True
+    path = config.keys.path
+    if path is None or not path.exists():
+        return False
+    try:
+        return bool(read_key_file(str(path)))
+    except ValueError as error:
+        raise InvalidConfig(f"keys.file: {error}") from None
+
+
+def check_exposure(config: Config) -> None:
+    """Returns if nobody can use the stack whom its owner did not mean to.
+
+    Raises:
+        InvalidConfig: others can reach it without a key, or the edge's settings cannot be used.
+    """
+    edge_settings(config.http.host, config)
+    if not keys_needed(config) and not config.http.insecure and not is_loopback(config.http.host):
+        raise InvalidConfig(
+            f"http.host {config.http.host} opens the stack to the network, and there is no key: add one "
+            "(`learnware-serving keys add NAME`, with keys.file in the configuration), or say --insecure "
+            "(http.insecure: true) to answer whoever reaches the port"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise InvalidConfig(f"http.trusted_proxies: {text!r} is no network such as 10.0.0.0/8") from None
+
+
+def _check_words(key: str, values: tuple[str, ...]) -> None:
+    for value in values:
+        if not value or not value.isascii() or any(char.isspace() or char in "\"'\\#$%{}" for char in value):
+            raise InvalidConfig(f"http.{key}: {value!r} holds a character that cannot be matched at the edge")
+
+
+def _certificate(path: str | None) -> str | None:
+    if path is None:
+        return None
+    found = Path(path).expanduser().resolve()
+    _check_words("tls_certificate", (str(found),))
+    if not found.is_file():
+        raise InvalidConfig(f"http.tls_certificate: there is no file {found}")
+    return str(found)
