@@ -85,7 +85,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         base_without_choice=router.on_overload == "base",
         requirements=needed,
     )
-    # A stack of one machine says at once why it cannot start; a cluster, where a node may fail, tries Ray's three times.
+    # A stack of one machine says at once why it cannot start; a cluster, where nodes fail, tries three times.
     tries = {"max_constructor_retry_count": 1} if on_loopback else {}
     engine_config = llm_config(config, base)
     engine_config.deployment_config.update(tries)
@@ -106,7 +106,9 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}
-    return attach_router(engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS, **tries}, arguments))
+    return attach_router(
+        engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS, **tries}, arguments)
+    )
 
 
 def llm_config(config: Config, base: Path) -> LLMConfig:

@@ -58,11 +58,6 @@ def metrics(arguments: Mapping[str, Any]) -> Application:
     return metrics_application(APPLICATION, [ENGINE, ROUTER], exporter, on_loopback=False)
 
 
-def _configured(arguments: Mapping[str, Any]) -> Config:
-    path = arguments.get("config")
-    return load_config(Path(path) if path else None)
-
-
 def _market_folder(config: Config, application: str) -> Path:
     if config.market.folder is None:
         raise InvalidConfig(f"the {application} application needs market.path: a folder that every node sees")

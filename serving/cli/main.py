@@ -136,6 +136,7 @@ def _check(options: argparse.Namespace) -> int:
     examined = examined_learnwares(config, config.market.folder)
     if options.strict and examined.unserved:
         raise InvalidLearnware("; ".join(each.reason for each in examined.unserved))
+    _check_engine(config)
     for learnware in examined.served:
         print(f"{learnware.id}  version {learnware.version}, rank {learnware.rank}, {learnware.domain}")
     for each in examined.unserved:
@@ -143,6 +144,19 @@ def _check(options: argparse.Namespace) -> int:
     left_out = f", {len(examined.unserved)} not served" if examined.unserved else ""
     print(f"the configuration is valid; {len(examined.served)} learnwares over {config.base_model.served_id}{left_out}")
     return 0
+
+
+def _check_engine(config: Any) -> None:
+    """Has vLLM build its configuration; where it cannot, for lack of vLLM, the device or the base model, says so."""
+    from serving.base_model import ensure_base_model
+    from serving.engine_check import CannotCheck, check_in_a_process
+    from serving.paths import cache_folder
+
+    source, revision = config.base_model.source, config.base_model.revision
+    try:
+        check_in_a_process(config, lambda: ensure_base_model(source, cache_folder(), say, revision))
+    except CannotCheck as reason:
+        print(f"the engine's arguments were not checked: {reason}", file=sys.stderr)
 
 
 def _serve_file(options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
 from serving.launch.local_key import make_local_key
 from serving.launch.market_setup import announce_market, market_folder
+from serving.launch.start_failure import told
 from serving.names import ENGINE
 from serving.paths import cache_folder
 from serving.requirements import check_folder, fill_market
@@ -73,6 +74,7 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
             check_folder(config, market_folder(config))
             base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)
+            deployer.check(config, base)
             market = fill_market(config, market_folder(config), base, say, strict=strict)
             announce_market(claimed, config, market)
             signals = StopSignals()
@@ -113,6 +115,7 @@ def _start(
     )
     _silence_the_driver()
     signals.install()  # over the handlers that ray.init has just set
+    deployer.raise_if_ended()
     say("starting the proxy")
     ray_serve.start(
         # Where replicas listen: loopback, also when clients come from elsewhere. They reach HAProxy's frontend alone,
@@ -137,7 +140,7 @@ def _wait_until_running(config: Config, instance: Instance, stop: threading.Even
     """Returns when every application runs and a request has come back through the router, or when `stop` is set.
 
     Raises:
-        StartupError: an application failed, with Ray Serve's message; the proxy does not know the router although every
+        StartupError: an application failed, with the cause; the proxy does not know the router although every
             application runs, with what it knows instead; or the deadline passed.
     """
     from ray import serve as ray_serve
@@ -149,7 +152,7 @@ def _wait_until_running(config: Config, instance: Instance, stop: threading.Even
         applications = ray_serve.status().applications
         for name, application in applications.items():
             if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise StartupError(f"{name} failed to start: {application.message}\n{_details(application)}")
+                raise StartupError(told(name, application, instance.folder))
         phase = _phase(applications)
         if phase != last:
             say(phase)
@@ -179,10 +182,6 @@ def _phase(applications: Any) -> str:
         return "all replicas are up; checking with a request"
     what = ", ".join(sorted(waiting))
     return f"waiting for {what}" + ("; the engine loads the model, about 40 s" if ENGINE in what else "")
-
-
-def _details(application: Any) -> str:
-    return "\n".join(f"{name}: {status.message}" for name, status in application.deployments.items() if status.message)
 
 
 def _answers(config: Config) -> bool:

@@ -1,5 +1,6 @@
 """The secrets that sign the router's choices: kept with the market, alike for all who build from it."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_the_variable_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_each_step_of_a_change_is_read_by_the_replicas_of_the_step_before_and_after() -> None:
     old, new = OLD.encode(), NEW.encode()
     steps = [(old,), (old, new), (new, old), (new,)]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         for router, replica in [(before, after), (after, before), (after, after)]:
             assert decode_choice(encode_choice(CHOICE, router[0]), *replica) == CHOICE
     assert decode_choice(encode_choice(CHOICE, new), old) is None
