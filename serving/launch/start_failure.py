@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 _TRACEBACK = "Traceback (most recent call last):"
-_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?:: (?P<words>.*))?", re.DOTALL)
-"""An exception as a traceback's last lines have it: its class, with its modules, and its words."""
+_EXCEPTION = re.compile(
+    r"(?:[A-Za-z_]\w*\.)*(?P<name>[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Config|Input|Learnware))(?:: |$)",
+    re.MULTILINE,
+)
+"""The beginning of the line after a traceback's frames: the exception's class, with its modules."""
+_PLAIN = frozenset({"RuntimeError", "ValueError", "StartupError", "InvalidConfig", "InvalidInput", "InvalidLearnware"})
+"""Classes whose name adds nothing to their words."""
 _IN_THE_LOG = ("Engine core initialization failed", "WorkerProc initialization failed")
 """What vLLM 0.29 raises for an exception in another process of the engine (`v1/engine/utils.py`,
 `v1/executor/multiproc_executor.py`)."""
-_PREFIX = re.compile(r"^\((?:EngineCore|Worker|APIServer)[^)]*\) (?:ERROR [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
-"""The beginning of each line that one of vLLM's processes logs."""
+_PREFIX = re.compile(r"(?:\([^)]*\) )?ERROR [\d-]+ [\d:]+ \[[^\]]*\] ?")
+"""The beginning of each line of an error that one of vLLM's processes logs."""
 _LOGS = ("worker-*.out", "worker-*.err")
 """Ray's names of the files with what replicas and their processes print, in a session's folder of logs."""
 _READ_BYTES = 1 << 20
 """Bytes read from the end of each log; a start that fails writes a few hundred lines."""
+_NOISE = re.compile(r"\[type=[^\]]*input_type=\w+\]|For further information visit \S+|\x1b\[[\d;]*m")
+"""What pydantic adds to each problem for programmers, and colours."""
 LONGEST = 600
 """Characters of a cause that are shown."""
 
@@ -45,34 +52,23 @@ def cause_of(message: str, logs: Path) -> str:
     cause = _last_exception(message.splitlines()) or message
     if any(words in cause for words in _IN_THE_LOG):
         cause = _logged_cause(logs) or cause
-    cause = " ".join(cause.split())
+    cause = " ".join(_NOISE.sub("", cause).split())
     return cause if len(cause) <= LONGEST else f"{cause[:LONGEST].rsplit(' ', 1)[0]} …"
 
 
 def _last_exception(lines: list[str]) -> str | None:
     """Returns the words of the last exception of which `lines` hold a traceback, without the frames; None where there
-    is none. A class that says nothing by itself stands before the words."""
+    is none. Words that say nothing without their class keep it."""
     starts = [number for number, line in enumerate(lines) if line.strip().endswith(_TRACEBACK)]
     after = lines[starts[-1] + 1 :] if starts else lines
-    raised = [number for number, line in enumerate(after) if _raises(line)]
-    if not raised:
+    raised = next((number for number, line in enumerate(after) if _EXCEPTION.match(line)), None)
+    if raised is None:
         return None
-    found = _EXCEPTION.fullmatch("\n".join(after[raised[0] :]).strip())
-    if found is None:
-        return None
-    return found["words"] if found["words"] and found["name"] in _PLAIN else found[0]
-
-
-_PLAIN = frozenset({"RuntimeError", "ValueError", "StartupError", "InvalidConfig", "InvalidInput", "InvalidLearnware"})
-"""Classes whose name adds nothing to their words."""
-_CLASS = re.compile(
-    r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failure|Busy|Config|Input)\b(?:: |$)"
-)
-
-
-def _raises(line: str) -> bool:
-    """Returns whether a traceback's line is the first of the exception, which stands after the frames, not indented."""
-    return _CLASS.match(line) is not None
+    text = "\n".join(after[raised:])
+    found = _EXCEPTION.match(text)
+    assert found is not None
+    words = text[found.end() :].strip()
+    return words if words and found["name"] in _PLAIN else text
 
 
 def _logged_cause(logs: Path) -> str | None:
@@ -83,8 +79,10 @@ def _logged_cause(logs: Path) -> str | None:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - _READ_BYTES))
                 text = file.read().decode(errors="replace")
-            lines = [_PREFIX.sub("", line) for line in text.splitlines()]
-            found = [line for line in lines if _raises(line) and not any(words in line for words in _IN_THE_LOG)]
+            lines = [line[prefix.end() :] for line in text.splitlines() if (prefix := _PREFIX.match(line))]
+            found = [
+                line for line in lines if _EXCEPTION.match(line) and not any(words in line for words in _IN_THE_LOG)
+            ]
             if found:
                 return _last_exception([found[0]])
     return None
