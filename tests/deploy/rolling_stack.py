@@ -57,7 +57,9 @@ def build(arguments: Mapping[str, Any]) -> Any:
 
 def main(folder: Path, port: int) -> None:
     """Starts Serve on `port`; `folder` holds Ray's session."""
-    os.environ.update(cluster_environment(Config.model_validate({"http": {"port": port}})) | {"RAY_TMPDIR": str(folder)})
+    os.environ.update(
+        cluster_environment(Config.model_validate({"http": {"port": port}})) | {"RAY_TMPDIR": str(folder)}
+    )
     import ray
     from ray import serve
     from ray.serve.context import _get_global_client
@@ -121,7 +123,9 @@ def main(folder: Path, port: int) -> None:
             thread.join()
         serve.shutdown()
         ray.shutdown()
-    print("\n" + json.dumps({"before": answers[:first], "again": answers[first:unchanged], "after": answers[unchanged:]}))
+    print(
+        "\n" + json.dumps({"before": answers[:first], "again": answers[first:unchanged], "after": answers[unchanged:]})
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,13 @@ from tests.support import ROOT, free_stack_port
 @pytest.fixture(scope="module")
 def answers() -> dict[str, list[Any]]:
     with tempfile.TemporaryDirectory(prefix="lw") as folder:  # Unix sockets need a short path
-        command = [sys.executable, "-m", "tests.deploy.rolling_stack", folder, str(free_stack_port(range(19_500, 19_600)))]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.deploy.rolling_stack",
+            folder,
+            str(free_stack_port(range(19_500, 19_600))),
+        ]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -21,7 +21,9 @@ def message(name: str) -> str:
     return (MESSAGES / name).read_text(encoding="utf-8")
 
 
-def application(*deployments: tuple[str, str, str], said: str = "Failed to update the deployments ['engine'].") -> object:
+def application(
+    *deployments: tuple[str, str, str], said: str = "Failed to update the deployments ['engine']."
+) -> object:
     statuses = {name: SimpleNamespace(status=status, message=text) for name, status, text in deployments}
     return SimpleNamespace(message=said, deployments=statuses)
 
