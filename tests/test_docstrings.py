@@ -84,7 +84,7 @@ def attributes_of(one: ast.ClassDef, module: ast.Module) -> set[str]:
 @cache
 def router_settings() -> frozenset[str]:
     """The keys of the configuration's section `router`, which prose names as `router.…`, too."""
-    module = tree(ROOT / "serving" / "config.py")
+    module = tree(ROOT / "serving" / "config_sections.py")
     (section,) = (node for name, node in defined_in(module.body) if name == "RouterSettings")
     assert isinstance(section, ast.ClassDef)
     return frozenset(name for name, _ in defined_in(section.body))

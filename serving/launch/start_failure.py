@@ -17,7 +17,7 @@ _EXCEPTION = re.compile(
 _PLAIN = frozenset({"RuntimeError", "ValueError", "StartupError", "InvalidConfig", "InvalidInput", "InvalidLearnware"})
 """Classes whose name adds nothing to their words."""
 _IN_THE_LOG = ("Engine core initialization failed", "WorkerProc initialization failed")
-"""What vLLM 0.29 raises for an exception in another process of the engine (`v1/engine/utils.py`,
+"""The words that vLLM 0.29 raises for an exception in another process of the engine (`v1/engine/utils.py`,
 `v1/executor/multiproc_executor.py`)."""
 _PREFIX = re.compile(r"(?:\([^)]*\) )?ERROR [\d-]+ [\d:]+ \[[^\]]*\] ?")
 """The beginning of each line of an error that one of vLLM's processes logs."""
@@ -26,7 +26,7 @@ _LOGS = ("worker-*.out", "worker-*.err")
 _READ_BYTES = 1 << 20
 """Bytes read from the end of each log; a start that fails writes a few hundred lines."""
 _NOISE = re.compile(r"\[type=[^\]]*input_type=\w+\]|For further information visit \S+|\x1b\[[\d;]*m")
-"""What pydantic adds to each problem for programmers, and colours."""
+"""Matches what pydantic adds to each problem for programmers, and colours."""
 LONGEST = 600
 """Characters of a cause that are shown."""
 

@@ -1,5 +1,5 @@
-"""Deploys an application of two small replicas from Ray Serve's files for two configurations, one after the other, under
-requests; prints what was answered as JSON. `tests.deploy.test_rolling_deploy` runs it in a process of its own.
+"""Deploys an application of two small replicas from Ray Serve's files for two configurations, one after the other,
+under requests; prints what was answered as JSON. `tests.deploy.test_rolling_deploy` runs it in a process of its own.
 
 The proxy, Serve's controller and its build task are the real ones; the replicas only say which limit they were given.
 """

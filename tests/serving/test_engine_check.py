@@ -89,7 +89,7 @@ def test_a_cache_that_does_not_hold_one_request_is_refused(base: Path, monkeypat
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_another_device_is_not_checked_here(base: Path) -> None:
-    with pytest.raises(CannotCheck, match="engine.device is cuda, and the vLLM installed here computes on cpu"):
+    with pytest.raises(CannotCheck, match=r"engine\.device is cuda, and the vLLM installed here computes on cpu"):
         check_engine(config(device="cuda"), base)
 
 

@@ -69,8 +69,7 @@ def test_the_engine_processes_own_exception_is_found_in_its_log(tmp_path: Path) 
         ("Traceback (most recent call last):\n  File\nTimeoutError", "TimeoutError"),
         ("Traceback (most recent call last):\n  File\nOSError: [Errno 28] No space", "OSError: [Errno 28] No space"),
         (
-            "Traceback (most recent call last):\n  F\nKeyError: 'a'\n\nDuring handling of the above exception, another "
-            "exception occurred:\n\nTraceback (most recent call last):\n  F\nValueError: wrong",
+            "Traceback (most recent call last):\nKeyError: 'a'\nTraceback (most recent call last):\nValueError: wrong",
             "wrong",
         ),
     ],
