@@ -209,6 +209,6 @@ def _announce(config: Config, seconds: float, say: Say) -> None:
     url = _url(config)
     key = " -H 'Authorization: Bearer YOUR_KEY'" if config.api_keys else ""
     message = f'{{"role": "user", "content": "{_EXAMPLE}"}}'
-    body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8}}'
+    body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8, "temperature": 0}}'
     say(f"ready after {seconds:.0f} s: {url}/v1  (Ctrl-C stops it)")
     say(f"try: curl -si {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")
