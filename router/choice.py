@@ -1,8 +1,8 @@
 """The choice as it travels from the router to an engine replica: one signed header.
 
 HAProxy strips client headers named `x-serve-router-*` (`serving.edge.frontend`); but a client that reaches a
-replica's own port, or Ray's fallback proxy, could still write one. So the value is signed with a secret made at each
-start and known to the router and the engine replicas only; an unsigned or altered value counts as no choice.
+replica's own port, or Ray's fallback proxy, could still write one. So the value is signed with a secret known to the
+router and the engine replicas only (`serving.signing`); an unsigned or altered value counts as no choice.
 
 Ray 2.60's Lua code (`ingress_request_router.lua.tmpl`, `set_router_response_headers`) copies values that hold no quote
 and no brace, so the value is URL-encoded: `learnware=…&reason=…&score=…&ms=…&sign=…`, with
@@ -101,10 +101,14 @@ def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
     return f"{payload}&sign={_sign(payload, secret)}"
 
 
-def decode_choice(value: str, secret: bytes) -> RoutedChoice | None:
-    """Returns the choice in a header's value, or None when it is missing, malformed or not signed with this secret."""
+def decode_choice(value: str, *secrets: bytes) -> RoutedChoice | None:
+    """Returns the choice in a header's value, or None when it is missing, malformed or signed with none of the secrets.
+
+    More than one secret is accepted while one takes the place of another, when routers of both are alive.
+    """
     payload, separator, signature = value.rpartition("&sign=")
-    if not separator or not hmac.compare_digest(signature.encode(), _sign(payload, secret).encode()):
+    signed = [hmac.compare_digest(signature.encode(), _sign(payload, secret).encode()) for secret in secrets]
+    if not separator or not any(signed):
         return None
     fields = dict(parse_qsl(payload, keep_blank_values=True))
     return RoutedChoice(

@@ -2,11 +2,10 @@
 request router.
 
 `learnware-serving serve` runs it; so do Ray's own `serve run` and `serve deploy`, with `import_path: serving.app:build`
-and the argument `config: PATH`. The environment that Ray reads at import must be set before (`learnware-serving
-environment --config PATH` prints it).
+and the configuration as argument (`serving.serve_file`). The environment that Ray reads at import must be set before
+(`learnware-serving environment --config PATH` prints it).
 """
 
-import secrets
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,8 @@ from ray.serve.deployment import Application
 
 from router.deployment import LearnwareRouter, RouterOptions
 from serving.access.keyring import configured_keyring
-from serving.base_model import EMBEDDED, ensure_base_model
-from serving.config import Config, load_config
+from serving.base_model import EMBEDDED, EMBEDDED_SAMPLING, ensure_base_model
+from serving.config import Config
 from serving.config_sections import MIB
 from serving.names import ENGINE, ROUTER, is_allowed
 from serving.paging.inflight import TimeLimits
@@ -28,10 +27,11 @@ from serving.ray_internals import LLMConfig, ModelIsHere, attach_router, engine_
 from serving.replica.limits import ReplicaLimits
 from serving.replica.server import LearnwareServer, ReplicaOptions
 from serving.requirements import fill_market, market_requirements
+from serving.serve_file import configured
+from serving.signing import signing_secrets
 
-SECRET_BYTES = 32
-"""Length of the key that signs the router's choices: that of the digest of its HMAC. The key is made anew at each
-start, so a header of an earlier run is not accepted."""
+AUTO_FIT = -1
+"""vLLM's `max_model_len` for the longest that fits (`vllm.v1.core.kv_cache_utils`)."""
 
 STOP_POLL_S = 0.1
 """Seconds between two checks whether a stopping replica still has requests. Ray's default of 2 s adds to each stop, and
@@ -63,11 +63,10 @@ ROUTER_OPTIONS = {
 """Ray Serve's options for the router's deployment."""
 
 
-def build(arguments: Mapping[str, str]) -> Application:
-    """Builds Ray Serve's application. `arguments` may hold `config`, the path of a YAML file; without it the defaults
-    hold."""
-    path = arguments.get("config")
-    config = load_config(Path(path) if path else None)
+def build(arguments: Mapping[str, Any]) -> Application:
+    """Builds Ray Serve's application. `arguments` may hold `config`, a configuration's content or the path of its file;
+    without it the defaults hold."""
+    config = configured(arguments)
     base = ensure_base_model(config.base_model.source, cache_folder(), print, config.base_model.revision)
     # without a folder that all nodes share there is no market, but learnwares.folder as it is on each node
     folder = config.market.folder
@@ -83,7 +82,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         market: the market's folder, which must be filled; None serves `learnwares.folder` as it is.
         on_loopback: all replicas are on this machine, so the ports that they open for each other stay on loopback.
     """
-    secret = secrets.token_bytes(SECRET_BYTES)
+    secret, *others = signing_secrets(config.market.folder)
     router = config.router
     needed = market_requirements(config, base) if market is None else None
     replica = ReplicaOptions(
@@ -92,6 +91,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         learnwares=config.learnwares.path,
         market=market,
         secret=secret,
+        other_secrets=tuple(others),
         on_loopback=on_loopback,
         base_on_load_failure=config.engine.on_load_failure == "base",
         base_without_choice=router.on_overload == "base",
@@ -102,7 +102,11 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         stuck_step_s=config.engine.stuck_step_s,
         limits=ReplicaLimits(config.limits, config.http, config.engine.max_num_seqs, frozenset(router.auto_names)),
     )
-    engine = engine_application(llm_config(config, base), LearnwareServer, ENGINE, {"options": replica})
+    # A stack of one machine says at once why it cannot start; a cluster, where nodes fail, tries three times.
+    tries = {"max_constructor_retry_count": 1} if on_loopback else {}
+    engine_config = llm_config(config, base)
+    engine_config.deployment_config.update(tries)
+    engine = engine_application(engine_config, LearnwareServer, ENGINE, {"options": replica})
     options = RouterOptions(
         learnwares=config.learnwares.path,
         market=market,
@@ -119,7 +123,9 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}
-    return attach_router(engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS}, arguments))
+    return attach_router(
+        engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS, **tries}, arguments)
+    )
 
 
 def llm_config(config: Config, base: Path) -> LLMConfig:
@@ -170,7 +176,8 @@ def engine_arguments(config: Config) -> dict[str, Any]:
     on_cpu = engine.device == "cpu"
     arguments: dict[str, Any] = {
         "dtype": engine_dtype(config),
-        "max_model_len": engine.max_model_len,
+        # vLLM's -1: the model's own context, or as much of it as the KV cache holds once the engine knows its size.
+        "max_model_len": AUTO_FIT if engine.max_model_len is None else engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "enable_lora": True,
         "max_loras": engine.slots,
@@ -181,6 +188,8 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         # Compact JSON: a small model that may put blanks between tokens writes nothing else until its limit.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        # vLLM would allow every page; the edge answers for CORS (`http.cors_origins`).
+        "allowed_origins": [],
     }
     settings = PagingSettings(engine.patience_s, int(engine.host_adapter_mib * MIB), engine.pinned).as_config()
     arguments["additional_config"] = settings | dict(engine.options.get("additional_config", {}))
@@ -198,5 +207,6 @@ def engine_arguments(config: Config) -> dict[str, Any]:
     if config.base_model.source == EMBEDDED:
         # SmolLM2 writes tool calls in the Hermes form; without a parser vLLM refuses `tools` with `tool_choice: auto`.
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+        arguments["override_generation_config"] = dict(EMBEDDED_SAMPLING)
     options = {name: value for name, value in engine.options.items() if name != "additional_config"}
     return arguments | options

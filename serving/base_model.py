@@ -40,6 +40,11 @@ CONTEXT_LENGTH = 8192
 """Tokens of SmolLM2-135M-Instruct's context (GGUF field llama.context_length); the converted tokenizer has no limit of
 its own."""
 
+EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+"""Sampling of the embedded model for requests that ask for none, as its makers' model card recommends; its
+generation_config.json says nothing of it, and vLLM's own default, temperature 1, often goes astray with 135M
+parameters."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Files of which a base model's folder must hold at least one."""

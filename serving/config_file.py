@@ -32,9 +32,9 @@ _NOTES: Mapping[str, str] = {
     ),
     "engine.max_ongoing_requests": "By default 16 running ones and 240 that wait.",
     "engine.kv_cache_gib": (
-        "A token's keys and values take 2 x 30 x 3 x 64 x 2 bytes = 23,040 bytes: 1 GiB holds 46,603 tokens, 16 "
-        "requests of 2,048 tokens and 13,835 more as prefix cache. In float32 it holds 23,301, 11 requests of 2,048: "
-        "when longer ones come together, the last of them wait."
+        "A token's keys and values take 2 x 30 x 3 x 64 x 2 bytes = 23,040 bytes: 1 GiB holds 46,603 tokens, 5 "
+        "requests of the model's whole context of 8,192 tokens and 5,643 more, or 16 requests of 2,048 and 13,835 "
+        "more. In float32 it holds 23,301, 2 requests of 8,192: when longer ones come together, the last of them wait."
     ),
 }
 """Arithmetic of a default with the embedded base model, by the key's path; `tests/deploy/test_configurations.py`

@@ -334,7 +334,9 @@ class EngineSettings(Section):
     options: Mapping[str, Any] = Field(
         default_factory=dict,
         description="Further vLLM engine or front-end arguments, as in `vllm serve`, with underscores. They have the "
-        "last word over what the keys above say.",
+        "last word over what the keys above say. Sampling of requests that ask for none follows the base model's "
+        "generation_config.json (the embedded base: temperature 0.2, top_p 0.9); "
+        "`override_generation_config: {temperature: 1.0}` changes it.",
     )
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@
 production.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
+from ray.llm._internal.serve.engines.vllm.vllm_engine import _normalize_vllm_engine_kwargs
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
 from starlette.middleware import Middleware
@@ -25,6 +27,8 @@ __all__ = [
     "attach_router",
     "engine_application",
     "router_application",
+    "vllm_argument_names",
+    "vllm_configuration",
 ]
 
 
@@ -70,6 +74,28 @@ def router_application(router: type, options: Mapping[str, Any], arguments: Mapp
 def attach_router(engine: Application, router: Application) -> Application:
     """Makes HAProxy ask `router` for a replica before each POST to `engine` (Ray's ingress request router)."""
     return engine._with_ingress_request_router(router)
+
+
+def vllm_configuration(config: LLMConfig) -> tuple[Any, Any]:
+    """Builds vLLM's configuration (`VllmConfig`) and front end's arguments (`FrontendArgs`) as the engine's start does
+    (`VLLMEngine._prepare_engine_config`). Raises whatever vLLM raises."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    engine = config.get_engine_config()
+    arguments = _normalize_vllm_engine_kwargs(engine.get_initialization_kwargs())
+    made = AsyncEngineArgs(**arguments).create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    return made, FrontendArgs(**engine.frontend_kwargs)
+
+
+def vllm_argument_names() -> set[str]:
+    """Returns the names of vLLM's engine and front-end arguments that Ray Serve LLM passes on."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+
+    fields = {field.name for kind in (AsyncEngineArgs, FrontendArgs) for field in dataclasses.fields(kind)}
+    return fields - {"model", "served_model_name"}
 
 
 def add_middleware(app: FastAPI, middleware: type, **options: Any) -> None:

@@ -56,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (over the configuration's http.host)")
     serve.add_argument("--port", type=int, help="port of the OpenAI endpoint (over http.port)")
     serve.add_argument(
-        "--insecure", action="store_true", help="answer the network without any key (http.insecure: true)"
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="allow a host other than loopback without any API key (over http.insecure)",
     )
     _add_strict(serve)
     serve.set_defaults(run=_serve)
@@ -68,11 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     environment.set_defaults(run=_environment)
 
     check = subparsers.add_parser(
-        "check", help="validate a configuration and its learnwares, without starting anything"
+        "check", help="validate a configuration, its learnwares and the engine's arguments, without starting anything"
     )
     _add_configuration(check)
     _add_strict(check)
     check.set_defaults(run=_check)
+
+    serve_file = subparsers.add_parser(
+        "serve-file", help="print the file that Ray's `serve deploy` takes, with a configuration's content in it"
+    )
+    _add_configuration(serve_file)
+    serve_file.set_defaults(run=_serve_file)
 
     config = subparsers.add_parser(
         "config", help="print the default configuration: every key with its default and what it means"
@@ -102,8 +111,7 @@ def _add_strict(parser: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace) -> Any:
     from serving.config import load_config
 
-    given = {name: getattr(options, name, None) for name in ("host", "port")}
-    given["insecure"] = getattr(options, "insecure", False) or None
+    given = {key: getattr(options, key, None) for key in ("host", "port", "insecure")}
     http = {key: value for key, value in given.items() if value is not None}
     return load_config(options.config, {"http": http} if http else None)
 
@@ -131,12 +139,41 @@ def _check(options: argparse.Namespace) -> int:
     examined = examined_learnwares(config, config.market.folder)
     if options.strict and examined.unserved:
         raise InvalidLearnware("; ".join(each.reason for each in examined.unserved))
+    _check_engine(config)
     for learnware in examined.served:
         print(f"{learnware.id}  version {learnware.version}, rank {learnware.rank}, {learnware.domain}")
     for each in examined.unserved:
         print(f"not served: {each.reason}", file=sys.stderr)
     left_out = f", {len(examined.unserved)} not served" if examined.unserved else ""
     print(f"the configuration is valid; {len(examined.served)} learnwares over {config.base_model.served_id}{left_out}")
+    return 0
+
+
+def _check_engine(config: Any) -> None:
+    """Has vLLM build its configuration; where it cannot, for lack of vLLM, the device or the base model, says so."""
+    from serving.base_model import ensure_base_model
+    from serving.engine_check import CannotCheck, check_in_a_process
+    from serving.paths import cache_folder
+
+    source, revision = config.base_model.source, config.base_model.revision
+    try:
+        check_in_a_process(config, lambda: ensure_base_model(source, cache_folder(), say, revision))
+    except CannotCheck as reason:
+        print(f"the engine's arguments were not checked: {reason}", file=sys.stderr)
+
+
+def _serve_file(options: argparse.Namespace) -> int:
+    from serving.serve_file import serve_file
+
+    config = _load(options)
+    if config.api_keys or config.market.admin_key:
+        print(
+            "the file holds keys in plain text, which Ray's dashboard shows; keys.file and the environment variables "
+            "LEARNWARE_API_KEYS and LEARNWARE_ADMIN_KEY keep them out of it",
+            file=sys.stderr,
+        )
+    name = None if options.config is None else str(options.config)
+    sys.stdout.buffer.write(serve_file(config, name).encode())
     return 0
 
 

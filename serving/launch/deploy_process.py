@@ -1,10 +1,12 @@
-"""Hands the stack's applications to Ray Serve, in a process of its own: `python -m serving.launch.deploy_process`.
+"""Checks the engine's arguments and hands the stack's applications to Ray Serve, in a process of its own:
+`python -m serving.launch.deploy_process`.
 
 Building the applications imports Ray Serve LLM and vLLM. That takes ten seconds and more, which pass here while Ray
 starts, and half a gigabyte, which the process that afterwards only waits for a signal need not keep. Serve's
 applications outlive the driver that deployed them.
 """
 
+import os
 import pickle
 import subprocess
 import sys
@@ -16,12 +18,18 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from serving.config import Config
+from serving.engine_check import say_for_the_starter, what_it_said
 from specs.errors import LearnwareError, StartupError
 
 POLL_S = 0.1
 """Seconds between two checks whether the process has ended."""
-SHOWN_LINES = 12
-"""Number of last lines shown of the output of a deployment that failed."""
+
+
+class EngineCheck(NamedTuple):
+    """The arguments of `serving.engine_check.check_engine`: a checked configuration and the base model's folder."""
+
+    config: Config
+    base: Path
 
 
 class Deployment(NamedTuple):
@@ -47,7 +55,30 @@ class Deployer:
             stdout=self._said,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches only the process that waits for it
+            env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"},
         )
+
+    def check(self, config: Config, base: Path) -> None:
+        """Has the process check the engine's arguments as soon as its imports are done, before it deploys. What is
+        wrong with them `deploy` raises, and `raise_if_ended` once it is known."""
+        self._send(EngineCheck(config, base))
+
+    def raise_if_ended(self) -> None:
+        """Raises what the process said if it has ended with an error.
+
+        Raises:
+            StartupError: it has; the message is its own, or the end of its output.
+        """
+        if self._process.poll():
+            self._said.seek(0)
+            said = what_it_said(self._said.read().decode(errors="replace"))
+            raise StartupError(said or f"deploying ended with {self._process.returncode}")
+
+    def _send(self, order: NamedTuple) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, and said why
+            pickle.dump(order, self._process.stdin)
+            self._process.stdin.flush()
 
     def deploy(self, deployment: Deployment, stop: threading.Event) -> None:
         """Sends the deployment to the process. Returns when Serve has the applications (they start from then on), or
@@ -56,16 +87,11 @@ class Deployer:
         Raises:
             StartupError: they could not be built or deployed; the message is the end of the process's output.
         """
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError), self._process.stdin as pipe:  # broken: it has ended, and said why
-            pipe.write(pickle.dumps(deployment))
+        self._send(deployment)
         while self._process.poll() is None:
             if stop.wait(POLL_S):
                 return
-        if self._process.returncode:
-            self._said.seek(0)
-            lines = self._said.read().decode(errors="replace").strip().splitlines()
-            raise StartupError("\n".join(lines[-SHOWN_LINES:]) or f"deploying ended with {self._process.returncode}")
+        self.raise_if_ended()
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +102,8 @@ class Deployer:
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
         self._said.close()
 
 
@@ -113,19 +140,24 @@ def _deploy(deployment: Deployment) -> None:
 
 
 def main() -> int:
-    """Imports what a deployment needs, then waits for a pickled `Deployment` on standard input. An empty input means
-    that the process which started this one has gone. Returns the exit status."""
+    """Imports what a deployment needs, then waits on standard input for a pickled `EngineCheck`, if there is one, and
+    a `Deployment`. The input's end before that means that the process which started this one has gone. Returns the
+    exit status."""
     import serving.app  # noqa: F401 (what takes its time)
+    from serving.engine_check import check_engine
 
-    received = sys.stdin.buffer.read()
-    if not received:
-        return 0
     try:
-        _deploy(pickle.loads(received))  # noqa: S301 (from the process that started this one)
+        while True:
+            order = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the process that started this one)
+            if isinstance(order, Deployment):
+                _deploy(order)
+                return 0
+            check_engine(*order)
+    except EOFError:
+        return 0
     except LearnwareError as error:
-        print(error, file=sys.stderr)
+        say_for_the_starter(error)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

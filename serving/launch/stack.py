@@ -25,6 +25,7 @@ from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
 from serving.launch.local_key import admin_key, make_local_key
 from serving.launch.market_setup import announce_market, market_folder
+from serving.launch.start_failure import told
 from serving.names import ENGINE
 from serving.paths import cache_folder
 from serving.requirements import check_folder, fill_market
@@ -77,6 +78,7 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
         with Deployer() as deployer:  # imports what it needs while this process checks and prepares
             check_folder(config, market_folder(config))
             base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)
+            deployer.check(config, base)
             market = fill_market(config, market_folder(config), base, say, strict=strict)
             announce_market(claimed, config, market)
             signals = StopSignals()
@@ -117,6 +119,7 @@ def _start(
     )
     _silence_the_driver()
     signals.install()  # over the handlers that ray.init has just set
+    deployer.raise_if_ended()
     say("starting the proxy")
     ray_serve.start(
         # Where replicas listen: loopback, also when clients come from elsewhere. They reach HAProxy's frontend alone,
@@ -141,7 +144,7 @@ def _wait_until_running(config: Config, instance: Instance, stop: threading.Even
     """Returns when every application runs and a request has come back through the router, or when `stop` is set.
 
     Raises:
-        StartupError: an application failed, with Ray Serve's message; the proxy does not know the router although every
+        StartupError: an application failed, with the cause; the proxy does not know the router although every
             application runs, with what it knows instead; or the deadline passed.
     """
     from ray import serve as ray_serve
@@ -153,7 +156,7 @@ def _wait_until_running(config: Config, instance: Instance, stop: threading.Even
         applications = ray_serve.status().applications
         for name, application in applications.items():
             if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise StartupError(f"{name} failed to start: {application.message}\n{_details(application)}")
+                raise StartupError(told(name, application, instance.folder))
         phase = _phase(applications)
         if phase != last:
             say(phase)
@@ -185,10 +188,6 @@ def _phase(applications: Any) -> str:
     return f"waiting for {what}" + ("; the engine loads the model, about 40 s" if ENGINE in what else "")
 
 
-def _details(application: Any) -> str:
-    return "\n".join(f"{name}: {status.message}" for name, status in application.deployments.items() if status.message)
-
-
 def _answers(config: Config) -> bool:
     """Returns whether requests for `auto` come back with a choice from every engine replica (the router takes them in
     turn), and the stack reports itself ready."""
@@ -216,6 +215,6 @@ def _announce(config: Config, seconds: float, say: Say) -> None:
     url = _url(config)
     key = " -H 'Authorization: Bearer YOUR_KEY'" if keys_needed(config) else ""
     message = f'{{"role": "user", "content": "{_EXAMPLE}"}}'
-    body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8}}'
+    body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8, "temperature": 0}}'
     say(f"ready after {seconds:.0f} s: {url}/v1  (Ctrl-C stops it)")
     say(f"try: curl -si {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")

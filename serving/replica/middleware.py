@@ -17,7 +17,7 @@ requests for `auto`. A replica therefore reports itself ready only once a router
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from typing import NamedTuple
 
@@ -103,6 +103,7 @@ class LearnwareMiddleware:
         *,
         admission: Admission,
         secret: bytes,
+        other_secrets: Sequence[bytes] = (),
         metrics: ReplicaMetrics,
         hold: Hold = lambda _: nullcontext(),
         base_on_load_failure: bool = False,
@@ -115,6 +116,7 @@ class LearnwareMiddleware:
         Args:
             admission: the names that are served, and the requests that run under each.
             secret: key of the HMAC that signs the router's choices.
+            other_secrets: further keys that are accepted, while one takes the place of another.
             hold: leases an adapter for a request (`AdapterGate.hold`); the default leases nothing.
             base_on_load_failure: the base model answers a request that names a learnware whose adapter cannot be
                 loaded; otherwise it fails. Where the router chose it, the next best answers, or the base model.
@@ -126,7 +128,7 @@ class LearnwareMiddleware:
         """
         self._app = app
         self._admission = admission
-        self._secret = secret
+        self._secrets = (secret, *other_secrets)
         self._metrics = metrics
         self._hold = hold
         self._base_on_load_failure = base_on_load_failure
@@ -253,7 +255,7 @@ class LearnwareMiddleware:
     def _automatic(self, scope: Scope, names: Names) -> Answerer:
         headers = dict(scope["headers"])
         value = headers.get(_CHOICE_HEADER)
-        choice = decode_choice(value.decode("latin-1"), self._secret) if value else None
+        choice = decode_choice(value.decode("latin-1"), *self._secrets) if value else None
         if choice is not None:
             self._ready_at = self._clock()
         elif scope["path"] not in GENERATING_PATHS:

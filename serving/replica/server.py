@@ -66,6 +66,8 @@ class ReplicaOptions(NamedTuple):
     these fail."""
     base_without_choice: bool = False
     """If true, the base model answers when no router has chosen; otherwise such requests are refused."""
+    other_secrets: tuple[bytes, ...] = ()
+    """Further keys whose signatures are accepted, while one takes the place of another."""
     requirements: Requirements | None = None
     """The requirements on learnwares of a folder without a market; None leaves no valid one out."""
     keyring: Keyring = Keyring()
@@ -148,6 +150,7 @@ class LearnwareServer(EngineServer):
             LearnwareMiddleware,
             admission=self._admission,
             secret=options.secret,
+            other_secrets=options.other_secrets,
             metrics=self._metrics,
             hold=self._hold,
             base_on_load_failure=options.base_on_load_failure,

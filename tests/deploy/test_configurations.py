@@ -1,6 +1,7 @@
 """`deploy/`: every configuration is valid, and every number in a comment follows from its arithmetic."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,9 +15,11 @@ from gguf import GGUFReader
 from ray.serve.schema import ServeDeploySchema
 from safetensors.numpy import save_file
 
+from serving.base_model import CONTEXT_LENGTH
 from serving.config import Config, load_config
 from serving.config_file import default_file
 from serving.requirements import market_requirements, requirements
+from serving.serve_file import configured, serve_file
 from specs.card import CARD_FILE, BaseModelReference, save_card
 from specs.errors import InvalidLearnware
 from specs.market.checks import check_learnware
@@ -110,14 +113,16 @@ def test_the_numbers_of_the_cpu_configuration() -> None:
     shape = SMOLLM2_135M
     slot = engine.max_rank * shape.slot * BYTES
     tokens = int(engine.kv_cache_gib * GIB // shape.kv_bytes)
-    spare = tokens - engine.max_num_seqs * engine.max_model_len
-    assert spare > 0
+    assert engine.max_model_len is None
+    whole, short = divmod(tokens, CONTEXT_LENGTH), divmod(tokens, 2048)
+    assert short[0] >= engine.max_num_seqs
     for number in (
         f"{shape.layer_adapter:,} inputs and outputs",
         f"= {slot / 1e6:.2f} MB, eight of them {8 * slot / 1e6:.0f} MB",
         f"{shape.kv_bytes:,} bytes: 1 GiB holds {tokens:,} tokens",
-        f"{spare:,} more as prefix cache",
-        f"In float32 it holds {tokens // 2:,}, {tokens // 2 // engine.max_model_len} requests of 2,048",
+        f"{whole[0]} requests of the model's whole context of {CONTEXT_LENGTH:,} tokens and {whole[1]:,} more",
+        f"{engine.max_num_seqs} requests of 2,048 and {tokens - engine.max_num_seqs * 2048:,} more",
+        f"In float32 it holds {tokens // 2:,}, {tokens // 2 // CONTEXT_LENGTH} requests of {CONTEXT_LENGTH:,}",
         f"16 running ones and {engine.max_ongoing_requests - engine.max_num_seqs} that wait",
     ):
         assert number in text
@@ -199,12 +204,15 @@ def test_slots_hold_the_learnwares_of_an_average_batch() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_serve_file_deploys_the_configuration_of_its_name(name: str) -> None:
-    deployed = ServeDeploySchema.model_validate(yaml.safe_load((DEPLOY / f"serve-{name}").read_text()))
+def test_a_serve_file_is_what_the_command_prints(name: str) -> None:
+    """`learnware-serving serve-file --config deploy/NAME > deploy/serve-NAME` writes it anew."""
     config = load_config(DEPLOY / name)
+    text = (DEPLOY / f"serve-{name}").read_text(encoding="utf-8")
+    assert text == serve_file(config, f"deploy/{name}")
+    deployed = ServeDeploySchema.model_validate(yaml.safe_load(text))
     check_applications(deployed)
     assert (deployed.http_options.host, deployed.http_options.port) == (config.http.host, config.http.port)
-    assert {application.args["config"] for application in deployed.applications} == {f"deploy/{name}"}
+    assert [configured(application.args) for application in deployed.applications] == [config, config]
 
 
 def check_applications(deployed: ServeDeploySchema) -> None:
@@ -230,10 +238,34 @@ def test_the_kuberay_configuration_is_the_h100_one_with_two_replicas_open_to_the
     expected = alone.model_copy(
         update={
             "http": alone.http.model_copy(update={"host": "0.0.0.0"}),
+            "keys": alone.keys.model_copy(update={"file": "/etc/learnware-serving-keys/keys.json"}),
             "engine": alone.engine.model_copy(update={"replicas": 2}),
         }
     )
     assert load_config(tmp_path / "config.yaml") == expected
+    deployed = yaml.safe_load(manifests["RayService"]["spec"]["serveConfigV2"])
+    assert deployed == yaml.safe_load(serve_file(expected))
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.glob("*.y*ml")), ids=lambda path: path.name)
+def test_what_listens_on_every_address_names_a_key_file_or_says_that_it_is_insecure(path: Path) -> None:
+    for content in configurations_in(list(yaml.safe_load_all(path.read_text(encoding="utf-8")))):
+        config = load_config(None, content)
+        assert config.http.host == "127.0.0.1" or config.http.insecure or config.keys.file
+
+
+def configurations_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping with `http` in a document, also in the YAML texts that it holds."""
+    if isinstance(value, str) and "http:" in value:
+        value = yaml.safe_load(value)
+    if isinstance(value, dict):
+        if "http" in value:
+            yield value
+        for each in value.values():
+            yield from configurations_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from configurations_in(each)
 
 
 def test_the_kuberay_service_deploys_on_as_many_gpus_as_there_are_replicas(manifests: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serving import engine_check
 from serving.cli.main import main
 from serving.config import Config, load_config
 from serving.config_file import default_file
@@ -37,6 +38,16 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
     output = capsys.readouterr()
     assert len(output.err.splitlines()) == 1, output.err
     return output.err
+
+
+@pytest.fixture(autouse=True)
+def the_engine_is_not_checked(monkeypatch):
+    """vLLM takes ten seconds to import; `tests.serving.test_engine_check` has that part."""
+
+    def cannot(config, base):
+        raise engine_check.CannotCheck("this test does not")
+
+    monkeypatch.setattr(engine_check, "check_in_a_process", cannot)
 
 
 def test_a_good_configuration_is_checked_and_its_learnwares_listed(tmp_path, market, capsys):
