@@ -1,9 +1,9 @@
-# ruff: noqa: PTH105, PTH110, PTH118, PTH123
+# ruff: noqa: PTH105, PTH118, PTH123
 """The keys as HAProxy looks them up: map files of digests, tenants and limits, made from the key file and the settings.
 
 A key file that cannot be used keeps what the last good one said, over a reload of HAProxy too; before there was a good
-one, nobody is let in. While there is no key everybody is let in, if the settings say so. Once a key was there, the last
-one's removal closes the edge and does not open it.
+one, nobody is let in. Where the settings name a key file every request needs a key, also while the file holds none;
+where they name neither file nor key, everybody is let in, if they say so.
 """
 
 import json
@@ -78,26 +78,22 @@ def current_state(settings: EdgeSettings, folder: str) -> State:
     """Return the keys that hold now, and keep those of a good file in `folder` for when the file is not one."""
     if settings.keys_file is None:
         return State([], False)
-    kept = _kept(folder)
-    if kept is None and not os.path.exists(settings.keys_file):
-        return State([], False)
     try:
         entries = read_key_file(settings.keys_file)
     except ValueError as error:
-        return State(kept or [], True, str(error))
-    if entries or kept is not None:
-        write(os.path.join(folder, KEPT), json.dumps(entries))
-    return State(entries, kept is not None)
+        return State(_kept(folder), True, str(error))
+    write(os.path.join(folder, KEPT), json.dumps(entries))
+    return State(entries, True)
 
 
-def _kept(folder: str) -> list[dict[str, Any]] | None:
-    """Returns the entries of the last good key file that held a key; None before there was one."""
+def _kept(folder: str) -> list[dict[str, Any]]:
+    """Return the entries of the last good key file; none before there was one."""
     try:
         with open(os.path.join(folder, KEPT), encoding="utf-8") as file:
             entries: list[dict[str, Any]] = json.load(file)
             return entries
     except (OSError, ValueError):
-        return None
+        return []
 
 
 def maps(settings: EdgeSettings, state: State) -> dict[str, dict[str, str]]:

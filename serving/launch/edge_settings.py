@@ -1,24 +1,15 @@
 """The settings of the edge (`serving.edge`), from the configuration, the environment and the key file."""
 
-import hashlib
 import ipaddress
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from serving.access.tenant import ADMIN_NAME, ANONYMOUS_NAME
-from serving.applications.access import configured_access
+from serving.access.keyring import keys_required, static_keys
 from serving.config import Config
-from serving.edge.key_maps import read_key_file
 from serving.edge.settings import EdgeSettings
 from serving.launch.instance import LOOPBACK
 from serving.names import GENERATING_PATHS, ODD_PATH, OPEN_PATHS, allowed_paths, allowed_prefixes
 from specs.errors import InvalidConfig
 from specs.task import MAX_BYTES as MAX_TASK_BYTES
-
-KEYS_VARIABLE = "LEARNWARE_API_KEYS"
-"""Environment variable of further API keys: NAME:KEY, separated by commas."""
 
 WAITING_PER_RUNNING = 4
 """Requests that may wait on a replica for each one that runs, where limits.max_waiting says nothing."""
@@ -36,8 +27,8 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
     The exporter and the statistics page, which has no password, stay on loopback.
 
     Raises:
-        InvalidConfig: a path, origin or network cannot be written into HAProxy's configuration, or LEARNWARE_API_KEYS
-            is not NAME:KEY.
+        InvalidConfig: a path, origin or network cannot be written into HAProxy's configuration, or a key of the
+            configuration or the environment cannot be used.
     """
     http, limits = config.http, config.limits
     everywhere = host in {"0.0.0.0", "::"}  # noqa: S104
@@ -70,7 +61,7 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
         requests_per_minute=limits.requests_per_minute,
         concurrent_requests=limits.concurrent_requests,
         keys_file=None if config.keys.path is None else str(config.keys.path),
-        static_keys=tuple(static_keys(config)),
+        static_keys=static_keys(config),
     )
 
 
@@ -81,51 +72,6 @@ def total_requests(config: Config) -> int:
     return int(engine.replicas * (engine.max_num_seqs + waiting) * EDGE_MARGIN)
 
 
-def static_keys(config: Config) -> Iterator[dict[str, Any]]:
-    """Yields the keys of configuration and environment as entries of a key file, by their digests.
-
-    Raises:
-        InvalidConfig: the environment's are not NAME:KEY, or a name is reserved.
-    """
-    for number, key in enumerate(config.api_keys, 1):
-        yield {"name": f"api-key-{number}", "sha256": digest(key)}
-    for each in filter(None, os.environ.get(KEYS_VARIABLE, "").split(",")):
-        name, colon, key = each.strip().partition(":")
-        if not colon or not name or not key or name in {ADMIN_NAME, ANONYMOUS_NAME}:
-            raise InvalidConfig(f"{KEYS_VARIABLE} must hold NAME:KEY, separated by commas; no name may be {ADMIN_NAME}")
-        yield {"name": name, "sha256": digest(key)}
-    if admin := configured_access(config).admin_key:
-        yield {
-            "name": ADMIN_NAME,
-            "sha256": digest(admin),
-            "requests_per_minute": None,
-            "concurrent_requests": None,
-            "opens": False,
-        }
-
-
-def digest(key: str) -> str:
-    """Returns the form in which a key is kept and looked up: its SHA-256, hexadecimal."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def keys_needed(config: Config) -> bool:
-    """Returns whether there is a key, so that every request needs one.
-
-    Raises:
-        InvalidConfig: the key file is there and cannot be used.
-    """
-    if any(entry.get("opens", True) for entry in static_keys(config)):
-        return True
-    path = config.keys.path
-    if path is None or not path.exists():
-        return False
-    try:
-        return bool(read_key_file(str(path)))
-    except ValueError as error:
-        raise InvalidConfig(f"keys.file: {error}") from None
-
-
 def check_exposure(config: Config) -> None:
     """Returns if nobody can use the stack whom its owner did not mean to.
 
@@ -133,7 +79,7 @@ def check_exposure(config: Config) -> None:
         InvalidConfig: others can reach it without a key, or the edge's settings cannot be used.
     """
     edge_settings(config.http.host, config)
-    if not keys_needed(config) and not config.http.insecure and not is_loopback(config.http.host):
+    if not keys_required(config) and not config.http.insecure and not is_loopback(config.http.host):
         raise InvalidConfig(
             f"http.host {config.http.host} opens the stack to the network, and there is no key: add one "
             "(`learnware-serving keys add NAME`, with keys.file in the configuration), or say --insecure "

@@ -15,11 +15,12 @@ from typing import Any
 import httpx
 
 from router.choice import NO_CHOICE
+from serving.access.keyring import keys_required
 from serving.base_model import ensure_base_model
 from serving.config import Config
 from serving.launch.deploy_process import Deployer, Deployment
 from serving.launch.drain import StopSignals, stop_stack
-from serving.launch.edge_settings import check_exposure, edge_settings, keys_needed
+from serving.launch.edge_settings import check_exposure, edge_settings
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import unrouted, wait_until_routed
 from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
@@ -192,7 +193,7 @@ def _answers(config: Config) -> bool:
     """Returns whether requests for `auto` come back with a choice from every engine replica (the router takes them in
     turn), and the stack reports itself ready."""
     body = {"model": config.router.auto_names[0], "messages": [{"role": "user", "content": _EXAMPLE}], "max_tokens": 1}
-    key = config.api_keys[0] if config.api_keys else admin_key(config)
+    key = admin_key(config)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         # The certificate is for the name by which clients come, and this comes by an address.
@@ -213,7 +214,7 @@ def _url(config: Config) -> str:
 
 def _announce(config: Config, seconds: float, say: Say) -> None:
     url = _url(config)
-    key = " -H 'Authorization: Bearer YOUR_KEY'" if keys_needed(config) else ""
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if keys_required(config) else ""
     message = f'{{"role": "user", "content": "{_EXAMPLE}"}}'
     body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8, "temperature": 0}}'
     say(f"ready after {seconds:.0f} s: {url}/v1  (Ctrl-C stops it)")

@@ -31,7 +31,7 @@ from serving.access.caller import caller
 from serving.access.tenant import ANONYMOUS, Tenant
 from serving.config_sections import MIB, HTTPSettings, LimitSettings
 from serving.names import GENERATING_PATHS
-from serving.openai_errors import openai_error
+from serving.openai_errors import error_response
 from serving.replica.asked import GENERATE_PATH, SAMPLING, Asked, asked
 from serving.replica.places import Places
 from serving.replica.request_body import replay
@@ -118,7 +118,7 @@ class Limits:
         except ClientDisconnect:
             return
         except LearnwareError as error:
-            response = openai_error(error)
+            response = error_response(error, scope["path"])
             if isinstance(error, TooLarge | TooSlow):
                 response.headers["connection"] = "close"  # the rest of the body is not waited for
             await response(scope, receive, send)

@@ -42,7 +42,7 @@ from router.choice import (
     decode_choice,
 )
 from serving.names import GENERATING_PATHS
-from serving.openai_errors import openai_error
+from serving.openai_errors import error_response
 from serving.replica.admission import Admission, Names
 from serving.replica.limits import TURN, Turn, quoted
 from serving.replica.prompt_logprobs import PromptLogprobs
@@ -148,7 +148,7 @@ class LearnwareMiddleware:
             except ClientDisconnect:
                 return
             except LearnwareError as error:
-                await openai_error(error)(scope, receive, send)
+                await error_response(error, scope["path"])(scope, receive, send)
                 return
             if answerer is not None:
                 request = request.naming(answerer.model)

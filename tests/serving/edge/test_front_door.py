@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.launch.edge_settings import digest
+from serving.access.keyring import digest_of
 from serving.names import ALLOWED_PATHS, GENERATING_PATHS, OPEN_PATHS, is_allowed
 from tests.serving.edge.door import GENERATES, LOOPBACK, Door, opened, settings
 
@@ -128,7 +128,7 @@ def test_without_keys_everybody_is_answered(open_door: Door) -> None:
         {"Authorization": "Bearer wrong"},
         {"Authorization": f"Basic {KEY}"},
         {"Authorization": KEY},
-        {"Authorization": f"Bearer {digest(KEY)}"},
+        {"Authorization": f"Bearer {digest_of(KEY)}"},
         {"Authorization": "Bearer "},
         {"x-api-key": "wrong"},
         {"x-api-key": ""},

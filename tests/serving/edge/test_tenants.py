@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from serving.access.keyring import digest_of
 from serving.edge.tenants import LARGEST_RATE
-from serving.launch.edge_settings import digest
 from tests.serving.edge.door import GENERATES, LOOPBACK, Answer, Door, opened, settings
 
 pytestmark = pytest.mark.slow  # a real HAProxy
@@ -35,7 +35,7 @@ def bearer(name: str) -> dict[str, str]:
 
 
 def key_file(path: Path, keys: dict[str, dict[str, Any]]) -> Path:
-    entries = [{"name": name, "sha256": digest(f"key of {name}"), **limits} for name, limits in keys.items()]
+    entries = [{"name": name, "sha256": digest_of(f"key of {name}"), **limits} for name, limits in keys.items()]
     path.with_suffix(".new").write_text(json.dumps({"format": 1, "keys": entries}))
     path.with_suffix(".new").replace(path)
     return path

@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
+from serving.access.keyring import API_KEYS_VARIABLE
 from serving.cli.main import main
 from serving.config import Config
 from serving.edge.settings import EdgeSettings, read_settings
 from serving.launch import environment
 from serving.launch.edge_settings import (
-    KEYS_VARIABLE,
     check_exposure,
-    digest,
     edge_settings,
     is_loopback,
-    keys_needed,
-    static_keys,
     total_requests,
 )
 from serving.launch.instance import haproxy_binary
@@ -74,22 +71,6 @@ def test_haproxy_starts_with_the_connections_that_it_is_given(
     assert done.returncode == 124, done.stderr  # it ran until it was ended
 
 
-def test_keys_of_configuration_environment_and_owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(KEYS_VARIABLE, "acme:secret:1, other:two")
-    found = {entry["name"]: entry for entry in static_keys(config(api_keys=["x"], market={"admin_key": "y"}))}
-    assert {name: entry["sha256"] for name, entry in found.items()} == {
-        "api-key-1": digest("x"),
-        "acme": digest("secret:1"),
-        "other": digest("two"),
-        "admin": digest("y"),
-    }
-    assert found["admin"]["opens"] is False
-    for wrong in ("secret", ":secret", "acme:", "admin:x"):
-        monkeypatch.setenv(KEYS_VARIABLE, wrong)
-        with pytest.raises(InvalidConfig, match=f"{KEYS_VARIABLE} must hold NAME:KEY"):
-            list(static_keys(Config()))
-
-
 @pytest.mark.parametrize(
     ("host", "here"), [("127.0.0.1", True), ("127.9.9.9", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
 )
@@ -99,7 +80,7 @@ def test_loopback_is_told_from_the_network(host: str, here: bool) -> None:
 
 
 def test_a_host_of_the_network_needs_a_key_or_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    monkeypatch.delenv(API_KEYS_VARIABLE, raising=False)
     public = {"host": "0.0.0.0"}
     with pytest.raises(InvalidConfig, match=r"0\.0\.0\.0 opens the stack to the network.*keys add NAME.*--insecure"):
         check_exposure(config(http=public))
@@ -109,21 +90,18 @@ def test_a_host_of_the_network_needs_a_key_or_the_word(tmp_path: Path, monkeypat
     check_exposure(config(http=public | {"insecure": True}))
     check_exposure(config(http=public, api_keys=["x"]))
     file = tmp_path / "keys.json"
-    with pytest.raises(InvalidConfig, match="opens the stack"):
-        check_exposure(config(http=public, keys={"file": str(file)}))
-    file.write_text('{"format": 1, "keys": []}')
-    assert not keys_needed(config(keys={"file": str(file)}))
+    check_exposure(config(http=public, keys={"file": str(file)}))  # it lets nobody in until there is a key
     file.write_text(json.dumps({"format": 1, "keys": [{"name": "a", "sha256": "0" * 64}]}))
     check_exposure(config(http=public, keys={"file": str(file)}))
     file.write_text("{")
-    with pytest.raises(InvalidConfig, match=r"keys\.file: .*is not JSON"):
+    with pytest.raises(InvalidConfig, match=r"the key file .* cannot be used"):
         check_exposure(config(keys={"file": str(file)}))
 
 
 def test_serve_and_check_refuse_it_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    monkeypatch.delenv(API_KEYS_VARIABLE, raising=False)
     path = tmp_path / "my.yaml"
     path.write_text("http: {host: 0.0.0.0}\n")
     for command in (["serve", "--config", str(path)], ["check", "--config", str(path)], ["serve", "--host", "::"]):
