@@ -157,7 +157,11 @@ APIS = (
     Api(
         "/inference/v1/generate",
         {"model": MODEL, "token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 2}},
-        {"stream": False, "priority": 0, "cache_salt": "salt", "request_id": "one", "features": None},
+        {
+            **{name: SAMPLING[name] for name in ("stream", "stream_options", "priority", "cache_salt", "request_id")},
+            **{"kv_transfer_params": {}, "ec_transfer_params": {}, "features": None, "content_parts": [{}]},
+            **{"token_offsets": [[0, 1]], "assistant_tokens_mask": [0, 1, 1]},
+        },
     ),
     Api("/invocations", CHAT, CHAT_MORE),
     Api("/cohere/v2/chat", CHAT, CHAT_MORE),
@@ -264,7 +268,8 @@ def _spoil_fields(draw: Draw, body: dict[str, Any], api: Api) -> str:
             body[name] = _inside(draw, body[name])
             said.append(f"changed within {name}")
         else:
-            body[name] = draw.choice(WRONG)(draw) if kind > len(WRONG) else WRONG[kind](draw)
+            kind %= len(WRONG)
+            body[name] = WRONG[kind](draw)
             said.append(f"{name} of kind {kind}")
     return ", ".join(said)
 

@@ -10,6 +10,7 @@ The aims stand in `benchmarks.tables.chaos_table`; the exit status is 1 if one o
 
 import argparse
 import json
+import math
 import re
 import sys
 import tempfile
@@ -174,18 +175,19 @@ def summarise(
     rows: list[list[str]] = []
     missed: list[str] = []
     for name, findings in found.items():
-        figures |= findings.figures
-        intervals |= findings.intervals
+        known = {figure: value for figure, value in findings.figures.items() if math.isfinite(value)}
+        figures |= known
+        intervals |= {figure: spread for figure, spread in findings.intervals.items() if figure in known}
         details[name] = {"faults": findings.faults, **findings.details}
         for line in AIMS.get(name, ()):
             quantity = line.quantity
-            value = findings.figures.get(quantity.figure)
+            value = known.get(quantity.figure)
             aim = ""
             if quantity.aim is not None:
                 if value is None or not quantity.aim.is_met(value):
                     missed.append(quantity.figure)
                 aim = quantity.aim.text(value, quantity.form)
-            shown = with_interval(value, findings.intervals.get(quantity.figure), quantity.form)
+            shown = with_interval(value, intervals.get(quantity.figure), quantity.form)
             rows.append([f"{name}: {line.title}", shown, aim])
     return figures, intervals, details, rows, missed
 

@@ -23,6 +23,8 @@ OVERLOAD_S, SHORT_OVERLOAD_S = 300.0, 20.0
 MOST_REQUESTS = 60_000
 """Requests of the overload at most, whatever the capacity is."""
 DRAIN_S = 60.0
+RAMP_SHARE, LONGEST_RAMP_S = 0.25, 30.0
+"""Share of the overload, and seconds at most, until what is answered counts: the first answers take their time."""
 SOURCES = 16
 REFUSED_STATUSES = (429, 503)
 ROUTER_REASONS = ("base:router-deadline", "base:router-overload", "base:router-error")
@@ -56,10 +58,11 @@ class Open(NamedTuple):
 
 def evaluate(closed: Sequence[Closed], overload: Open) -> Findings:
     best = max(closed, key=lambda one: one.rate)
-    good = [one for one in overload.outcomes if one.end is End.DONE and one.ended <= overload.ended]
+    counted_from = overload.began + min(LONGEST_RAMP_S, RAMP_SHARE * (overload.ended - overload.began))
+    good = [one for one in overload.outcomes if one.end is End.DONE and counted_from < one.ended <= overload.ended]
     refused = [one for one in overload.outcomes if one.status in REFUSED_STATUSES and not one.tokens]
     told = [one for one in refused if one.end is End.REFUSED]
-    goodput = len(good) / (overload.ended - overload.began)
+    goodput = len(good) / (overload.ended - counted_from)
     at_capacity = [one.ttft for one in best.outcomes if one.ttft is not None]
     admitted = [one.ttft for one in overload.outcomes if one.ttft is not None]
     edge = [one.total_ms for one in overload.logged if one.status in REFUSED_STATUSES]

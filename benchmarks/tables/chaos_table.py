@@ -28,9 +28,9 @@ class Line(NamedTuple):
     peers: str = ""
 
 
-QUEUE = "vLLM: the line is unbounded; SGLang: `--max-queued-requests`; TGI: `--max-concurrent-requests`, then 429"
-RETRY = "SGLang's gateway and LiteLLM try a failed request again, some times over; vLLM alone: the client's business"
-LIMITS = "LiteLLM: requests and tokens a minute for each key; vLLM, SGLang, TGI: one key, no tenants"
+QUEUE = "vLLM: all wait; SGLang: `--max-queued-requests`; TGI: `--max-concurrent-requests`, then 429"
+RETRY = "SGLang's gateway and LiteLLM try again, several times; vLLM, SGLang, TGI alone: the client does"
+LIMITS = "LiteLLM: requests and tokens a minute of each key; vLLM, SGLang, TGI: no tenants"
 
 SCENARIOS: Mapping[str, Sequence[Line]] = {
     "kills": (
@@ -44,7 +44,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
         Line(
             "engine stopped, noticed after, s",
             Quantity("kills_hang_noticed_s", TENTHS, at_most(15)),
-            "SGLang: a watchdog of the engine's process; vLLM: health knows a dead engine, not a stopped one",
+            "SGLang: a step longer than `--watchdog-timeout` ends the server; vLLM: a dead engine is noticed",
         ),
         Line("longest silence of a stream then, s", Quantity("kills_longest_hang_s", TENTHS, at_most(20))),
         Line("requests that never ended", Quantity("kills_never_ended", WHOLE, NONE)),
@@ -66,7 +66,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
         Line(
             "half-open and slow connections: others' p99 TTFT, ratio",
             Quantity("door_ttft_p99_ratio", HUNDREDTHS, at_most(1.2)),
-            "vLLM's guide: put a reverse proxy in front",
+            "vLLM's security guide: put a reverse proxy in front",
         ),
         Line("others' requests that failed", Quantity("door_others_failed", WHOLE, NONE)),
     ),
@@ -78,6 +78,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
         Line("admitted: p99 TTFT over that at capacity", Quantity("overload_ttft_p99_ratio", HUNDREDTHS, at_most(2))),
         Line("answers of the base since no router chose", Quantity("overload_router_fallbacks", WHOLE, NONE)),
         Line("other failures", Quantity("overload_failed", WHOLE, NONE)),
+        Line("the load generator's own lag, p99, ms", Quantity("overload_generator_lag_p99_ms", WHOLE)),
     ),
     "tenants": (
         Line(
@@ -88,7 +89,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
         Line(
             "the same, and asks for priority",
             Quantity("tenants_ttft_p99_ratio_priority", HUNDREDTHS, at_most(1.3)),
-            "vLLM, SGLang: with priority scheduling, a request's own word",
+            "vLLM, SGLang: with priority scheduling a request says its own",
         ),
         Line("requests that failed or never ended", Quantity("tenants_other_failed", WHOLE, NONE)),
     ),

@@ -1,0 +1,77 @@
+"""The load generator is not the limit: one process holds thousands of streams at once and is not late."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.chaos.client import End, Lag, chat, clients
+from benchmarks.chaos.figures import percentile
+
+HELD = 3_000
+STREAM_S = 6.0
+SERVER = f"""
+import asyncio
+from aiohttp import web
+
+now = most = 0
+
+async def answer(request):
+    global now, most
+    await request.read()
+    now += 1
+    most = max(most, now)
+    response = web.StreamResponse(headers={{"Content-Type": "text/event-stream"}})
+    await response.prepare(request)
+    await response.write(b'data: {{"choices": [{{"delta": {{"content": "a"}}}}]}}\\n\\n')
+    await asyncio.sleep({STREAM_S})
+    await response.write(b"data: [DONE]\\n\\n")
+    now -= 1
+    return response
+
+async def peak(_):
+    return web.Response(text=str(most))
+
+async def main():
+    app = web.Application()
+    app.add_routes([web.post("/v1/chat/completions", answer), web.get("/peak", peak)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.sleep(120)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_one_process_holds_three_thousand_streams_without_being_late():
+    import asyncio
+
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        asks = [chat(number, 1) for number in range(HELD)]
+        async with clients(url, {}, sources=16) as sessions, Lag() as lag:
+            began = time.monotonic()
+            tasks = []
+            for number, ask in enumerate(asks):
+                tasks.append(asyncio.create_task(sessions.send(ask)))
+                if number % 20 == 19:
+                    await asyncio.sleep(0.02)
+            sent_s = time.monotonic() - began
+            outcomes = await asyncio.gather(*tasks)
+            async with sessions.session().get(f"{url}/peak") as answer:
+                peak = int(await answer.text())
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    print(f"{peak} held, sent in {sent_s:.1f} s, own lag p99 {1e3 * percentile(lag.late, 0.99):.0f} ms")
+    assert {outcome.end for outcome in outcomes} == {End.DONE}
+    assert peak >= 0.9 * HELD
+    assert percentile(lag.late, 0.99) < 0.25
