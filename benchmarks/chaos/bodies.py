@@ -159,8 +159,12 @@ APIS = (
         {"model": MODEL, "token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 2}},
         {
             **{name: SAMPLING[name] for name in ("stream", "stream_options", "priority", "cache_salt", "request_id")},
-            **{"kv_transfer_params": {}, "ec_transfer_params": {}, "features": None, "content_parts": [{}]},
-            **{"token_offsets": [[0, 1]], "assistant_tokens_mask": [0, 1, 1]},
+            "kv_transfer_params": {},
+            "ec_transfer_params": {},
+            "features": None,
+            "content_parts": [{}],
+            "token_offsets": [[0, 1]],
+            "assistant_tokens_mask": [0, 1, 1],
         },
     ),
     Api("/invocations", CHAT, CHAT_MORE),
@@ -232,7 +236,7 @@ class Malformed(NamedTuple):
     data: bytes
     headers: Mapping[str, str]
     how: str
-    """What was done to it, in words."""
+    """The changes that were made to a good body, in words."""
 
 
 def malformed(seed: int, number: int) -> Malformed:

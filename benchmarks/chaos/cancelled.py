@@ -26,8 +26,8 @@ LONGEST_S = {"before headers": 0.05, "waiting": 0.6, "not streamed": 1.5}
 
 
 class Watched(NamedTuple):
-    """What metrics said: requests in the engines, running and waiting, a second after the last hang-up and after a few
-    requests that make every engine report anew; and the tokens generated in the seconds after."""
+    """The metrics after the last hang-up: requests in the engines, running and waiting, a second after it and after a
+    few requests that make every engine report anew; and the tokens generated in the seconds after."""
 
     at_once: float
     reported: float

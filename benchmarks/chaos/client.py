@@ -30,7 +30,7 @@ taken for one source's attack."""
 
 
 class End(StrEnum):
-    """How a request ended."""
+    """Ends of a request."""
 
     DONE = "done"
     """The whole answer came: a body with status 200, or a stream with its last event."""
@@ -50,7 +50,7 @@ class End(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What became of a request; times are seconds of `time.monotonic`."""
+    """A request that has ended; times are seconds of `time.monotonic`."""
 
     sent: float
     ended: float
@@ -226,7 +226,7 @@ async def clients(
 
 
 class Lag:
-    """How late this process's event loop wakes up, in seconds: the load generator's own part in every latency."""
+    """Measures how late this event loop wakes up, in seconds: the load generator's own part in every latency."""
 
     def __init__(self) -> None:
         self.late: list[float] = []

@@ -30,7 +30,7 @@ TRIES = 10
 
 
 class Step(NamedTuple):
-    """What was seen while a disk was bad in one way, or after."""
+    """One look at the stack, while a disk is bad in one way or after."""
 
     name: str
     failed_reads: int

@@ -31,7 +31,7 @@ SMALL_WINDOW = 2_048
 
 
 class Attack(NamedTuple):
-    """What became of an attack's connections: how many were opened, refused, and still open at its end."""
+    """An attack's connections: how many were opened, refused, and still open at its end."""
 
     opened: int
     refused: int

@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 class Findings(NamedTuple):
-    """What a scenario's evaluation makes of its records."""
+    """Figures and faults that a scenario's evaluation makes of its records."""
 
     figures: dict[str, float]
     """Flat, name to number, as the result and the table have them."""

@@ -33,7 +33,7 @@ PADDING = 1_200_000
 TOKENS = (16, 48)
 BEFORE_S, AFTER_S = 8.0, 5.0
 """Seconds of load before the first kill, and after a replacement."""
-REPLACED_WAIT_S, SHORT_REPLACED_WAIT_S = 240.0, 100.0
+REPLACED_WAIT_S, SHORT_REPLACED_WAIT_S = 240.0, 150.0
 REQUEST_TIMEOUT_S, SHORT_REQUEST_TIMEOUT_S = 300.0, 150.0
 LOOK_S = 0.25
 KINDS = ("front end killed", "engine killed", "engine stopped")
@@ -45,7 +45,7 @@ class Kill(NamedTuple):
     kind: str
     at: float
     noticed: float | None
-    """When a replica was gone from the edge, or the process that was stopped had been ended."""
+    """The time at which a replica was gone from the edge, or the process that was stopped had been ended."""
     replaced: float | None
     waiting: int
     """Streams that had no token yet."""
@@ -174,7 +174,7 @@ def _victim(target: Target, kind: str, number: int) -> psutil.Process | None:
 
 
 async def _kill(target: Target, kind: str, victim: psutil.Process, load: Load, wait_s: float) -> Kill:
-    before = await asyncio.to_thread(target.replicas_up)
+    before = await asyncio.to_thread(target.replicas_up) or set()
     waiting, at = load.waiting, time.monotonic()
     victim.send_signal(signal.SIGSTOP if kind == "engine stopped" else signal.SIGKILL)
     noticed: float | None = None
@@ -182,9 +182,9 @@ async def _kill(target: Target, kind: str, victim: psutil.Process, load: Load, w
         while time.monotonic() < at + wait_s:
             await asyncio.sleep(LOOK_S)
             up = await asyncio.to_thread(target.replicas_up)
-            if noticed is None and (before - up or not _lives(victim)):
+            if noticed is None and (not _lives(victim) or (up is not None and before - up)):
                 noticed = time.monotonic()
-            if before - up and len(up) >= target.replicas:
+            if up is not None and before - up and len(up) >= target.replicas:
                 left = at + wait_s - time.monotonic()
                 whole = await asyncio.to_thread(wait_until_whole, target, left)
                 return Kill(kind, at, noticed, None if whole is None else time.monotonic(), waiting)

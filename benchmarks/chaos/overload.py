@@ -52,7 +52,7 @@ class Open(NamedTuple):
     outcomes: Sequence[Outcome]
     logged: Sequence[Logged]
     router_reasons: float
-    """How often the base model answered since no router did, by the stack's own count."""
+    """The number of times that the base model answered since no router did, by the stack's own count."""
     lag: Sequence[float]
 
 

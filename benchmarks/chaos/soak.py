@@ -39,14 +39,14 @@ class Grown(NamedTuple):
 
 
 class Soak(NamedTuple):
-    """What was seen: memory by process id, sizes of `/metrics`, requests, market changes, and the last streams."""
+    """All that was seen: memory by process id, sizes of `/metrics`, requests, market changes, the last streams."""
 
     seconds: float
     memory: Mapping[int, Grown]
     metrics_bytes: Sequence[int]
     outcomes: Sequence[Outcome]
     changes: Sequence[str]
-    """What became of each change: empty for one that was made, else the error."""
+    """The error of each change, empty for one that was made."""
     last: Sequence[Outcome]
     exit_s: float | None
     """Seconds from SIGTERM until the launcher was gone; None if it never was."""

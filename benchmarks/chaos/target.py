@@ -133,15 +133,15 @@ class Target(NamedTuple):
 
     # -- HAProxy
 
-    def replicas_up(self) -> set[str]:
-        """Returns the names of the engine replicas that HAProxy sends chosen requests to; empty where it does not
-        answer."""
+    def replicas_up(self) -> set[str] | None:
+        """Returns the names of the engine replicas that HAProxy sends chosen requests to; None where it does not
+        answer, as for a moment at each change of topology."""
         port = int(self.url.rpartition(":")[2]) + STATISTICS_PORT
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats;csv", timeout=5) as answer:
                 text: str = answer.read().decode(errors="replace")
         except OSError:
-            return set()
+            return None
         return up_in(text)
 
 
@@ -187,7 +187,7 @@ def key_file(path: Path, tenants: Mapping[str, str]) -> None:
 
 
 class Setting(NamedTuple):
-    """What a scenario asks of the stack that it runs on."""
+    """A stack as a scenario asks for it."""
 
     replicas: int = 2
     max_waiting: int | None = None
@@ -243,7 +243,7 @@ def wait_until_whole(target: Target, timeout_s: float) -> float | None:
     """Waits until every replica is up and a request is answered; returns the seconds, None if it took too long."""
     started = time.monotonic()
     while time.monotonic() < started + timeout_s:
-        if len(target.replicas_up()) >= target.replicas and target.is_answering():
+        if len(target.replicas_up() or ()) >= target.replicas and target.is_answering():
             return time.monotonic() - started
         time.sleep(0.5)
     return None

@@ -1,5 +1,5 @@
-"""Every scenario of `benchmarks.chaos` in its short form, on stacks of its own, with API keys. It comes after the shared
-stack's end (mark `last`, and its name), so that two stacks do not share the machine."""
+"""Every scenario of `benchmarks.chaos` in its short form, on stacks of its own, with API keys. It comes after the end
+of the shared stack (mark `last`, and its name), so that two stacks do not share the machine."""
 
 import json
 from pathlib import Path

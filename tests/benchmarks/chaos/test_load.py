@@ -1,8 +1,10 @@
 """The load generator is not the limit: one process holds thousands of streams at once and is not late."""
 
+import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -47,30 +49,30 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.slow
-async def test_one_process_holds_three_thousand_streams_without_being_late():
-    import asyncio
-
+@pytest.fixture
+def url() -> Iterator[str]:
     server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-        asks = [chat(number, 1) for number in range(HELD)]
-        async with clients(url, {}, sources=16) as sessions, Lag() as lag:
-            began = time.monotonic()
-            tasks = []
-            for number, ask in enumerate(asks):
-                tasks.append(asyncio.create_task(sessions.send(ask)))
-                if number % 20 == 19:
-                    await asyncio.sleep(0.02)
-            sent_s = time.monotonic() - began
-            outcomes = await asyncio.gather(*tasks)
-            async with sessions.session().get(f"{url}/peak") as answer:
-                peak = int(await answer.text())
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
+    assert server.stdout is not None
+    yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+    server.kill()
+    server.wait()
+    server.stdout.close()
+
+
+@pytest.mark.slow
+async def test_one_process_holds_three_thousand_streams_without_being_late(url: str):
+    asks = [chat(number, 1) for number in range(HELD)]
+    async with clients(url, {}, sources=16) as sessions, Lag() as lag:
+        began = time.monotonic()
+        tasks = []
+        for number, ask in enumerate(asks):
+            tasks.append(asyncio.create_task(sessions.send(ask)))
+            if number % 20 == 19:
+                await asyncio.sleep(0.02)
+        sent_s = time.monotonic() - began
+        outcomes = await asyncio.gather(*tasks)
+        async with sessions.session().get(f"{url}/peak") as answer:
+            peak = int(await answer.text())
     print(f"{peak} held, sent in {sent_s:.1f} s, own lag p99 {1e3 * percentile(lag.late, 0.99):.0f} ms")
     assert {outcome.end for outcome in outcomes} == {End.DONE}
     assert peak >= 0.9 * HELD

@@ -1,4 +1,4 @@
-"""The suite goes on where it was cut, starts a stack for those that ask for the same, and fails where an aim is missed."""
+"""The suite goes on where it was cut, shares a stack among those that ask for the same, and fails on a missed aim."""
 
 import json
 from contextlib import contextmanager
