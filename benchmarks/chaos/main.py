@@ -41,8 +41,8 @@ class Scenario(NamedTuple):
     ends_stack: bool = False
 
 
-KILLS_LINE = 128
-"""`limits.max_waiting` of the stack for kills: one replica takes all that waits while the other is replaced."""
+KILLS_LIMITS = (("max_waiting", 128), ("max_wait_s", 300))
+"""Section `limits` of the stack for kills: one replica takes all that waits while the other is replaced."""
 
 SCENARIOS: Sequence[Scenario] = (
     Scenario(malformed.NAME, malformed.run),
@@ -51,7 +51,7 @@ SCENARIOS: Sequence[Scenario] = (
     Scenario(overload.NAME, overload.run),
     Scenario(tenants.NAME, tenants.run),
     Scenario(soak.NAME, soak.run, ends_stack=True),
-    Scenario(kills.NAME, kills.run, Setting(max_waiting=KILLS_LINE)),
+    Scenario(kills.NAME, kills.run, Setting(limits=KILLS_LIMITS)),
     Scenario(disk.NAME, disk.drive, None),
 )
 

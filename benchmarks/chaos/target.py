@@ -190,7 +190,8 @@ class Setting(NamedTuple):
     """A stack as a scenario asks for it."""
 
     replicas: int = 2
-    max_waiting: int | None = None
+    limits: tuple[tuple[str, int], ...] = ()
+    """Settings of the section `limits`, by key."""
     market: Path | None = None
 
 
@@ -204,8 +205,8 @@ def configuration(setting: Setting, port: int, keys: Path | None, admin_key: str
         "engine": ENGINE | {"replicas": setting.replicas},
         "market": {"admin_key": admin_key, "path": None if setting.market is None else str(setting.market)},
     }
-    if setting.max_waiting is not None:
-        config["limits"] = {"max_waiting": setting.max_waiting}
+    if setting.limits:
+        config["limits"] = dict(setting.limits)
     if keys is not None:
         config["keys"] = {"file": str(keys)}
     return config

@@ -46,6 +46,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
             Quantity("kills_hang_noticed_s", TENTHS, at_most(15)),
             "SGLang: a step longer than `--watchdog-timeout` ends the server; vLLM: a dead engine is noticed",
         ),
+        Line("stopped engines that nobody noticed", Quantity("kills_hang_unnoticed", WHOLE, NONE)),
         Line("longest silence of a stream then, s", Quantity("kills_longest_hang_s", TENTHS, at_most(20))),
         Line("requests that never ended", Quantity("kills_never_ended", WHOLE, NONE)),
     ),

@@ -64,7 +64,7 @@ def test_a_request_that_a_kill_harms_is_found(outcome: Outcome, figure: str):
     [
         ({"replaced": None}, "kills_not_replaced"),
         ({"noticed": 26.0}, "kills_hang_noticed_s"),
-        ({"noticed": None}, "kills_hang_noticed_s"),
+        ({"noticed": None}, "kills_hang_unnoticed"),
         ({"waiting": 49}, "kills_least_waiting"),
     ],
 )

@@ -24,7 +24,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     @contextmanager
     def running(setting: Setting, scratch: Path, *, with_keys: bool, logs: Path):
-        events.append(f"start {setting.max_waiting}")
+        events.append(f"start {dict(setting.limits)}")
         yield Target("http://127.0.0.1:1", replicas=2), None
         events.append("stop")
 
@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         scenario("malformed"),
         scenario("cancelled"),
         scenario("soak", ends_stack=True),
-        scenario("kills", Setting(max_waiting=9)),
+        scenario("kills", Setting(limits=(("max_waiting", 9),))),
         scenario("disk", None),
     ]
     monkeypatch.setattr(suite, "SCENARIOS", names)
@@ -51,8 +51,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_stack_is_shared_by_those_that_ask_for_the_same(started: list[str], tmp_path: Path):
     main(["--short", "--out", str(tmp_path)])
     assert started == [
-        *("start None", "malformed", "cancelled", "soak", "stop"),
-        *("start 9", "kills", "stop"),
+        *("start {}", "malformed", "cancelled", "soak", "stop"),
+        *("start {'max_waiting': 9}", "kills", "stop"),
         "disk",
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.chaos.main import KILLS_LIMITS
 from benchmarks.chaos.target import (
     FIRST,
     EdgeLog,
@@ -81,13 +82,13 @@ def test_the_key_file_holds_digests_and_is_its_owners_alone(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "setting", [Setting(), Setting(replicas=1, max_waiting=128), Setting(market=Path("/somewhere/market"))]
+    "setting", [Setting(), Setting(replicas=1, limits=KILLS_LIMITS), Setting(market=Path("/somewhere/market"))]
 )
 def test_a_configuration_is_one_that_the_stack_takes(setting: Setting, tmp_path: Path):
     made = configuration(setting, 9_000, tmp_path / "keys.json", "admin")
     config = Config.model_validate(json.loads(json.dumps(made)))
     assert config.engine.replicas == setting.replicas
-    assert config.limits.max_waiting == setting.max_waiting
+    assert all(getattr(config.limits, key) == value for key, value in setting.limits)
 
 
 def test_headers_have_the_tenants_key_where_there_are_keys():
