@@ -6,6 +6,7 @@ load generator's limit.
 """
 
 import asyncio
+import io
 import itertools
 import json
 import random
@@ -143,9 +144,10 @@ class Flight:
     async def fly(self, session: aiohttp.ClientSession, url: str, timeout_s: float) -> Outcome:
         """Sends the request and reads its answer to the end, whatever it is; raises only when it is cancelled."""
         headers = {"Content-Type": "application/json", **self.ask.headers}
+        data = io.BytesIO(self.ask.data)
         try:
             async with asyncio.timeout(timeout_s):
-                async with session.post(url + self.ask.path, data=self.ask.data, headers=headers) as response:
+                async with session.post(url + self.ask.path, data=data, headers=headers) as response:
                     return await self._read(response)
         except TimeoutError:
             return self.outcome(End.TIMEOUT)

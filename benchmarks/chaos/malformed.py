@@ -73,7 +73,8 @@ def evaluate(tried: Sequence[Tried], good: Sequence[bool]) -> Findings:
 async def drive(target: Target, count: int) -> tuple[list[Tried], list[bool]]:
     tried: list[Tried] = []
     good: list[bool] = []
-    connector = aiohttp.TCPConnector(limit=AT_ONCE)
+    # One connection for each body, so that one that is cut is cut by its own body.
+    connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
         for start in range(0, count, BATCH):
             numbers = iter(range(start, min(start + BATCH, count)))

@@ -264,6 +264,7 @@ FINE = disk.Step("full disk", 0, [], status=507)
         (FINE._replace(lost=["a"]), True, ["disk_lost"]),
         (FINE._replace(gained=["a"]), True, ["disk_gained"]),
         (FINE._replace(failed_reads=1), True, ["disk_failed_reads"]),
+        (FINE._replace(status=500, is_honest=False), True, ["disk_wrong_answers"]),
     ],
 )
 def test_a_bad_disk_is_held_to_its_aims(step: disk.Step, restarted: bool, figures: list[str]):
