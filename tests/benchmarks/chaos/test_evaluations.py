@@ -221,10 +221,12 @@ def test_a_flood_that_is_urgent_says_so_in_every_way():
 def soaked(growth: float = 0.0, **changed: Any) -> list[str]:
     at = [float(second) for second in range(0, 600, 5)]
     rss = [int((500 + (100 if second < 100 else 0) + growth * second / 60) * MIB) for second in at]
+    early = [float(second) for second in range(0, 230, 5)]
+    warming_up = soak.Grown("warms up and ends", early, [int(second * MIB) for second in early])
     short_lived = soak.Grown("worker", [300.0, 310.0], [0, 100 * MIB])
     made = soak.Soak(
         600.0,
-        {1: soak.Grown("engine", at, rss), 2: short_lived},
+        {1: soak.Grown("engine", at, rss), 2: short_lived, 3: warming_up},
         [MIB // 2],
         [answer(), REFUSAL],
         [""],

@@ -87,6 +87,13 @@ def test_a_figure_that_is_missing_is_a_miss():
     assert summarise({"malformed": GOOD._replace(figures={})})[4] == list(GOOD.figures)
 
 
+def test_a_figure_that_is_no_number_is_left_out_and_is_a_miss():
+    findings = Findings({"door_ttft_p99_ratio": float("nan"), "door_others_failed": 0.0}, {}, [], {})
+    figures, _, _, _, missed = summarise({"door": findings})
+    assert figures == {"door_others_failed": 0.0}
+    assert missed == ["door_ttft_p99_ratio"]
+
+
 @pytest.mark.parametrize("url", ["http://example.org:80", "http://127.0.0.1", "https://127.0.0.1:80"])
 def test_only_loopback_is_attacked(url: str, capsys):
     with pytest.raises(SystemExit):
