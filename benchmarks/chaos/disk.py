@@ -9,7 +9,7 @@ for both; the result says which it was.
 import contextlib
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +18,17 @@ import psutil
 
 from benchmarks.chaos import market
 from benchmarks.chaos.figures import Findings
-from benchmarks.chaos.target import Role, Setting, Target, running
+from benchmarks.chaos.target import Role, Setting, Target, running, wait_until_whole
 from specs.market.catalogue import CATALOGUE_FILE
 
 NAME = "disk"
 KEPT = "chaos-kept"
 REFUSED = "chaos-refused"
+REMOVED = "chaos-removed"
+"""Learnwares of this scenario: one that stays, one submitted while the disk is full, one removed then."""
+SETTLE_S = 5.0
+"""Seconds in which the market must be settled once its disk is good again."""
+REPLACED_WAIT_S = 240.0
 SIZE = "size=400m"
 GARBAGE = b'{"format": 99, "entries": [[[[' * 40
 TRIES = 10
@@ -38,7 +43,7 @@ class Step(NamedTuple):
     lost: Sequence[str]
     """Learnwares that should be served and are not."""
     gained: Sequence[str] = ()
-    """Learnwares whose submission failed and that are served all the same."""
+    """Learnwares that are served and should not be, such as one whose submission failed."""
     status: int | None = None
     """The status of the submission meanwhile; None where none was sent, or for no answer."""
     is_honest: bool = True
@@ -46,7 +51,7 @@ class Step(NamedTuple):
     seconds: float = 0.0
 
 
-def evaluate(steps: Sequence[Step], restarted: bool, way: str) -> Findings:
+def evaluate(steps: Sequence[Step], restarted: bool, way: str, *, replaced: bool = True) -> Findings:
     lost = sorted({f"{step.name}: {one}" for step in steps for one in step.lost})
     gained = sorted({f"{step.name}: {one}" for step in steps for one in step.gained})
     odd = [step for step in steps if not step.is_honest]
@@ -54,12 +59,14 @@ def evaluate(steps: Sequence[Step], restarted: bool, way: str) -> Findings:
         "disk_lost": float(len(lost)),
         "disk_gained": float(len(gained)),
         "disk_failed_reads": float(sum(step.failed_reads for step in steps)),
-        "disk_not_restarted": float(not restarted),
+        "disk_not_restarted": float(not restarted) + float(not replaced),
         "disk_wrong_answers": float(len(odd)),
     }
     faults = [f"lost: {one}" for one in lost] + [f"served though it failed: {one}" for one in gained]
     faults += [f"{step.name}: {step.failed_reads} reads failed" for step in steps if step.failed_reads]
     faults += [f"{step.name}: the submission was answered {step.status}, without an error object" for step in odd]
+    if not replaced:
+        faults.append("a killed replica was not replaced while the catalogue was corrupt")
     if not restarted:
         faults.append("the stack did not start again on the corrupt catalogue")
     return Findings(figures, {}, faults, {"way": way, "steps": [step._asdict() for step in steps]})
@@ -138,23 +145,30 @@ def disk_in(folder: Path) -> Iterator[Disk]:
 
 def drive(scratch: Path, *, with_keys: bool, logs: Path) -> Findings:
     steps: list[Step] = []
-    is_whole = False
+    is_whole = is_replaced = False
     with ExitStack() as cleanup:
         disk = cleanup.enter_context(disk_in(scratch / f"disk-{time.time_ns()}"))
         setting = Setting(replicas=1, market=disk.folder)
         print(f"  disk: {disk.way}", flush=True)
         with running(setting, scratch, with_keys=with_keys, logs=logs) as (target, _):
             market.submit(target, KEPT)
-            wanted = market.served(target)
+            market.submit(target, REMOVED)
+            wanted = market.served(target) - {REMOVED}
             for name, bad in (("full disk", disk.full), ("read-only disk", disk.read_only)):
                 with bad(target):
-                    steps.append(_look(target, name, wanted, submits=True))
+                    with contextlib.suppress(OSError):
+                        market.remove(target, REMOVED)
+                    steps.append(_look(target, name, wanted, submits=True, unsettled={REMOVED}))
                 print(f"  disk: {steps[-1]}", flush=True)
-                steps.append(_look(target, f"after the {name}", wanted))
+                time.sleep(SETTLE_S)
+                steps.append(_look(target, f"after the {name}", wanted, unsettled={REMOVED}))
+            # Whatever a removal was answered, from here on it holds or it does not.
+            wanted = market.served(target)
             spoil_catalogue(disk.folder)
-            time.sleep(3)
+            time.sleep(SETTLE_S)
             steps.append(_look(target, "corrupt catalogue", wanted))
             print(f"  disk: {steps[-1]}", flush=True)
+            is_replaced = _is_replaced(target, disk.folder)
         with contextlib.suppress(OSError, RuntimeError):
             spoil_catalogue(disk.folder)
         try:
@@ -164,7 +178,21 @@ def drive(scratch: Path, *, with_keys: bool, logs: Path) -> Findings:
                 print(f"  disk: {steps[-1]}", flush=True)
         except Exception as error:  # noqa: BLE001 - whatever kept it from starting is the finding
             print(f"  disk: not started again: {str(error)[-300:]}", flush=True)
-        return evaluate(steps, is_whole, disk.way)
+        return evaluate(steps, is_whole, disk.way, replaced=is_replaced)
+
+
+def _is_replaced(target: Target, folder: Path) -> bool:
+    """Kills the engine replica while the catalogue is corrupt; tells whether there is a whole one in its place."""
+    found = target.of_role(Role.REPLICA)
+    if not found:
+        return False
+    spoil_catalogue(folder)
+    found[0].kill()
+    psutil.wait_procs(found[:1], timeout=10)
+    time.sleep(SETTLE_S)  # until the edge knows it too
+    seconds = wait_until_whole(target, REPLACED_WAIT_S)
+    print(f"  disk: replica replaced with a corrupt catalogue: {seconds}", flush=True)
+    return seconds is not None
 
 
 def spoil_catalogue(folder: Path) -> None:
@@ -173,8 +201,11 @@ def spoil_catalogue(folder: Path) -> None:
         path.write_bytes(GARBAGE)
 
 
-def _look(target: Target, name: str, wanted: set[str], *, submits: bool = False) -> Step:
-    """Reads, and submits a learnware if it should; `wanted` then has that one too where it was accepted."""
+def _look(
+    target: Target, name: str, wanted: set[str], *, submits: bool = False, unsettled: AbstractSet[str] = frozenset()
+) -> Step:
+    """Reads, and submits a learnware if it should; `wanted` then has that one too where it was accepted. Those that are
+    `unsettled` may be served or not."""
     status: int | None = None
     is_honest = True
     started = time.monotonic()
@@ -195,5 +226,5 @@ def _look(target: Target, name: str, wanted: set[str], *, submits: bool = False)
         except OSError:
             failed += 1
         failed += not target.is_answering()
-    gained = [REFUSED] if submits and REFUSED in seen and status != 201 else []
-    return Step(name, failed, sorted(wanted - seen), gained, status, is_honest, seconds)
+    gained = sorted(seen - wanted - unsettled)
+    return Step(name, failed, sorted(wanted - seen - unsettled), gained, status, is_honest, seconds)

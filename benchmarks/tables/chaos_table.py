@@ -106,7 +106,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
     ),
     "disk": (
         Line("full, read-only, corrupt: learnwares lost", Quantity("disk_lost", WHOLE, NONE)),
-        Line("learnwares that were refused and served", Quantity("disk_gained", WHOLE, NONE)),
+        Line("learnwares served that should not be", Quantity("disk_gained", WHOLE, NONE)),
         Line("submissions answered without an error object", Quantity("disk_wrong_answers", WHOLE, NONE)),
         Line("reads that failed", Quantity("disk_failed_reads", WHOLE, NONE)),
         Line("restarts that failed", Quantity("disk_not_restarted", WHOLE, NONE)),

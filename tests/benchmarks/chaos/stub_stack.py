@@ -32,6 +32,7 @@ class StubStack:
         self._tasks: set[asyncio.Task[None]] = set()
         self.held = self.waiting = self.generated = 0
         self.learnwares = {"finance-tfns"}
+        self.market_status, self.is_honest = 200, True
         self.answer_body: Callable[[bytes], int] = lambda data: 200 if is_chat(data) else 400
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -94,6 +95,8 @@ class StubStack:
 
     async def submitted(self, request: web.Request) -> web.Response:
         content = await request.read()
+        if self.market_status != 200:
+            return web.Response(status=self.market_status, text='{"error": {}}' if self.is_honest else "no")
         if not content.startswith(b"PK") or b"chaos-" not in content:
             return web.json_response({"error": {}}, status=400)
         self.learnwares.add("chaos-0")

@@ -1,6 +1,8 @@
 """Each scenario's driver finds on a small server what the server does well, and what it does badly."""
 
+import asyncio
 import contextlib
+import functools
 import signal
 import subprocess
 import sys
@@ -203,6 +205,23 @@ def test_a_file_system_of_its_own_is_filled_and_emptied_again(tmp_path: Path):
             (bad.folder / "file").write_bytes(b"a")
         (bad.folder / "file").write_bytes(bytes(1 << 20))
     assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.parametrize(("is_honest", "served"), [(True, set()), (False, set()), (True, {disk.REFUSED})])
+async def test_a_look_at_a_bad_disk_tells_what_is_lost_served_and_said(is_honest: bool, served: set[str]):
+    stub = StubStack()
+    stub.market_status, stub.is_honest = 507, is_honest
+    stub.learnwares = {"kept", disk.REMOVED} | served
+    async with serving(stub) as target:
+        look = functools.partial(disk._look, target, "full", {"kept", "gone"}, submits=True, unsettled={disk.REMOVED})
+        step = await asyncio.to_thread(look)
+    assert (step.status, step.is_honest, step.failed_reads) == (507, is_honest, 0)
+    assert step.lost == ["gone"]
+    assert set(step.gained) == served
+
+
+def test_a_replica_that_does_not_come_back_is_found():
+    assert missed("disk", disk.evaluate([], True, "tmpfs", replaced=False)) == ["disk_not_restarted"]
 
 
 def test_every_catalogue_of_a_market_is_spoilt(tmp_path: Path):
