@@ -5,7 +5,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.chaos.client import End, Lag, Outcome, clients, closed_loop, mixed
@@ -23,6 +23,8 @@ PER_SOURCE = 500
 """Connections from one address: what a botnet's members would open, and below the limit for one source."""
 STALLED_SHARE = 0.25
 """Share of the half-open connections that send a whole head and then stall in the body."""
+AGAIN_S = 1.0
+"""Seconds until an attacker whose connection was closed or refused opens another one."""
 DRIP_S = 3.0
 """A byte of a head or a body is sent each so many seconds, so that no connection is idle for long."""
 READ_S, READ_BYTES = 1.0, 64
@@ -31,7 +33,7 @@ SMALL_WINDOW = 2_048
 
 
 class Attack(NamedTuple):
-    """An attack's connections: how many were opened, refused, and still open at its end."""
+    """An attack's connections: how many were opened and refused in all, and still open at its end."""
 
     opened: int
     refused: int
@@ -80,11 +82,11 @@ class Attackers:
 
     async def start(self) -> None:
         for number in range(self._half_open):
-            self._tasks.append(asyncio.create_task(self._drip(number)))
+            self._tasks.append(asyncio.create_task(self._again(self._drip, number)))
             if number % 50 == 49:
                 await asyncio.sleep(0.02)  # 2,500 a second at most
         for number in range(self._half_open, self._half_open + self._slow_readers):
-            self._tasks.append(asyncio.create_task(self._read_slowly(number)))
+            self._tasks.append(asyncio.create_task(self._again(self._read_slowly, number)))
         await asyncio.sleep(0.5)
 
     async def stop(self) -> Attack:
@@ -93,6 +95,13 @@ class Attackers:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return found
+
+    @staticmethod
+    async def _again(attack: Callable[[int], Awaitable[None]], number: int) -> None:
+        """Attacks until it is cancelled: who is thrown out comes again."""
+        while True:
+            await attack(number)
+            await asyncio.sleep(AGAIN_S)
 
     async def _connect(self, number: int, window: int | None = None) -> socket.socket | None:
         address = f"127.0.0.{FIRST_SOURCE + number // PER_SOURCE}"

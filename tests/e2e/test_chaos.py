@@ -36,6 +36,6 @@ def test_a_second_after_the_last_client_hung_up_nothing_runs_for_them(target: Ta
 def test_half_open_connections_and_slow_readers_keep_nobody_out(target: Target):
     plan = door.Plan(half_open=400, slow_readers=20, rounds=1, requests=8)
     findings = door.run(target, short=True, plan=plan)
-    assert findings.figures["door_opened"] + sum(one["refused"] for one in findings.details["attacks"]) == 420
+    assert findings.figures["door_opened"] + sum(one["refused"] for one in findings.details["attacks"]) >= 420
     assert missed("door", findings, "door_ttft_p99_ratio") == [], findings.faults
     assert findings.figures["door_ttft_p99_ratio"] < 3

@@ -60,6 +60,21 @@ async def test_an_attack_on_the_door_opens_what_it_says_and_closes_it_again():
     assert len(psutil.Process().net_connections("tcp")) <= before + 70
 
 
+async def test_attackers_who_are_thrown_out_come_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(door, "AGAIN_S", 0.05)
+
+    async def throw_out(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(throw_out, "127.0.0.1", 0)
+    async with server:
+        attackers = door.Attackers(Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 10, 0)
+        await attackers.start()
+        attack = await attackers.stop()
+    assert attack.opened > 20
+    assert attack.held <= 10
+
+
 async def test_attackers_come_from_several_addresses(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(door, "PER_SOURCE", 20)
     async with serving(StubStack()) as target:
