@@ -25,6 +25,7 @@ STALLED_SHARE = 0.25
 """Share of the half-open connections that send a whole head and then stall in the body."""
 AGAIN_S = 1.0
 """Seconds until an attacker whose connection was closed or refused opens another one."""
+CONNECT_S = 20.0
 DRIP_S = 3.0
 """A byte of a head or a body is sent each so many seconds, so that no connection is idle for long."""
 READ_S, READ_BYTES = 1.0, 64
@@ -112,11 +113,15 @@ class Attackers:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         try:
             one.bind((address, 0))
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(one, (host, int(port))), 20)
-        except (OSError, TimeoutError):
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.get_running_loop().sock_connect(one, (host, int(port)))
+        except OSError:  # a timeout too
             one.close()
             self.refused += 1
             return None
+        except asyncio.CancelledError:
+            one.close()
+            raise
         self.opened += 1
         self.held += 1
         return one
@@ -138,7 +143,9 @@ class Attackers:
             await loop.sock_sendall(one, self._head(number))
             while True:
                 try:
-                    answer = await asyncio.wait_for(loop.sock_recv(one, 4096), DRIP_S)
+                    # not `asyncio.wait_for`, which in Python 3.11 may swallow that this task is cancelled
+                    async with asyncio.timeout(DRIP_S):
+                        answer = await loop.sock_recv(one, 4096)
                 except TimeoutError:
                     await loop.sock_sendall(one, b"a")
                     continue
