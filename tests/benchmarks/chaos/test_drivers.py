@@ -39,8 +39,8 @@ async def test_cancelled_requests_find_a_server_that_goes_on(monkeypatch: pytest
     monkeypatch.setattr(cancelled, "GRACE_S", 0.2)
     monkeypatch.setattr(cancelled, "WATCHED_S", 0.4)
     monkeypatch.setattr(cancelled, "IDLE_WAIT_S", 0.1)
-    monkeypatch.setattr(cancelled, "TOKENS", 150)
-    async with serving(StubStack(seats=12, token_s=0.02, aborts=aborts)) as target:
+    monkeypatch.setattr(cancelled, "TOKENS", 200)
+    async with serving(StubStack(seats=40, token_s=0.03, aborts=aborts)) as target:
         stages, watched = await cancelled.drive(target, 24)
     assert {"mid-stream", "not streamed", "before a token"} <= set(stages)
     figures = [] if aborts else ["cancelled_left", "cancelled_tokens_for_nobody"]
