@@ -67,6 +67,11 @@ class Server:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """The id of the command's own process."""
+        return self._process.pid
+
     def wait_for(self, path: str, timeout_s: float, body: bytes | None = None) -> bytes:
         """Asks twice a second until the answer is 200, and returns its body.
 

@@ -125,6 +125,9 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.json").exists()
+
     def read(self, name: str) -> dict[str, Any]:
         """Returns the content of a result.
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.tables import choice_tables, engine_tables, headline_table, starter_tables
+from benchmarks.tables import chaos_table, choice_tables, engine_tables, headline_table, starter_tables
 from benchmarks.tables.blocks import filled
 from benchmarks.tables.cells import Results, Table
 from specs.errors import InvalidInput
@@ -40,6 +40,7 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
     "market": choice_tables.market,
     "market_rules": choice_tables.market_rules,
     "privacy": choice_tables.privacy,
+    "chaos": chaos_table.chaos,
     "starters": starter_tables.starters,
     "starters_sentences": starter_tables.starters_sentences,
 }

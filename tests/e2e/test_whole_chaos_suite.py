@@ -1,0 +1,42 @@
+"""Every scenario of `benchmarks.chaos` in its short form, on stacks of its own, with API keys. It comes after the end
+of the shared stack (mark `last`, and its name), so that two stacks do not share the machine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos.main import SCENARIOS, main
+from benchmarks.tables.chaos_table import SCENARIOS as LINES
+
+pytestmark = [pytest.mark.e2e, pytest.mark.extra, pytest.mark.last, pytest.mark.timeout(5_400)]
+
+COUNTED = [
+    pytest.param(name, line.quantity, id=f"{name}: {line.title}")
+    for name, lines in LINES.items()
+    for line in lines
+    if line.quantity.aim is not None and line.quantity.aim.is_upper and line.quantity.aim.bound == 0
+]
+"""The aims that count what must not happen. Those of times and rates are for a quiet machine, and for the full run."""
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder: Path = tmp_path_factory.mktemp("chaos")
+    main(["--short", "--out", str(folder), "--json", str(folder / "chaos.json")])
+    content: dict[str, Any] = json.loads((folder / "chaos.json").read_text())
+    return content
+
+
+def test_every_scenario_ran(result: dict[str, Any]):
+    assert set(result["details"]) >= {one.name for one in SCENARIOS}
+
+
+@pytest.mark.parametrize(("name", "quantity"), COUNTED)
+def test_what_must_not_happen_did_not(result: dict[str, Any], name: str, quantity: Any):
+    assert result["figures"][quantity.figure] == 0, result["details"][name]["faults"]
+
+
+def test_streams_waited_when_processes_were_killed(result: dict[str, Any]):
+    assert result["figures"]["kills_least_waiting"] >= 50
