@@ -33,9 +33,10 @@ from serving.replica.trial import probe
 from serving.replica.verification import without_wrong_values
 from serving.replica.warm_up import WarmUp
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
-from specs.market.catalogue import Catalogue, Entry, current_catalogue
+from specs.market.catalogue import Catalogue, Entry
 from specs.market.checks import Requirements
 from specs.market.follower import Follower
+from specs.market.startup import current_catalogue
 from specs.market.trial import Trial
 
 
@@ -98,7 +99,7 @@ class LearnwareServer(EngineServer):
         if options.market is not None:
             self._follower = Follower(options.market, self._follow, self._catalogue.sequence)
             self._follower.start()
-            self._metrics.watch_market(lambda: self._follower.sequence)
+            self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
         else:
             self._verifying = asyncio.create_task(self._verify())
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.
