@@ -1,8 +1,8 @@
 """`learnware.yaml`, the card of a learnware: what people and searches read about it.
 
 The semantic fields are those of the `learnware` package 0.4.0.post1 (data, task and library type, scenario), so that
-its zip files can be converted. YAML is read with the safe loader and within bounds (`specs.untrusted`); texts are bounded
-by `specs.card_text`; unknown keys are refused with the nearest valid name.
+its zip files can be converted. YAML is read with the safe loader and within bounds (`specs.untrusted`); texts are
+bounded by `specs.card_text`; unknown keys are refused with the nearest valid name.
 """
 
 import re

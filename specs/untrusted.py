@@ -56,8 +56,8 @@ def load_json(content: bytes | str, most: int = JSON_BYTES) -> Any:
     """Returns the value that a JSON text stands for.
 
     Raises:
-        ValueError: it has more than `most` bytes, is no JSON, is nested deeper than `JSON_DEPTH`, or holds a number that
-            is not finite or has more than `NUMBER_DIGITS` characters.
+        ValueError: it has more than `most` bytes, is no JSON, is nested deeper than `JSON_DEPTH`, or holds a number
+            that is not finite or has more than `NUMBER_DIGITS` characters.
     """
     if len(content) > most:
         raise ValueError(f"it has more than {_size(most)}")

@@ -1,4 +1,4 @@
-"""Runs the checks of a submission in another process (`specs.market.check_server`), which may die instead of the market.
+"""Runs the checks of a submission in another process (`specs.market.check_server`), which may die in the market's place.
 
 A process that ends in the middle, takes too long or needs too much memory refuses the submission; the next one finds a
 new process. `stop` ends the step that is under way, as when its client has gone.
@@ -46,7 +46,7 @@ class ChildChecks:
         self._limits = limits or CheckLimits()
         self._one = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
+        self._given_up = False
 
     def start(self) -> None:
         """Starts the process now, so that the first submission need not wait for its imports."""
@@ -54,14 +54,11 @@ class ChildChecks:
             self._running()
 
     def stop(self) -> None:
-        """Ends the step that is under way, if one is: it raises InvalidInput. Returns at once."""
-        self._stopped = True
+        """Ends the step that is under way, if one is: it raises InvalidInput. Returns at once; later steps find another
+        process."""
+        self._given_up = True
         if (process := self._process) is not None:
             _kill(process)
-
-    def resume(self) -> None:
-        """Allows steps again after `stop`."""
-        self._stopped = False
 
     def close(self) -> None:
         """Ends the process. It also ends by itself with this one."""
@@ -69,7 +66,7 @@ class ChildChecks:
         with self._one:
             self._end()
 
-    def take(self, source: Path, folder: Path, limits: Limits, progress: Progress) -> None:
+    def take(self, source: Path, folder: Path, limits: Limits, progress: Progress) -> None:  # noqa: ARG002
         """Takes a submission in, as `specs.market.examination.Checks` says; `progress` is told nothing."""
         self._ask("take", source, folder, limits, _no_progress)
 
@@ -86,9 +83,10 @@ class ChildChecks:
     def _ask(self, step: str, *arguments: Any, **options: Any) -> Any:
         ask = Ask(step, arguments, options, self._limits.memory_bytes, self._limits.cpu_s)
         with self._one:
+            if self._given_up:
+                self._end()  # it may still be dying
+                self._given_up = False
             process = self._running()
-            if self._stopped:
-                raise InvalidInput("the check was given up")
             try:
                 answer = self._exchange(process, pickle.dumps(ask))
             except BaseException:
@@ -122,7 +120,7 @@ class ChildChecks:
                 raise CheckDied(f"its check took more than {self._limits.wall_s:g} s")
             part = os.read(descriptor, min(count, 1 << 20))
             if not part:
-                if self._stopped:
+                if self._given_up:
                     raise InvalidInput("the check was given up")
                 raise CheckDied("its check was killed with the process that ran it")
             parts.append(part)

@@ -1,4 +1,4 @@
-"""What is done to a submission before it may be served, in steps that can be run elsewhere than in the market's process.
+"""The checks that a submission passes before it may be served, as steps that can run outside the market's process.
 
 Nothing here knows the journal. `Checks` is the seam: `ChecksHere` runs a step in this process, for the command line,
 whose user chose what it reads; `specs.market.child_checks` runs it in a process of its own, for what strangers upload.

@@ -16,10 +16,12 @@ POLL_S = 0.25
 """Seconds between two looks at the catalogue's file (one `stat`): a change is seen this much later at most."""
 
 
-FAULT_HELP = "1 while the market's published catalogue cannot be read or followed here, so that its last good state is served."
+FAULT_HELP = (
+    "1 while the market's published catalogue cannot be read or followed here, so that its last good state is served."
+)
 """Help text of the metric `learnware_market_catalogue_fault` of routers and engine replicas."""
 RETRY_S = 1.0
-"""Seconds after which a catalogue that could not be applied is applied again; doubled each time up to `LONGEST_RETRY_S`,
+"""Seconds after which a catalogue that could not be applied is tried again; doubled each time up to `LONGEST_RETRY_S`,
 so that a broken one does not keep the event loop and the log busy."""
 LONGEST_RETRY_S = 60.0
 """Longest time in seconds between two tries."""

@@ -8,7 +8,7 @@ from filelock import Timeout
 
 from specs.errors import MarketBusy
 from specs.files import file_lock
-from specs.market.writing import unwritable_as_error
+from specs.market.writing import MARKET, unwritable_as_error
 
 LOCK_FILE = "market.lock"
 """File name of the lock in the market's folder."""
@@ -22,7 +22,7 @@ def market_lock(root: Path, timeout_s: float) -> Iterator[None]:
         MarketBusy: another process holds it for more than `timeout_s` seconds.
         MarketUnwritable: the disk is full, or cannot be written; also when the body says so.
     """
-    with unwritable_as_error(root):
+    with unwritable_as_error(MARKET):
         try:
             held = file_lock(root / LOCK_FILE).acquire(timeout_s)
         except Timeout:

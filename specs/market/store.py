@@ -32,11 +32,11 @@ from specs.market.journal import Journal, Record, State
 from specs.market.locking import market_lock
 from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.publishing import Publisher
-from specs.market.quarantine import Freed, check_not_held_back, drop_beyond_bounds, purge, release
+from specs.market.quarantine import Freed, drop_beyond_bounds, purge, release
 from specs.market.search import search
 from specs.market.staged import Staged
 from specs.market.staging import Refused, Staging
-from specs.market.writing import unwritable_as_error
+from specs.market.writing import MARKET, unwritable_as_error
 from specs.suggestion import did_you_mean
 
 logger = logging.getLogger("ray.serve")
@@ -76,7 +76,7 @@ class Market:
         self._requirements = requirements or Requirements()
         self._limits = limits or Limits()
         self._timeout_s = lock_timeout_s
-        with unwritable_as_error(self.root):
+        with unwritable_as_error(MARKET):
             self.root.mkdir(parents=True, exist_ok=True)
             self._objects = ObjectStore(self.root)
         self._checks = checks or ChecksHere()
@@ -112,7 +112,7 @@ class Market:
         refuse = self._refuse if record else None
         staging = Staging(self.root, self._timeout_s, self._limits, self._requirements, self._checks, refuse)
         with ExitStack() as open_:
-            with unwritable_as_error(self.root):
+            with unwritable_as_error(MARKET):
                 place = open_.enter_context(self._objects.incoming())
                 staged = staging.stage(Path(source), place, progress, recorded_as, unfit_too=unfit_too)
             yield staged

@@ -4,10 +4,11 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from specs.errors import MarketUnwritable
 
+MARKET = "the market's folder"
+"""Name of the market's folder in messages, which do not say where it lies."""
 _ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM})
 """Numbers of errors that say that a file system is full, not to be written, or broken."""
 _SQLITE = frozenset(
@@ -29,14 +30,15 @@ def reason_of(error: BaseException) -> str:
 
 
 @contextmanager
-def unwritable_as_error(root: Path) -> Iterator[None]:
-    """Raises MarketUnwritable in the place of what a full or unwritable disk raises."""
+def unwritable_as_error(place: str) -> Iterator[None]:
+    """Raises MarketUnwritable in the place of what a full or unwritable disk raises; `place` names the folder in its
+    message."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
         if not is_unwritable(error):
             raise
         raise MarketUnwritable(
-            f"the market in {root.name} cannot be written ({reason_of(error)}): nothing was changed, and what is served "
-            "is served on; make room or mend the disk, then try again"
+            f"{place} cannot be written ({reason_of(error)}): nothing was changed, and what is served is served on; "
+            "make room or mend the disk, then try again"
         ) from error
