@@ -1,4 +1,4 @@
-"""Runs the checks of a submission in another process (`specs.market.check_server`), which may die in the market's place.
+"""Runs the checks of a submission in another process (`specs.market.check_server`), which may die in its place.
 
 A process that ends in the middle, takes too long or needs too much memory refuses the submission; the next one finds a
 new process. `stop` ends the step that is under way, as when its client has gone.

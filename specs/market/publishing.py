@@ -51,7 +51,8 @@ class Publisher:
                 self._verified, self.failure = (catalogue.sequence, mark), None
                 return True
         except InvalidInput as error:
-            logger.warning("%s; it is written anew from the journal", error)
+            if mark is not None:  # a new market has none
+                logger.warning("%s; it is written anew from the journal", error)
         return self.publish(catalogue)
 
     def _mark(self) -> tuple[int, int, int] | None:

@@ -77,7 +77,8 @@ class Market:
         self._limits = limits or Limits()
         self._timeout_s = lock_timeout_s
         with unwritable_as_error(MARKET):
-            self.root.mkdir(parents=True, exist_ok=True)
+            if not self.root.is_dir():
+                self.root.mkdir(parents=True, exist_ok=True)
             self._objects = ObjectStore(self.root)
         self._checks = checks or ChecksHere()
         self._publisher = Publisher(self.root)
