@@ -29,15 +29,34 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_learnware(tmp_path_factory.mktemp("whole") / "colours-objects")
 
 
+LIMITS = CheckLimits(memory_bytes=300 << 20, cpu_s=1, wall_s=30)
+
+
+class FaultyChecks(ChildChecks):
+    """Has one check whose process does something else than check, where `fault` says so."""
+
+    fault = ""
+
+    def check(self, folder: Path, requirements: Requirements, *, unfit_too: bool):
+        fault, self.fault = self.fault, ""
+        return self._ask("check", Trap(fault) if fault else folder, requirements, unfit_too=unfit_too)
+
+
 @pytest.fixture(scope="module")
-def checks() -> Iterator[ChildChecks]:
-    checks = ChildChecks(CheckLimits(memory_bytes=300 << 20, cpu_s=1, wall_s=8))
+def started() -> Iterator[FaultyChecks]:
+    checks = FaultyChecks(LIMITS)
     yield checks
     checks.close()
 
 
 @pytest.fixture
-def market(tmp_path: Path, checks: ChildChecks) -> Market:
+def checks(started: FaultyChecks) -> FaultyChecks:
+    started.fault, started._limits = "", LIMITS
+    return started
+
+
+@pytest.fixture
+def market(tmp_path: Path, checks: FaultyChecks) -> Market:
     return Market(tmp_path / "market", requirements(tmp_path / "base"), checks=checks)
 
 
@@ -71,45 +90,31 @@ def _capability(folder: Path):
         ("crash", "crashed (SIGSEGV)"),
         ("kill", "was killed by the system"),
         ("spin", "more than 1 s of computing time"),
-        ("sleep", "more than 2 s"),
+        ("sleep", "more than 1.5 s"),
         ("hoard", "needed more than 300 MiB of memory"),
         ("raise", "failed with ZeroDivisionError"),
     ],
 )
 def test_a_check_that_dies_refuses_the_submission_and_the_next_one_is_checked(
-    whole: Path, tmp_path: Path, fault: str, reason: str
+    market: Market, checks: FaultyChecks, whole: Path, tmp_path: Path, fault: str, reason: str
 ):
-    checks = FaultyChecks(CheckLimits(300 << 20, 1, 2 if fault == "sleep" else 30), fault)
-    try:
-        market = Market(tmp_path / "market", requirements(tmp_path / "base"), checks=checks)
-        hostile = variant(whole, tmp_path / "hostile", "hostile")
-        with pytest.raises(CheckDied) as died, market.stage(hostile, recorded_as="named"):
-            pass
-        assert reason in str(died.value)
-        (record,) = market.records(State.QUARANTINED)
-        assert (record.id, record.card) == ("named", None)  # nothing of it is read any more
-        assert market.folder(record) is not None
-        with pytest.raises(InvalidLearnware, match="these very files are in quarantine"), market.stage(hostile):
-            pass
-        with market.stage(whole) as staged:
-            market.submit(staged)
-        assert market.check_integrity() == []
-    finally:
-        checks.close()
-
-
-class FaultyChecks(ChildChecks):
-    """Has a check whose process does something else than check, the first time."""
-
-    def __init__(self, limits: CheckLimits, fault: str) -> None:
-        super().__init__(limits)
-        self._fault = fault
-
-    def check(self, folder: Path, requirements: Requirements, *, unfit_too: bool):
-        fault, self._fault = self._fault, ""
-        if not fault:
-            return super().check(folder, requirements, unfit_too=unfit_too)
-        return self._ask("check", Trap(fault), requirements, unfit_too=unfit_too)
+    hostile = variant(whole, tmp_path / "hostile", "hostile")
+    checks.fault = fault
+    if fault == "sleep":
+        checks.start()
+        checks._limits = LIMITS._replace(wall_s=1.5)
+    with pytest.raises(CheckDied) as died, market.stage(hostile, recorded_as="named"):
+        pass
+    assert reason in str(died.value)
+    checks._limits = LIMITS
+    (record,) = market.records(State.QUARANTINED)
+    assert (record.id, record.card) == ("named", None)  # nothing of it is read any more
+    assert market.folder(record) is not None
+    with pytest.raises(InvalidLearnware, match="these very files are in quarantine"), market.stage(hostile):
+        pass
+    with market.stage(whole) as staged:
+        market.submit(staged)
+    assert market.check_integrity() == []
 
 
 class Trap:
@@ -131,11 +136,11 @@ class Trap:
         raise ZeroDivisionError("division by zero")
 
 
-def test_one_that_is_given_up_is_no_refusal(market: Market, checks: ChildChecks, whole: Path, tmp_path: Path):
-    os.mkfifo(tmp_path / "never.zip")  # opening it waits for ever
-    with pytest.raises(InvalidInput) as given_up:
-        threading.Timer(0.5, checks.stop).start()
-        checks.take(tmp_path / "never.zip", tmp_path, Limits(), lambda _: None)
+def test_one_that_is_given_up_is_no_refusal(market: Market, checks: FaultyChecks, whole: Path):
+    checks.fault = "sleep"
+    threading.Timer(1, checks.stop).start()
+    with pytest.raises(InvalidInput, match="given up") as given_up, market.stage(whole):
+        pass
     assert not isinstance(given_up.value, InvalidLearnware)
     checks.stop()  # nothing is under way
     with market.stage(whole) as staged:
@@ -153,13 +158,13 @@ def test_its_process_ends_with_the_one_that_started_it(tmp_path: Path):
         "place = Path(sys.argv[1]); checks.check(place, Requirements(), unfit_too=False)\n"
     )
     (tmp_path / "adapter_config.json").symlink_to(tmp_path / "never")
-    market = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert market.stdout is not None
-    server = int(market.stdout.readline())
-    time.sleep(1.5)
-    assert Path(f"/proc/{server}").exists()
-    market.kill()
-    market.wait()
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as market:
+        assert market.stdout is not None
+        server = int(market.stdout.readline())
+        time.sleep(1.5)
+        assert _alive(server)
+        market.kill()
     deadline = time.monotonic() + 10
     while _alive(server):
         assert time.monotonic() < deadline
