@@ -19,7 +19,7 @@ VERSION = 1_000_000_000
 """The highest version; the journal keeps 64 bits."""
 ENTRIES = 256
 """The most entries of a list in a card."""
-_TAG = re.compile(r"<\s*[A-Za-z/!?]")
+_TAG = re.compile(r"<[A-Za-z/!?]")
 """The beginning of what an HTML parser takes for markup."""
 _ADDRESS = re.compile(r"<[^\s<>@\"'=]+@[^\s<>@\"'=]+>")
 """An e-mail address in angle brackets, as authors write it."""

@@ -137,7 +137,9 @@ def test_what_another_process_could_not_publish_is_published(prepared: Path, tmp
     shutil.copytree(prepared / "market", tmp_path / "market")
     market, other = open_market(tmp_path), open_market(tmp_path)
     assert market.reconcile()
-    monkeypatch.setattr("specs.market.publishing.write_catalogue", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        "specs.market.publishing.write_catalogue", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     other.remove("a")
     assert (other.unpublished, published(market)) == ("full", BEFORE)
     assert not market.reconcile()
