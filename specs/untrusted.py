@@ -103,7 +103,7 @@ def _check_events(events: Iterable[Any]) -> None:
             raise ValueError(f"it has an alias (*{event.anchor}) {where}; write the value out")
         if isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if not isinstance(event, yaml.NodeEvent):
+        if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             continue
         if event.anchor is not None:
             raise ValueError(f"it has an anchor (&{event.anchor}) {where}; write the value out where it is needed")

@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
+from typing import IO
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -45,7 +45,7 @@ async def uploaded(
         path = Path(folder) / name
         taken = 0
         with unwritable_as_error("the folder for uploads"):
-            file = await loop.run_in_executor(pool, partial(path.open, "wb"))
+            file = await loop.run_in_executor(pool, _opened, path)
             try:
                 async for chunk in _chunks(request, stalled_s):
                     taken += len(chunk)
@@ -59,6 +59,10 @@ async def uploaded(
         if not taken:
             raise InvalidInput("The body is empty; it must be a zip file.")
         yield path
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return path.open("wb")
 
 
 async def _chunks(request: Request, stalled_s: float) -> AsyncIterator[bytes]:

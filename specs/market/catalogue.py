@@ -109,10 +109,10 @@ class CatalogueReader:
         return self._entries[:kept_before] + new + self._entries[len(self._entries) - kept_after :]
 
     def _entry(self, entry: dict[str, Any]) -> Entry:
-        found = Entry(entry["id"], entry["version"], entry["sha256"], self._root / entry["folder"])
-        if not isinstance(found.id, str) or type(found.version) is not int or not isinstance(found.sha256, str):
-            raise ValueError(f"{found.id!r} has no id, version and hash of a learnware")
-        return found
+        learnware_id, version, sha256 = entry["id"], entry["version"], entry["sha256"]
+        if not isinstance(learnware_id, str) or type(version) is not int or not isinstance(sha256, str):
+            raise ValueError(f"{learnware_id!r} has no id, version and hash of a learnware")
+        return Entry(learnware_id, version, sha256, self._root / entry["folder"])
 
 
 def _checked_sequence(content: dict[str, Any]) -> int:

@@ -55,7 +55,7 @@ def test_yaml_within_the_bounds_is_read():
     deep = b"[" * YAML_DEPTH + b"]" * YAML_DEPTH
     assert load_yaml(deep) == json.loads(deep)
     assert load_yaml(b"a: '" + b"9" * 40 + b"'") == {"a": "9" * 40}
-    assert load_yaml("a: ".encode() + "é".encode() * 1000) == {"a": "é" * 1000}
+    assert load_yaml(b"a: " + "é".encode() * 1000) == {"a": "é" * 1000}
 
 
 @pytest.mark.parametrize(

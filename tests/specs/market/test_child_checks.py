@@ -17,7 +17,6 @@ from specs.market.check_messages import receive, send
 from specs.market.checks import Requirements
 from specs.market.child_checks import CheckLimits, ChildChecks
 from specs.market.examination import ChecksHere
-from specs.market.intake import Limits
 from specs.market.journal import State
 from specs.market.store import Market
 from tests.specs.learnware_folder import write_learnware

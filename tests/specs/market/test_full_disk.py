@@ -95,9 +95,8 @@ def test_whichever_write_fails_nothing_is_half_done(
         try:
             CHANGES[name](market, prepared)
             made = True
-        except MarketUnwritable as error:
+        except MarketUnwritable:
             made = False
-            assert "cannot be written" in str(error)
         failed = disk.writes > number
         expected = AFTER[name] if made else BEFORE
         assert served(market) == expected  # read while the disk is full
