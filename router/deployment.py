@@ -49,9 +49,10 @@ from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from router.wrappers import OwnWords, RequestSettings
 from specs.encoding.ask import split_prompt
 from specs.errors import Overloaded
-from specs.market.catalogue import Catalogue, current_catalogue
+from specs.market.catalogue import Catalogue
 from specs.market.checks import Requirements
 from specs.market.follower import Follower
+from specs.market.startup import current_catalogue
 from specs.task import TASK_PREFIX
 from specs.task_store import TaskStore
 
@@ -145,7 +146,7 @@ class LearnwareRouter:
         if self._options.market is not None:
             self._follower = Follower(self._options.market, self._follow, self._sequence)
             self._follower.start()
-            self._metrics.watch_market(lambda: self._follower.sequence)
+            self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
         return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
 
     async def _follow(self, catalogue: Catalogue) -> None:

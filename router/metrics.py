@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router.placement import Placed
 from router.selection import Choice
-from specs.market.follower import SEQUENCE_HELP
+from specs.market.follower import FAULT_HELP, SEQUENCE_HELP
 
 ROUTE_SECONDS = tuple(step / 1e4 for step in (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2500, 5000))
 """Buckets of the time for a choice, in seconds: sub-millisecond steps, since a choice takes some hundred microseconds
@@ -69,10 +69,13 @@ class RouterMetrics:
         )
 
         self._sequence = Gauge("learnware_market_sequence", SEQUENCE_HELP, registry=registry)
+        self._catalogue_fault = Gauge("learnware_market_catalogue_fault", FAULT_HELP, registry=registry)
 
-    def watch_market(self, sequence: Callable[[], int]) -> None:
-        """Makes each scrape ask `sequence` for the number of the market's change that is in effect."""
+    def watch_market(self, sequence: Callable[[], int], fault: Callable[[], bool] = bool) -> None:
+        """Makes each scrape ask `sequence` for the number of the market's change that is in effect, and `fault` whether
+        the published catalogue cannot be followed."""
         self._sequence.set_function(sequence)
+        self._catalogue_fault.set_function(fault)
 
     def watch_waiting(self, waiting: Callable[[], int]) -> None:
         """Makes each scrape ask `waiting` how many requests wait."""

@@ -35,6 +35,8 @@ EXECUTABLE_WEIGHTS = frozenset(
 """Endings of weight formats that can run code when they are read, or that nothing here reads."""
 _DEPTH = re.compile(r"\.layers\.(\d+)\.")
 _SHOWN = 3
+_HASHED_AT_ONCE = 1 << 20
+"""Bytes that are read at a time."""
 
 
 class Adapter(NamedTuple):
@@ -135,7 +137,9 @@ def adapter_hash(folder: Path) -> str:
     """SHA-256 (hexadecimal) of the adapter's configuration and weights, which names the adapter that was measured."""
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-        digest.update((folder / name).read_bytes())
+        with (folder / name).open("rb") as file:
+            while chunk := file.read(_HASHED_AT_ONCE):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

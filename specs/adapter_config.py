@@ -16,6 +16,7 @@ from typing import Any
 import regex
 
 from specs.errors import InvalidLearnware
+from specs.untrusted import read_json
 
 CONFIG_FILE = "adapter_config.json"
 """File name of an adapter's configuration, as PEFT writes it."""
@@ -176,7 +177,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         InvalidLearnware: there is none, or it is none of a LoRA adapter.
     """
     try:
-        config = json.loads((folder / CONFIG_FILE).read_bytes())
+        config = read_json(folder / CONFIG_FILE)
     except FileNotFoundError:
         raise InvalidLearnware(f"{CONFIG_FILE} is missing") from None
     except ValueError as error:
@@ -184,7 +185,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else config
         raise InvalidLearnware(
-            f"{CONFIG_FILE} must be an object with peft_type LORA, the one kind that the engine serves; it is {found!r}"
+            f"{CONFIG_FILE} must be an object with peft_type LORA, the one kind that the engine serves; it is "
+            f"{_short(found)}"
         )
     return config
 

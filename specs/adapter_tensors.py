@@ -1,18 +1,20 @@
 """The tensors of an adapter's weights file: their names, shapes and values, without PEFT and without torch.
 
-Names and shapes come from the file's header, which safetensors compares with the file's length; values are read only
-where they are asked for.
+Names and shapes come from the file's header, which is bounded and compared with the file's length; values are read only
+where they are asked for, a part at a time.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, deserialize, safe_open
+from safetensors import SafetensorError, safe_open
 
 from specs.errors import InvalidLearnware
+from specs.float_tensors import open_floats
+from specs.safetensors_header import read_places
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 """File name of an adapter's weights, as PEFT writes it."""
@@ -32,6 +34,10 @@ _EXPONENT_MASK = {
 }
 """The unsigned integer type and exponent bits of each float type. A float whose exponent bits are all set is NaN or
 infinite; read so, bfloat16 needs no library that knows it."""
+
+
+_CHECKED_AT_ONCE = 1 << 20
+"""Numbers of a tensor that are looked at together, so that a large file needs no large memory."""
 
 
 class Tensor(NamedTuple):
@@ -122,15 +128,19 @@ def check_values(folder: Path) -> None:
         InvalidLearnware: a value is NaN or infinite, or one half of every pair is 0, so that nothing would be changed.
     """
     idle: dict[str, dict[str, bool]] = {}
-    for name, tensor in _deserialized(folder / WEIGHTS_FILE):
+    for name, tensor in open_floats(folder / WEIGHTS_FILE).items():
         half = half_of(name)
         if half is None:
             continue
-        kind, mask = _EXPONENT_MASK[tensor["dtype"]]
-        values = np.frombuffer(tensor["data"], kind)
-        if bool(((values & kind(mask)) == mask).any()):
-            raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has NaN or infinite values")
-        idle.setdefault(half[0], {})[half[1]] = not bool((values << kind(1)).any())  # the sign of -0 shifted out
+        kind, mask = _EXPONENT_MASK[tensor.dtype]
+        values = tensor.data.reshape(-1).view(kind)
+        zero = True
+        for start in range(0, len(values), _CHECKED_AT_ONCE):
+            part = values[start : start + _CHECKED_AT_ONCE]
+            if bool(((part & kind(mask)) == mask).any()):
+                raise InvalidLearnware(f"{WEIGHTS_FILE}: {name} has NaN or infinite values")
+            zero = zero and not bool((part << kind(1)).any())  # the sign of -0 shifted out
+        idle.setdefault(half[0], {})[half[1]] = zero
     for side in ("A", "B"):
         if all(sides.get(side, True) for sides in idle.values()):
             raise InvalidLearnware(f"{WEIGHTS_FILE}: every lora_{side} is 0, so the adapter changes nothing")
@@ -140,25 +150,15 @@ def check_values(folder: Path) -> None:
 
 def _tensors(path: Path) -> Iterator[Tensor]:
     try:
-        # the engine's own reader: it refuses cuts, gaps and overlaps
-        with safe_open(str(path), framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                part = file.get_slice(name)
-                yield Tensor(name, part.get_dtype(), tuple(part.get_shape()))
+        places = read_places(path)
+        with safe_open(str(path), framework="numpy"):  # the engine's own reader: it must take the file, too
+            pass
     except FileNotFoundError:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is missing") from None
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise InvalidLearnware(f"{WEIGHTS_FILE} is truncated, or is no safetensors file: {error}") from None
-
-
-def _deserialized(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        found: list[tuple[str, dict[str, Any]]] = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except FileNotFoundError:
-        raise InvalidLearnware(f"{WEIGHTS_FILE} is missing") from None
-    except SafetensorError as error:
-        raise InvalidLearnware(f"{WEIGHTS_FILE} is truncated, or is no safetensors file: {error}") from None
-    return found
+    for name, place in places.items():
+        yield Tensor(name, place.dtype, place.shape)
 
 
 def _check_form(tensor: Tensor) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from specs.base_names import same_name
 from specs.errors import InvalidSpecification
 from specs.off_task import UNMEASURED_LOSS, Kind, OffTaskScore, Z
+from specs.untrusted import read_json
 
 CAPABILITY_FILE = "capability.json"
 """File name of a capability in a specification's folder."""
@@ -118,9 +119,7 @@ def load_capability(folder: Path) -> Capability | None:
     """
     path = folder / CAPABILITY_FILE
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InvalidSpecification(f"{CAPABILITY_FILE} is larger than {MAX_BYTES >> 20} MiB")
-        content = json.loads(path.read_bytes())
+        content = read_json(path, MAX_BYTES)
     except FileNotFoundError:
         return None
     except ValueError as error:

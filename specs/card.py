@@ -1,7 +1,8 @@
 """`learnware.yaml`, the card of a learnware: what people and searches read about it.
 
 The semantic fields are those of the `learnware` package 0.4.0.post1 (data, task and library type, scenario), so that
-its zip files can be converted. YAML is read with the safe loader; unknown keys are refused with the nearest valid name.
+its zip files can be converted. YAML is read with the safe loader and within bounds (`specs.untrusted`); texts are
+bounded by `specs.card_text`; unknown keys are refused with the nearest valid name.
 """
 
 import re
@@ -12,14 +13,13 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from specs.card_text import card_fault
 from specs.errors import InvalidLearnware
 from specs.suggestion import did_you_mean
+from specs.untrusted import YAML_BYTES, load_yaml, read_bounded
 
 CARD_FILE = "learnware.yaml"
 """File name of the card in a learnware's folder."""
-_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""PyYAML's safe loader, in C where PyYAML was built with libyaml: a card then takes 1 ms instead of 10, during which
-other requests of the process would wait."""
 
 ID_LENGTH = 96
 """The most characters of an id, owner and slash included: every header, label and engine name that holds one is made
@@ -28,6 +28,8 @@ RESERVED_NAMES = frozenset({"purge", "quarantine", "release", "versions"})
 """Names that no id has after its slash: `/v1/learnwares/{id}/quarantine` is a path of the learnware `{id}`, and cannot
 be that of a learnware too however its slash is written, since proxies on the way may write `%2F` as `/`. The others are
 kept free for further paths of that form: an id that was given away cannot be taken back."""
+_SHOWN_FAULTS = 5
+"""Faults of a card that one message names: a hostile card may have thousands."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -105,17 +107,23 @@ class Card(_Section):
 def load_card(path: Path) -> Card:
     """Reads and checks a card; executes nothing. Raises InvalidLearnware, which names the field that is wrong."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_SAFE_LOADER)  # noqa: S506 (safe, and in C)
+        values = load_yaml(read_bounded(path, YAML_BYTES))
     except FileNotFoundError:
         raise InvalidLearnware(f"{CARD_FILE} is missing; `learnware-serving learnware add` writes one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidLearnware(f"{CARD_FILE} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise InvalidLearnware(f"{CARD_FILE} is not YAML as a card is written: {error}") from None
     if not isinstance(values, dict):
         raise InvalidLearnware(f"{CARD_FILE} must hold keys and values")
     try:
-        return Card.model_validate(values)
+        card = Card.model_validate(values)
     except ValidationError as error:
-        raise InvalidLearnware(f"{CARD_FILE}: {'; '.join(_explain(dict(fault)) for fault in error.errors())}") from None
+        faults = error.errors()
+        said = [_explain(dict(fault)) for fault in faults[:_SHOWN_FAULTS]]
+        said += [f"and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
+        raise InvalidLearnware(f"{CARD_FILE}: {'; '.join(said)}") from None
+    if fault := card_fault(card):
+        raise InvalidLearnware(f"{CARD_FILE}: {fault}")
+    return card
 
 
 def readable_card(path: Path) -> Card | None:
@@ -139,7 +147,7 @@ def reason_of(fault: Mapping[str, Any]) -> str:
 
 def _explain(fault: dict[str, Any]) -> str:
     """Puts one validation fault into words, with the nearest valid name for an unknown key."""
-    place = ".".join(str(part) for part in fault["loc"])
+    place = ".".join(str(part)[:ID_LENGTH] for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
         return f"{place}: {reason_of(fault)}"
     sections: dict[str, type[BaseModel]] = {"base_model": BaseModelReference, "semantics": Semantics}

@@ -4,7 +4,8 @@
     ├── InvalidInput              400  the caller sent, or the operator wrote, something that cannot be used
     │   ├── InvalidConfig         400  a configuration file or option
     │   ├── InvalidLearnware      400  a learnware's folder: adapter, card or specification
-    │   │   └── DuplicateLearnware 409  two learnwares with one id, or one that is in the market already
+    │   │   ├── DuplicateLearnware 409  two learnwares with one id, or one that is in the market already
+    │   │   └── CheckDied         400  a learnware whose check crashed, or needed too much memory or time
     │   ├── InvalidSpecification  400  a specification's shapes, values, type or encoder
     │   ├── TooLarge              413  a body larger than the configuration allows
     │   └── TooSlow               408  a body that did not arrive in time
@@ -24,6 +25,8 @@
     ├── EngineGone                502  the engine that had the request died or hung
     ├── AnswerTimeout             504  the engine took longer for a token than the configuration allows
     ├── MarketBusy                503  another process is changing the market
+    ├── MarketFull                429  as many uploads as may wait are under way
+    ├── MarketUnwritable          503  the market's disk is full, or cannot be written
     ├── StoreFull                 507  no more task specifications are kept
     └── StartupError              503  the stack cannot start here: busy port, missing base model
 
@@ -66,6 +69,10 @@ class DuplicateLearnware(InvalidLearnware):
 
     status = 409
     code = "duplicate_learnware"
+
+
+class CheckDied(InvalidLearnware):
+    """The process that checked a learnware crashed, or needed more memory or time than a check may."""
 
 
 class InvalidSpecification(InvalidInput):
@@ -148,6 +155,28 @@ class MarketBusy(LearnwareError):
     status = 503
     type = "service_unavailable"
     code = "market_busy"
+    retry_after_s = 2
+    """Seconds after which a client should try again: most changes take a fraction of a second."""
+
+
+class MarketFull(LearnwareError):
+    """As many uploads as the market takes at a time are under way."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "market_full"
+    retry_after_s = 30
+    """Seconds after which a client should try again: a trial on an engine takes from some seconds to two minutes."""
+
+
+class MarketUnwritable(LearnwareError):
+    """The disk that the market lies on is full, or cannot be written; nothing was changed."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "market_unwritable"
+    retry_after_s = 30
+    """Seconds after which a client should try again."""
 
 
 class StoreFull(LearnwareError):

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from specs.safetensors_header import Place, read_places
+
 INDEX_FILE = "model.safetensors.index.json"
 """File that says which part of a base model's weights holds which tensor."""
 SINGLE_FILE = "model.safetensors"
@@ -44,15 +46,12 @@ class FloatTensor(NamedTuple):
 
 
 def open_floats(path: Path) -> dict[str, FloatTensor]:
-    """Maps every float tensor of a safetensors file whose header was checked; others are left out."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    start = 8 + length
+    """Maps every float tensor of a safetensors file; others are left out. Raises ValueError as
+    `specs.safetensors_header.read_places` does."""
     return {
-        name: FloatTensor(part["dtype"], _mapped(path, part, start))
-        for name, part in header.items()
-        if name != "__metadata__" and part["dtype"] in _KINDS
+        name: FloatTensor(place.dtype, _mapped(path, place))
+        for name, place in read_places(path).items()
+        if place.dtype in _KINDS
     }
 
 
@@ -114,9 +113,8 @@ def _stored(base: Path, name: str) -> FloatTensor | None:
     return next((tensors[name] for file in files if name in (tensors := open_floats(file))), None)
 
 
-def _mapped(path: Path, part: dict[str, Any], start: int) -> NDArray[Any]:
-    begin, end = part["data_offsets"]
-    kind, shape = _KINDS[part["dtype"]], tuple(part["shape"])
-    if begin == end:
-        return np.zeros(shape, kind)
-    return np.memmap(path, kind, "r", start + begin, shape)
+def _mapped(path: Path, place: Place) -> NDArray[Any]:
+    kind = _KINDS[place.dtype]
+    if place.begin == place.end:
+        return np.zeros(place.shape, kind)
+    return np.memmap(path, kind, "r", place.begin, place.shape)

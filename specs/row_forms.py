@@ -158,7 +158,7 @@ def _choices(values: Mapping[str, Any], place: str) -> tuple[str, ...]:
     if isinstance(choices, str) and choices.lstrip().startswith("["):  # a cell of a table
         try:
             choices = json.loads(choices)
-        except ValueError:
+        except (ValueError, RecursionError):
             choices = None
     if not isinstance(choices, list | tuple) or not all(isinstance(choice, str) for choice in choices):
         raise InvalidInput(f"{place}: `choices` must be a list of texts")
@@ -170,7 +170,7 @@ def _messages(value: Any, name: str, place: str) -> list[Message]:
     if isinstance(value, str):  # a cell of a table
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list | tuple) or not all(isinstance(one, Mapping) for one in value):
         raise InvalidInput(

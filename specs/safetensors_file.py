@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors, save as save_safetensors
 
+from specs.untrusted import load_json
+
 LENGTH_BYTES = 8
 """Bytes of a safetensors file's first field, which holds the header's length."""
 KEY = "specification"
@@ -31,6 +33,6 @@ def parse(content: bytes) -> tuple[dict[str, NDArray[Any]], Any]:
         tensors = load_safetensors(content)
         # The library shows a header's metadata for files only.
         header = content[LENGTH_BYTES : LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")]
-        return tensors, json.loads(json.loads(header)["__metadata__"][KEY])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        return tensors, load_json(load_json(header)["__metadata__"][KEY])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(repr(error)) from None

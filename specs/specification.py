@@ -37,6 +37,7 @@ from specs.encoding.ask import split_prompt
 from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, Encoder, load_encoder, load_prompt_encoder
 from specs.errors import InvalidSpecification
 from specs.rkme import ReducedSet, local_gamma, reduce_points
+from specs.untrusted import read_json
 
 RKME_TEXT = "rkme-text"
 """Name of this type of specification, in the file and in `specs.specification_types`."""
@@ -229,7 +230,7 @@ def load_specification(folder: Path) -> Specification:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        description = json.loads(path.read_bytes())
+        description = read_json(path)
     except FileNotFoundError:
         raise InvalidSpecification(f"{path.name} is missing") from None
     except ValueError as error:
@@ -270,7 +271,7 @@ def _read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64], 
     points, weights = tensors["points"].astype(np.float32), tensors["weights"].astype(np.float64)
     if not (np.isfinite(points).all() and np.isfinite(weights).all()):
         raise InvalidSpecification(f"{path.name} has NaN or infinite values")
-    if weights.ndim != 1 or len(weights) != len(points) or not 1 <= len(points) <= MAX_POINTS:
+    if weights.ndim != 1 or not points.ndim or len(weights) != len(points) or not 1 <= len(points) <= MAX_POINTS:
         raise InvalidSpecification(
             f"weights of shape {weights.shape} for points of shape {points.shape}; "
             f"there must be one weight a point, and 1 to {MAX_POINTS} points"

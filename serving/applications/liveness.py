@@ -1,6 +1,7 @@
-"""A health check for applications that do their work in threads of the event loop's pool."""
+"""A health check for applications that do their work in threads."""
 
 import asyncio
+from concurrent.futures import Executor
 
 THREAD_WAIT_S = 3.0
 """Seconds in which some thread of the pool must take a new piece of work."""
@@ -13,16 +14,17 @@ HEALTH_OPTIONS = {"health_check_period_s": CHECK_PERIOD_S, "health_check_timeout
 """Ray Serve's options for the deployment of such an application."""
 
 
-async def check_threads(limit_s: float = THREAD_WAIT_S) -> None:
-    """Checks that the running loop's pool of threads still takes work.
+async def check_threads(*pools: Executor, limit_s: float = THREAD_WAIT_S) -> None:
+    """Checks that each of these pools of threads still takes work.
 
     Raises:
-        RuntimeError: no thread was free within `limit_s` seconds.
+        RuntimeError: no thread of one of them was free within `limit_s` seconds.
     """
-    try:
-        await asyncio.wait_for(asyncio.to_thread(_nothing), limit_s)
-    except TimeoutError:
-        raise RuntimeError(f"no thread of the pool took work within {limit_s:g} s: all of them are stuck") from None
+    loop = asyncio.get_running_loop()
+    asked = [loop.run_in_executor(pool, _nothing) for pool in pools]
+    _, stuck = await asyncio.wait(asked, timeout=limit_s)
+    if stuck:
+        raise RuntimeError(f"no thread of a pool took work within {limit_s:g} s: all of them are stuck")
 
 
 def _nothing() -> None:

@@ -19,10 +19,9 @@ has made it (`"served": true`), or after some seconds in any case (`false`: they
 """
 
 import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +36,25 @@ from starlette.routing import Route
 from router.ray_internals import keep_grpc_on_loopback
 from serving.applications.access import Access, configured_access
 from serving.applications.broadcast import broadcast
+from serving.applications.intake import Intake, MarketThreads, Probe
 from serving.applications.liveness import HEALTH_OPTIONS, check_threads
+from serving.applications.market_keeper import MarketKeeper
 from serving.applications.market_record import describe_listed, describe_whole
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import uploaded
+from serving.applications.upload_line import in_thread, while_connected
 from serving.config import Config
 from serving.names import APPLICATION, ENGINE, MARKET, ROUTER
 from serving.requirements import market_requirements
-from specs.adapter import adapter_hash
-from specs.capability import Capability, capability_of
-from specs.errors import InvalidInput, InvalidLearnware, NotReady
-from specs.learnware import SPECIFICATION_FOLDER
-from specs.market.catalogue import read_catalogue
+from specs.card_text import Kind, text_fault
+from specs.errors import InvalidInput, LearnwareError, NotReady, TooLarge
 from specs.market.checks import Requirements
+from specs.market.child_checks import ChildChecks
 from specs.market.journal import Record, State
 from specs.market.staged import Staged
 from specs.market.store import Market
-from specs.market.trial import PROTOCOL, Trial
+from specs.market.trial import Trial
+from specs.untrusted import load_json
 
 logger = logging.getLogger("ray.serve")
 
@@ -72,21 +73,46 @@ PROBE_TIMEOUT_S = 120.0
 FOLLOW_TIMEOUT_S = 5.0
 """Seconds that a change waits for the replicas before it is answered; they look every quarter of a second."""
 
-Probe = Callable[[Staged], Coroutine[Any, Any, Trial]]
-"""Tries a staged learnware on an engine and returns the result."""
+ONGOING = 1000
+"""The most requests that Ray hands to the application at a time. Each kind is bounded before: uploads by their line,
+others by their threads; Ray's own five would make reads wait for uploads."""
+LOCK_S = 2.0
+"""Seconds that a change over HTTP waits for the command line's, before it is answered 503."""
+MAX_REASON_BYTES = 16 << 10
+"""Size in bytes of the largest body with a reason."""
+REASON = Kind(2_000, prose=True)
+"""Bounds of the reason of a quarantine."""
+
 Follow = Callable[[int], Awaitable[bool]]
 """Returns whether every replica has made the market's change of this number, within some seconds."""
 
 
 class MarketAPI:
-    """The routes of `/v1/learnwares`. It knows nothing of Ray: the functions that ask the replicas are passed in."""
+    """The routes of `/v1/learnwares`. It knows nothing of Ray: the functions that ask the replicas are passed in.
 
-    def __init__(self, market: Market, access: Access, max_upload_bytes: int, probe: Probe, follow: Follow) -> None:
+    Reads, quick changes and uploads have threads of their own: an upload may take minutes, and nothing else waits for
+    it. `give_up` makes a check that is under way end soon (`specs.market.child_checks.ChildChecks.stop`).
+    """
+
+    def __init__(
+        self,
+        market: Market,
+        access: Access,
+        max_upload_bytes: int,
+        probe: Probe,
+        follow: Follow,
+        give_up: Callable[[], object] = lambda: None,
+    ) -> None:
         self._market = market
         self._access = access
         self._max_upload_bytes = max_upload_bytes
-        self._probe = probe
         self._follow = follow
+        self.threads = MarketThreads()
+        self._intake = Intake(market, self.threads, probe, give_up)
+        self.keeper = MarketKeeper(self._reconcile)
+
+    async def _reconcile(self) -> bool:
+        return await in_thread(self.threads.keeping, self._market.reconcile)
 
     def application(self) -> "PrefixedApplication":
         """Builds the ASGI application."""
@@ -113,87 +139,111 @@ class MarketAPI:
                 f"Query parameters are q, domain, task, language and state ({', '.join(State)}, all); "
                 f"not understood: {', '.join(unknown) or f'state={state}'}."
             )
-        if state == State.ACTIVE:
-            records = await asyncio.to_thread(
-                self._market.search,
-                query.get("q", ""),
-                domain=query.get("domain"),
-                task=query.get("task"),
-                language=query.get("language"),
-            )
-        else:
-            records = await asyncio.to_thread(self._market.records, None if state == "all" else State(state))
-        unserved = await asyncio.to_thread(self._market.unserved)
-        listed = await asyncio.to_thread(lambda: [describe_listed(self._market, record) for record in records])
-        return JSONResponse({"object": "list", "data": listed, "unserved": unserved})
+        wanted = None if state == "all" else State(state)
+
+        def listed() -> dict[str, Any]:
+            if wanted is State.ACTIVE:
+                records = self._market.search(
+                    query.get("q", ""),
+                    domain=query.get("domain"),
+                    task=query.get("task"),
+                    language=query.get("language"),
+                )
+            else:
+                records = self._market.records(wanted)
+            data = [describe_listed(self._market, record) for record in records]
+            return {"object": "list", "data": data, "unserved": self._market.unserved()}
+
+        behind = self._behind()
+        found = await in_thread(self.threads.reading, listed)
+        return _json(found | ({} if behind is None else {"unpublished": behind}))
 
     async def _show(self, request: Request) -> Response:
         self._access.check_read(request)
-        record = await asyncio.to_thread(self._market.show, _id_in(request))
-        return JSONResponse(await asyncio.to_thread(describe_whole, self._market, record))
+        learnware_id = _id_in(request)
+        described = await in_thread(
+            self.threads.reading, lambda: describe_whole(self._market, self._market.show(learnware_id))
+        )
+        return _json(described)
 
     async def _submit(self, request: Request) -> Response:
         self._access.check_change(request)
-        async with uploaded(request, "upload.zip", self._max_upload_bytes) as path:
-            record = await self._take(path, None)
-        return await self._done(record, 201)
+        return await self._done(await self._uploaded(request, None), 201)
 
     async def _replace(self, request: Request) -> Response:
         self._access.check_change(request)
         learnware_id = _id_in(request)
-        await asyncio.to_thread(self._market.active, learnware_id)
-        async with uploaded(request, "upload.zip", self._max_upload_bytes) as path:
-            record = await self._take(path, learnware_id)
-        return await self._done(record, 200)
+        await in_thread(self.threads.reading, partial(self._market.active, learnware_id))
+        return await self._done(await self._uploaded(request, learnware_id), 200)
+
+    async def _uploaded(self, request: Request, replaced: str | None) -> Record:
+        with self._intake.line.place():
+            async with uploaded(request, "upload.zip", self._max_upload_bytes, self.threads.writing) as path:
+                return await while_connected(request, self._intake.take(path, replaced))
 
     async def _remove(self, request: Request) -> Response:
         self._access.check_change(request)
-        record = await asyncio.to_thread(self._market.remove, _id_in(request))
-        return await self._done(record, 200)
+        return await self._changed(partial(self._market.remove, _id_in(request)))
 
     async def _quarantine(self, request: Request) -> Response:
         self._access.check_change(request)
         try:
-            reason = json.loads(await request.body())["reason"]
+            reason = load_json(await _bounded_body(request), MAX_REASON_BYTES)["reason"]
         except (ValueError, KeyError, TypeError):
             reason = None
         if not isinstance(reason, str):
             raise InvalidInput('The body must be a JSON object with a text: {"reason": "…"}.')
-        record = await asyncio.to_thread(self._market.quarantine, _id_in(request), reason)
-        return await self._done(record, 200)
+        if fault := text_fault(reason, REASON):
+            raise InvalidInput(f"The reason {fault}.")
+        return await self._changed(partial(self._market.quarantine, _id_in(request), reason))
 
     async def _release(self, request: Request) -> Response:
         self._access.check_change(request)
-        record = await asyncio.to_thread(self._market.release, _id_in(request))
-        return await self._done(record, 200)
+        return await self._changed(partial(self._market.release, _id_in(request)))
 
-    async def _take(self, source: Path, replaced: str | None) -> Record:
-        """Stages, tries and activates the zip at `source`, in a thread; only the trial runs in the event loop."""
-        loop = asyncio.get_running_loop()
-
-        def take() -> Record:
-            with self._market.stage(source, recorded_as=replaced) as staged:
-                if replaced not in (None, staged.learnware.id):
-                    raise InvalidInput(
-                        f"The zip holds learnware {staged.learnware.id!r}, but {replaced!r} is to be replaced."
-                    )
-                self._market.check_acceptable(staged, replace=replaced is not None)
-                trial = asyncio.run_coroutine_threadsafe(self._probe(staged), loop).result()
-                if trial.refusal is not None:
-                    self._market.refuse(staged, trial.refusal)
-                    raise InvalidLearnware(f"learnware {staged.learnware.id}: {trial.refusal}")
-                tried = self._market.with_capability(staged, measured(staged, trial))
-                tried = tried._replace(notes=(*staged.notes, *trial.notes))
-                return (self._market.submit if replaced is None else self._market.replace)(tried)
-
-        return await asyncio.to_thread(take)
+    async def _changed(self, change: Callable[[], Record]) -> Response:
+        return await self._done(await in_thread(self.threads.changing, change), 200)
 
     async def _done(self, record: Record, status: int) -> Response:
-        catalogue = await asyncio.to_thread(read_catalogue, self._market.root)
-        followed = await self._follow(catalogue.sequence)
-        await asyncio.to_thread(self._market.collect_garbage)
-        described = await asyncio.to_thread(describe_listed, self._market, record)
-        return JSONResponse(described | {"served": followed and record.state is State.ACTIVE}, status)
+        """Answers a change that is made: whether every replica has followed it, and if not, why."""
+        pending = self._behind()
+        if pending is not None:
+            self.keeper.wake()
+        else:
+            sequence = await in_thread(self.threads.reading, lambda: self._market.sequence)
+            if not await self._follow(sequence):
+                pending = "not every router and engine replica has followed yet; they do so by themselves"
+        await in_thread(self.threads.changing, self._collect_garbage)
+        described = await in_thread(self.threads.reading, partial(describe_listed, self._market, record))
+        served = pending is None and record.state is State.ACTIVE
+        return _json(described | {"served": served} | ({} if pending is None else {"pending": pending}), status)
+
+    def _behind(self) -> str | None:
+        """Returns why routers and replicas cannot know of the last change yet; None if they can."""
+        reason = self._market.unpublished
+        if reason is None:
+            return None
+        return f"the change is kept, but the catalogue cannot be written ({reason}); it is tried again by itself"
+
+    def _collect_garbage(self) -> None:
+        try:
+            self._market.collect_garbage()
+        except LearnwareError as error:  # the change is made; what is left over goes after the next one
+            logger.warning("files that nothing serves could not be removed: %s", error)
+
+
+async def _bounded_body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_REASON_BYTES:
+            raise TooLarge(f"The body is larger than {MAX_REASON_BYTES >> 10} KiB.")
+    return body
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    """Answers with JSON, which no browser may take for a page: descriptions in it are strangers' text."""
+    return JSONResponse(content, status, {"x-content-type-options": "nosniff"})
 
 
 def _id_in(request: Request) -> str:
@@ -212,14 +262,6 @@ def _id_in(request: Request) -> str:
     return learnware_id
 
 
-def measured(staged: Staged, trial: Trial) -> Capability:
-    """Returns the capability of a tried learnware: of its own tasks what it came with, off them what was measured here.
-    What a submission says of itself off its task does not count, measured here or not."""
-    place = staged.folder / SPECIFICATION_FOLDER
-    own = capability_of(place, staged.learnware.base_model, adapter_hash(staged.folder))
-    return replace(own, elsewhere=trial.elsewhere, elsewhere_protocol=PROTOCOL if trial.elsewhere else "")
-
-
 class MarketServer:
     """The application's one replica; it and the command line are the market's writers."""
 
@@ -228,16 +270,19 @@ class MarketServer:
     ) -> None:
         if on_loopback:
             keep_grpc_on_loopback()
-        market = Market(folder, needed)
+        checks = ChildChecks()
+        checks.start()
+        market = Market(folder, needed, lock_timeout_s=LOCK_S, checks=checks, lenient=True)
         self._market = market
-        self._api = MarketAPI(market, access, max_upload_bytes, _probe_on_engine, _wait_for_replicas)
+        self._api = MarketAPI(market, access, max_upload_bytes, _probe_on_engine, _wait_for_replicas, checks.stop)
 
     async def __serve_build_asgi_app__(self) -> Starlette:
+        self._api.keeper.start()
         return self._api.application()
 
     async def check_health(self) -> None:
         """Fails when the threads that do the market's work are stuck."""
-        await check_threads()
+        await check_threads(self._api.threads.reading, self._api.threads.changing)
 
     async def not_loaded(self, learnware_id: str, sha256: str, reason: str) -> None:
         """Looks after a version that an engine replica could not load; puts it into quarantine if its files are
@@ -255,7 +300,7 @@ async def _probe_on_engine(staged: Staged) -> Trial:
         entry = staged.entry
         specification = staged.learnware.specification
         answers = None if specification is None else specification.answers
-        asked = handle.probe.remote(
+        asked: Any = handle.probe.remote(
             entry.id,
             entry.version,
             entry.sha256,
@@ -264,7 +309,11 @@ async def _probe_on_engine(staged: Staged) -> Trial:
             staged.card.examples,
             () if answers is None else answers.labels,
         )
-        trial: Trial = await asyncio.wait_for(_result(asked), PROBE_TIMEOUT_S)
+        try:
+            trial: Trial = await asyncio.wait_for(_result(asked), PROBE_TIMEOUT_S)
+        except (TimeoutError, asyncio.CancelledError):
+            asked.cancel()  # the replica unloads the learnware then
+            raise
     except TimeoutError:
         raise NotReady(f"No engine replica tried the learnware within {PROBE_TIMEOUT_S:g} s. Try again.") from None
     return trial
@@ -297,6 +346,7 @@ def market_application(config: Config, base: Path, folder: Path, *, on_loopback:
         name=MARKET,
         graceful_shutdown_wait_loop_s=0.1,
         **HEALTH_OPTIONS,
+        max_ongoing_requests=ONGOING,
         ray_actor_options={"num_cpus": 0},
     )
     built: Application = deployment.bind(

@@ -7,7 +7,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from specs.market.fitness import BROKEN, DUPLICATE, UNFIT
-from specs.market.follower import SEQUENCE_HELP
+from specs.market.follower import FAULT_HELP, SEQUENCE_HELP
 
 FALLBACK_PREFIX = "base:"
 """Prefix of the reasons for which the base model answered although a learnware, or a choice of one, was asked for."""
@@ -42,10 +42,13 @@ class ReplicaMetrics:
         )
 
         self._sequence = Gauge("learnware_market_sequence", SEQUENCE_HELP, registry=registry)
+        self._catalogue_fault = Gauge("learnware_market_catalogue_fault", FAULT_HELP, registry=registry)
 
-    def watch_market(self, sequence: Callable[[], int]) -> None:
-        """Makes each scrape ask `sequence` for the number of the market's change that is in effect."""
+    def watch_market(self, sequence: Callable[[], int], fault: Callable[[], bool] = bool) -> None:
+        """Makes each scrape ask `sequence` for the number of the market's change that is in effect, and `fault` whether
+        the published catalogue cannot be followed."""
         self._sequence.set_function(sequence)
+        self._catalogue_fault.set_function(fault)
 
     def watch_unserved(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Makes each scrape ask `counts` how many learnwares are not served, by the kinds of `UNSERVED`."""

@@ -41,9 +41,10 @@ from serving.replica.vllm_metrics import leave_adapter_mixes_out
 from serving.replica.warm_up import WarmUp
 from serving.replica.watchdog import Watchdog, kill_engine
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
-from specs.market.catalogue import Catalogue, Entry, current_catalogue
+from specs.market.catalogue import Catalogue, Entry
 from specs.market.checks import Requirements
 from specs.market.follower import Follower
+from specs.market.startup import current_catalogue
 from specs.market.trial import Trial
 
 
@@ -129,7 +130,7 @@ class LearnwareServer(EngineServer):
         if options.market is not None:
             self._follower = Follower(options.market, self._follow, self._catalogue.sequence)
             self._follower.start()
-            self._metrics.watch_market(lambda: self._follower.sequence)
+            self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
         else:
             self._verifying = asyncio.create_task(self._verify())
         # Starlette takes the first route that matches, so ours go before vLLM's own `/v1/models`.

@@ -3,7 +3,7 @@
 The market writes it after each change (`specs.market.store`), by atomic rename; routers and engine replicas only read
 it, so a read-only shared folder is all that they need.
 
-    {"sequence": 7, "unserved": {"unfit": 1}, "learnwares": [
+    {"format": 1, "sequence": 7, "unserved": {"unfit": 1}, "learnwares": [
     {"id": …, "version": …, "sha256": …, "folder": "objects/<sha256>"},
     …
     ]}
@@ -35,6 +35,8 @@ CATALOGUE_FILE = "catalogue.json"
 """File name of the published catalogue in the market's folder."""
 _MARKED_BYTES = 1 << 16
 """Bytes at the beginning of each file of a plain folder that its learnware's hash covers: the headers of weights."""
+FORMAT = 1
+"""Number of the file's format; a file that names none has this one."""
 _END = b"]}\n"
 """Last line of a catalogue that `write_catalogue` wrote."""
 
@@ -92,8 +94,8 @@ class CatalogueReader:
             else:  # the same JSON in another layout
                 content, lines = json.loads(text), b""
                 entries = tuple(self._entry(each) for each in content["learnwares"])
-            catalogue = Catalogue(content["sequence"], entries, content.get("unserved", {}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            catalogue = Catalogue(_checked_sequence(content), entries, dict(content.get("unserved", {})))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput(f"the market's catalogue {path} cannot be read: {error!r}") from None
         self._lines, self._entries = lines, entries
         return catalogue
@@ -107,7 +109,19 @@ class CatalogueReader:
         return self._entries[:kept_before] + new + self._entries[len(self._entries) - kept_after :]
 
     def _entry(self, entry: dict[str, Any]) -> Entry:
-        return Entry(entry["id"], entry["version"], entry["sha256"], self._root / entry["folder"])
+        learnware_id, version, sha256 = entry["id"], entry["version"], entry["sha256"]
+        if not isinstance(learnware_id, str) or type(version) is not int or not isinstance(sha256, str):
+            raise ValueError(f"{learnware_id!r} has no id, version and hash of a learnware")
+        return Entry(learnware_id, version, sha256, self._root / entry["folder"])
+
+
+def _checked_sequence(content: dict[str, Any]) -> int:
+    if (found := content.get("format", FORMAT)) != FORMAT:
+        raise ValueError(f"its format is {found!r}; this version reads {FORMAT}")
+    sequence = content["sequence"]
+    if type(sequence) is not int or sequence < 0:
+        raise ValueError(f"its sequence is {sequence!r}, which is no number of a change")
+    return sequence
 
 
 def _common_lines(old: bytes, new: bytes) -> tuple[int, int]:
@@ -150,7 +164,7 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
     ]
     path = root / CATALOGUE_FILE
     unserved = json.dumps(dict(catalogue.unserved), separators=(",", ":"))
-    head = f'{{"sequence":{catalogue.sequence},"unserved":{unserved},"learnwares":[\n'
+    head = f'{{"format":{FORMAT},"sequence":{catalogue.sequence},"unserved":{unserved},"learnwares":[\n'
     text = head + ",\n".join(lines) + ("\n]}\n" if lines else "]}\n")
     write_atomically(path, text.encode(), temporary=path.with_suffix(".new"))
 
@@ -173,17 +187,6 @@ def static_catalogue(folder: Path, requirements: Requirements | None = None) -> 
     return Catalogue(0, tuple(sorted(entries)), dict(counts))
 
 
-def current_catalogue(market: Path | None, folder: Path, requirements: Requirements | None = None) -> Catalogue:
-    """Returns the catalogue that a start begins with: the market's, or without a market the plain folder's, of which
-    what `requirements` refuse is left out.
-
-    Raises:
-        InvalidInput: as `read_catalogue`.
-        InvalidLearnware: as `static_catalogue`.
-    """
-    return static_catalogue(folder, requirements) if market is None else read_catalogue(market)
-
-
 def _mark(folder: Path) -> str:
     """Returns a hash of the names, sizes and beginnings of a folder's files, which every node works out alike. It
     stands for the content of a folder that never changes, without a whole read."""
@@ -203,17 +206,21 @@ class CatalogueWatch:
         self._root = root
         self._reader = CatalogueReader(root)
         self._seen: tuple[int, int, int] | None = None
+        self.fault: str | None = None
+        """Reason why the file could not be read at the last look; None when it could."""
 
     def changed(self) -> Catalogue | None:
         """Returns the catalogue if it is another file than at the last look, else None. Returns None also while it
-        cannot be read, and looks again the next time."""
+        cannot be read (`fault` says why then), and looks again the next time."""
         try:
             found = (self._root / CATALOGUE_FILE).stat()
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)
             if mark == self._seen:
+                self.fault = None
                 return None
             catalogue = self._reader.read()
-        except (OSError, InvalidInput):
+        except (OSError, InvalidInput) as error:
+            self.fault = str(error)
             return None
-        self._seen = mark
+        self._seen, self.fault = mark, None
         return catalogue

@@ -5,7 +5,6 @@ is read, so that neither a name, a link nor a size can reach beyond that folder.
 named. The files' content is checked afterwards (`specs.market.checks`).
 """
 
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from specs.market.archive import Bounded, zip_items
 from specs.market.contents import INITIAL_FOLDER, choose
 from specs.market.folders import folder_items, snapshot_of
 from specs.market.submission import Item, Limits
+from specs.untrusted import read_json
 
 __all__ = ["Item", "Limits", "Progress", "Taken", "split_part", "take", "take_in", "take_items", "take_zip"]
 
@@ -145,7 +145,7 @@ def _begins_from_another(config: Path) -> bool:
     """Whether an adapter was initialised from the base's weights, so that it takes its initial adapter to convert it:
     PEFT then names the method in `init_lora_weights`."""
     try:
-        content = json.loads(config.read_bytes())
+        content = read_json(config)
     except ValueError:
         return False
     return isinstance(content, dict) and isinstance(content.get("init_lora_weights"), str)

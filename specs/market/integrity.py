@@ -7,7 +7,7 @@ from specs.card import CARD_FILE, load_card
 from specs.errors import InvalidInput, InvalidLearnware
 from specs.learnware import Learnware, load_learnware, served_over
 from specs.market import journal
-from specs.market.catalogue import Catalogue, Entry, read_catalogue, write_catalogue
+from specs.market.catalogue import Catalogue, Entry, read_catalogue
 from specs.market.checks import Requirements, check_fits_market
 from specs.market.fitness import BROKEN, UNFIT, Unserved, why_unfit
 from specs.market.journal import Journal, Record, State
@@ -69,8 +69,8 @@ def examine_market(root: Path, requirements: Requirements) -> Iterator[Learnware
 
 
 def repair(root: Path, objects: ObjectStore, timeout_s: float) -> None:
-    """Repairs the traces of a crash, or of somebody else's hand: removes objects that nothing refers to, puts
-    learnwares whose files are not those submitted into quarantine, and writes an outdated catalogue again."""
+    """Repairs the traces of a crash, or of somebody else's hand: removes objects that nothing refers to, and puts
+    learnwares whose files are not those submitted into quarantine."""
     with journal.writing(root, timeout_s) as book:
         for record in book.holders():
             recheck(record, objects, book)
@@ -79,13 +79,6 @@ def repair(root: Path, objects: ObjectStore, timeout_s: float) -> None:
             objects.delete(sha)
         for sha in objects.quarantined_hashes() - known:
             objects.delete_quarantined(sha)
-        catalogue = catalogue_of(book, objects)
-    try:
-        if read_catalogue(root) == catalogue:
-            return
-    except InvalidInput:
-        pass
-    write_catalogue(root, catalogue)
 
 
 def recheck(record: Record, objects: ObjectStore, book: Journal) -> bool:

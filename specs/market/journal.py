@@ -266,6 +266,17 @@ def prepare(root: Path, timeout_s: float) -> None:
             connection.executescript(f"BEGIN IMMEDIATE; {change} PRAGMA user_version = {_FORMAT}; COMMIT;")
 
 
+def is_current(root: Path) -> bool:
+    """Whether there is a market in this folder whose database can be read, in today's format."""
+    if not is_market(root):
+        return False
+    try:
+        with closing(_connect(root, 0)) as connection:
+            return bool(connection.execute("PRAGMA user_version").fetchone()[0] == _FORMAT)
+    except sqlite3.Error:
+        return False
+
+
 def is_market(root: Path) -> bool:
     """Whether there is a market in this folder."""
     return (root / JOURNAL_FILE).is_file()

@@ -57,7 +57,8 @@ class ObjectStore:
         self._quarantine = root / "quarantine"
         self._incoming = root / "incoming"
         for folder in (self._objects, self._quarantine, self._incoming):
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir():  # a disk that cannot be written can be read
+                folder.mkdir(parents=True, exist_ok=True)
 
     def folder(self, sha256: str) -> Path:
         """Returns the place of an object, whether it is there or not."""

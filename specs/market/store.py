@@ -9,36 +9,37 @@
 
 A change goes: files into `incoming`, checked there; under the lock, rename into `objects`, then one transaction, then
 the catalogue. Killed in between, the next start finds an object that nothing refers to (removed), or a catalogue of an
-older sequence (written again). So a change is in effect, whole, exactly when its transaction is.
+older sequence (written again). So a change is in effect, whole, exactly when its transaction is; the catalogue follows
+(`specs.market.publishing`).
 """
 
-import re
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace as changed
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from filelock import Timeout
-
-from specs.adapter_conversion import make_servable
-from specs.capability import CAPABILITY_FILE, Capability, save_capability
-from specs.card import CARD_FILE, Card, load_card, readable_card
-from specs.errors import InvalidInput, InvalidLearnware, MarketBusy, UnknownLearnware
-from specs.files import file_lock
-from specs.learnware import SPECIFICATION_FOLDER, Learnware, load_learnware
+from specs.capability import Capability, save_capability
+from specs.errors import InvalidInput, InvalidLearnware, MarketBusy, MarketUnwritable, UnknownLearnware
+from specs.learnware import SPECIFICATION_FOLDER
 from specs.market import journal
 from specs.market.acceptance import check_vacant, holder, replaceable, unknown
-from specs.market.catalogue import write_catalogue
 from specs.market.checks import Requirements, check_learnware
-from specs.market.intake import Limits, Progress, take
+from specs.market.examination import Checks, ChecksHere
+from specs.market.intake import Limits, Progress
 from specs.market.integrity import catalogue_of, find_problems, recheck, refit, repair
 from specs.market.journal import Journal, Record, State
+from specs.market.locking import market_lock
 from specs.market.objects import ObjectStore, fingerprint, stamp
-from specs.market.quarantine import Freed, check_not_held_back, drop_beyond_bounds, purge, release
+from specs.market.publishing import Publisher
+from specs.market.quarantine import Freed, drop_beyond_bounds, purge, release
 from specs.market.search import search
 from specs.market.staged import Staged
+from specs.market.staging import Refused, Staging
+from specs.market.writing import MARKET, unwritable_as_error
 from specs.suggestion import did_you_mean
+
+logger = logging.getLogger("ray.serve")
 
 LOCK_TIMEOUT_S = 10.0
 """Seconds that a change waits for the market's lock."""
@@ -59,18 +60,35 @@ class Market:
         requirements: Requirements | None = None,
         limits: Limits | None = None,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
+        *,
+        checks: Checks | None = None,
+        lenient: bool = False,
     ) -> None:
+        """Opens or makes the market. `checks` examine submissions (default: in this process). With `lenient` one that
+        another process is changing, or whose disk cannot be written, is opened all the same, to be read; `reconcile`
+        then repairs it later.
+
+        Raises:
+            MarketBusy: another process is changing it.
+            MarketUnwritable: the disk is full, or cannot be written.
+        """
         self.root = root.resolve()
         self._requirements = requirements or Requirements()
         self._limits = limits or Limits()
         self._timeout_s = lock_timeout_s
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._objects = ObjectStore(self.root)
-        with self._lock():
-            journal.prepare(self.root, self._timeout_s)
-            self._objects.sweep()
-            repair(self.root, self._objects, self._timeout_s)
-        self.collect_garbage()
+        with unwritable_as_error(MARKET):
+            if not self.root.is_dir():
+                self.root.mkdir(parents=True, exist_ok=True)
+            self._objects = ObjectStore(self.root)
+        self._checks = checks or ChecksHere()
+        self._publisher = Publisher(self.root)
+        self._repaired = False
+        try:
+            self._repair()
+        except (MarketBusy, MarketUnwritable) as error:
+            if not (lenient and journal.is_current(self.root)):
+                raise
+            logger.error("the market is opened as it stands, and looked after later: %s", error)
 
     @contextmanager
     def stage(
@@ -92,34 +110,39 @@ class Market:
             InvalidLearnware: the submission is refused, or in quarantine already; the message says why.
             InvalidInput: there is nothing to take in.
         """
-        name = re.sub(r"[^\w.-]", "_", Path(source).stem if str(source).endswith(".zip") else Path(source).name)[:64]
-        with self._objects.incoming() as place:
-            folder = place / (name.strip(".") or "learnware")
-            folder.mkdir()
-            try:
-                take(Path(source), folder, self._limits, progress)
-            except InvalidLearnware as error:
-                if record:
-                    self._refuse(recorded_as or folder.name, None, None, str(error))
-                raise InvalidLearnware(f"learnware {recorded_as or folder.name}: {error}") from None
-            origin = fingerprint(folder)
-            with journal.reading(self.root, self._timeout_s) as book:
-                check_not_held_back(book, origin)
-            try:
-                changes = make_servable(folder, self._requirements.base)
-                learnware, unfit = self._checked(folder, unfit_too=unfit_too)
-            except InvalidLearnware as error:
-                if record:
-                    card = readable_card(folder / CARD_FILE)
-                    named = card.id if card else recorded_as or folder.name
-                    self._refuse(named, folder, fingerprint(folder), str(error), card, origin)
-                raise
-            if learnware.capability is None:  # none, or one of another base model, which nobody must read
-                (folder / SPECIFICATION_FOLDER / CAPABILITY_FILE).unlink(missing_ok=True)
-            learnware = changed(learnware, notes=(*changes, *learnware.notes))
-            yield Staged(
-                learnware, load_card(folder / CARD_FILE), fingerprint(folder), folder, origin, unfit, learnware.notes
-            )
+        refuse = self._refuse if record else None
+        staging = Staging(self.root, self._timeout_s, self._limits, self._requirements, self._checks, refuse)
+        with ExitStack() as open_:
+            with unwritable_as_error(MARKET):
+                place = open_.enter_context(self._objects.incoming())
+                staged = staging.stage(Path(source), place, progress, recorded_as, unfit_too=unfit_too)
+            yield staged
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last change."""
+        with journal.reading(self.root, self._timeout_s) as book:
+            return book.fact("sequence")
+
+    @property
+    def unpublished(self) -> str | None:
+        """Reason why the last change is made and not published; None while the catalogue is up to date."""
+        return self._publisher.failure
+
+    def reconcile(self) -> bool:
+        """Brings the published catalogue up to the journal, and repairs what could not be when the market was opened.
+        Costs little where nothing is to be done. Returns whether the catalogue is published.
+
+        Raises:
+            MarketBusy: another process is changing the market.
+            MarketUnwritable: the disk is full, or cannot be written.
+        """
+        if not self._repaired:
+            self._repair()
+        if self._publisher.is_current(self.sequence):
+            return True
+        with self._lock(), journal.reading(self.root, self._timeout_s) as book:
+            return self._publisher.reconcile(catalogue_of(book, self._objects))
 
     def active(self, learnware_id: str) -> Record:
         """Returns the learnware that holds this id: it is served, or unfit. Raises UnknownLearnware."""
@@ -135,7 +158,7 @@ class Market:
         """Returns a staged submission with this capability in the place of the one that it came with, if any. Its
         content changes, and so does its hash."""
         save_capability(capability, staged.folder / SPECIFICATION_FOLDER)
-        learnware = check_learnware(staged.folder, self._requirements)
+        learnware = self._checks.check_again(staged.folder, self._requirements)
         return staged._replace(learnware=learnware, sha256=fingerprint(staged.folder))
 
     def submit(self, staged: Staged) -> Record:
@@ -188,7 +211,7 @@ class Market:
         """Puts a staged submission into quarantine instead of serving it. With `held_back` False the same files may be
         submitted again."""
         learnware, origin = staged.learnware, staged.origin if held_back else None
-        return self._refuse(learnware.id, staged.folder, staged.sha256, reason, staged.card, origin)
+        return self._refuse(Refused(learnware.id, staged.folder, staged.sha256, reason, staged.card, origin))
 
     def release(self, learnware_id: str) -> Record:
         """Takes the latest submission of this id out of quarantine: one that was served is served again, the files of
@@ -310,16 +333,6 @@ class Market:
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
             return purge(self._objects, (str(record.sha256) for record in book.holders()))
 
-    def _checked(self, folder: Path, *, unfit_too: bool) -> tuple[Learnware, str | None]:
-        try:
-            return check_learnware(folder, self._requirements), None
-        except InvalidLearnware as error:
-            if not unfit_too:
-                raise
-            with suppress(InvalidLearnware):
-                return load_learnware(folder), str(error)
-            raise
-
     def _activate(self, book: Journal, staged: Staged) -> Record:
         self._objects.put(staged.folder, staged.sha256)
         return book.add(
@@ -334,36 +347,34 @@ class Market:
             notes=staged.notes,
         )
 
-    def _refuse(
-        self,
-        name: str,
-        folder: Path | None,
-        sha256: str | None,
-        reason: str,
-        card: Card | None = None,
-        origin: str | None = None,
-    ) -> Record:
+    def _refuse(self, refused: Refused) -> Record:
         with self._change() as book:
-            if folder is not None and sha256 is not None:
-                self._objects.put_in_quarantine(folder, sha256)
-            version = card.version if card else 0
+            if refused.folder is not None and refused.sha256 is not None:
+                self._objects.put_in_quarantine(refused.folder, refused.sha256)
             return book.add(
-                name, State.QUARANTINED, version=version, sha256=sha256, reason=reason, card=card, origin=origin
+                refused.name,
+                State.QUARANTINED,
+                version=refused.card.version if refused.card else 0,
+                sha256=refused.sha256,
+                reason=refused.reason,
+                card=refused.card,
+                origin=refused.origin,
             )
 
     @contextmanager
     def _change(self) -> Iterator[Journal]:
-        """Makes one change of what is served: takes the lock, runs a transaction, writes the catalogue."""
+        """Makes one change of what is served: takes the lock, runs a transaction, publishes the catalogue. The change
+        is made when the transaction is; a catalogue that cannot be written then is behind (`unpublished`)."""
         with self._lock():
             with journal.writing(self.root, self._timeout_s) as book:
                 yield book
                 book.set_fact("sequence", book.fact("sequence") + 1)
                 catalogue = catalogue_of(book, self._objects)
-            write_catalogue(self.root, catalogue)
+            self._publisher.publish(catalogue)
 
     @contextmanager
     def _mending(self) -> Iterator[Journal]:
-        """Makes a change as `_change`, but writes the catalogue only if the sequence number has been moved."""
+        """Makes a change as `_change`, but publishes the catalogue only if the sequence number has been moved."""
         with self._lock():
             with journal.writing(self.root, self._timeout_s) as book:
                 before = book.fact("sequence")
@@ -371,17 +382,17 @@ class Market:
                 moved = book.fact("sequence") != before
                 catalogue = catalogue_of(book, self._objects) if moved else None
             if catalogue is not None:
-                write_catalogue(self.root, catalogue)
+                self._publisher.publish(catalogue)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Holds the market's lock, which the system drops when the process ends, however it ends."""
-        try:
-            held = file_lock(self.root / "market.lock").acquire(self._timeout_s)
-        except Timeout:
-            raise MarketBusy(
-                f"another process has been changing the market in {self.root} for more than {self._timeout_s:g} s; "
-                "try again"
-            ) from None
-        with held:
-            yield
+    def _repair(self) -> None:
+        with self._lock():
+            journal.prepare(self.root, self._timeout_s)
+            self._objects.sweep()
+            repair(self.root, self._objects, self._timeout_s)
+            with journal.reading(self.root, self._timeout_s) as book:
+                self._publisher.reconcile(catalogue_of(book, self._objects))
+        self.collect_garbage()
+        self._repaired = True
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return market_lock(self.root, self._timeout_s)

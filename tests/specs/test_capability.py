@@ -97,7 +97,7 @@ OTHER = json.loads(json.dumps(OFF_TASK.__dict__))
         ),
         ({"elsewhere": {"domain": OTHER | {"degenerate": 1.5}}}, "degenerate of elsewhere 'domain' must be a whole"),
         ({"elsewhere": {"domain": OTHER | {"prompts": 0}}}, "prompts of elsewhere 'domain' must be a whole number"),
-        ({"elsewhere": {"domain": OTHER | {"drift": float("nan")}}}, "drift of elsewhere 'domain' must be a number"),
+        ({"elsewhere": {"domain": OTHER | {"drift": float("nan")}}}, "capability.json is not JSON: NaN is no JSON"),
         ({"elsewhere": {"domain": OTHER | {"drift": 1e9}}}, "drift_error of elsewhere 'domain' must be nats a token"),
         ({"elsewhere": {"domain": OTHER | {"drift_error": -1}}}, "the error not below 0"),
         ({"probes": {"a-b": PROBE | {"rows": 0}}}, "rows of probe 'a-b' must be a whole number from 1"),
@@ -115,5 +115,5 @@ def test_a_file_that_is_no_json_or_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpecification, match="not JSON"):
         load_capability(tmp_path)
     (tmp_path / CAPABILITY_FILE).write_text(" " * (2 << 20))
-    with pytest.raises(InvalidSpecification, match="larger than 1 MiB"):
+    with pytest.raises(InvalidSpecification, match="more than 1 MiB"):
         load_capability(tmp_path)

@@ -11,16 +11,15 @@ from serving.applications.liveness import CHECK_TIMEOUT_S, HEALTH_OPTIONS, THREA
 
 async def test_threads_that_take_work_are_well_and_a_pool_that_is_stuck_is_not():
     release = threading.Event()
-    pool = ThreadPoolExecutor(1)
-    asyncio.get_running_loop().set_default_executor(pool)
-    await check_threads(1)
-    stuck = asyncio.create_task(asyncio.to_thread(release.wait))
-    await asyncio.sleep(0)
+    well, other = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    await check_threads(well, other, limit_s=10)
+    stuck = asyncio.get_running_loop().run_in_executor(other, release.wait)
     with pytest.raises(RuntimeError, match=r"within 0\.05 s"):
-        await check_threads(0.05)
+        await check_threads(well, other, limit_s=0.05)
+    await check_threads(well, limit_s=10)
     release.set()
     await stuck
-    await check_threads(1)
+    await check_threads(well, other, limit_s=10)
 
 
 def test_three_failures_in_a_row_come_within_fifteen_seconds():

@@ -1,0 +1,98 @@
+"""Takes an upload from its file to a served learnware: checked, tried on an engine, measured, activated."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from serving.applications.upload_line import UploadLine, entered_in_thread, in_thread
+from specs.adapter import adapter_hash
+from specs.capability import Capability, capability_of
+from specs.errors import InvalidInput, InvalidLearnware, MarketBusy
+from specs.learnware import SPECIFICATION_FOLDER
+from specs.market.journal import Record
+from specs.market.staged import Staged
+from specs.market.store import Market
+from specs.market.trial import PROTOCOL, Trial
+
+BUSY_TRIES = 15
+"""Tries of a change whose trial has taken minutes while the command line holds the market's lock."""
+
+Probe = Callable[[Staged], Coroutine[Any, Any, Trial]]
+"""Tries a staged learnware on an engine and returns the result."""
+
+
+class MarketThreads:
+    """Threads for each kind of work, so that none waits for another kind: reading, quick changes, taking an upload in,
+    writing bodies, and looking after the catalogue."""
+
+    def __init__(self) -> None:
+        self.reading = ThreadPoolExecutor(4, "market-read")
+        self.changing = ThreadPoolExecutor(2, "market-change")
+        self.taking = ThreadPoolExecutor(1, "market-take")
+        self.writing = ThreadPoolExecutor(2, "market-write")
+        self.keeping = ThreadPoolExecutor(1, "market-keep")
+
+
+class Intake:
+    """Takes uploads, one at a time (`line`)."""
+
+    def __init__(
+        self, market: Market, threads: MarketThreads, probe: Probe, give_up: Callable[[], object] = lambda: None
+    ) -> None:
+        self._market = market
+        self._threads = threads
+        self._probe = probe
+        self._give_up = give_up
+        self.line = UploadLine()
+
+    async def take(self, source: Path, replaced: str | None) -> Record:
+        """Checks, tries and activates the zip at `source`, in the place of the learnware `replaced` if that is given.
+        Cancelled, it leaves nothing behind; but an activation that has begun is made.
+
+        Raises:
+            InvalidInput: the zip holds another learnware than the one to be replaced.
+            InvalidLearnware: it is refused, and in quarantine now.
+            MarketFull: its turn did not come.
+        """
+        pool = self._threads.taking
+        async with self.line.turn():
+            staging = self._market.stage(source, recorded_as=replaced)
+            async with entered_in_thread(pool, staging, self._give_up) as staged:
+                if replaced not in (None, staged.learnware.id):
+                    raise InvalidInput(
+                        f"The zip holds learnware {staged.learnware.id!r}, but {replaced!r} is to be replaced."
+                    )
+                await in_thread(pool, partial(self._market.check_acceptable, staged, replace=replaced is not None))
+                trial = await self._probe(staged)
+                if trial.refusal is not None:
+                    await in_thread(pool, partial(self._market.refuse, staged, trial.refusal))
+                    raise InvalidLearnware(f"learnware {staged.learnware.id}: {trial.refusal}")
+                tried = await in_thread(pool, partial(self._measured, staged, trial), self._give_up)
+                return await self._activated(tried, replaced)
+
+    def _measured(self, staged: Staged, trial: Trial) -> Staged:
+        tried = self._market.with_capability(staged, measured(staged, trial))
+        return tried._replace(notes=(*staged.notes, *trial.notes))
+
+    async def _activated(self, tried: Staged, replaced: str | None) -> Record:
+        change = self._market.submit if replaced is None else self._market.replace
+        for left in reversed(range(BUSY_TRIES)):
+            try:
+                return await in_thread(self._threads.taking, partial(change, tried))
+            except MarketBusy:
+                if not left:
+                    raise
+                await asyncio.sleep(0)
+        raise AssertionError
+
+
+def measured(staged: Staged, trial: Trial) -> Capability:
+    """Returns the capability of a tried learnware: of its own tasks what it came with, off them what was measured here.
+    What a submission says of itself off its task does not count, measured here or not."""
+    place = staged.folder / SPECIFICATION_FOLDER
+    own = capability_of(place, staged.learnware.base_model, adapter_hash(staged.folder))
+    return replace(own, elsewhere=trial.elsewhere, elsewhere_protocol=PROTOCOL if trial.elsewhere else "")
