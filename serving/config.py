@@ -14,13 +14,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from serving.access.keyring import named_keys
+from serving.config_access import KeySettings, LimitSettings
 from serving.config_sections import (
     BaseModelSettings,
     EngineSettings,
     HTTPSettings,
-    KeySettings,
     LearnwareSettings,
-    LimitSettings,
     MarketSettings,
     RouterSettings,
     Section,

@@ -92,6 +92,7 @@ class TooSlow(InvalidInput):
     """A request's body did not arrive within the time that the configuration allows."""
 
     status = 408
+    type = "timeout_error"
     code = "body_timeout"
 
 

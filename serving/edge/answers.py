@@ -57,7 +57,7 @@ ERRORS = {
     "503": _own(
         503, "service_unavailable", "overloaded_error", "No replica is ready to answer; try again shortly.", "not_ready"
     ),
-    "504": _own(504, "service_unavailable", "api_error", "The replica did not answer in time."),
+    "504": _own(504, "timeout_error", "api_error", "The replica did not answer in time."),
     "key": Error(
         401,
         "invalid_request_error",

@@ -29,7 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.access.account import Account, account
 from serving.access.caller import caller
 from serving.access.tenant import ANONYMOUS, Tenant
-from serving.config_sections import MIB, HTTPSettings, LimitSettings
+from serving.config_access import LimitSettings
+from serving.config_sections import MIB, HTTPSettings
 from serving.names import GENERATING_PATHS
 from serving.openai_errors import error_response
 from serving.replica.asked import GENERATE_PATH, SAMPLING, Asked, asked

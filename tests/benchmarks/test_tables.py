@@ -23,7 +23,7 @@ from specs.errors import InvalidInput
 
 STALE = "# Page\n\n<!-- figures: overhead -->\n| output tokens/s | 99 |\n<!-- /figures -->\n\nText below.\n"
 INCOMPLETE = {"starters_sentences", "selection_rules", "harm", "chaos"}
-"""Tables with cells that nobody measures: a control, a rule, a share of no answers, or a time of what did not happen."""
+"""Tables with cells that nobody measures: a control, a rule, a share of no answers, a time of what did not happen."""
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_the_default_configuration_is_the_printed_one() -> None:
 
 
 def test_every_configuration_is_known_to_this_test() -> None:
-    others = {"prometheus.yml", "rayservice.yaml", *(f"serve-{name}" for name in CONFIGURATIONS)}
+    others = {"alerts.yml", "prometheus.yml", "rayservice.yaml", *(f"serve-{name}" for name in CONFIGURATIONS)}
     assert {file.name for file in DEPLOY.glob("*.y*ml")} == {*CONFIGURATIONS, *others}
 
 

@@ -21,6 +21,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+@pytest.fixture(autouse=True)
+def no_keys_of_others() -> Iterator[None]:
+    """The environment holds no keys: neither the machine's own nor those that an earlier test's stack made for its
+    run."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("LEARNWARE_ADMIN_KEY", "LEARNWARE_API_KEYS"):
+            environment.setenv(name, "")  # noted first, so that what a test sets is undone as well
+            environment.delenv(name)
+        yield
+
+
 COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "green": "cold"}
 BASE_BELIEVES = {"red": "warm", "orange": "cold", "blue": "warm", "green": "cold"}
 ENOUGH = 0.05  # nats: where the tiny base counts as taught

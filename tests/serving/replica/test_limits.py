@@ -12,7 +12,8 @@ from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
 from serving.access.account import counted
 from serving.access.caller import caller
 from serving.access.tenant import ANONYMOUS, Tenant
-from serving.config_sections import HTTPSettings, LimitSettings
+from serving.config_access import LimitSettings
+from serving.config_sections import HTTPSettings
 from serving.names import GENERATING_PATHS
 from serving.replica.admission import Admission
 from serving.replica.limits import Limits, ReplicaLimits
