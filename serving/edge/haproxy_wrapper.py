@@ -30,7 +30,8 @@ The edits, and why each is needed (template: `ray/serve/_private/haproxy_templat
   a public frontend.
 * HAProxy's own errors become error objects of the API that was called, with their true status. Ray answers 502, 503 and
   504 as 500, in text. HAProxy 2.8 itself answers what it cannot parse, and a header that never ends, in its own words.
-* A request is tried once on another replica (`serving.edge.router_rules`).
+* A request is tried once on another replica (`serving.edge.router_rules`), and a stream that a replica's death cuts
+  ends with an error event (`serving.edge.cut_streams`).
 
 Every edit names the text that it expects; text that is no longer there makes `edit` raise `TemplateChanged`, the
 launcher exits with 1, and Ray reports its stderr as "HAProxy crashed during startup". So a Ray upgrade that moves
@@ -49,6 +50,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 from serving.edge import frontend
 from serving.edge.answers import error_map, own_errors, refusal
+from serving.edge.cut_streams import FILTER, edit_cut_streams
 from serving.edge.key_maps import current_state, maps, write, write_maps
 from serving.edge.router_rules import edit_router_rules, edit_script
 from serving.edge.settings import EdgeSettings, read_settings
@@ -81,7 +83,7 @@ def edit(config: str, folder: str, settings: EdgeSettings) -> str:
     config = _edit_errors(config, folder)
     config = _edit_frontend(config, folder, settings)
     if script_of(config):
-        config = edit_router_rules(config, settings.body_wait_s, folder)
+        config = edit_cut_streams(edit_router_rules(config, settings.body_wait_s, folder))
     elif "ingress_request_router" in config:
         raise TemplateChanged("router rules stand in a configuration that loads no router script")
     return MARK + config + frontend.tables(settings)
@@ -116,7 +118,7 @@ def _edit_files(config: str, folder: str, settings: EdgeSettings) -> str:
     with open(script) as file:
         text, backends = edit_script(file.read(), folder)
     copy = f"{folder}/edge.lua"
-    write(copy, text)
+    write(copy, text + FILTER)
     return edited.replace(f"    lua-load-per-thread {script}\n", f"    lua-load-per-thread {copy}\n") + backends
 
 

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -47,6 +48,9 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour == "close":
             self.close_connection = True
             return
+        if behaviour in {"whole", "cut", "reset", "idle"}:
+            self.stream(behaviour)
+            return
         if behaviour == "hold":
             server.released.wait(20)
         if self.path == SLOW:
@@ -71,6 +75,26 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def stream(self, end: str) -> None:
+        """Sends two events, and then the body's end, or none: closed, reset, or after a while of silence."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for event in (b'data: {"n": 1}\n\n', b'data: {"n": 2}\n\n'):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            self.wfile.flush()
+            time.sleep(0.05)
+        if end == "whole":
+            self.wfile.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            return
+        self.close_connection = True
+        if end == "idle":
+            time.sleep(1)
+        elif end == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
     do_GET = do_POST = do_PUT = do_OPTIONS = answer  # noqa: N815
 
