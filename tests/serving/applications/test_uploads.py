@@ -44,9 +44,9 @@ class Engine:
         self.tried.append(staged.learnware.id)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        # as the real one, which asks Ray for a handle in a thread of the loop's own
-        await asyncio.to_thread(time.sleep, 0.001)
         try:
+            # as the real one, which asks Ray for a handle in a thread of the loop's own
+            await asyncio.to_thread(time.sleep, 0.001)
             await self.go_on.wait()
         except asyncio.CancelledError:
             self.cancelled.append(staged.learnware.id)
