@@ -62,9 +62,13 @@ def main() -> None:
     parser.add_argument("--url", default=os.environ.get("LEARNWARE_URL", "http://127.0.0.1:8000"))
     parser.add_argument("--admin-key", default=os.environ.get("LEARNWARE_ADMIN_KEY", ""))
     options, training = parser.parse_known_args()
-    admin = {"authorization": f"Bearer {options.admin_key}", "content-type": "application/zip"}
-    with tempfile.TemporaryDirectory() as folder, httpx.Client(base_url=options.url, timeout=180) as http:
-        submitted = http.post("/v1/learnwares", content=zip_of_learnware(Path(folder), training), headers=admin)
+    admin = {"authorization": f"Bearer {options.admin_key}"}  # good for requests as well
+    zipped = {"content-type": "application/zip"}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        httpx.Client(base_url=options.url, headers=admin, timeout=180) as http,
+    ):
+        submitted = http.post("/v1/learnwares", content=zip_of_learnware(Path(folder), training), headers=zipped)
         print("submitted:", submitted.text)
         try:
             for model in (NAME, "auto"):
@@ -73,7 +77,7 @@ def main() -> None:
                 print(f"{model}: {answer.headers.get('x-learnware')} answered {answer.text}")
                 assert answer.headers.get("x-learnware") == NAME, "the learnware should have answered"
         finally:
-            http.delete(f"/v1/learnwares/{NAME}", headers=admin)
+            http.delete(f"/v1/learnwares/{NAME}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,35 @@ from contextvars import ContextVar
 from typing import Any
 
 
+class TokenCount:
+    """The tokens of one run of the engine, from its outputs (vLLM's `RequestOutput`)."""
+
+    def __init__(self, incremental: bool) -> None:
+        """Makes a count at nothing. `incremental` says that outputs hold only the tokens since the one before (vLLM's
+        `RequestOutputKind.DELTA`); otherwise they hold all of them."""
+        self._incremental = incremental
+        self._answers: dict[int, int] = {}
+        self.prompt: int | None = None
+        """Tokens of the prompt; None before the first output."""
+
+    @property
+    def generated(self) -> int:
+        """Tokens of all answers so far."""
+        return sum(self._answers.values())
+
+    def see(self, output: Any) -> int:
+        """Takes note of an output, and returns the number of tokens that it brings."""
+        new = 0
+        if self.prompt is None:
+            self.prompt = new = len(getattr(output, "prompt_token_ids", None) or ())
+        sequences = getattr(output, "outputs", ())
+        for sequence in sequences if isinstance(sequences, list) else ():
+            given, before = len(sequence.token_ids), self._answers.get(sequence.index, 0)
+            self._answers[sequence.index] = after = before + given if self._incremental else max(before, given)
+            new += after - before
+        return new
+
+
 class Account:
     """The tokens of one request. It is closed by whoever opened it, and settled once the engine runs nothing for it any
     more: an answer in the background outlasts its HTTP request."""
@@ -32,34 +61,19 @@ class Account:
         self._settle_if_done()
 
     @contextmanager
-    def running(self, incremental: bool) -> Iterator[Callable[[Any], None]]:
-        """Counts one run of the engine; the value is to be called with each output (vLLM's `RequestOutput`).
-
-        Args:
-            incremental: outputs hold only the tokens since the one before (vLLM's `RequestOutputKind.DELTA`);
-                otherwise all of them.
-        """
+    def running(self, tokens: TokenCount) -> Iterator[Callable[[Any], None]]:
+        """Counts one run of the engine by `tokens`; the value is to be called with each output."""
         self.entered = True
         self._runs += 1
-        prompt: int | None = None
-        answers: dict[int, int] = {}
 
         def count(output: Any) -> None:
-            nonlocal prompt
-            if prompt is None:
-                prompt = len(getattr(output, "prompt_token_ids", None) or ())
-                self.tokens += prompt
-            sequences = getattr(output, "outputs", ())
-            for sequence in sequences if isinstance(sequences, list) else ():
-                given, before = len(sequence.token_ids), answers.get(sequence.index, 0)
-                answers[sequence.index] = after = before + given if incremental else max(before, given)
-                self.tokens += after - before
+            self.tokens += tokens.see(output)
 
         try:
             yield count
         finally:
             self._runs -= 1
-            self.unseen = self.unseen or prompt is None
+            self.unseen = self.unseen or tokens.prompt is None
             self._settle_if_done()
 
     def _settle_if_done(self) -> None:
@@ -72,20 +86,17 @@ def _settled(_: Account) -> None:
     """Does nothing: an account is settled once."""
 
 
-def _ignore(_: Any) -> None:
-    """Counts nothing."""
-
-
 account: ContextVar[Account | None] = ContextVar("account", default=None)
 """The account of the running request; None outside of one, and for requests without limits."""
 
 
 @contextmanager
-def counted(incremental: bool) -> Iterator[Callable[[Any], None]]:
-    """Counts one run of the engine on the running request's account, if there is one (`Account.running`)."""
+def counted(tokens: TokenCount) -> Iterator[Callable[[Any], Any]]:
+    """Counts one run of the engine by `tokens`, and on the running request's account, if there is one; the value is to
+    be called with each output."""
     current = account.get()
     if current is None:
-        yield _ignore
+        yield tokens.see
         return
-    with current.running(incremental) as count:
+    with current.running(tokens) as count:
         yield count

@@ -97,6 +97,7 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
 
 def _environment(config: Config, instance: Instance, *, one_machine: bool) -> dict[str, str]:
     environment = instance_environment(instance, router_replicas=config.router.replicas, one_machine=one_machine)
+    environment["VLLM_MAX_N_SEQUENCES"] = str(config.limits.max_choices)  # vLLM's own bound of `n`: 16,384
     if config.engine.device == "cpu":
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{config.engine.kv_cache_gib:g}"
     return environment

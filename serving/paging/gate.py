@@ -23,10 +23,12 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from serving.access.account import counted
+from serving.access.caller import caller
 from serving.paging.caller_params import with_caller
 from serving.paging.inflight import Inflight, TimeLimits, exchange, parameters_of, seconds_allowed
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
+from serving.paging.usage import Meter, Usage
 from specs.errors import AdapterUnavailable, StartupError
 
 logger = logging.getLogger("ray.serve")
@@ -181,6 +183,8 @@ class AdapterGate:
         self.peers: list[Peer] = []
         """The connections to the workers and the scheduler."""
         self._prefetches: dict[str, asyncio.Task[None]] = {}
+        self.on_usage: Callable[[Usage], object] = lambda _: None
+        """Called with what each request took, when it has ended."""
 
     async def connect(self, *, paged: bool) -> None:
         """Connects to the workers and, if the engine runs this project's scheduler (`paged`), to the scheduler.
@@ -289,7 +293,10 @@ class AdapterGate:
 
         async def entered(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> Any:
             args, kwargs = with_caller(args, kwargs)
+            name = lora_request.lora_name if lora_request is not None else None
+            meter = Meter(name, caller.get().name, _is_incremental(args, kwargs))
             async with AsyncExitStack() as stack:
+                stack.callback(lambda: self.on_usage(meter.usage()))
                 inflight = stack.enter_context(self._in_flight(stack, args, kwargs))
                 if lora_request is not None:
                     await stack.enter_async_context(self.lease(lora_request))
@@ -297,10 +304,11 @@ class AdapterGate:
                 stack.callback(self._leave)
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
-                count = stack.enter_context(counted(_is_incremental(args, kwargs)))
+                count = stack.enter_context(counted(meter.tokens))
                 async for output in outputs:
                     inflight.puts_out()
                     count(output)
+                    meter.note_output(output)
                     yield output
                     inflight.resumes()
 

@@ -36,6 +36,7 @@ from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
 from serving.replica.room import shorten_answers_to_the_room
 from serving.replica.trial import probe
+from serving.replica.usage_metrics import UsageMetrics
 from serving.replica.verification import without_wrong_values
 from serving.replica.vllm_metrics import leave_adapter_mixes_out
 from serving.replica.warm_up import WarmUp
@@ -112,6 +113,7 @@ class LearnwareServer(EngineServer):
         self._models: OpenAIServingModels = app.state.openai_serving_models
         engine = self._models.engine_client
         self._gate = await open_gate(engine, options.times)
+        self._gate.on_usage = UsageMetrics(self._registry, options.base).observe
         self._watchdog = Watchdog(
             self._gate,
             errored=lambda: engine.errored,

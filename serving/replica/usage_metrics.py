@@ -4,9 +4,10 @@ Learnwares and tenants come and go, and each name is a time series for each buck
 each kind have series of their own; what comes after is counted together as `OTHER`.
 """
 
-from typing import NamedTuple
-
 from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from serving.paging.usage import Usage
+from specs.engine_name import split_engine_name
 
 NAMES = 100
 """Most learnwares, and most tenants, that have series of their own on one replica."""
@@ -15,20 +16,6 @@ OTHER = "(other)"
 
 SECONDS_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 """Upper bounds in seconds: from a short answer on a GPU to a long one that waited."""
-
-
-class Usage(NamedTuple):
-    """One request of the engine, when it has ended: finished, or given up."""
-
-    learnware: str
-    """Id of the learnware, or of the base model."""
-    tenant: str
-    prompt_tokens: int
-    generated_tokens: int
-    seconds: float
-    """Time from its admission to its end."""
-    first_token_s: float | None
-    """Time from its admission to its first token; None when there was none."""
 
 
 class CappedNames:
@@ -51,13 +38,16 @@ class CappedNames:
 class UsageMetrics:
     """The usage of one engine replica, in the registry that is passed in."""
 
-    def __init__(self, registry: CollectorRegistry, names: int = NAMES) -> None:
+    def __init__(self, registry: CollectorRegistry, base: str, names: int = NAMES) -> None:
+        """Makes the metrics; `base` is the base model's id."""
+        self._base = base
         self._by_learnware = _Series("learnware", "", "the learnware that answered", registry, names)
         self._by_tenant = _Series("tenant", "tenant_", "tenant", registry, names)
 
     def observe(self, usage: Usage) -> None:
         """Counts a request that has ended."""
-        self._by_learnware.observe(usage.learnware, usage)
+        learnware = self._base if usage.engine_name is None else split_engine_name(usage.engine_name)[0]
+        self._by_learnware.observe(learnware, usage)
         self._by_tenant.observe(usage.tenant, usage)
 
 

@@ -81,7 +81,7 @@ def known() -> set[str]:
     router, replica = CollectorRegistry(), CollectorRegistry()
     RouterMetrics(router)
     ReplicaMetrics(replica)
-    UsageMetrics(replica)
+    UsageMetrics(replica, "base-8b")
     replica.register(PagingCollector(paging_state))
     return series_of(router) | series_of(replica) | vllm_series() | scrape_series() | EXPORTED
 

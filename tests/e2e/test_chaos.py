@@ -5,15 +5,15 @@ import pytest
 from benchmarks.chaos import cancelled, door, malformed
 from benchmarks.chaos.figures import Findings
 from benchmarks.chaos.main import summarise
-from benchmarks.chaos.target import Target
-from tests.e2e.support import ADMIN_KEY, Stack
+from benchmarks.chaos.target import FIRST, SECOND, Target
+from tests.e2e.support import ADMIN_KEY, USER_KEY, Stack
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
 def target(stack: Stack) -> Target:
-    return Target(stack.url, admin_key=ADMIN_KEY, root=stack.process.pid)
+    return Target(stack.url, dict.fromkeys((FIRST, SECOND), USER_KEY), ADMIN_KEY, stack.process.pid)
 
 
 def missed(name: str, findings: Findings, *timed: str) -> list[str]:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.access.account import Account, account, counted
+from serving.access.account import Account, TokenCount, account, counted
 
 
 def output(prompt: int, *answers: int) -> SimpleNamespace:
@@ -26,7 +26,7 @@ def output(prompt: int, *answers: int) -> SimpleNamespace:
 )
 def test_tokens_of_prompt_and_answers_are_counted(incremental, outputs, tokens):
     one = Account(lambda _: None)
-    with one.running(incremental) as count:
+    with one.running(TokenCount(incremental)) as count:
         for each in outputs:
             count(each)
     assert one.tokens == tokens
@@ -36,8 +36,8 @@ def test_tokens_of_prompt_and_answers_are_counted(incremental, outputs, tokens):
 def test_it_is_settled_once_when_it_is_closed_and_nothing_runs():
     settled: list[int] = []
     one = Account(lambda account: settled.append(account.tokens))
-    with one.running(incremental=False) as first:
-        with one.running(incremental=False) as second:
+    with one.running(TokenCount(False)) as first:
+        with one.running(TokenCount(False)) as second:
             second(output(1, 1))
         one.close()
         assert settled == []
@@ -48,11 +48,11 @@ def test_it_is_settled_once_when_it_is_closed_and_nothing_runs():
 
 
 def test_without_an_account_nothing_is_counted_and_nothing_fails():
-    with counted(incremental=True) as count:
+    with counted(TokenCount(incremental=True)) as count:
         count(output(1, 1))
     one = Account(lambda _: None)
     before = account.set(one)
-    with counted(incremental=True) as count:
+    with counted(TokenCount(incremental=True)) as count:
         count(output(1, 1))
     account.reset(before)
     assert one.tokens == 2

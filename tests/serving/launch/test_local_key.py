@@ -34,9 +34,12 @@ def test_a_stack_without_a_key_makes_one_that_its_owner_alone_can_read(instance:
     assert os.environ[ADMIN_KEY_VARIABLE] != made  # each run has its own
 
 
-def test_a_configured_key_is_neither_replaced_nor_written_down(instance: Instance) -> None:
+def test_a_configured_key_is_not_replaced_and_its_owners_command_line_finds_it(instance: Instance) -> None:
     local_key.make_local_key(Config(), instance)
     config = load_config(None, {"market": {"admin_key": "own"}})
     local_key.make_local_key(config, instance)
-    assert not (instance.folder / "admin-key").exists()
     assert local_key.admin_key(config) == "own"
+    without = Config()  # as a running stack tells it: without keys
+    os.environ[ADMIN_KEY_VARIABLE] = ""
+    assert local_key.admin_key(without) == "own"
+    assert stat.S_IMODE((instance.folder / "admin-key").stat().st_mode) == 0o600

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
-from serving.access.account import counted
+from serving.access.account import TokenCount, counted
 from serving.access.caller import caller
 from serving.access.tenant import ANONYMOUS, Tenant
 from serving.config_access import LimitSettings
@@ -52,7 +52,7 @@ class Replica:
         if len(self.seen) >= self.awaited:
             self.arrived.set()
         if self.took is not None:
-            with counted(incremental=False) as count:
+            with counted(TokenCount(incremental=False)) as count:
                 await self.open.wait()
                 prompt, answer = self.took
                 sequence = SimpleNamespace(index=0, token_ids=[0] * answer)

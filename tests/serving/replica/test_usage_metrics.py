@@ -2,18 +2,22 @@
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from serving.replica.usage_metrics import NAMES, OTHER, Usage, UsageMetrics
+from serving.paging.usage import Usage
+from serving.replica.usage_metrics import NAMES, OTHER, UsageMetrics
+from specs.engine_name import engine_name
 
 
 def test_tokens_and_times_are_counted_by_learnware_and_by_tenant():
     registry = CollectorRegistry()
-    metrics = UsageMetrics(registry)
-    metrics.observe(Usage("finance-tfns", "alice", 30, 4, 0.4, 0.2))
-    metrics.observe(Usage("finance-tfns", "bob", 10, 1, 20.0, None))
+    metrics = UsageMetrics(registry, "base-8b")
+    metrics.observe(Usage(engine_name("finance-tfns", "a" * 64), "alice", 30, 4, 0.4, 0.2))
+    metrics.observe(Usage(engine_name("finance-tfns", "b" * 64), "bob", 10, 1, 20.0, None))
+    metrics.observe(Usage(None, "bob", 7, 0, 1.0, None))
     value = registry.get_sample_value
     assert value("learnware_tokens_total", {"learnware": "finance-tfns", "kind": "prompt"}) == 40
     assert value("learnware_tokens_total", {"learnware": "finance-tfns", "kind": "generated"}) == 5
-    assert value("learnware_tenant_tokens_total", {"tenant": "bob", "kind": "prompt"}) == 10
+    assert value("learnware_tokens_total", {"learnware": "base-8b", "kind": "prompt"}) == 7
+    assert value("learnware_tenant_tokens_total", {"tenant": "bob", "kind": "prompt"}) == 17
     assert value("learnware_request_seconds_count", {"learnware": "finance-tfns"}) == 2
     assert value("learnware_tenant_request_seconds_sum", {"tenant": "alice"}) == 0.4
     assert value("learnware_first_token_seconds_count", {"learnware": "finance-tfns"}) == 1
@@ -22,7 +26,7 @@ def test_tokens_and_times_are_counted_by_learnware_and_by_tenant():
 
 def test_ten_thousand_learnwares_and_tenants_are_a_bounded_number_of_series():
     registry = CollectorRegistry()
-    metrics = UsageMetrics(registry)
+    metrics = UsageMetrics(registry, "base-8b")
     for number in range(10_000):
         metrics.observe(Usage(f"learnware-{number}", f"tenant-{number}", 2, 1, 1.0, 0.5))
     value = registry.get_sample_value
@@ -35,7 +39,7 @@ def test_ten_thousand_learnwares_and_tenants_are_a_bounded_number_of_series():
 
 def test_a_name_keeps_its_label():
     registry = CollectorRegistry()
-    metrics = UsageMetrics(registry, names=1)
+    metrics = UsageMetrics(registry, "base-8b", names=1)
     for name in ("first", "second", "first"):
         metrics.observe(Usage(name, "alice", 1, 1, 1.0, None))
     assert registry.get_sample_value("learnware_tokens_total", {"learnware": "first", "kind": "prompt"}) == 2
