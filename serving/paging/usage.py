@@ -1,4 +1,4 @@
-"""What each request took from the engine, told once it has ended, as the gate sees it."""
+"""The tokens and the time that each request took from the engine, told by the gate once it has ended."""
 
 import time
 from typing import Any, NamedTuple

@@ -319,7 +319,8 @@ def test_it_is_served_as_peft_computes_it_or_refused(
 def test_what_is_no_lora_is_refused_by_name(kind: str | None, frame: Path, tmp_path: Path, bases: Any) -> None:
     folder = Path(shutil.copytree(frame, tmp_path / "learnware"))
     edit_config(peft_type=kind)(folder)
-    with pytest.raises(InvalidLearnware, match=f"peft_type LORA, the one kind that the engine serves; it is {kind!r}"):
+    said = f"peft_type LORA, the one kind that the engine serves; it is {json.dumps(kind)}"
+    with pytest.raises(InvalidLearnware, match=said):
         make_servable(folder, bases["served"])
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import serving.applications.upload_line as line_module
+from serving.access.keyring import Keyring
 from serving.applications.access import Access
 from serving.applications.market import MarketAPI
 from serving.applications.market_keeper import MarketKeeper
@@ -85,7 +86,7 @@ async def engine() -> Engine:
 
 @pytest.fixture
 def api(market: Market, engine: Engine) -> MarketAPI:
-    return MarketAPI(market, Access("secret", ()), 1 << 20, engine.probe, engine.follow)
+    return MarketAPI(market, Access(Keyring(admin_key="secret")), 1 << 20, engine.probe, engine.follow)
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ async def test_what_was_being_checked_is_given_up(market: Market, engine: Engine
             raise OSError(errno.EPIPE, "killed")
 
     blocked = Market(market.root, checks=Checks())  # type: ignore[arg-type]
-    api = MarketAPI(blocked, Access("secret", ()), 1 << 20, engine.probe, engine.follow, given_up.set)
+    api = MarketAPI(blocked, Access(Keyring(admin_key="secret")), 1 << 20, engine.probe, engine.follow, given_up.set)
     connection = Connection(api.application(), uploads[0])
     await until(lambda: api._intake.line._turn.locked())
     connection.gone.set()

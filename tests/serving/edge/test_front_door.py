@@ -19,7 +19,7 @@ from tests.serving.edge.door import GENERATES, LOOPBACK, Door, opened, settings
 
 pytestmark = pytest.mark.slow  # a real HAProxy
 
-KEY = "sk-key of nobody"
+KEY = "sk-key-of-nobody"
 ORIGIN = "https://chat.example.org"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 

@@ -35,7 +35,7 @@ def routed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_nothing_is_forwarded_asked_or_waited_for_before_the_edges_own_rules(config: str) -> None:
     frontend = edit(config, "/run", SETTINGS).split("frontend http_frontend\n")[1]
     last = frontend.index("track-sc3")
-    for later in ("use_backend", "wait-for-body", "lua."):
+    for later in ("use_backend", "wait-for-body", "lua.route"):
         assert later not in frontend[:last]
     assert frontend.index("del-header x-serve-router- -m beg\n") < frontend.index("http-request set-path")
 
