@@ -4,9 +4,12 @@
 """
 
 import asyncio
+import hashlib
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from serving.config import Config
 from serving.launch.drain import StopSignals, stop_stack
@@ -16,7 +19,18 @@ from serving.launch.haproxy_admin import wait_until_routed
 from serving.launch.instance import LOOPBACK, claim, plan, prepare
 
 KEYS_FILE = "api-keys.json"
-"""File name of the key file in the run folder; there is none at first."""
+"""File name of the key file in the run folder."""
+KEY = "the-key-of-the-test"
+
+
+def write_keys(file: Path, *keys: str) -> None:
+    """Writes a key file with these keys."""
+    entries = [
+        {"name": f"test-{number}", "sha256": hashlib.sha256(key.encode()).hexdigest(), "metrics": True}
+        for number, key in enumerate(keys)
+    ]
+    file.with_suffix(".new").write_text(json.dumps({"format": 1, "keys": entries}))
+    file.with_suffix(".new").replace(file)
 
 
 def say(line: str) -> None:
@@ -110,7 +124,7 @@ def main(port: int, drain_seconds: float) -> None:
     instance = plan("127.0.0.1", port)
     with claim(instance, say):
         keys = instance.folder / KEYS_FILE
-        keys.unlink(missing_ok=True)
+        write_keys(keys, KEY)
         http = {"more_paths": ["/stream", "/die"]}
         config = Config.model_validate({"http": http, "keys": {"file": str(keys)}})
         prepare(instance, edge_settings(instance.host, config))
