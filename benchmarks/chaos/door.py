@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks.chaos.client import End, Lag, Outcome, clients, closed_loop, mixed
 from benchmarks.chaos.figures import Findings, p99_ratio, percentile
-from benchmarks.chaos.target import Target, own_limit
+from benchmarks.chaos.target import SECOND, Target, own_limit
 
 NAME = "door"
 HALF_OPEN, SHORT_HALF_OPEN = 4_000, 500
@@ -127,7 +127,7 @@ class Attackers:
         return one
 
     def _head(self, number: int) -> bytes:
-        headers = [f"{name}: {value}" for name, value in self._target.headers().items()]
+        headers = [f"{name}: {value}" for name, value in self._target.headers(SECOND).items()]
         if number % round(1 / STALLED_SHARE):
             return "\r\n".join(["POST /v1/chat/completions HTTP/1.1", "Host: stack", *headers, "X-Slow: "]).encode()
         lines = ["POST /v1/chat/completions HTTP/1.1", "Host: stack", "Content-Type: application/json", *headers]
@@ -162,7 +162,7 @@ class Attackers:
         one = await self._connect(number, SMALL_WINDOW)
         if one is None:
             return
-        headers = "".join(f"{name}: {value}\r\n" for name, value in self._target.headers().items())
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self._target.headers(SECOND).items())
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_sendall(one, f"GET /v1/learnwares HTTP/1.1\r\nHost: stack\r\n{headers}\r\n".encode())

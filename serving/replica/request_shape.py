@@ -1,4 +1,4 @@
-"""How large and how deep the JSON of a request may be.
+"""How large and how deep the JSON of a request may be, and the JSON types of a few fields.
 
 vLLM validates a body in the event loop that streams tokens. A value of the wrong type costs it several errors, each
 with a text: 4 MiB of `[],[],…` for `messages` keep the loop busy for minutes and make gigabytes of text. So what no
@@ -7,6 +7,7 @@ client needs is refused before. Lists of token ids, which may be long, are not c
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from specs.errors import InvalidInput
@@ -22,6 +23,13 @@ LARGE_BYTES = 256 << 10
 well, since Python's parser does not give up the interpreter's lock."""
 TOKEN_FIELDS = frozenset({"prompt", "token_ids", "tokens", "query", "items", "allowed_token_ids", "stop_token_ids"})
 """Fields that hold token ids, in a list or in a list of lists."""
+
+FORMS: Mapping[str, type] = {
+    "messages": list,
+    "tools": list,
+    "structured_outputs": dict,
+}
+"""JSON types of fields that vLLM 0.29 looks into before it checks them: with another one it answers 500."""
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
@@ -46,9 +54,18 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(payload, dict):
         return None
+    _check_forms(payload)
     if len(body) > 2 * MAX_ITEMS or _brackets(body) > MAX_DEPTH:  # a shorter one cannot hold too much
         _check(payload)
     return payload
+
+
+def _check_forms(payload: dict[str, Any]) -> None:
+    """Raises InvalidInput for a field of another JSON type than `FORMS` says; null counts as left out."""
+    for field, form in FORMS.items():
+        value = payload.get(field)
+        if value is not None and not isinstance(value, form):
+            raise InvalidInput(f"{field!r} must be {'a list' if form is list else 'an object'} or left out.")
 
 
 def _check(payload: dict[str, Any]) -> None:

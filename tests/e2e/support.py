@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ START_DEADLINE_S = 300
 BASE = "SmolLM2-135M-Instruct"
 ADMIN_KEY = "end-to-end"
 USER_KEY = "lw-a-user-of-the-end-to-end-tests"
+OTHER_KEY = "lw-another-user-of-the-end-to-end-tests"
+TENANTS: Mapping[str, Mapping[str, object]] = {"user": {"key": USER_KEY, "metrics": True}, "other": {"key": OTHER_KEY}}
+"""The tenants of the key file."""
 USER = {"authorization": f"Bearer {USER_KEY}"}
 
 
@@ -33,7 +37,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"
         self.keys = folder / "keys.json"
-        self.write_keys({"user": {"key": USER_KEY, "metrics": True}})
+        self.write_keys(TENANTS)
         path = folder / "config.yaml"
         path.write_text(json.dumps(config | {"keys": {"file": str(self.keys)}}))
         command = [sys.executable, "-m", "serving.cli", "serve", "--config", str(path), "--port", str(self.port)]
@@ -42,7 +46,7 @@ class Stack:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
-    def write_keys(self, tenants: dict[str, dict[str, object]]) -> None:
+    def write_keys(self, tenants: Mapping[str, Mapping[str, object]]) -> None:
         """Writes the key file: by tenant the key and what is granted, as `learnware-serving keys add` would."""
         keys = [
             {"name": name, "sha256": hashlib.sha256(str(granted.pop("key")).encode()).hexdigest(), **granted}

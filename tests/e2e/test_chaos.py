@@ -6,14 +6,14 @@ from benchmarks.chaos import cancelled, door, malformed
 from benchmarks.chaos.figures import Findings
 from benchmarks.chaos.main import summarise
 from benchmarks.chaos.target import FIRST, SECOND, Target
-from tests.e2e.support import ADMIN_KEY, USER_KEY, Stack
+from tests.e2e.support import ADMIN_KEY, OTHER_KEY, USER_KEY, Stack
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
 def target(stack: Stack) -> Target:
-    return Target(stack.url, dict.fromkeys((FIRST, SECOND), USER_KEY), ADMIN_KEY, stack.process.pid)
+    return Target(stack.url, {FIRST: USER_KEY, SECOND: OTHER_KEY}, ADMIN_KEY, stack.process.pid)
 
 
 def missed(name: str, findings: Findings, *timed: str) -> list[str]:

@@ -3,13 +3,13 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import httpx
 import psutil
 import pytest
 
-from tests.e2e.support import ADMIN_KEY, QUESTIONS, USER_KEY, Stack, chat, metric
+from tests.e2e.support import ADMIN_KEY, QUESTIONS, TENANTS, USER_KEY, Stack, chat, metric
 
 pytestmark = pytest.mark.e2e
 
@@ -29,7 +29,7 @@ OF_THE_ENGINE = [
 OF_OTHERS = [("POST", "/v1/task-specs"), ("POST", "/v1/learnwares"), ("GET", "/v1/learnwares"), ("GET", "/metrics")]
 UNKNOWN = ["/docs", "/openapi.json", "/load", "/scale_elastic_ep", "/nowhere", "/v1/load_lora_adapter", "/v2/models"]
 
-Granted = dict[str, dict[str, object]]
+Granted = dict[str, Mapping[str, object]]
 
 
 @pytest.fixture
@@ -42,9 +42,8 @@ def stranger(stack: Stack) -> Iterator[httpx.Client]:
 @pytest.fixture
 def tenants(stack: Stack) -> Iterator[Granted]:
     """The tenants of the key file, which is as before at the end; a test writes its own beside them."""
-    known: Granted = {"user": {"key": USER_KEY, "metrics": True}}
-    yield known
-    stack.write_keys(known)
+    yield dict(TENANTS)
+    stack.write_keys(TENANTS)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:

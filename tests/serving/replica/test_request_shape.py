@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from serving.replica.request_shape import LARGE_BYTES, MAX_DEPTH, MAX_ITEMS, MAX_VALUES, parse_object
+from serving.replica.request_shape import FORMS, LARGE_BYTES, MAX_DEPTH, MAX_ITEMS, MAX_VALUES, parse_object
 from specs.errors import InvalidInput
 
 
@@ -76,3 +76,42 @@ def test_brackets_of_a_large_body_are_counted_before_it_is_parsed(monkeypatch):
 )
 def test_large_requests_that_are_what_they_should_be_are_taken(payload):
     assert parse_object(json.dumps(payload).encode()) == payload
+
+
+@pytest.mark.parametrize("field", FORMS)
+@pytest.mark.parametrize("value", ["x", "", 5, 0, 1.5, True, False, [1], {"a": 1}])
+def test_a_field_of_another_json_type_is_refused_by_name(field, value):
+    body = json.dumps({"model": "auto", field: value}).encode()
+    if isinstance(value, FORMS[field]):
+        assert parse_object(body) == {"model": "auto", field: value}
+    else:
+        with pytest.raises(InvalidInput, match=f"'{field}' must be an? "):
+            parse_object(body)
+
+
+@pytest.mark.vllm
+def test_whatever_is_let_through_vllm_refuses_in_words():
+    """vLLM's own classes raise what its handlers answer with 400, or take it."""
+    from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.exceptions import VLLMValidationError
+
+    message = {"role": "user", "content": "x"}
+    good = {
+        ChatCompletionRequest: {"messages": [message]},
+        BatchChatCompletionRequest: {"messages": [[message]]},
+        CompletionRequest: {"prompt": "x"},
+        ResponsesRequest: {"input": "x"},
+    }
+    values = [True, 0, -1, 1.5, "x", "", [], [1], [None], [{}], {}, {"a": 1}, {"type": "json_schema"}, {"regex": 5}]
+    refused = 0
+    for kind, fields in good.items():
+        for field in kind.model_fields:
+            for value in values:
+                body = {"model": "m", **fields, field: value}
+                try:
+                    kind.model_validate(parse_object(json.dumps(body).encode()))
+                except (InvalidInput, VLLMValidationError, ValueError):  # pydantic's error is a ValueError
+                    refused += 1
+    assert refused > 500
