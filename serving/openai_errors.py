@@ -9,7 +9,7 @@ ANTHROPIC_PATH = "/v1/messages"
 LONGEST_SHOWN_PATH = 200
 """Characters of a path that a message repeats."""
 
-_ANTHROPIC_TYPES = {
+ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -19,7 +19,7 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-"""Anthropic's error types by status; other statuses below 500 are `invalid_request_error`, from 500 `api_error`."""
+"""Types of Anthropic's errors by status; other statuses below 500 are `invalid_request_error`, from 500 `api_error`."""
 
 
 def error_response(error: LearnwareError, path: str) -> JSONResponse:
@@ -28,7 +28,7 @@ def error_response(error: LearnwareError, path: str) -> JSONResponse:
     needed. Every error that a client sees from Python goes through here."""
     if not _below(path, ANTHROPIC_PATH):
         return openai_error(error)
-    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    kind = ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     content = {"type": "error", "error": {"type": kind, "message": str(error)}}
     return JSONResponse(content, status_code=error.status, headers=_headers(error))
 

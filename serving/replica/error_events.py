@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from starlette.responses import JSONResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
+from serving.openai_errors import ANTHROPIC_PATH, ANTHROPIC_TYPES
 from specs.errors import LearnwareError
 
 RESPONSES_PATH = "/v1/responses"
-MESSAGES_PATH = "/v1/messages"
 
 
 class ErrorObject(NamedTuple):
@@ -48,27 +48,14 @@ def error_object(error: Exception) -> ErrorObject:
 
 
 def _of_messages(error: ErrorObject) -> dict[str, Any]:
-    kind = _MESSAGES_TYPES.get(error.status, "api_error")
+    kind = ANTHROPIC_TYPES.get(error.status, "api_error")
     return {"type": "error", "error": {"type": kind, "message": error.message}}
-
-
-_MESSAGES_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-"""Types of Anthropic's errors by status; any other is `api_error`."""
 
 
 def error_answer(error: Exception, path: str) -> JSONResponse:
     """Returns the response for an error of a request to `path`, of which nothing was answered yet."""
     told = error_object(error)
-    content = _of_messages(told) if path.startswith(MESSAGES_PATH) else {"error": told.fields}
+    content = _of_messages(told) if path.startswith(ANTHROPIC_PATH) else {"error": told.fields}
     headers = {} if told.retry_after_s is None else {"retry-after": str(told.retry_after_s)}
     return JSONResponse(content, status_code=told.status, headers=headers)
 
@@ -77,7 +64,7 @@ def error_event(error: Exception, path: str, events: int) -> bytes:
     """Returns what ends a stream of server-sent events that was begun for a request to `path`; `events` is the number
     of events before it."""
     told = error_object(error)
-    if path.startswith(MESSAGES_PATH):
+    if path.startswith(ANTHROPIC_PATH):
         return _event(_of_messages(told), "error")
     if path.startswith(RESPONSES_PATH):
         flat = {"type": "error", "code": told.code, "message": told.message, "param": None}
