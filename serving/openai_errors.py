@@ -28,9 +28,13 @@ def error_response(error: LearnwareError, path: str) -> JSONResponse:
     needed. Every error that a client sees from Python goes through here."""
     if not _below(path, ANTHROPIC_PATH):
         return openai_error(error)
-    kind = ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    content = {"type": "error", "error": {"type": kind, "message": str(error)}}
+    content = {"type": "error", "error": {"type": anthropic_type(error.status), "message": str(error)}}
     return JSONResponse(content, status_code=error.status, headers=_headers(error))
+
+
+def anthropic_type(status: int) -> str:
+    """Returns Anthropic's error type for a status."""
+    return ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
 
 
 def openai_error(error: LearnwareError) -> JSONResponse:

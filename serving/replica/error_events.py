@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from starlette.responses import JSONResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
-from serving.openai_errors import ANTHROPIC_PATH, ANTHROPIC_TYPES
+from serving.openai_errors import ANTHROPIC_PATH, anthropic_type
 from specs.errors import LearnwareError
 
 RESPONSES_PATH = "/v1/responses"
@@ -48,8 +48,7 @@ def error_object(error: Exception) -> ErrorObject:
 
 
 def _of_messages(error: ErrorObject) -> dict[str, Any]:
-    kind = ANTHROPIC_TYPES.get(error.status, "api_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
+    return {"type": "error", "error": {"type": anthropic_type(error.status), "message": error.message}}
 
 
 def error_answer(error: Exception, path: str) -> JSONResponse:

@@ -25,6 +25,7 @@ from serving.ray_internals import EngineServer, LLMConfig, add_middleware
 from serving.replica.adapter_registry import AdapterRegistry
 from serving.replica.admission import Admission, Names
 from serving.replica.answering import Answering
+from serving.replica.anthropic_errors import AnthropicErrors
 from serving.replica.front_door import add_front_door
 from serving.replica.limits import Limits, ReplicaLimits
 from serving.replica.load_failures import LoadFailures
@@ -142,6 +143,7 @@ class LearnwareServer(EngineServer):
             APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
         ]
         # from the outermost to the innermost, behind the front door
+        add_middleware(app, AnthropicErrors)
         add_middleware(app, Answering, failure=lambda: self._failure)
         if options.limits is not None:
             shorten_answers_to_the_room()

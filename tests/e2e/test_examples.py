@@ -37,7 +37,7 @@ def test_the_openai_client_streams_keeps_a_schema_and_calls_a_tool(stack: Stack)
     assert "a tool: set_alert(" in said
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_your_own_learnware_goes_from_rows_to_an_answer_of_auto(stack: Stack, http: httpx.Client):
     said = run(stack, "own_learnware", "--max-steps", "8", "--no-keep", "--evaluation-rows", "6", "--threads", "1")
     assert "auto: " in said

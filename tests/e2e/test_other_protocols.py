@@ -94,8 +94,9 @@ def test_a_bad_body_is_refused_with_an_openai_error(http: httpx.Client, path: st
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert error["message"]
-    if path == "/v1/messages" and status == 404:
-        assert (response.json()["type"], error["type"]) == ("error", "not_found_error")
+    if path == "/v1/messages":
+        kind = {400: "invalid_request_error", 404: "not_found_error"}[status]
+        assert (response.json()["type"], error["type"]) == ("error", kind)
     else:
         assert {"type", "param", "code"} <= set(error)
 

@@ -18,7 +18,7 @@ from benchmarks.chaos.main import summarise
 from benchmarks.chaos.target import Role, Target
 from tests.benchmarks.chaos.stub_stack import StubStack, is_chat, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extra
 
 
 def missed(name: str, findings: Findings) -> list[str]:

@@ -62,7 +62,7 @@ def url() -> Iterator[str]:
     server.stdout.close()
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 async def test_one_process_holds_three_thousand_streams(url: str):
     asks = [chat(number, 1) for number in range(HELD)]
     async with clients(url, {}, sources=16) as sessions, Lag() as lag:

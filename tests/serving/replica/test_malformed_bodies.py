@@ -118,7 +118,7 @@ def test_no_body_makes_the_replicas_own_code_fail(body, path, tenant):
     check(body, path, tenant)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @cases
 def test_nor_do_many_others(body, path, tenant):

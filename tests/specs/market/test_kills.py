@@ -15,7 +15,7 @@ MEMORY = Path("/dev/shm")
 power would tell them apart, and no test here can cause that."""
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.timeout(max(300, OPERATIONS))
 def test_random_operations_with_kills_in_between(tmp_path: Path) -> None:
     base = MEMORY if os.access(MEMORY, os.W_OK) else tmp_path
