@@ -29,8 +29,8 @@ class Line(NamedTuple):
 
 
 QUEUE = "vLLM: all wait; SGLang: `--max-queued-requests`; TGI: `--max-concurrent-requests`, then 429"
-RETRY = "SGLang's gateway and LiteLLM try again, several times; vLLM, SGLang, TGI alone: the client does"
-LIMITS = "LiteLLM: requests and tokens a minute of each key; vLLM, SGLang, TGI: no tenants"
+RETRY = "SGLang's gateway and LiteLLM try again, several times"
+LIMITS = "LiteLLM: requests and tokens a minute of each key"
 
 SCENARIOS: Mapping[str, Sequence[Line]] = {
     "kills": (
@@ -44,7 +44,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
         Line(
             "engine stopped, noticed after, s",
             Quantity("kills_hang_noticed_s", TENTHS, at_most(15)),
-            "SGLang: a step longer than `--watchdog-timeout` ends the server; vLLM: a dead engine is noticed",
+            "SGLang: a step longer than `--watchdog-timeout` ends the server",
         ),
         Line("stopped engines that nobody noticed", Quantity("kills_hang_unnoticed", WHOLE, NONE)),
         Line("longest silence of a stream then, s", Quantity("kills_longest_hang_s", TENTHS, at_most(20))),
@@ -56,11 +56,7 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
         Line("good requests after them that failed", Quantity("malformed_good_failed", WHOLE, NONE)),
     ),
     "cancelled": (
-        Line(
-            "of cancelled requests, in an engine 1 s later",
-            Quantity("cancelled_left", WHOLE, NONE),
-            "vLLM aborts a request whose client is gone",
-        ),
+        Line("of cancelled requests, in an engine 1 s later", Quantity("cancelled_left", WHOLE, NONE)),
         Line("tokens made for nobody in 5 s after that", Quantity("cancelled_tokens_for_nobody", WHOLE, NONE)),
     ),
     "door": (
@@ -90,7 +86,6 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
         Line(
             "the same, and asks for priority",
             Quantity("tenants_ttft_p99_ratio_priority", HUNDREDTHS, at_most(1.3)),
-            "vLLM, SGLang: with priority scheduling a request says its own",
         ),
         Line("requests that failed or never ended", Quantity("tenants_other_failed", WHOLE, NONE)),
     ),
@@ -116,19 +111,11 @@ SCENARIOS: Mapping[str, Sequence[Line]] = {
 
 
 def chaos(results: Results) -> Table:
-    """Shows every line with its figure and aim; while nothing is measured yet, without figures."""
+    """Shows every line with its figure and aim; while nothing is measured yet, that alone."""
     header = ["", "measured", "aim", "others"]
     lines = [line for scenario in SCENARIOS.values() for line in scenario]
     if not results.has("chaos"):
-        rows = [
-            [
-                line.title,
-                NOT_MEASURED,
-                line.quantity.aim.text(None, line.quantity.form) if line.quantity.aim else "",
-                line.peers,
-            ]
-            for line in lines
-        ]
+        rows = [["all of it", NOT_MEASURED, "", ""]]
         return Table(header, rows, "Not measured yet: `python -m benchmarks.chaos`.", is_text=True)
     result = results.of("chaos")
     known = result.details.get("intervals_95", {})
