@@ -97,17 +97,19 @@ def _started(drain_seconds: float = 20) -> Iterator[Stack]:
     reader = threading.Thread(target=_read, args=(driver, lines), daemon=True)
     reader.start()
     deadline = time.monotonic() + START_S
-    while not any(line.startswith("READY") for line in lines):
-        assert driver.poll() is None, "".join(lines)
-        assert time.monotonic() < deadline, "".join(lines)
-        time.sleep(0.1)
-    yield Stack(instance, driver, lines)
-    if driver.poll() is None:
-        driver.terminate()
-    driver.wait(60)
-    reader.join(10)
-    assert driver.stdout is not None
-    driver.stdout.close()
+    try:
+        while not any(line.startswith("READY") for line in lines):
+            assert driver.poll() is None, "".join(lines)
+            assert time.monotonic() < deadline, "".join(lines)
+            time.sleep(0.1)
+        yield Stack(instance, driver, lines)
+    finally:  # a test that fails leaves no stack behind
+        if driver.poll() is None:
+            driver.terminate()
+        driver.wait(60)
+        reader.join(10)
+        assert driver.stdout is not None
+        driver.stdout.close()
 
 
 def _read(driver: "subprocess.Popen[str]", lines: list[str]) -> None:
