@@ -54,6 +54,7 @@ def wait_for(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("send", "number"),
     [

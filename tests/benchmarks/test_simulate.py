@@ -102,6 +102,7 @@ def test_a_request_that_can_never_fit_is_refused():
         Engine(SMALL, COSTS).arrive(Job(0, None, 0.0, 400, 100), 0.0)
 
 
+@pytest.mark.slow
 def test_affinity_reads_and_loads_less_than_a_random_replica():
     ours, random_ = (scale(4, 1000, affinity=affinity, seconds=3.0) for affinity in (True, False))
     assert ours["loads_per_request"] < 0.8 * random_["loads_per_request"]
@@ -162,6 +163,7 @@ def measurement(costs: Linear, noise: float) -> dict:
     return {"setup": {"requests": REQUESTS}, "details": {"cells": cells}}
 
 
+@pytest.mark.slow
 def test_costs_that_are_known_are_found_again(tmp_path, capsys):
     file = tmp_path / "paging.json"
     file.write_text(json.dumps(measurement(COSTS, noise=0.05)))

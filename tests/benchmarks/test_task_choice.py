@@ -40,6 +40,7 @@ def test_own_tasks_and_foreign_ones_are_told_apart(data: Path, tmp_path: Path) -
     assert figures["foreign_chosen_2"] <= 0.2
 
 
+@pytest.mark.slow
 def test_missing_rows_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path)]) == 1
     assert "holds no <domain>/<task>.test.jsonl" in capsys.readouterr().err

@@ -203,6 +203,7 @@ def test_slots_hold_the_learnwares_of_an_average_batch() -> None:
     assert distinct <= engine.slots < distinct + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_serve_file_is_what_the_command_prints(name: str) -> None:
     """`learnware-serving serve-file --config deploy/NAME > deploy/serve-NAME` writes it anew."""

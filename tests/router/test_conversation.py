@@ -261,6 +261,7 @@ def test_the_system_prompt_belongs_to_what_is_remembered():
     assert len(choose.calls) == 3
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_bounded():
     deciding = conversations()
     for n in range(REMEMBERED_TURNS + 100):

@@ -112,6 +112,7 @@ def traces(router: LearnwareRouter) -> dict[str, float]:
     return {name: float(value) for name, _, value in samples if "_created" not in name}
 
 
+@pytest.mark.slow
 def test_a_whole_burst_of_conversations_is_decided_and_not_given_to_the_base(make_router: Any) -> None:
     """128 conversations of eight turns at once. On a machine that cannot do it in time some may be refused; none is
     answered by the base model for the router's sake."""
@@ -158,6 +159,7 @@ def slow(router: LearnwareRouter, seconds: float) -> LearnwareRouter:
     return router
 
 
+@pytest.mark.slow
 def test_past_its_bound_a_request_is_refused_with_when_to_come_again(make_router: Any) -> None:
     router = slow(make_router(max_wait_ms=200), 0.1)
     started = time.monotonic()
@@ -173,6 +175,7 @@ def test_past_its_bound_a_request_is_refused_with_when_to_come_again(make_router
     assert counted['learnware_route_wait_seconds_bucket{le="0.4"}'] == 30 - len(refused)
 
 
+@pytest.mark.slow
 def test_the_base_model_answers_in_overload_only_where_that_is_configured(make_router: Any) -> None:
     router = slow(make_router(max_wait_ms=200, on_overload="base"), 0.1)
     choices = [chosen(answer) for answer in ask(router, *(body("auto", f"{number}") for number in range(30)))]
@@ -182,6 +185,7 @@ def test_the_base_model_answers_in_overload_only_where_that_is_configured(make_r
     assert {choice.learnware for choice in choices if choice and choice.reason != "matched"} == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["finance-tfns", "base-8b", "no-such-model", "", None])
 def test_a_request_that_asks_for_no_choice_neither_waits_nor_is_refused(make_router: Any, model: str | None) -> None:
     router = slow(make_router(max_wait_ms=50), 0.2)
@@ -203,6 +207,7 @@ def test_a_request_that_asks_for_no_choice_neither_waits_nor_is_refused(make_rou
     assert traces(router)["learnware_route_seconds_count"] < 20
 
 
+@pytest.mark.slow
 def test_where_the_model_cannot_be_read_the_replica_is_left_to_refuse(make_router: Any) -> None:
     """A body that was cut before its model may name one."""
     router = slow(make_router(max_wait_ms=50), 0.2)
@@ -212,6 +217,7 @@ def test_where_the_model_cannot_be_read_the_replica_is_left_to_refuse(make_route
     assert reasons["base:router-overload"] > 10
 
 
+@pytest.mark.slow
 def test_a_decision_past_its_deadline_is_the_base_models_and_frees_its_thread(make_router: Any) -> None:
     router = slow(make_router(deadline_ms=30), 0.1)
     started = time.monotonic()
@@ -226,6 +232,7 @@ def test_a_decision_past_its_deadline_is_the_base_models_and_frees_its_thread(ma
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.slow
 def test_an_explanation_leaves_no_trace(make_router: Any) -> None:
     router = make_router()
     ask(router, body("auto", QUESTION))
@@ -251,6 +258,7 @@ def explained(router: LearnwareRouter, *turns: str, system: str | None = None) -
     return asyncio.run(router.explain(json.dumps({"model": "auto", "messages": messages}).encode()))
 
 
+@pytest.mark.slow
 def test_an_explanation_holds_what_the_rule_compared(make_router: Any) -> None:
     router = make_router()
     for question in (QUESTION, EVERYDAY):
@@ -271,6 +279,7 @@ def test_an_explanation_holds_what_the_rule_compared(make_router: Any) -> None:
     assert "0.5 would be needed; so the base model answers" in answer["explanation"]
 
 
+@pytest.mark.slow
 def test_an_explanation_names_what_is_asked_of_the_turn_that_decides(make_router: Any) -> None:
     router = make_router()
     assert explained(router, QUESTION)["ask"] == [ASK]
@@ -308,6 +317,7 @@ def chosen_id(router: LearnwareRouter) -> str:
     return learnware
 
 
+@pytest.mark.slow
 def test_in_overload_an_explanation_is_refused_and_not_counted(make_router: Any) -> None:
     router = slow(make_router(max_wait_ms=50), 0.2)
 

@@ -352,6 +352,7 @@ class CountingEncoder:
         return self.encoder.encode(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("turn", "texts"),
     [

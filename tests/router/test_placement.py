@@ -99,6 +99,7 @@ def full(replicas: dict[str, ReplicaState], factor: float, free: int) -> set[str
     }
 
 
+@pytest.mark.slow
 @given(options, states, st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
 def test_quality_is_never_given_up_beyond_the_margin_and_only_for_a_faster_tier(some, replicas, margin):

@@ -337,6 +337,7 @@ def test_one_learnware_alone_still_tells_its_texts_from_others(learnwares: list[
     assert selector.choose("Write a poem about autumn").learnware_id is None
 
 
+@pytest.mark.slow
 def test_without_a_learnware_its_requests_go_to_the_base_model(learnwares: list[Learnware]) -> None:
     """A snapshot is whole by itself: with the finance learnwares gone, finance goes to nobody else, and the rest
     stays."""
@@ -359,6 +360,7 @@ def test_settings_are_checked(wrong: dict[str, float]) -> None:
         SelectionSettings(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_selector_needs_neither_ray_nor_torch() -> None:
     program = "import router.selection, sys; assert not {'ray', 'vllm', 'torch', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
@@ -454,6 +456,7 @@ def test_a_specification_of_the_first_format_is_chosen_by_the_asks_of_its_card(
     assert selector.choose("Translate this into French.\nObject number 71 stands in room 5.").learnware_id is None
 
 
+@pytest.mark.slow
 def test_a_selector_never_becomes_empty(learnwares: list[Learnware]) -> None:
     selector = Selector(learnwares[:2], load_prompt_encoder(), SelectionSettings())
     with pytest.raises(InvalidSpecification, match="no learnware passes the filter"):

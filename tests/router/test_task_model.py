@@ -54,6 +54,7 @@ def test_each_request_is_most_probably_of_its_task(model: TaskModel) -> None:
         assert reworded.tasks[number] > reworded.home.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [request("spam"), "hi", "", "\ud800", "Write a poem about autumn.", "7" * 5000])
 @pytest.mark.parametrize("variance", [0.0, 1e-3, 10.0])
 def test_probabilities_sum_to_one(model: TaskModel, text: str, variance: float) -> None:

@@ -53,6 +53,7 @@ def test_it_has_a_set_for_everyday_prompts_and_for_each_domains_questions(encode
     assert home.asks[0] == pytest.approx(encoder.encode_asks([split_prompt(other_asks()[0]).ask])[0], abs=1e-2)
 
 
+@pytest.mark.slow
 def test_its_everyday_points_stand_for_everyday_prompts(encoder: PromptEncoder) -> None:
     everyday = load_home().sets[EVERYDAY]
     mean = everyday.weights @ everyday.points

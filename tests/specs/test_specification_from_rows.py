@@ -33,6 +33,7 @@ def test_examples_alone_are_enough_and_say_nothing_of_answers() -> None:
         specification_from_rows([])
 
 
+@pytest.mark.slow
 def test_a_chats_rows_make_what_its_plain_rows_make() -> None:
     persona = Message("system", "You are a helpful assistant.")
     plain, chats = (

@@ -82,6 +82,7 @@ def rows(task: str) -> TaskRows:
     return TaskRows(task, ENCODER.encode(TEXTS[TASKS[task]][28:]))
 
 
+@pytest.mark.slow
 def test_every_task_rule_finds_a_learnware_of_the_task(offer: Offer) -> None:
     rules = fit_rules(offer).task
     assert len(rules) == 8

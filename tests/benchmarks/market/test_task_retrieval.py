@@ -60,6 +60,7 @@ def test_a_wrong_task_of_the_right_domain_is_told_apart() -> None:
     assert one.margin == pytest.approx((-0.7 + 0.7 + 0.4) / 3 / scores.std())
 
 
+@pytest.mark.slow
 def test_the_command_reports_and_refuses_a_folder_without_halves(inputs: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "result.json"
     assert main(["--inputs", str(inputs), "--json", str(file)]) == 0

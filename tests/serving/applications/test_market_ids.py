@@ -156,6 +156,7 @@ async def test_a_hostile_path_names_no_learnware_and_changes_nothing(
     assert names_below(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "learnware_id", ["../x", "a/../b", "a//b", "/a", "a/", "a/b/c", "a\\b", "a\nb", "a%2Fb", "a/."]
 )

@@ -134,6 +134,7 @@ async def test_a_specification_is_posted_shown_and_removed(client: httpx.AsyncCl
         assert "There is no task 'task:" in message(await client.request(method, path), 404)
 
 
+@pytest.mark.slow
 async def test_a_task_for_the_base_model_is_told_why_and_what_is_nearest(client: httpx.AsyncClient):
     """With few rows also how many would do; with many that is not the reason."""
     for rows in (24, 400):

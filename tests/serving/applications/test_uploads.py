@@ -266,6 +266,7 @@ def _hold(root: Path, held: Any, release: Any) -> None:
         release.wait(30)
 
 
+@pytest.mark.slow
 async def test_while_the_command_line_changes_the_market_changes_are_told_to_wait_and_reads_go_on(
     client: httpx.AsyncClient, market: Market, engine: Engine, uploads: list[bytes]
 ):
@@ -292,6 +293,7 @@ async def test_while_the_command_line_changes_the_market_changes_are_told_to_wai
         other.join()
 
 
+@pytest.mark.slow
 async def test_a_change_that_cannot_be_published_is_kept_and_said_so_and_published_later(
     api: MarketAPI, client: httpx.AsyncClient, market: Market, engine: Engine, uploads: list[bytes], monkeypatch
 ):

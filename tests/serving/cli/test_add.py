@@ -128,6 +128,7 @@ def stack(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     thread.join(10)
 
 
+@pytest.mark.slow
 def test_an_adapter_with_rows_becomes_a_learnware_of_the_running_stack(
     stack: Stack, adapter: Path, rows: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

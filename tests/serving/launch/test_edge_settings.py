@@ -45,6 +45,7 @@ def test_the_total_follows_from_what_replicas_take() -> None:
     assert total_requests(many) == 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", [1024, 4096, 20_000, 1_048_576])
 def test_haproxy_starts_with_the_connections_that_it_is_given(
     files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -143,6 +143,7 @@ def test_it_is_said_to_be_served_when_every_replica_serves_it(
     assert "colours-objects, version 1, is served no more\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["router", "failure", "gone"])
 def test_until_then_it_is_not_said(stack: Stack, whole: Path, tmp_path: Path, monkeypatch, capsys, why: str) -> None:
     monkeypatch.setattr(market_setup, "FOLLOW_TIMEOUT_S", 0.3)

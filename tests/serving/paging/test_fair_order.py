@@ -29,6 +29,7 @@ operations = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(operations, st.integers(1, 4), st.sampled_from([0.0, 1.0, 5.0]), st.randoms(use_true_random=False))
 @settings(max_examples=200, deadline=None)
 def test_one_tenant_alone_gets_the_order_that_there_was_without_tenants(steps, slots, patience, chance):
@@ -324,6 +325,7 @@ def test_a_cold_request_beside_busy_adapters_of_another_tenant_waits_no_longer_f
     assert patience < max(job.wait(1500) for job in cold) <= patience + 2 * longest + 1
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(
@@ -411,6 +413,7 @@ def busy(slots, seats, loads, tenants: bool, steps: int) -> list[Job]:
     return watched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize(
     ("adapters_a", "adapters_b"),

@@ -275,6 +275,7 @@ def test_preferring_residents_saves_loads_when_more_comes_than_can_be_served():
     assert loads(OurQueue(4, 10)) < 0.4 * loads(StockQueue(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tenants", [1, 50])
 def test_a_pop_costs_the_same_beside_a_hundred_and_a_hundred_thousand_waiting_requests(tenants, monkeypatch):
     """Counted in looks at a line's head and in comparisons of requests, not in time."""

@@ -121,6 +121,7 @@ async def test_a_length_that_is_no_number_or_longer_than_any_is_not_believed():
     assert (await drive(replica.limits, [whole], [(b"content-length", b"\xb2")]))[0] is not None
 
 
+@pytest.mark.slow
 async def test_a_body_that_stalls_is_given_up():
     replica = Replica(body_wait_s=1)
     part = {"type": "http.request", "body": b"{", "more_body": True}

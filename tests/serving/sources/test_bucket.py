@@ -61,6 +61,7 @@ def test_a_zip_in_a_bucket_is_fetched(files: dict[str, bytes], target: Path, mon
     assert content(target) == files
 
 
+@pytest.mark.slow
 def test_a_public_bucket_needs_no_credentials(
     files: dict[str, bytes], target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def _capability(folder: Path):
     return Capability("tiny-base", adapter_hash(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -135,6 +136,7 @@ class Trap:
         raise ZeroDivisionError("division by zero")
 
 
+@pytest.mark.slow
 def test_one_that_is_given_up_is_no_refusal(market: Market, checks: FaultyChecks, whole: Path):
     checks.fault = "sleep"
     threading.Timer(1, checks.stop).start()
@@ -147,6 +149,7 @@ def test_one_that_is_given_up_is_no_refusal(market: Market, checks: FaultyChecks
     assert market.records(None) == []
 
 
+@pytest.mark.slow
 def test_its_process_ends_with_the_one_that_started_it(tmp_path: Path):
     """Also in the middle of a check."""
     os.mkfifo(tmp_path / "never")

@@ -150,6 +150,7 @@ class TestLargeMarket:
         assert set(builder.snapshot.adapters) == {"healthcare-pubmedqa", "mathematics-svamp_operation"}
         assert builder.snapshot.selector.check_integrity() == []
 
+    @pytest.mark.slow
     def test_a_new_version_takes_the_place_of_the_old_one(self, market: Market, tmp_path: Path):
         builder = SnapshotBuilder(SelectionSettings())
         builder.build(read_catalogue(market.root))
@@ -185,6 +186,7 @@ class TestLargeMarket:
         }
 
 
+@pytest.mark.slow
 def test_weights_are_not_read_for_a_snapshot(market: Market):
     for entry in read_catalogue(market.root).entries:
         (entry.folder / "adapter_model.safetensors").unlink()
@@ -192,6 +194,7 @@ def test_weights_are_not_read_for_a_snapshot(market: Market):
     assert nearest(snapshot) == ["finance-fiqa_sa", "mathematics-svamp_operation"]
 
 
+@pytest.mark.slow
 def test_a_version_is_read_once(market: Market):
     builder = SnapshotBuilder(SelectionSettings())
     builder.build(read_catalogue(market.root))
@@ -208,6 +211,7 @@ def without_specification(starter: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_has_no_specification_answers_to_its_name_and_is_never_chosen(market: Market, tmp_path: Path):
     for name, source in (("nameless", "finance-tfns"), ("other", "healthcare-pubmedqa")):
         folder = without_specification(source, tmp_path / name)
@@ -232,6 +236,7 @@ def test_what_has_no_specification_answers_to_its_name_and_is_never_chosen(marke
     assert nearest(builder.build(read_catalogue(market.root))) == ["finance-fiqa_sa"]
 
 
+@pytest.mark.slow
 def test_in_a_large_market_a_learnware_without_a_specification_is_a_change_too(
     market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -81,6 +81,7 @@ def published(market: Market) -> dict[str, int]:
     return {entry.id: entry.version for entry in read_catalogue(market.root).entries}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lasting", [True, False], ids=["the disk stays full", "one write fails"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_whichever_write_fails_nothing_is_half_done(

@@ -95,6 +95,7 @@ def hundred(whole: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_of_a_hundred_folders_the_good_ones_are_served_and_each_other_is_named(market: Market, hundred: Path) -> None:
     said: list[str] = []
     seed(market, hundred, said.append)

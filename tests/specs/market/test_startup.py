@@ -35,6 +35,7 @@ def market(tmp_path: Path) -> Market:
     return market
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 def test_a_harmed_catalogue_costs_no_start(market: Market, tmp_path: Path, harm: str):
     whole = read_catalogue(market.root)
