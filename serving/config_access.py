@@ -6,6 +6,9 @@ from pydantic import Field
 
 from serving.config_sections import Section
 
+WAITING_PER_RUNNING = 4
+"""Sequences that may wait for each one in a replica's batch, where `limits.max_waiting` says nothing."""
+
 
 class KeySettings(Section):
     """The API keys: each belongs to a tenant, with limits."""
@@ -59,3 +62,7 @@ class LimitSettings(Section):
     concurrent_requests: int | None = Field(
         None, ge=1, description="Requests at once of such a tenant, at each edge. null: any."
     )
+
+    def most_waiting(self, max_num_seqs: int) -> int:
+        """Returns the sequences that may wait on a replica whose batch holds `max_num_seqs`."""
+        return self.max_waiting or WAITING_PER_RUNNING * max_num_seqs

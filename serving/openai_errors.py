@@ -1,5 +1,7 @@
 """Error objects of the API that was called, OpenAI's or Anthropic's, made from the project's errors."""
 
+from typing import Any
+
 from starlette.responses import JSONResponse
 
 from specs.errors import LearnwareError, Unauthorized, UnknownPath, WrongMethod
@@ -26,21 +28,20 @@ def error_response(error: LearnwareError, path: str) -> JSONResponse:
     """Returns the response for an error of a request to `path`, in the form of the API that was called. Its status is
     the error's own; it has `Retry-After` where the error says when to come back, and `WWW-Authenticate` where a key is
     needed. Every error that a client sees from Python goes through here."""
-    if not _below(path, ANTHROPIC_PATH):
-        return openai_error(error)
-    content = {"type": "error", "error": {"type": anthropic_type(error.status), "message": str(error)}}
+    content = error_content(path, error.status, str(error), error.type, error.code)
     return JSONResponse(content, status_code=error.status, headers=_headers(error))
+
+
+def error_content(path: str, status: int, message: str, kind: str, code: str | None) -> dict[str, Any]:
+    """Returns an error object of the API that `path` belongs to: Anthropic's, or OpenAI's with `kind` as its type."""
+    if _below(path, ANTHROPIC_PATH):
+        return {"type": "error", "error": {"type": anthropic_type(status), "message": message}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def anthropic_type(status: int) -> str:
     """Returns Anthropic's error type for a status."""
     return ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-
-
-def openai_error(error: LearnwareError) -> JSONResponse:
-    """Returns the response for an error as an OpenAI error object (`error_response` for the rest)."""
-    content = {"error": {"message": str(error), "type": error.type, "param": None, "code": error.code}}
-    return JSONResponse(content, status_code=error.status, headers=_headers(error))
 
 
 def no_such_path(method: str, path: str) -> UnknownPath:

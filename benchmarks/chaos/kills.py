@@ -29,7 +29,7 @@ UNSTREAMED = (0, 1)
 LARGE = 2
 """Numbers of the clients without streams, and of the one with large bodies."""
 PADDING = 1_200_000
-"""Spaces after a large body: more than the edge's buffer of 1 MiB."""
+"""Spaces after a large body: more than the edge's buffer (`serving.launch.environment.FORWARDED_BODY_BYTES`)."""
 TOKENS = (16, 48)
 BEFORE_S, AFTER_S = 8.0, 5.0
 """Seconds of load before the first kill, and after a replacement."""

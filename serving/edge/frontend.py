@@ -23,9 +23,13 @@ FOREIGN_HEADERS = (
 )
 
 #: Headers of an answer that a page of another origin may read.
-EXPOSED_HEADERS = (
-    "x-learnware, x-learnware-reason, x-learnware-score, x-learnware-route-ms, x-ratelimit-limit-requests, "
-    "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, retry-after, x-request-id"
+EXPOSED_HEADERS = ", ".join(
+    (
+        *(f"x-learnware{part}" for part in ("", "-reason", "-score", "-route-ms")),
+        *(f"x-ratelimit-{part}-{of}" for of in ("requests", "tokens") for part in ("limit", "remaining", "reset")),
+        "retry-after",
+        "x-request-id",
+    )
 )
 
 #: Seconds for which a browser keeps the answer to a preflight.

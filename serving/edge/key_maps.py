@@ -20,7 +20,7 @@ KEPT = "kept-keys.json"
 #: The map files by their name and order: limits before the keys that have them.
 MAPS = ("rpm", "concurrent", "keys", "state")
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as serving.access.key_file has it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ANONYMOUS, _RESERVED = "anonymous", frozenset({"anonymous", "admin"})
 _FORMAT = 1
@@ -63,7 +63,7 @@ def _wrong(entry: Any) -> str | None:
     if not isinstance(entry, dict):
         return "must be an object"
     name = entry.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in _RESERVED:
         return "its name must have 1 to 64 of the characters A-Z a-z 0-9 . _ - and not be anonymous or admin"
     if not isinstance(entry.get("sha256"), str) or not _DIGEST.fullmatch(entry["sha256"]):
         return "its sha256 must be 64 lower-case hexadecimal digits"

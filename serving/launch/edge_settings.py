@@ -5,20 +5,16 @@ from pathlib import Path
 
 from serving.access.keyring import keys_required, static_keys
 from serving.config import Config
+from serving.config_sections import MIB
 from serving.edge.settings import EdgeSettings
 from serving.launch.instance import LOOPBACK
 from serving.names import GENERATING_PATHS, ODD_PATH, OPEN_PATHS, allowed_paths, allowed_prefixes
 from specs.errors import InvalidConfig
 from specs.task import MAX_BYTES as MAX_TASK_BYTES
 
-WAITING_PER_RUNNING = 4
-"""Requests that may wait on a replica for each one that runs, where limits.max_waiting says nothing."""
-
 EDGE_MARGIN = 1.25
 """Requests that the edge lets in over those that replicas take, as a factor: some are just arriving, are with the
 router, or have been answered and not yet counted out. A replica refuses by its own count, which is exact."""
-
-MIB = 1 << 20
 
 
 def edge_settings(host: str, config: Config) -> EdgeSettings:
@@ -68,7 +64,7 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
 def total_requests(config: Config) -> int:
     """Returns the number of generating requests at once from which on each tenant gets no more than its share."""
     engine = config.engine
-    waiting = config.limits.max_waiting or WAITING_PER_RUNNING * engine.max_num_seqs
+    waiting = config.limits.most_waiting(engine.max_num_seqs)
     return int(engine.replicas * (engine.max_num_seqs + waiting) * EDGE_MARGIN)
 
 

@@ -184,7 +184,7 @@ class AdapterGate:
         """The connections to the workers and the scheduler."""
         self._prefetches: dict[str, asyncio.Task[None]] = {}
         self.on_usage: Callable[[Usage], object] = lambda _: None
-        """Called with what each request took, when it has ended."""
+        """Called with what each client's request took, when it has ended; a replica's own trials are none."""
 
     async def connect(self, *, paged: bool) -> None:
         """Connects to the workers and, if the engine runs this project's scheduler (`paged`), to the scheduler.
@@ -296,7 +296,8 @@ class AdapterGate:
             name = lora_request.lora_name if lora_request is not None else None
             meter = Meter(name, caller.get().name, _is_incremental(args, kwargs))
             async with AsyncExitStack() as stack:
-                stack.callback(lambda: self.on_usage(meter.usage()))
+                if exchange.get() is not None:
+                    stack.callback(lambda: self.on_usage(meter.usage()))
                 inflight = stack.enter_context(self._in_flight(stack, args, kwargs))
                 if lora_request is not None:
                     await stack.enter_async_context(self.lease(lora_request))

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.openai_errors import ANTHROPIC_PATH, anthropic_type
+from serving.openai_errors import ANTHROPIC_PATH, error_content
 
 
 class AnthropicErrors:
@@ -48,7 +48,7 @@ async def _rewritten(start: Message, body: bytes, scope: Scope, receive: Receive
         await send({"type": "http.response.body", "body": body})
         return
     status = start["status"]
-    content = {"type": "error", "error": {"type": anthropic_type(status), "message": told}}
+    content = error_content(ANTHROPIC_PATH, status, told, "", None)
     kept = {
         name.decode("latin-1"): value.decode("latin-1")
         for name, value in start.get("headers", ())

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from starlette.responses import JSONResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
-from serving.openai_errors import ANTHROPIC_PATH, anthropic_type
+from serving.openai_errors import ANTHROPIC_PATH, error_content, error_response
 from specs.errors import LearnwareError
 
 RESPONSES_PATH = "/v1/responses"
@@ -29,46 +29,41 @@ class ErrorObject(NamedTuple):
     message: str
     type: str
     code: str | None
-    retry_after_s: int | None = None
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """OpenAI's error object."""
-        return {"message": self.message, "type": self.type, "param": None, "code": self.code}
+    def content(self, path: str) -> dict[str, Any]:
+        """Returns the error object of the API that `path` belongs to."""
+        return error_content(path, *self)
 
 
 def error_object(error: Exception) -> ErrorObject:
     """Returns how an error is told: the project's own by their class, vLLM's as vLLM tells them."""
     if isinstance(error, LearnwareError):
-        return ErrorObject(error.status, str(error), error.type, error.code, error.retry_after_s)
+        return ErrorObject(error.status, str(error), error.type, error.code)
     told = create_error_response(error).error
     if told.code == HTTPStatus.INTERNAL_SERVER_ERROR:  # what failed inside is for the log, not for clients
         return ErrorObject(told.code, "Something failed inside the server. Try again.", "internal_error", None)
     return ErrorObject(told.code, told.message, told.type, None)
 
 
-def _of_messages(error: ErrorObject) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": anthropic_type(error.status), "message": error.message}}
-
-
 def error_answer(error: Exception, path: str) -> JSONResponse:
     """Returns the response for an error of a request to `path`, of which nothing was answered yet."""
+    if isinstance(error, LearnwareError):
+        return error_response(error, path)
     told = error_object(error)
-    content = _of_messages(told) if path.startswith(ANTHROPIC_PATH) else {"error": told.fields}
-    headers = {} if told.retry_after_s is None else {"retry-after": str(told.retry_after_s)}
-    return JSONResponse(content, status_code=told.status, headers=headers)
+    return JSONResponse(told.content(path), status_code=told.status)
 
 
 def error_event(error: Exception, path: str, events: int) -> bytes:
     """Returns what ends a stream of server-sent events that was begun for a request to `path`; `events` is the number
     of events before it."""
     told = error_object(error)
-    if path.startswith(ANTHROPIC_PATH):
-        return _event(_of_messages(told), "error")
+    content = told.content(path)
     if path.startswith(RESPONSES_PATH):
         flat = {"type": "error", "code": told.code, "message": told.message, "param": None}
-        return _event({**flat, "sequence_number": events, "error": told.fields}, "error")
-    return _event({"error": told.fields}) + b"data: [DONE]\n\n"
+        return _event({**flat, "sequence_number": events, **content}, "error")
+    if path.startswith(ANTHROPIC_PATH):
+        return _event(content, "error")
+    return _event(content) + b"data: [DONE]\n\n"
 
 
 def _event(data: dict[str, Any], name: str | None = None) -> bytes:

@@ -42,10 +42,6 @@ from specs.task import TASK_PREFIX
 
 TURN = "learnware.turn"
 """Key of the ASGI scope under which a request's `Turn` stands."""
-WAITING_FOR_SEQUENCES = 4
-"""Sequences that may wait for each one in the batch, where the configuration says nothing."""
-
-
 LONGEST_NAME = 128
 """Characters of a client's name for a model that a message repeats."""
 
@@ -98,7 +94,7 @@ class Limits:
         self.budgets = TokenBudgets(clock)
         self.places = Places(
             max_num_seqs,
-            limits.max_waiting or WAITING_FOR_SEQUENCES * max_num_seqs,
+            limits.most_waiting(max_num_seqs),
             limits.max_wait_s,
             lambda: engine.residency.scheduler,
             clock,

@@ -18,7 +18,7 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from router.ray_internals import keep_grpc_on_loopback, replica_line
 from serving.access.keyring import Keyring
 from serving.names import MARKET, MARKET_APPLICATION, ROUTER, is_allowed
-from serving.openai_errors import openai_error
+from serving.openai_errors import error_response
 from serving.paging.gate import AdapterGate, open_gate
 from serving.paging.inflight import TimeLimits
 from serving.ray_internals import EngineServer, LLMConfig, add_middleware
@@ -209,7 +209,8 @@ class LearnwareServer(EngineServer):
         for card in await self._cards():
             if card["id"] == model:
                 return JSONResponse(card)
-        return openai_error(UnknownModel(f"The model {model!r} does not exist. GET /v1/models lists every id."))
+        unknown = UnknownModel(f"The model {model!r} does not exist. GET /v1/models lists every id.")
+        return error_response(unknown, "/v1/models")
 
     async def _cards(self) -> list[dict[str, Any]]:
         """Returns the model objects of every value that `model` may hold: the automatic names, the base model, the
@@ -245,7 +246,7 @@ class LearnwareServer(EngineServer):
         try:
             return JSONResponse(await router.explain.remote(await request.body()))
         except Overloaded as refusal:  # as Ray raises it: with the router's own one as its cause
-            return openai_error(getattr(refusal, "cause", refusal))
+            return error_response(getattr(refusal, "cause", refusal), EXPLAIN_PATH)
 
     async def market_reached(self, sequence: int) -> int:
         """Returns the catalogue's number when change number `sequence` of the market is in effect on this replica."""

@@ -14,9 +14,13 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from serving.access.account import Account, account
+from serving.access.caller import caller
+from serving.access.tenant import Tenant
 from serving.paging.gate import WORKER_GONE, AdapterGate, AdapterNotLoaded
+from serving.paging.inflight import Exchange, exchange
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, WorkerSocket, socket_path
 from serving.paging.tier import HostTier, Loaded
+from serving.paging.usage import Usage
 from specs.errors import StartupError
 
 pytestmark = pytest.mark.vllm
@@ -309,3 +313,34 @@ async def test_what_the_engine_gives_out_is_counted_on_the_requests_account():
                 pass
             assert opened.tokens == 2 * tokens
             account.reset(before)
+
+
+async def test_what_a_clients_request_took_is_told_once_it_has_ended_and_what_nobody_asked_for_is_not():
+    async def generate(prompt: str, sampling_params: Any, lora_request: Any = None) -> AsyncIterator[Any]:
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            metrics = SimpleNamespace(first_token_latency=0.25)
+            outputs = [SimpleNamespace(index=0, token_ids=[3, 4])]
+            yield SimpleNamespace(prompt_token_ids=[1, 2, 5], outputs=outputs, metrics=metrics)
+
+    async with engine() as (_, _, gate):
+        told: list[Usage] = []
+        gate.on_usage = told.append
+        entered = gate.around(generate)
+        async for _ in entered("x", SamplingParams(output_kind=RequestOutputKind.DELTA)):
+            pass
+        assert told == []  # no client's: a trial, a measurement
+        asking, tenant = exchange.set(Exchange()), caller.set(Tenant("alice"))
+        request = LoRARequest("a1@1", 1, "/nowhere")
+        async for _ in entered("x", SamplingParams(output_kind=RequestOutputKind.DELTA), lora_request=request):
+            assert told == []
+        given_up = entered("x", SamplingParams(output_kind=RequestOutputKind.DELTA))
+        await anext(given_up)
+        await given_up.aclose()
+        caller.reset(tenant)
+        exchange.reset(asking)
+    whole, part = told
+    assert (whole.engine_name, whole.tenant, whole.prompt_tokens, whole.generated_tokens) == ("a1@1", "alice", 3, 6)
+    assert whole.seconds >= 0.02
+    assert whole.first_token_s == 0.25  # vLLM's own, where it says it
+    assert (part.engine_name, part.prompt_tokens, part.generated_tokens) == (None, 3, 2)
