@@ -6,8 +6,9 @@ from pydantic import Field
 
 from serving.config_sections import Section
 
-WAITING_PER_RUNNING = 4
-"""Sequences that may wait for each one in a replica's batch, where `limits.max_waiting` says nothing."""
+WAITING_PER_RUNNING = 2
+"""Sequences that may wait for each one in a replica's batch, where `limits.max_waiting` says nothing. What is admitted
+then waits about as long as two answers take; more would only wait longer, since no more are answered."""
 
 
 class KeySettings(Section):
@@ -37,7 +38,7 @@ class LimitSettings(Section):
         ge=1,
         description="Sequences (prompts times n) that may wait on each engine replica beside those that run; further "
         "ones are answered 429 with Retry-After. A tenant that has less than its share there is admitted up to twice "
-        "as many. null: four times engine.max_num_seqs.",
+        "as many. null: twice engine.max_num_seqs.",
     )
     max_wait_s: float = Field(
         30.0,
