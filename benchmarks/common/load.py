@@ -143,8 +143,10 @@ async def ask(session: aiohttp.ClientSession, url: str, request: Request) -> Tim
     return TimedAnswer(model, headers, usage["prompt_tokens"], usage["completion_tokens"], "".join(text), sent, times)
 
 
-async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> MeasuredLoad:
-    """Sends `requests` in order from `clients` clients at once; every client keeps its connection.
+async def closed_loop(
+    url: str, requests: Sequence[Request], clients: int, headers: Mapping[str, str] | None = None
+) -> MeasuredLoad:
+    """Sends `requests` in order from `clients` clients at once, each with `headers`; every client keeps its connection.
 
     Raises:
         LoadError: as `ask`; the first failure ends the load.
@@ -155,7 +157,7 @@ async def closed_loop(url: str, requests: Sequence[Request], clients: int) -> Me
 
     async def client() -> None:
         connector = aiohttp.TCPConnector(limit=1)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
             for i, request in queue:
                 answers[i] = await ask(session, url, request)
 

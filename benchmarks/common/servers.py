@@ -72,15 +72,17 @@ class Server:
         """The id of the command's own process."""
         return self._process.pid
 
-    def wait_for(self, path: str, timeout_s: float, body: bytes | None = None) -> bytes:
-        """Asks twice a second until the answer is 200, and returns its body.
+    def wait_for(
+        self, path: str, timeout_s: float, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Asks twice a second, with `headers`, until the answer is 200, and returns its body.
 
         Raises:
             ServerError: the process ended, or no such answer came in time; with the end of its output.
         """
         end = time.perf_counter() + timeout_s
         request = urllib.request.Request(  # noqa: S310  # our own loopback URL
-            self.url + path, data=body, headers={"Content-Type": "application/json"}
+            self.url + path, data=body, headers={"Content-Type": "application/json", **(headers or {})}
         )
         while time.perf_counter() < end:
             if self._process.poll() is not None:

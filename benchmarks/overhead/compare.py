@@ -1,9 +1,11 @@
 """Measures what routing costs: `python -m benchmarks.overhead`.
 
 This stack, asked with `model: "auto"`, against the stock vLLM OpenAI server with the same model, adapters, flags and
-worker, whose clients name the right adapter themselves. The same prompts of fixed length go to both in turn (only one
-is under load at a time), with one client and with eight; the side that goes first changes from round to round. Ratios
-are taken within a round, and the figure is the median over the rounds with its bootstrap interval.
+worker, whose clients name the right adapter themselves. This stack checks an API key and counts its tenant's requests
+and tokens, with limits that the load does not reach; the stock server checks none. The same prompts of fixed length go
+to both in turn (only one is under load at a time), with one client and with eight; the side that goes first changes
+from round to round. Ratios are taken within a round, and the figure is the median over the rounds with its bootstrap
+interval.
 
 A run fails when an answer did not come from the learnware that was expected, or when the two sides did not do the same
 work (prompt and output tokens).
@@ -17,6 +19,7 @@ import asyncio
 import importlib.util
 import json
 import math
+import secrets
 import sys
 import tempfile
 import time
@@ -41,6 +44,8 @@ ENGINE = {"slots": 8, "max_rank": 16, "max_model_len": 2048, "max_num_seqs": 16,
 STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 START_TIMEOUT_S = 600.0
 MANY = 8  # clients
+LIMITS = {"requests_per_minute": 60_000, "tokens_per_minute": 100_000_000, "concurrent_requests": 1_000}
+"""Limits of the tenant, so that all are counted and none is reached."""
 
 
 class Plan(NamedTuple):
@@ -77,11 +82,11 @@ def main() -> int:
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="overhead-")))
         figures: dict[str, float] = {}
-        ours, ours_url = _start_ours(options, folder, cleanup, figures)
-        stock, stock_url = _start_stock(options, folder, cleanup)
-        measured, details = asyncio.run(_measure(_Side(ours_url, ours), _Side(stock_url, stock), plan))
-        if ours:
-            figures["peak_memory_gb"] = ours.peak_bytes / 1e9
+        ours = _start_ours(options, folder, cleanup, figures)
+        stock = _start_stock(options, folder, cleanup)
+        measured, details = asyncio.run(_measure(ours, stock, plan))
+        if ours.server:
+            figures["peak_memory_gb"] = ours.server.peak_bytes / 1e9
     rows = _summarise(measured, figures, details)
     print()
     print(table(["", "auto (this stack)", "stock, adapter named", "ratio or difference", "95 % interval"], rows))
@@ -89,7 +94,7 @@ def main() -> int:
     for name in ("start_to_first_answer_s", "peak_memory_gb"):
         if name in figures:
             print(f"{name}: {figures[name]:.1f}")
-    setup_ = environment | {"engine": ENGINE, "rounds": plan.rounds, "plan": plan._asdict()}
+    setup_ = environment | {"engine": ENGINE, "rounds": plan.rounds, "plan": plan._asdict(), "keys": bool(ours.key)}
     write_result(options, result("overhead", figures, setup_, details))
     return 0
 
@@ -104,6 +109,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=160, help="tokens of every prompt, chat template included")
     parser.add_argument("--short", action="store_true", help="5 rounds (about 5 minutes)")
     parser.add_argument("--ours", metavar="URL", help="a running stack, instead of starting one")
+    parser.add_argument("--key", help="with --ours: an API key of that stack")
+    parser.add_argument("--no-keys", dest="keys", action="store_false", help="start this stack without keys and limits")
     parser.add_argument("--stock", metavar="URL", help="a running stock server, instead of starting one")
     parser.add_argument("--learnwares", type=Path, help="folder of learnwares (default: the starter learnwares)")
     parser.add_argument("--logs", type=Path, help="keep the servers' output here")
@@ -119,14 +126,15 @@ def _options() -> argparse.Namespace:
 # -- the two servers
 
 
-def _start_ours(
-    options: argparse.Namespace, folder: Path, cleanup: ExitStack, figures: dict[str, float]
-) -> tuple[Server | None, str]:
+def _start_ours(options: argparse.Namespace, folder: Path, cleanup: ExitStack, figures: dict[str, float]) -> "_Side":
     """Starts this stack with the flags above and notes the time from start to the first routed answer."""
     if options.ours:
-        return None, options.ours.rstrip("/")
+        return _Side(options.ours.rstrip("/"), None, options.key)
     port = free_port()
     config: dict[str, Any] = {"http": {"port": port}, "engine": ENGINE}
+    key = secrets.token_urlsafe(24) if options.keys else None
+    if key is not None:
+        config |= {"api_keys": [f"benchmark:{key}"], "limits": LIMITS}
     if options.learnwares:
         config["learnwares"] = {"folder": str(options.learnwares.resolve())}
     file = folder / "config.yaml"
@@ -135,16 +143,17 @@ def _start_ours(
     print("starting this stack …", flush=True)
     server = _start("this stack", command, port, _log(options, folder, "ours"), {}, cleanup)
     first = {"model": "auto", "messages": [{"role": "user", "content": KINDS[0].head}], "max_tokens": 1}
-    server.wait_for("/v1/chat/completions", START_TIMEOUT_S, json.dumps(first).encode())
+    side = _Side(server.url, server, key)
+    server.wait_for("/v1/chat/completions", START_TIMEOUT_S, json.dumps(first).encode(), side.headers)
     figures["start_to_first_answer_s"] = time.perf_counter() - server.started
     print(f"first answer after {figures['start_to_first_answer_s']:.1f} s", flush=True)
-    return server, server.url
+    return side
 
 
-def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) -> tuple[Server | None, str]:
+def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) -> "_Side":
     """Starts vLLM's own server with every learnware under its id."""
     if options.stock:
-        return None, options.stock.rstrip("/")
+        return _Side(options.stock.rstrip("/"), None)
     port = free_port()
     base = embedded_base()
     learnwares = options.learnwares or _starter_learnwares()
@@ -171,7 +180,7 @@ def _start_stock(options: argparse.Namespace, folder: Path, cleanup: ExitStack) 
     print("starting the stock server …", flush=True)
     server = _start("the stock server", command, port, _log(options, folder, "stock"), environment, cleanup)
     server.wait_for("/health", START_TIMEOUT_S)
-    return server, server.url
+    return _Side(server.url, server)
 
 
 def _start(
@@ -201,15 +210,20 @@ def _log(options: argparse.Namespace, folder: Path, name: str) -> Path:
 
 
 class _Side(NamedTuple):
-    """A server to send load to; `server` is None when it was not started here."""
+    """A server to send load to, and its API key, if it wants one; `server` is None when it was not started here."""
 
     url: str
     server: Server | None
+    key: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     async def load(self, requests: Sequence[Request], clients: int) -> tuple[MeasuredLoad, float]:
         """Sends a load and returns it with the CPU seconds that the server's processes used for it."""
         before = self.server.cpu_seconds() if self.server else math.nan
-        measured = await closed_loop(self.url, requests, clients)
+        measured = await closed_loop(self.url, requests, clients, self.headers)
         if self.server is None:
             return measured, math.nan
         self.server.measure_memory()
@@ -226,9 +240,8 @@ async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, lis
             (1, plan.requests_one, plan.tokens_one),
             (MANY, plan.requests_many, plan.tokens_many),
         ):
-            named = await _requests(
-                ours.url, stock.url, plan, requests, tokens, seed=(number * 2 + (clients > 1)) * 10_000
-            )
+            seed = (number * 2 + (clients > 1)) * 10_000
+            named = await _requests(ours, stock, plan, requests, tokens, seed)
             automatic = [Request("auto", r.prompt, r.max_tokens, r.expected) for r in named]
             order = [(ours, automatic), (stock, named)]
             loads: dict[_Side, tuple[MeasuredLoad, float]] = {}
@@ -252,7 +265,7 @@ async def _measure(ours: _Side, stock: _Side, plan: Plan) -> tuple[dict[int, lis
     return measured, {"answers_by_learnware": dict(sorted(routed.items())), "share_same_text": same_text / total}
 
 
-async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, seed: int) -> list[Request]:
+async def _requests(ours: _Side, stock: _Side, plan: Plan, count: int, tokens: int, seed: int) -> list[Request]:
     """Returns requests that name the learnware which `auto` will take; the router is asked for it beforehand.
 
     Raises:
@@ -262,9 +275,9 @@ async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, 
 
         async def tokens_of(text: str) -> int:
             message = {"model": BASE_MODEL_ID, "messages": [{"role": "user", "content": text}]}
-            async with session.post(f"{stock}/tokenize", json=message) as response:
+            async with session.post(f"{stock.url}/tokenize", json=message) as response:
                 if response.status != 200:
-                    raise LoadError(f"{stock}/tokenize answered {response.status}: {(await response.text())[:300]}")
+                    raise LoadError(f"{stock.url}/tokenize answered {response.status}: {(await response.text())[:300]}")
                 return int((await response.json())["count"])
 
         found: list[Request] = []
@@ -273,9 +286,9 @@ async def _requests(ours: str, stock: str, plan: Plan, count: int, tokens: int, 
             text = await prompt(KINDS[tried % len(KINDS)], plan.prompt_tokens, seed + tried, tokens_of)
             tried += 1
             message = {"model": "auto", "messages": [{"role": "user", "content": text}]}
-            async with session.post(f"{ours}/v1/route", json=message) as response:
+            async with session.post(f"{ours.url}/v1/route", json=message, headers=ours.headers) as response:
                 if response.status != 200:
-                    raise LoadError(f"{ours}/v1/route answered {response.status}: {(await response.text())[:300]}")
+                    raise LoadError(f"{ours.url}/v1/route answered {response.status}: {(await response.text())[:300]}")
                 learnware = (await response.json())["learnware"]
             if learnware is not None:
                 found.append(Request(learnware, text, tokens, learnware))
