@@ -9,6 +9,9 @@ A replica is full when more than `most_waiting` would wait, or when something ha
 Then a tenant that has its share of the places, or more, is refused; one that has less is still admitted, as long as no
 more than twice the bound wait in all. So a tenant that floods a replica cannot keep the others out, and who is alone
 may use all of it.
+
+Who is refused is told when to come again. Each refusal takes the next turn of its tenant: a burst is told to come one
+after the other, at the rate at which this replica has served lately, and not all at once.
 """
 
 import math
@@ -24,6 +27,8 @@ SERVED_WINDOW_S = 30.0
 """Seconds of work, idle times left out, over which the recent rate of service is taken."""
 LONGEST_RETRY_S = 60
 """Most seconds that a refused client is told to stay away: what happens later nobody can estimate."""
+MOST_TOLD = 1000
+"""Tenants whose last turn is remembered; beyond them those whose turn has passed are forgotten."""
 
 
 class Places:
@@ -55,6 +60,7 @@ class Places:
         self._worked_s = 0.0  # seconds with any place in use, up to `_noted_at`
         self._noted_at = clock()
         self._served: deque[tuple[float, int]] = deque()  # when, in seconds of work, and how many
+        self._told: dict[str, float] = {}  # by tenant, the last turn that a refused request was given, by the clock
 
     @property
     def used(self) -> int:
@@ -88,12 +94,12 @@ class Places:
         if over > 0 and (own + count > share * room or over > self._most_waiting):
             raise RateLimited(
                 f"{self.waiting} requests wait on this replica, as many as it takes. Try again later.",
-                self._seconds_for(over),
+                self._turn(tenant, count, over),
             )
         if aged and own >= share * self._total:
             raise RateLimited(
                 f"Requests wait for longer than {self._max_wait_s:g} s on this replica. Try again later.",
-                self._seconds_for(max(1, self.waiting - int(self._rate() * self._max_wait_s))),
+                self._turn(tenant, count, max(1, self.waiting - int(self._rate() * self._max_wait_s))),
             )
 
     def take(self, tenant: Tenant, count: int) -> None:
@@ -144,6 +150,16 @@ class Places:
             self._served.popleft()
         return (sum(count for _, count in self._served) + 1) / max(min(self._worked_s, SERVED_WINDOW_S), 1e-3)
 
-    def _seconds_for(self, sequences: int) -> int:
-        """Returns the whole seconds in which so many sequences are likely to be served."""
-        return min(LONGEST_RETRY_S, max(1, math.ceil(sequences / self._rate())))
+    def _turn(self, tenant: Tenant, count: int, before: int) -> int:
+        """Returns the whole seconds after which a refused request for `count` places should come again: when `before`
+        sequences are likely to be served, and after those of its tenant that were refused before it."""
+        now, rate = self._clock(), self._rate()
+        turn = now + before / rate
+        last = self._told.get(tenant.name, now)
+        if last > now:
+            turn = max(turn, last + count / (rate * self._share(tenant)))
+        turn = min(turn, now + LONGEST_RETRY_S)
+        if len(self._told) >= MOST_TOLD:
+            self._told = {name: told for name, told in self._told.items() if told > now}
+        self._told[tenant.name] = turn
+        return max(1, math.ceil(turn - now))

@@ -3,7 +3,7 @@
 import pytest
 
 from serving.access.tenant import Tenant
-from serving.replica.places import LONGEST_RETRY_S, Places
+from serving.replica.places import LONGEST_RETRY_S, MOST_TOLD, Places
 from specs.errors import InvalidInput, RateLimited
 
 LIGHT, HEAVY = Tenant("light"), Tenant("heavy")
@@ -95,20 +95,57 @@ def test_while_something_waits_too_long_nobody_enters_who_has_its_share_there(re
     replica.places.check(HEAVY)
 
 
-def test_the_time_to_come_back_follows_the_rate_of_service(replica):
+def seconds_told(replica, tenant, count=1) -> int:
+    with pytest.raises(RateLimited) as refused:
+        replica.places.check(tenant, count)
+    return refused.value.retry_after_s
+
+
+def serving_two_a_second(replica) -> None:
     replica.enter(HEAVY, 12)
-    for _ in range(20):  # two a second
+    for _ in range(20):
         replica.now += 0.5
         replica.places.give_back(HEAVY, 1)
         replica.enter(HEAVY)
-    for count, seconds in ((1, 1), (6, 3), (12, 6)):
-        with pytest.raises(RateLimited) as refused:
-            replica.places.check(HEAVY, count)
-        assert refused.value.retry_after_s == seconds
+
+
+@pytest.mark.parametrize(("count", "seconds"), [(1, 1), (6, 3), (12, 6)])
+def test_the_time_to_come_back_follows_the_rate_of_service(replica, count, seconds):
+    serving_two_a_second(replica)
+    assert seconds_told(replica, HEAVY, count) == seconds
     replica.now += 1000.0
-    with pytest.raises(RateLimited) as refused:
-        replica.places.check(HEAVY, 12)
-    assert refused.value.retry_after_s == LONGEST_RETRY_S
+    assert seconds_told(replica, HEAVY, 12) == LONGEST_RETRY_S
+
+
+def test_a_burst_is_told_to_come_one_after_the_other(replica):
+    serving_two_a_second(replica)
+    told = [seconds_told(replica, HEAVY) for _ in range(10)]
+    assert told == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    replica.now += 10.0  # they have had their turns
+    assert seconds_told(replica, HEAVY) == 1
+
+
+def test_nobody_is_told_to_stay_away_longer_than_is_known(replica):
+    serving_two_a_second(replica)
+    assert max(seconds_told(replica, HEAVY) for _ in range(200)) == LONGEST_RETRY_S
+
+
+def test_a_tenants_burst_does_not_move_the_turns_of_others(replica):
+    serving_two_a_second(replica)
+    for _ in range(50):
+        seconds_told(replica, HEAVY)
+    replica.enter(LIGHT, 6)
+    # twice a second, of which half is its share
+    assert [seconds_told(replica, LIGHT) for _ in range(3)] == [4, 5, 6]
+
+
+def test_of_many_tenants_only_those_with_a_turn_to_come_are_remembered(replica):
+    serving_two_a_second(replica)
+    replica.enter(LIGHT, 6)
+    for number in range(3 * MOST_TOLD):
+        seconds_told(replica, Tenant(f"{number}"), 3)
+        replica.now += 1.0
+    assert len(replica.places._told) < MOST_TOLD + 1
 
 
 def test_idle_time_does_not_count_as_slow_service(replica):
