@@ -128,6 +128,8 @@ def _followed(opened: _Opened) -> str | None:
     from serving.launch.market_setup import wait_until_followed
     from specs.market.catalogue import read_catalogue
 
+    if (reason := opened.market.unpublished) is not None:
+        return f"as soon as the market's catalogue can be written ({reason}): the change is made, and kept"
     if opened.stack is None:
         return f"as soon as a stack runs on this market (market.path: {opened.market.root})"
     if wait_until_followed(opened.stack, read_catalogue(opened.market.root).sequence):

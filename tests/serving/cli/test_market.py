@@ -1,5 +1,6 @@
 """`learnware-serving market …` on a small market of its own."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from serving import base_model
 from serving.cli.main import main
+from specs.market import publishing
 from tests.serving.sources.servers import Answer, serving
 from tests.specs.learnware_folder import BASE, write_learnware
 from tests.specs.market.support import edit_card, pack, requirements, variant
@@ -78,6 +80,23 @@ def test_quarantine_is_released_and_purged(market, whole: Path, capsys):
     assert market("release", "colours-objects") == 0
     assert "is out of quarantine and may be submitted again" in capsys.readouterr().out
     assert market("release", "colours-objects") == 1
+
+
+def test_a_change_that_cannot_be_published_is_said_to_be_made_and_not_served(
+    market, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    market("submit", whole, "--create")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(publishing, "write_catalogue", full)
+    capsys.readouterr()
+    assert market("remove", "colours-objects") == 0
+    said = capsys.readouterr().out
+    assert "colours-objects, version 1, is served no more as soon as the market's catalogue can be written" in said
+    assert "No space left on device" in said
+    monkeypatch.undo()
 
 
 def test_a_mistyped_folder_makes_no_market(market, whole: Path, tmp_path: Path, capsys):

@@ -201,7 +201,8 @@ def test_a_configured_origin_reads_every_answer(door: Door, path: str, headers: 
     answer = door.ask(path, headers | {"Origin": ORIGIN})
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, ORIGIN)
     exposed = re.split(", *", answer.headers["access-control-expose-headers"])
-    assert {"x-learnware", "x-learnware-reason", "retry-after", "x-ratelimit-reset-requests"} <= set(exposed)
+    limits = {f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")}
+    assert {"x-learnware", "x-learnware-reason", "retry-after", "x-request-id"} | limits <= set(exposed)
     assert "access-control-allow-credentials" not in answer.headers  # the replica's own
     other = door.ask(path, headers | {"Origin": "https://evil.example"})
     assert not [name for name in other.headers if name.startswith("access-control-")]
