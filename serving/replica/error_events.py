@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
 from serving.openai_errors import ANTHROPIC_PATH, error_content, error_response
-from specs.errors import LearnwareError
+from specs.errors import InvalidInput, LearnwareError
 
 RESPONSES_PATH = "/v1/responses"
 
@@ -39,6 +39,9 @@ def error_object(error: Exception) -> ErrorObject:
     """Returns how an error is told: the project's own by their class, vLLM's as vLLM tells them."""
     if isinstance(error, LearnwareError):
         return ErrorObject(error.status, str(error), error.type, error.code)
+    if isinstance(error, OverflowError) or (isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8"):
+        # the client's own values, which vLLM takes and cannot hand to its engine core
+        return error_object(InvalidInput("The request holds a number or a text that cannot be represented."))
     told = create_error_response(error).error
     if told.code == HTTPStatus.INTERNAL_SERVER_ERROR:  # what failed inside is for the log, not for clients
         return ErrorObject(told.code, "Something failed inside the server. Try again.", "internal_error", None)

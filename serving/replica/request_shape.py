@@ -6,6 +6,7 @@ client needs is refused before. Lists of token ids, which may be long, are not c
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,13 @@ FORMS: Mapping[str, type] = {
 }
 """JSON types of fields that vLLM 0.29 looks into before it checks them: with another one it answers 500."""
 
+LARGEST_NUMBER = 2**63
+"""Magnitude from which on a number is refused: vLLM hands integers of up to 64 bits to its engine core."""
+_MAY_BE_LARGE = re.compile(rb"[0-9]{19}|[0-9][eE]\+?[0-9]{2}")
+"""Finds every body that may hold a number of that magnitude."""
+_MAY_BE_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Finds every body that may hold half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -38,7 +46,8 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
     """Parses a body as a JSON object; None when it is not one.
 
     Raises:
-        InvalidInput: the body is not UTF-8, or larger or deeper than any request needs to be.
+        InvalidInput: the body is not UTF-8, larger or deeper than any request needs to be, or holds a number or a text
+            that cannot be handed on.
     """
     if len(body) > LARGE_BYTES and _brackets(body) > MAX_VALUES and _brackets(_STRING.sub(b"", body)) > MAX_VALUES:
         raise _too_many()
@@ -57,7 +66,36 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
     _check_forms(payload)
     if len(body) > 2 * MAX_ITEMS or _brackets(body) > MAX_DEPTH:  # a shorter one cannot hold too much
         _check(payload)
+    if _MAY_BE_HALF.search(body):
+        _check_text(payload)
+    if _MAY_BE_LARGE.search(body):
+        _check_numbers(payload)
     return payload
+
+
+def _check_text(payload: dict[str, Any]) -> None:
+    """Raises InvalidInput for a text with half of a surrogate pair."""
+    try:
+        json.dumps(payload, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise InvalidInput(
+            f"The request body holds \\u{ord(half):04x} alone, half of a surrogate pair, which is no character. Send "
+            "the whole pair, or the character itself in UTF-8."
+        ) from None
+
+
+def _check_numbers(payload: dict[str, Any]) -> None:
+    """Raises InvalidInput for a number that is too large."""
+    waiting: list[Any] = [payload]
+    while waiting:
+        value = waiting.pop()
+        if _is_tokens(value):  # may be long
+            waiting += (min(value), max(value))
+        elif isinstance(value, dict | list):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, int | float) and LARGEST_NUMBER <= abs(value) != math.inf:
+            raise InvalidInput("The request body holds a number of more than 63 bits; no setting needs one.")
 
 
 def _check_forms(payload: dict[str, Any]) -> None:

@@ -128,6 +128,18 @@ async def test_before_the_first_token_an_error_has_its_status(path, error, statu
     assert client.complete
 
 
+@pytest.mark.parametrize("error", [OverflowError("can't serialize ints"), "\ud800"])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+async def test_a_value_that_cannot_reach_the_engine_is_the_clients_fault(path, error):
+    if isinstance(error, str):
+        with pytest.raises(UnicodeEncodeError) as raised:
+            error.encode()
+        error = raised.value
+    client = await ask(streaming(0, error, raises=True, before=0), path)
+    assert client.status == 400
+    assert "cannot be represented" in json.loads(client.body)["error"]["message"]
+
+
 async def test_a_request_that_the_engine_refuses_gets_the_refusal_and_not_a_stream():
     client = await ask(streaming(0, VLLMValidationError("the prompt is too long", parameter="prompt")))
     assert client.status == 400

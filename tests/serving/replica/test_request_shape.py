@@ -90,6 +90,42 @@ def test_a_field_of_another_json_type_is_refused_by_name(field, value):
 
 
 @pytest.mark.vllm
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"\\udfff"', '"\\ud800"', '"\\uD83D and more"', '["fine", "\\ude00\\ud83d"]', '{"\\ud800": 1}',
+        '{"deep": [{"er": "\\uDBFF"}]}',
+    ],
+)  # fmt: skip
+def test_half_of_a_surrogate_pair_is_refused(text):
+    with pytest.raises(InvalidInput, match="half of a surrogate pair"):
+        parse_object(b'{"stop": ' + text.encode() + b"}")
+
+
+@pytest.mark.parametrize(
+    "text", ['"\\ud83d\\ude00"', '"\\\\ud800"', '"C:\\\\udders"', '"😀"', '"\\ud83d\\ude00 and \\\\udfff"']
+)
+def test_whole_pairs_and_what_only_looks_like_one_are_taken(text):
+    assert parse_object(b'{"stop": ' + text.encode() + b"}") == {"stop": json.loads(text)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        str(10**30), str(-(10**30)), str(2**63), str(-(2**63)), "1e19", "1E+30", "-1e300", "[1, 10000000000000000000]",
+        '{"deep": [{"er": 1e30}]}', "9" * 400,
+    ],
+)  # fmt: skip
+def test_a_number_that_no_engine_takes_is_refused(text):
+    with pytest.raises(InvalidInput, match="more than 63 bits"):
+        parse_object(b'{"top_k": ' + text.encode() + b"}")
+
+
+@pytest.mark.parametrize("text", [str(2**63 - 1), str(1 - 2**63), '"1e30"', f'"{10**30}"', "1e-30", "1e10", "1e400"])
+def test_other_numbers_and_digits_in_a_text_are_taken(text):
+    assert parse_object(b'{"seed": ' + text.encode() + b"}") == {"seed": json.loads(text)}
+
+
 def test_whatever_is_let_through_vllm_refuses_in_words():
     """vLLM's own classes raise what its handlers answer with 400, or take it."""
     from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
