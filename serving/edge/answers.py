@@ -14,6 +14,10 @@ OPENAI, ANTHROPIC = "openai", "anthropic"
 #: within some seconds, and HAProxy's checks take one.
 RETRY_AFTER_S = 2
 
+#: Most seconds after which a request may come again that found the service full. Each is told another number of them,
+#: since those who were refused together would be refused together again.
+FULL_SPREAD_S = 5
+
 
 class Error(NamedTuple):
     """An error that HAProxy answers by itself."""
@@ -87,7 +91,7 @@ ERRORS = {
         "rate_limit_error",
         "rate_limit_exceeded",
         "The service is full, and this key has its share of it. Try again when Retry-After says.",
-        str(RETRY_AFTER_S),
+        f"%[rand({FULL_SPREAD_S}),add(1)]",
     ),
     "source": Error(
         429,

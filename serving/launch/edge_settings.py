@@ -12,10 +12,6 @@ from serving.names import GENERATING_PATHS, ODD_PATH, OPEN_PATHS, allowed_paths,
 from specs.errors import InvalidConfig
 from specs.task import MAX_BYTES as MAX_TASK_BYTES
 
-EDGE_MARGIN = 1.25
-"""Requests that the edge lets in over those that replicas take, as a factor: some are just arriving, are with the
-router, or have been answered and not yet counted out. A replica refuses by its own count, which is exact."""
-
 
 def edge_settings(host: str, config: Config) -> EdgeSettings:
     """Returns the settings by which HAProxy's configuration is edited, for a frontend at `host`.
@@ -62,10 +58,11 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
 
 
 def total_requests(config: Config) -> int:
-    """Returns the number of generating requests at once from which on each tenant gets no more than its share."""
+    """Returns the number of generating requests at once from which on each tenant gets no more than its share: as many
+    as the replicas take. What is beyond them the edge refuses at once, before anything is chosen for it; a replica that
+    is full while another is not refuses by its own count, which is exact."""
     engine = config.engine
-    waiting = config.limits.most_waiting(engine.max_num_seqs)
-    return int(engine.replicas * (engine.max_num_seqs + waiting) * EDGE_MARGIN)
+    return engine.replicas * (engine.max_num_seqs + config.limits.most_waiting(engine.max_num_seqs))
 
 
 def check_exposure(config: Config) -> None:
