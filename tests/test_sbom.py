@@ -74,15 +74,16 @@ def test_an_environment_that_is_not_its_list_is_refused(
 
 @pytest.mark.extra
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_bills_of_this_project(tmp_path: Path) -> None:
-    """Made twice from the environment that runs the tests: the same files, which name all that the lists hold."""
+    """Made from the environment that runs the tests, they name all that the lists hold, and no time or place."""
     if Path(sys.prefix) == Path(sys.base_prefix):
         pytest.skip("the tests do not run in a virtual environment")
-    made = [bills(tmp_path / name) for name in ("first", "second")]
-    assert made[0] == made[1]
+    made = bills(tmp_path)
+    assert len(made) == 2
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     locked = load_program("requirements/locked.py")
-    for name, text in made[0].items():
+    for name, text in made.items():
         bill = json.loads(text)
         kind = re.fullmatch(rf"{project['name']}-{re.escape(project['version'])}-(cpu|gpu)\.cdx\.json", name)[1]
         assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
@@ -106,7 +107,7 @@ def bills(folder: Path) -> dict[str, str]:
     """The text of each bill by file name; skips the test where the generator cannot be fetched."""
     command = [sys.executable, str(ROOT / "requirements/sbom.py"), sys.prefix, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
-    if "pip could not install sbom.txt" in done.stderr and "refused" not in done.stderr:
+    if "pip could not install sbom.txt" in done.stderr and "HASHES" not in done.stderr:
         pytest.skip("CycloneDX's generator cannot be fetched: no package index is reached")
     assert done.returncode == 0, done.stdout + done.stderr
     return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
