@@ -7,6 +7,8 @@ PYTEST_ARGS ?=
 # What `make test-all` reports, of the code that runs in pytest's own process alone (COVERAGE= for no report).
 COVERAGE ?= --cov=specs --cov=router --cov=serving --cov-report=term:skip-covered
 BENCH_OUT ?= bench-results
+# Which lists `make lock` writes (cpu gpu sbom pip); all if none is named.
+LISTS ?=
 LEARNWARE_DATA ?= $(wildcard ../shared/data/tasks)
 
 BIN := $(VENV)/bin
@@ -36,14 +38,14 @@ ALONE := not e2e and not engine
 SHARED := (e2e or engine)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-all quick lint format pytest bench hooks lock clean
+.PHONY: help environment serve test test-all quick lint format pytest bench hooks lock sbom clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 environment: $(STAMP) ## the virtual environment with every package, pinned
 
-$(STAMP): requirements/cpu.txt requirements/environment.py requirements/steps.py pyproject.toml
+$(STAMP): requirements/cpu.txt requirements/environment.py requirements/locked.py requirements/steps.py pyproject.toml
 	@MAKE_STARTED=$(STARTED) $(or $(PYTHON),$(FETCHED)) requirements/environment.py $(VENV)
 
 serve: $(STAMP) ## start the stack (CONFIG=file, SERVE_ARGS="--port 9000"); Ctrl-C ends it
@@ -95,8 +97,11 @@ hooks: ## git runs `make lint` before each commit
 	chmod +x "$$hook" && \
 	echo "[hooks] 'make lint' runs before each commit ($$hook); git commit --no-verify passes it over"
 
-lock: $(STAMP) ## resolve requirements/cpu.in anew, keeping versions that still fit (UPGRADE=1: the newest)
-	@$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
+lock: $(STAMP) ## resolve the pinned lists anew, keeping versions that still fit (UPGRADE=1: the newest; LISTS="cpu gpu")
+	@MAKE_STARTED=$(STARTED) $(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade) $(LISTS)
+
+sbom: $(STAMP) ## bills of materials (CycloneDX) of the CPU environment and the GPU image, in dist/
+	@MAKE_STARTED=$(STARTED) $(BIN)/python requirements/sbom.py $(VENV) dist
 
 clean: ## remove the environment, caches and results of benchmarks
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(BENCH_OUT)

@@ -8,20 +8,25 @@ With a finished one it takes no time; when only the list of packages changed, pi
 that somebody else made is left alone, with a message.
 
 Packages are installed with `--no-deps`: the list is complete, and it leaves out what some packages ask for without
-need (see `lock.py`). PyTorch's CPU build is looked for first where pip is configured to look, and only if it is not
-there on PyTorch's own index: a machine that already has the wheel needs no network for it, and no other package comes
-from that index.
+need (see `lock.py`). Each file must have a hash of the list; what comes as sources alone is built with the list's own
+setuptools, so that nothing else is fetched for it. PyTorch's CPU build is looked for first where pip is configured to
+look, and only if it is not there on PyTorch's own index: a machine that already has the wheel needs no network for it,
+and no other package comes from that index.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import steps
+from locked import Locked, canonical, read_list, text_of
 from steps import StepFailure, run, say
 
 HERE = Path(__file__).resolve().parent
@@ -29,9 +34,13 @@ PROJECT = HERE.parent
 LOCK = HERE / "cpu.txt"
 TORCH_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
 BEGUN, STAMP = ".learnware-begun", ".learnware-complete"
-PIP_OPTIONS = ("--no-deps", "--no-compile")
+BUILDERS = ("setuptools",)
+"""What packages that come as sources alone are built with: installed before them."""
+
+PIP_OPTIONS = ("--no-deps", "--no-compile", "--no-build-isolation")
 """`--no-compile`: compiling everything takes nearly as long as fetching and unpacking it (77 s on two cores,
-after 104 s); Python compiles the modules that are used at their first import."""
+after 104 s); Python compiles the modules that are used at their first import. `--no-build-isolation`: otherwise pip
+fetches what it builds with, unpinned."""
 
 USED_AT_START = (
     "ray.serve.llm",
@@ -102,7 +111,7 @@ def make(folder: Path) -> None:
     write_stamp(folder, want | {"project": ""})
     os.utime(folder / STAMP, (0, 0))
     say("this project, editable")
-    pip(folder, "--no-build-isolation", "--editable", str(PROJECT))
+    pip(folder, "--editable", str(PROJECT))
     write_stamp(folder, want)
     say("complete")
 
@@ -126,25 +135,71 @@ def create(folder: Path) -> None:
 
 
 def install_packages(folder: Path) -> None:
-    """Everything of the list: PyTorch first, since it alone may come from elsewhere, then the others."""
-    lines = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    named = {line.partition("==")[0]: line for line in lines}
-    torch = named["torch"]
+    """Everything of the list: PyTorch first, since it alone may come from elsewhere, then the others.
+
+    Raises:
+        StepFailure: pip failed, or a file has none of the hashes that the list admits for it.
+    """
+    packages = read_list(LOCK)
+    torch = f"torch=={packages['torch'].version}"
     say(f"{torch}, from where pip is configured to look")
     try:
-        pip(folder, torch, quietly=True)
-    except StepFailure:
+        install(folder, packages, ["torch"], quietly=True)
+    except StepFailure as failure:
+        if refused(failure.errors):
+            raise
         say(f"not there: from PyTorch's CPU index {TORCH_INDEX}")
         try:
-            pip(folder, "--index-url", TORCH_INDEX, torch)
-        except StepFailure:
+            install(folder, packages, ["torch"], "--index-url", TORCH_INDEX)
+        except StepFailure as other:
+            if refused(other.errors):
+                raise
             raise StepFailure(
                 f"no {torch} for this machine, neither where pip is configured to look nor at {TORCH_INDEX}. Put the "
                 "wheel into a folder and name it in PIP_FIND_LINKS, or name a mirror in TORCH_CPU_INDEX."
             ) from None
-    say(f"{len(lines)} packages of {LOCK.relative_to(PROJECT)} (about two minutes)")
-    pip(folder, "--requirement", str(LOCK))
-    remove_strangers(folder, set(named))
+    say(f"{len(packages)} packages of {LOCK.relative_to(PROJECT)} (about two minutes)")
+    install(folder, packages, [name for name in BUILDERS if name in packages])
+    install(folder, packages, packages)
+    remove_strangers(folder, set(packages))
+
+
+def install(
+    folder: Path, packages: Mapping[str, Locked], names: Iterable[str], *options: str, quietly: bool = False
+) -> None:
+    """The packages called `names`, in the version and with one of the hashes that the list states.
+
+    Raises:
+        StepFailure: pip failed; a file with another hash is named, with those that the list admits for it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen = Path(scratch) / LOCK.name
+        chosen.write_text(text_of({name: packages[name] for name in names}), encoding="utf-8")
+        if not chosen.stat().st_size:
+            return
+        try:
+            pip(folder, "--require-hashes", "--requirement", str(chosen), *options, quietly=quietly)
+        except StepFailure as failure:
+            raise StepFailure(refused(failure.errors) or str(failure), failure.errors) from None
+
+
+def refused(errors: str) -> str:
+    """One sentence about the first file that pip refused for its hash, from what pip wrote; empty if it refused none.
+
+    pip writes the requirement with its file, a line for each hash that was expected, and one for that of the file.
+    """
+    found = re.search(
+        r"^ +(?P<file>\S+==\S+(?: from \S+)?).*:\n(?P<expected>(?: +Expected .*\n)+) +Got +(?P<got>\w+)",
+        errors,
+        re.MULTILINE,
+    )
+    if found is None:
+        return ""
+    expected = " or ".join(re.findall(r"\b[0-9a-f]{64}\b", found["expected"]))
+    return (
+        f"{found['file']} was refused: its SHA-256 is {found['got']}, and {LOCK.name} admits {expected}. Remove that "
+        "file from where pip found it; if another build is meant, `make lock` writes the list anew."
+    )
 
 
 def remove_strangers(folder: Path, names: set[str]) -> None:
@@ -153,7 +208,7 @@ def remove_strangers(folder: Path, names: set[str]) -> None:
         [python_of(folder), "-m", "pip", "list", "--format=json", "--disable-pip-version-check"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    installed = {entry["name"].lower().replace("_", "-").replace(".", "-") for entry in json.loads(listed.stdout)}
+    installed = {canonical(entry["name"]) for entry in json.loads(listed.stdout)}
     strangers = sorted(installed - names - {"pip", "learnware-serving"})
     if strangers:
         say(f"no longer needed: {', '.join(strangers)}")

@@ -13,18 +13,25 @@ import time
 STARTED = float(os.environ.get("MAKE_STARTED") or time.time())
 """When `make` began, in seconds since the epoch; run by hand, when this program began."""
 
+NAME = "environment"
+"""What the lines begin with; a program of another step sets its own."""
+
 HIDDEN = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PYTHONDONTWRITEBYTECODE")
 """Settings that would install elsewhere or import what belongs to another Python, and the one that keeps Python from
 keeping what it compiled: each process of the stack would compile it anew."""
 
 
 class StepFailure(Exception):
-    """A step cannot be done; the message says what to do."""
+    """A step cannot be done; the message says what to do. `errors` is what a failed program wrote about it."""
+
+    def __init__(self, message: str, errors: str = "") -> None:
+        super().__init__(message)
+        self.errors = errors
 
 
 def line(message: str) -> str:
     """`message` after the step's name and the seconds since `make` began, as the Makefile's own lines have them."""
-    return f"[environment {max(time.time() - STARTED, 0):4.0f} s] {message}"
+    return f"[{NAME} {max(time.time() - STARTED, 0):4.0f} s] {message}"
 
 
 def say(message: str) -> None:
@@ -34,23 +41,32 @@ def say(message: str) -> None:
 def run(command: list[str], failure: str, *, quietly: bool = False, settings: dict[str, str] | None = None) -> None:
     """Runs `command` without the variables of `HIDDEN` and with `settings` as further variables.
 
-    `quietly` throws away what it writes; on a terminal only its errors, since the rest shows how far a download is.
+    `quietly` shows nothing of what it writes; on a terminal only none of its errors, since the rest shows how far a
+    download is.
 
     Raises:
         StepFailure: the command's exit status is not 0, or it cannot be run; the message begins with `failure`.
     """
     environment = {key: value for key, value in os.environ.items() if key not in HIDDEN}
     environment.update(settings or {})
-    errors = subprocess.DEVNULL if quietly else None
-    shown = None if on_terminal() else errors
+    shown = subprocess.DEVNULL if quietly and not on_terminal() else None
+    errors = []
     try:
-        done = subprocess.run(
-            command, check=False, stdin=subprocess.DEVNULL, stdout=shown, stderr=errors, env=environment
-        )
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=shown, stderr=subprocess.PIPE, env=environment
+        ) as running:
+            try:
+                for written in running.stderr or ():
+                    errors.append(written.decode(errors="replace"))
+                    if not quietly:
+                        print(errors[-1], end="", file=sys.stderr, flush=True)
+            except BaseException:
+                running.kill()
+                raise
     except OSError as error:
         raise StepFailure(f"{failure} ({error})") from None
-    if done.returncode != 0:
-        raise StepFailure(failure)
+    if running.returncode != 0:
+        raise StepFailure(failure, "".join(errors))
 
 
 def on_terminal() -> bool:

@@ -1,10 +1,12 @@
 """`requirements/environment.py`: what makes `.venv`, on a real virtual environment with a tiny list of packages."""
 
+import hashlib
 import io
 import json
 import re
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -12,20 +14,20 @@ from types import ModuleType
 
 import pytest
 
-from tests.support import load_program
+from tests.support import load_program, put_program
 
 TORCH = "torch==2.13.0+cpu"
+NOWHERE = "0" * 64
+"""The hash of no file."""
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The program, told of a list with PyTorch alone, and a pip that knows no place but the test's own."""
     program = load_program("requirements/environment.py")
-    lock = program.PROJECT / "requirements" / "cpu.txt"
-    assert TORCH in lock.read_text(encoding="utf-8").splitlines()
-    small = tmp_path / "cpu.txt"
-    small.write_text(TORCH + "\n", encoding="utf-8")
-    monkeypatch.setattr(program, "LOCK", small)
+    assert f"torch=={program.read_list(program.LOCK)['torch'].version}" == TORCH
+    monkeypatch.setattr(program, "LOCK", tmp_path / "cpu.txt")
+    write_list(tmp_path / "cpu.txt", {TORCH: set()})
     monkeypatch.setattr(program, "PROJECT", tmp_path)
     (tmp_path / "nowhere").mkdir()
     (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
@@ -44,19 +46,46 @@ def index(folder: Path) -> str:
     return folder.as_uri()
 
 
-def put_wheel(folder: Path) -> None:
-    """A wheel with PyTorch's name and version, and its entry on the index page."""
-    name = "torch-2.13.0+cpu-py3-none-any.whl"
+def write_list(path: Path, hashes: dict[str, set[str]]) -> None:
+    """A list that admits the files with these hashes for each requirement, and one more that is nowhere."""
+    blocks = [
+        " \\\n    ".join([line, *(f"--hash=sha256:{value}" for value in sorted({*values, NOWHERE}))])
+        for line, values in hashes.items()
+    ]
+    path.write_text("\n".join(blocks) + "\n", encoding="utf-8")
+
+
+def put_wheel(folder: Path, requirement: str = TORCH, module: str | None = None) -> str:
+    """A wheel for this requirement, by default PyTorch's, and its entry on the index page. Returns its SHA-256."""
+    name, _, version = requirement.partition("==")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as wheel:
-        info = "torch-2.13.0+cpu.dist-info"
-        wheel.writestr("torch/__init__.py", f"origin = {folder.parent.name!r}\n")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0+cpu\n")
+        info = f"{name}-{version}.dist-info"
+        wheel.writestr(f"{name}/__init__.py", module or f"origin = {folder.parent.name!r}\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    (folder / name).write_bytes(content.getvalue())
+    return put_file(folder, f"{name}-{version}-py3-none-any.whl", content.getvalue())
+
+
+def put_sources(folder: Path, requirement: str, backend: str) -> str:
+    """A source distribution that is built with `backend`, and its entry on the index page. Returns its SHA-256."""
+    name, _, version = requirement.partition("==")
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        build = f"[build-system]\nrequires = ['{backend}']\nbuild-backend = '{backend}'\n"
+        entry = tarfile.TarInfo(f"{name}-{version}/pyproject.toml")
+        entry.size = len(build)
+        archive.addfile(entry, io.BytesIO(build.encode()))
+    return put_file(folder, f"{name}-{version}.tar.gz", content.getvalue())
+
+
+def put_file(folder: Path, name: str, content: bytes) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
     link = f'<a href="{name.replace("+", "%2B")}">{name}</a>'
     (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{link}</body></html>", encoding="utf-8")
+    return hashlib.sha256(content).hexdigest()
 
 
 def origin_of_torch(environment: Path) -> str:
@@ -71,10 +100,61 @@ def test_torch_comes_from_the_configured_place_first(
 ) -> None:
     environment = tmp_path / "environment"
     program.create(environment)
-    for place in available:
-        put_wheel(tmp_path / place / "torch")
+    write_list(program.LOCK, {TORCH: {put_wheel(tmp_path / place / "torch") for place in available}})
     program.install_packages(environment)
     assert origin_of_torch(environment) == available[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["configured", "pytorch"])
+def test_a_file_with_another_hash_is_refused_in_one_sentence(program: ModuleType, tmp_path: Path, place: str) -> None:
+    environment = tmp_path / "environment"
+    program.create(environment)
+    actual = put_wheel(tmp_path / place / "torch")
+    write_list(program.LOCK, {TORCH: {"f" * 64}})
+    with pytest.raises(program.StepFailure) as failure:
+        program.install_packages(environment)
+    sentence = str(failure.value)
+    assert sentence.startswith(f"{TORCH} from {(tmp_path / place).as_uri()}/torch/torch-2.13.0")
+    assert f"its SHA-256 is {actual}, and cpu.txt admits {NOWHERE} or {'f' * 64}" in sentence
+    assert "`make lock`" in sentence
+    assert not list(environment.glob("lib/*/site-packages/torch"))
+
+
+BACKEND = """
+import zipfile
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(f"{directory}/plain-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("plain.py", f"builder = {__file__!r}")
+        wheel.writestr("plain-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: plain\\nVersion: 1.0\\n")
+        wheel.writestr("plain-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("plain-1.0.dist-info/RECORD", "")
+    return "plain-1.0-py3-none-any.whl"
+"""
+
+
+@pytest.mark.slow
+def test_sources_are_built_with_the_list_s_own_builder(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip would otherwise fetch the builder into a place of its own, whatever its hash."""
+    environment, configured = tmp_path / "environment", tmp_path / "configured"
+    monkeypatch.setattr(program, "BUILDERS", ("builder",))
+    program.create(environment)
+    admitted = {
+        "builder==1.0": {put_wheel(configured / "builder", "builder==1.0", BACKEND)},
+        "plain==1.0": {put_sources(configured / "plain", "plain==1.0", "builder")},
+        TORCH: {put_wheel(configured / "torch")},
+    }
+    write_list(program.LOCK, admitted)
+    program.install_packages(environment)
+    (built,) = environment.glob("lib/*/site-packages/plain.py")
+    assert f"builder = '{environment}/" in built.read_text(encoding="utf-8")
+
+
+def test_what_pip_writes_of_other_failures_is_no_refusal(program: ModuleType) -> None:
+    assert program.refused("ERROR: No matching distribution found for torch==2.13.0+cpu\n") == ""
 
 
 @pytest.mark.slow
@@ -151,18 +231,20 @@ def test_a_line_carries_the_seconds_since_make_began(
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])
 @pytest.mark.parametrize("quietly", [True, False], ids=["quietly", "plainly"])
 def test_pip_shows_its_progress_on_a_terminal_alone(
-    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, quietly: bool
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    terminal: bool,
+    quietly: bool,
 ) -> None:
-    runs = []
-
-    def record(command: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
-        runs.append((command, settings))
-        return subprocess.CompletedProcess(command, 0)
-
+    (tmp_path / "bin").mkdir()
+    put_program(tmp_path / "bin/python", '#!/bin/sh\necho "$@"\necho complaint >&2\nexit 1\n')
     monkeypatch.setattr(program.steps, "on_terminal", lambda: terminal)
-    monkeypatch.setattr(program.steps.subprocess, "run", record)
-    program.pip(tmp_path, "torch", quietly=quietly)
-    ((command, settings),) = runs
-    assert ("--quiet" in command) is not terminal
-    assert (settings["stdout"] is None) is (terminal or not quietly)
-    assert (settings["stderr"] is None) is not quietly
+    with pytest.raises(program.StepFailure) as failure:
+        program.pip(tmp_path, "torch", quietly=quietly)
+    assert failure.value.errors == "complaint\n"
+    shown = capfd.readouterr()
+    assert bool(shown.out) is (terminal or not quietly)
+    assert ("--quiet" in shown.out) is (bool(shown.out) and not terminal)
+    assert bool(shown.err) is not quietly

@@ -16,9 +16,6 @@ from packaging.utils import canonicalize_name
 
 from tests.support import ROOT, load_program
 
-LOCK_LINES = [
-    line for line in (ROOT / "requirements/cpu.txt").read_text().splitlines() if line and not line.startswith("#")
-]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("specs", "router", "serving", "benchmarks")
 
@@ -33,7 +30,8 @@ def lock() -> ModuleType:
 
 @cache
 def pinned() -> dict[str, str]:
-    return dict(line.split("==") for line in LOCK_LINES)
+    packages = load_program("requirements/locked.py").read_list(ROOT / "requirements/cpu.txt")
+    return {name: package.version for name, package in packages.items()}
 
 
 def requirements() -> Iterator[tuple[str, Requirement]]:
@@ -51,8 +49,8 @@ def test_the_list_satisfies_what_the_project_requires(requirement: Requirement) 
 
 
 def test_the_list_is_sorted_canonical_and_names_each_package_once() -> None:
-    names = [line.split("==")[0] for line in LOCK_LINES]
-    assert names == sorted(set(names))
+    names = list(pinned())
+    assert names == sorted(names)
     assert names == [canonicalize_name(name) for name in names]
 
 
@@ -60,14 +58,14 @@ def test_the_list_is_closed_except_for_what_is_left_out_on_purpose(lock: ModuleT
     """Everything that a listed package asks for is listed too, in a version that it accepts."""
     wrong = []
     for name, extras in sorted(reached(lock).items()):
-        if name in lock.WITHOUT_DEPENDENCIES:
+        if name in lock.LISTS["cpu"].files_only:
             continue
         for line in distribution(name).requires or []:
             needed = Requirement(line)
             if needed.marker and not any(needed.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
                 continue
             found = pinned().get(canonicalize_name(needed.name))
-            if needed.name in lock.OMITTED:
+            if needed.name in lock.LISTS["cpu"].omitted:
                 if found:
                     wrong.append(f"{needed.name} is listed though it is left out")
             elif found is None or not needed.specifier.contains(found, prereleases=True):
@@ -78,17 +76,15 @@ def test_the_list_is_closed_except_for_what_is_left_out_on_purpose(lock: ModuleT
 def reached(lock: ModuleType) -> dict[str, set[str]]:
     """Listed packages with the extras that they are wanted with, from the direct needs on."""
     wanted: dict[str, set[str]] = {}
-    waiting = [entry for _, entry in requirements()] + [
-        entry for entry in lock.direct_needs() if entry.name != lock.PROJECT
-    ]
-    waiting += [Requirement(name) for name in lock.WITHOUT_DEPENDENCIES]
+    cpu = lock.LISTS["cpu"]
+    waiting = [*lock.direct_needs("cpu"), *map(Requirement, cpu.files_only)]
     while waiting:
         entry = waiting.pop()
         name = canonicalize_name(entry.name)
-        if name in lock.OMITTED or (name in wanted and entry.extras <= wanted[name]):
+        if name in cpu.omitted or (name in wanted and entry.extras <= wanted[name]):
             continue
         wanted.setdefault(name, set()).update(entry.extras)
-        if name in lock.WITHOUT_DEPENDENCIES:
+        if name in cpu.files_only:
             continue
         for line in distribution(name).requires or []:
             needed = Requirement(line)
@@ -153,19 +149,6 @@ def test_the_command_and_the_version_are_installed() -> None:
 def test_what_breaks_the_environment_is_not_installed(name: str) -> None:
     with pytest.raises(PackageNotFoundError):
         version(name)
-
-
-def test_only_what_is_reached_without_the_left_out_is_kept(lock: ModuleType) -> None:
-    report = {
-        "install": [
-            {"metadata": {"name": "A", "version": "1", "requires_dist": ["b[x]", "torchvision", "c; extra == 'y'"]}},
-            {"metadata": {"name": "b", "version": "2", "requires_dist": ["d; extra == 'x'", "e; extra == 'z'"]}},
-            {"metadata": {"name": "torchvision", "version": "3", "requires_dist": ["f"]}},
-            *({"metadata": {"name": name, "version": "4"}} for name in "cdef"),
-        ]
-    }
-    kept = lock.reachable([Requirement("a")], lock.read_report(report))
-    assert kept == {"a": "1", "b": "2", "d": "4"}
 
 
 def test_the_version_is_ready_to_be_tagged() -> None:
