@@ -1,0 +1,72 @@
+"""Seats of the batch that are kept for tenants who have been there lately and hold less than their share.
+
+Fair order alone lets a request come next; it still waits until one of the running requests ends, and its first step
+computes the prompts of all others that begin with it. So a tenant that holds its *share* of the seats (those of the
+batch, divided by weight among the tenants who have been there lately) is held back in two ways while another one holds
+less:
+
+- up to `seats // KEPT_PART` seats stay free, as many as such tenants had requests at once lately, if they have
+  received less than it has, and
+- it begins no request in a step in which that number have begun.
+
+Nobody is passed: a request that is held back comes next all the same, in the next step or as soon as one more seat is
+free, which is when the first of at least `seats - seats // KEPT_PART` running requests ends. A tenant below its share
+is never held back, one alone neither, and a batch of fewer than `KEPT_PART` seats has none to keep.
+"""
+
+from collections.abc import Collection
+
+from serving.paging.fair_share import Account, Shares
+
+KEPT_PART = 8
+"""One seat of so many may be kept, which bounds what keeping costs: an eighth of the seats while nobody comes for them,
+and less of the tokens, since a smaller batch has shorter steps."""
+
+
+class KeptSeats:
+    """The seats of one engine that are kept; without a number of seats (None) there are none."""
+
+    def __init__(self, shares: Shares, seats: int | None) -> None:
+        self._shares = shares
+        self._seats = seats or 0
+        self.most = self._seats // KEPT_PART
+        """The largest number of seats that are kept, and of requests held back that begin in a step."""
+        self._now = 0.0
+        self._begun = 0
+        self._present: Collection[Account] | None = None
+
+    def begin_step(self, now: float) -> None:
+        """Takes note of the time; no request has begun in this step."""
+        self._now, self._begun, self._present = now, 0, None
+
+    def note_begun(self) -> None:
+        """Counts a request that begins in this step."""
+        self._begun += 1
+
+    def hold_back(self, account: Account, value: float) -> bool:
+        """Returns whether a request of this tenant, with this value in the order, has to leave a free seat alone for
+        now."""
+        if not self.most or len(self._shares.accounts) < 2:
+            return False
+        free = self._seats - self._shares.charged
+        if free > self.most and self._begun < self.most:
+            return False
+        if self._present is None:
+            self._present = [one for one in self._shares.accounts.values() if one.at_once(self._now)]
+        weights = sum(one.weight for one in self._present)
+        if self._room(account, weights) >= 1:
+            return False
+        below = [(one, room) for one in self._present if one is not account and (room := self._room(one, weights)) >= 1]
+        if below and self._begun >= self.most:
+            return True
+        return free <= sum(
+            min(room, max(0, one.at_once(self._now) - one.running)) for one, room in below if self._counter(one) < value
+        )
+
+    def _counter(self, account: Account) -> float:
+        """Returns the tenant's counter, as it is lifted if its next request comes now."""
+        return account.service if account.waiting else max(account.service, self._shares.virtual_time)
+
+    def _room(self, account: Account, weights: float) -> int:
+        """Returns how many more requests the tenant may run until it holds its share, which is one seat at least."""
+        return int(max(1.0, self._seats * account.weight / weights)) - account.running
