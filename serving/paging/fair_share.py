@@ -17,9 +17,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-HALF_LIFE_S = 10.0
+HALF_LIFE_S = 30.0
 """Seconds in which what is remembered of a tenant's requests at once halves. One that was alone is remembered for so
-long after its end: about the time in which a person reads a short answer and asks again."""
+long after its end: a person who chats has read the answer and asks again."""
 
 KEPT = 256
 """Number of tenants that are remembered in any case, with the mean wait of their requests."""

@@ -5,32 +5,40 @@ computes the prompts of all others that begin with it. So a tenant that holds it
 batch, divided by weight among the tenants who have been there lately) is held back in two ways while another one holds
 less:
 
-- up to `seats // KEPT_PART` seats stay free, as many as such tenants had requests at once lately, if they have
-  received less than it has, and
-- it begins no request in a step in which that number have begun.
+- up to K seats stay free, as many as such tenants had requests at once lately, if they have received less than it has;
+- it begins no request in a step in which `seats // STEP_PART` have begun.
 
-Nobody is passed: a request that is held back comes next all the same, in the next step or as soon as one more seat is
-free, which is when the first of at least `seats - seats // KEPT_PART` running requests ends. A tenant below its share
-is never held back, one alone neither, and a batch of fewer than `KEPT_PART` seats has none to keep.
+K is 1 of eight seats and `seats // KEPT_PART` of many. Nobody is passed: a request that is held back comes next all the
+same, in the next step or as soon as one more seat is free, which is when the first of at least `seats - K` running
+requests ends. A tenant below its share is never held back, one alone neither, and fewer than `STEP_PART` seats have
+none to keep.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 from serving.paging.fair_share import Account, Shares
 
-KEPT_PART = 8
-"""One seat of so many may be kept, which bounds what keeping costs: an eighth of the seats while nobody comes for them,
-and less of the tokens, since a smaller batch has shorter steps."""
+KEPT_PART = 32
+"""One seat of so many may be kept (one at least), which bounds what keeping costs while nobody comes for them: a
+thirty-second of the seats of a large batch. Of eight seats it is one, and less of the tokens, since steps of a smaller
+batch are shorter."""
+
+STEP_PART = 8
+"""So many steps at least it takes to fill the batch beside a tenant below its share. Answers are longer than that, so
+seats stay empty for no longer than a step or two."""
 
 
 class KeptSeats:
     """The seats of one engine that are kept; without a number of seats (None) there are none."""
 
-    def __init__(self, shares: Shares, seats: int | None) -> None:
+    def __init__(self, shares: Shares[Any], seats: int | None) -> None:
         self._shares = shares
         self._seats = seats or 0
-        self.most = self._seats // KEPT_PART
-        """The largest number of seats that are kept, and of requests held back that begin in a step."""
+        self.begin_at_most = self._seats // STEP_PART
+        """Number of requests that begin in a step before any is held back."""
+        self.most = max(1, self._seats // KEPT_PART) if self.begin_at_most else 0
+        """The largest number of seats that are kept."""
         self._now = 0.0
         self._begun = 0
         self._present: Collection[Account] | None = None
@@ -48,8 +56,8 @@ class KeptSeats:
         now."""
         if not self.most or len(self._shares.accounts) < 2:
             return False
-        free = self._seats - self._shares.charged
-        if free > self.most and self._begun < self.most:
+        free, many_begin = self._seats - self._shares.charged, self._begun >= self.begin_at_most
+        if free > self.most and not many_begin:
             return False
         if self._present is None:
             self._present = [one for one in self._shares.accounts.values() if one.at_once(self._now)]
@@ -57,11 +65,12 @@ class KeptSeats:
         if self._room(account, weights) >= 1:
             return False
         below = [(one, room) for one in self._present if one is not account and (room := self._room(one, weights)) >= 1]
-        if below and self._begun >= self.most:
+        if below and many_begin:
             return True
-        return free <= sum(
+        wanted = sum(
             min(room, max(0, one.at_once(self._now) - one.running)) for one, room in below if self._counter(one) < value
         )
+        return free <= min(wanted, self.most)
 
     def _counter(self, account: Account) -> float:
         """Returns the tenant's counter, as it is lifted if its next request comes now."""

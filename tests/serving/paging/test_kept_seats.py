@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from serving.paging.fair_share import HALF_LIFE_S
-from serving.paging.kept_seats import KEPT_PART
+from serving.paging.kept_seats import KEPT_PART, STEP_PART
 from serving.paging.queue import AdapterQueue, Running
 from tests.serving.paging.engine_model import Engine, Job, OurQueue
 
@@ -59,23 +59,19 @@ def test_no_seat_is_kept_for_one_that_stays_away():
     assert begin(queue, 2.0 + 1.1 * HALF_LIFE_S) == [SEATS]
 
 
-def test_one_that_sent_many_at_once_is_remembered_longer_and_gets_an_eighth_at_most():
+def test_one_that_sent_many_at_once_is_remembered_longer_and_gets_a_small_part_at_most():
     seats = 4 * KEPT_PART
     queue = full_of("a", seats=seats)
     for number in range(10):
         queue.add(("b", number), None, 1.0, tenant="b")
-    for number in range(10):
         queue.finished(number)
-    assert begin(queue, 1.0, seats)[:2] == [("b", 0), ("b", 1)]
-    begin(queue, 1.0, seats)
+    assert begin(queue, 1.0, seats) == [("b", number) for number in range(10)]
     for number in range(10):
         queue.finished(("b", number))
-    while begin(queue, 1.0, seats):
-        assert queue.shares.charged <= seats - 4
-    assert queue.shares.charged == seats - 4
-    while begin(queue, 1.0 + 3 * HALF_LIFE_S, seats):
-        pass
-    assert queue.shares.charged == seats - 1
+    for now, kept in ((1.0, 4), (1.0 + 2 * HALF_LIFE_S, 2), (1.0 + 3 * HALF_LIFE_S, 1), (1.0 + 5 * HALF_LIFE_S, 0)):
+        while begin(queue, now, seats):
+            pass
+        assert queue.shares.charged == seats - kept
 
 
 def test_tenants_that_hold_their_shares_leave_no_seat_free():
@@ -122,7 +118,7 @@ def test_no_seat_is_kept_for_one_that_has_received_more():
     assert queue.shares.charged == SEATS
 
 
-@pytest.mark.parametrize("seats", [1, KEPT_PART - 1, None])
+@pytest.mark.parametrize("seats", [1, STEP_PART - 1, None])
 def test_a_small_batch_keeps_nothing(seats):
     queue: AdapterQueue[object] = AdapterQueue(4, 1.0, seats)
     queue.add("b", None, 0.0, tenant="b")
@@ -165,13 +161,13 @@ def held_back(queue: AdapterQueue[Job]) -> Job | None:
     return found
 
 
-@given(arrivals_drawn, st.sampled_from([8, 17]))
+@given(arrivals_drawn, st.sampled_from([8, 17, 64]))
 @settings(max_examples=60, deadline=None)
 def test_every_request_ends_and_what_is_kept_stays_within_its_bounds(arrivals, seats):
-    """A request is held back only of a tenant that holds its share, for another one, from an eighth of the seats at
-    most, and for no longer than any request runs."""
+    """A request is held back only of a tenant that holds its share, for another one, after many have begun in the step
+    or from the last seats, and for no longer than any request runs."""
     ours = OurQueue(4, 5.0, seats)
-    queue, kept = ours.queue, seats // KEPT_PART
+    queue = ours.queue
     engine = Engine(ours, 4, seats)
     pending, at = deque(), 0
     for number, (gap, adapter, length, tenant, weight) in enumerate(arrivals):
@@ -189,7 +185,7 @@ def test_every_request_ends_and_what_is_kept_stays_within_its_bounds(arrivals, s
             account = accounts[held.tenant]
             assert len(accounts) > 1
             assert account.running >= max(1, int(seats * account.weight / sum(one.weight for one in accounts.values())))
-            assert begun >= kept or seats - queue.shares.charged <= kept
+            assert begun >= seats // STEP_PART or seats - queue.shares.charged <= max(1, seats // KEPT_PART)
         return taken
 
     ours.take = checking  # type: ignore[method-assign]
