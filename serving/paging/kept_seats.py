@@ -6,7 +6,7 @@ batch, divided by weight among the tenants who have been there lately) is held b
 less:
 
 - up to K seats stay free, as many as such tenants had requests at once lately, if they have received less than it has;
-- it begins no request in a step in which `seats // STEP_PART` have begun.
+- it begins no request in a step in which many have begun: `seats // STEP_PART`, or twice as many as in a usual step.
 
 K is 1 of eight seats and `seats // KEPT_PART` of many. Nobody is passed: a request that is held back comes next all the
 same, in the next step or as soon as one more seat is free, which is when the first of at least `seats - K` running
@@ -25,8 +25,11 @@ thirty-second of the seats of a large batch. Of eight seats it is one, and less 
 batch are shorter."""
 
 STEP_PART = 8
-"""So many steps at least it takes to fill the batch beside a tenant below its share. Answers are longer than that, so
-seats stay empty for no longer than a step or two."""
+"""Of so many seats one may be taken in each step, however long the answers are."""
+
+MEMORY = 32
+"""Number of steps over which the requests that begin in a step are averaged exponentially: with short answers many
+have to begin in each, or seats would stay empty."""
 
 
 class KeptSeats:
@@ -35,16 +38,16 @@ class KeptSeats:
     def __init__(self, shares: Shares[Any], seats: int | None) -> None:
         self._shares = shares
         self._seats = seats or 0
-        self.begin_at_most = self._seats // STEP_PART
-        """Number of requests that begin in a step before any is held back."""
-        self.most = max(1, self._seats // KEPT_PART) if self.begin_at_most else 0
+        self.most = max(1, self._seats // KEPT_PART) if self._seats >= STEP_PART else 0
         """The largest number of seats that are kept."""
         self._now = 0.0
         self._begun = 0
+        self._usually_begin = 0.0
         self._present: Collection[Account] | None = None
 
     def begin_step(self, now: float) -> None:
         """Takes note of the time; no request has begun in this step."""
+        self._usually_begin += (self._begun - self._usually_begin) / MEMORY
         self._now, self._begun, self._present = now, 0, None
 
     def note_begun(self) -> None:
@@ -56,7 +59,8 @@ class KeptSeats:
         now."""
         if not self.most or len(self._shares.accounts) < 2:
             return False
-        free, many_begin = self._seats - self._shares.charged, self._begun >= self.begin_at_most
+        free = self._seats - self._shares.charged
+        many_begin = self._begun >= max(self._seats // STEP_PART, round(2 * self._usually_begin))
         if free > self.most and not many_begin:
             return False
         if self._present is None:

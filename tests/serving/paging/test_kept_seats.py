@@ -105,6 +105,21 @@ def test_of_a_step_few_requests_begin_while_another_tenant_is_here():
     assert begin(queue, 1.2) == [SEATS + 1]
 
 
+def test_where_many_requests_begin_in_every_step_they_still_do_beside_another_tenant():
+    """Requests that run for two steps keep all seats full but the one that is kept."""
+    ours = OurQueue(4, 10, SEATS)
+    engine = Engine(ours, 4, SEATS)
+    numbers = count()
+    full = []
+    for now in range(300):
+        arriving = [Job(next(numbers), None, now, 2, "a", cost=COST) for _ in range(20 - in_engine(ours, "a"))]
+        if now % 20 == 10:
+            arriving.append(Job(next(numbers), None, now, 2, "b"))
+        admitted = len(engine.step(arriving))
+        full.append(admitted)
+    assert sum(full[100:]) / 200 >= 0.85 * (SEATS - 1) / 2
+
+
 def test_no_seat_is_kept_for_one_that_has_received_more():
     queue: AdapterQueue[object] = AdapterQueue(4, 1.0, SEATS)
     queue.add("b", None, 0.0, tenant="b", cost=1e6)
