@@ -50,13 +50,15 @@ class Account:
 
     def at_once(self, now: float) -> int:
         """Returns how many requests it had in the engine at once lately, waiting or running; 0 after a long time."""
-        faded = self.most_at_once * 0.5 ** ((now - self.most_noted) / HALF_LIFE_S)
-        return max(self.waiting + self.running, round(faded))
+        return max(self.waiting + self.running, round(self._faded(now)))
 
     def note_at_once(self, now: float) -> None:
         """Takes note of the requests that it has now."""
-        faded = self.most_at_once * 0.5 ** ((now - self.most_noted) / HALF_LIFE_S)
-        self.most_at_once, self.most_noted = max(float(self.waiting + self.running), faded), now
+        self.most_at_once, self.most_noted = max(float(self.waiting + self.running), self._faded(now)), now
+
+    def _faded(self, now: float) -> float:
+        # a step notes its requests' ends as of its start, and some may have come since then
+        return self.most_at_once * 0.5 ** (max(0.0, now - self.most_noted) / HALF_LIFE_S)
 
     def charge(self, tokens: float) -> None:
         """Adds tokens (which may be negative) to the counter, after the credit is used up."""
@@ -88,8 +90,8 @@ class Shares(Generic[T]):
         """Returns the number of requests that were admitted and have not ended."""
         return len(self._charged)
 
-    def arrives(self, tenant: Hashable, weight: float, now: float = 0.0) -> Account:
-        """Counts a waiting request of the tenant and returns its account."""
+    def arrives(self, tenant: Hashable, weight: float, now: float) -> Account:
+        """Counts a request of the tenant that waits since `now` and returns its account."""
         account = self.accounts.get(tenant)
         if account is None:
             self._forget()
@@ -124,7 +126,7 @@ class Shares(Generic[T]):
         self._charged[item] = account, cost
         self._largest = max(self._largest, account.service)
 
-    def finished(self, item: T, real_cost: float | None, now: float = 0.0) -> bool:
+    def finished(self, item: T, real_cost: float | None, now: float) -> bool:
         """Corrects the charge of a request that ended; returns False for one that was never admitted."""
         account, cost = self._charged.pop(item, (None, 0.0))
         if account is None:

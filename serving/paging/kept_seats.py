@@ -68,13 +68,13 @@ class KeptSeats:
         weights = sum(one.weight for one in self._present)
         if self._room(account, weights) >= 1:
             return False
-        below = [(one, room) for one in self._present if one is not account and (room := self._room(one, weights)) >= 1]
+        below = [(one, room) for one in self._present if (room := self._room(one, weights)) >= 1]
         if below and many_begin:
             return True
         wanted = sum(
             min(room, max(0, one.at_once(self._now) - one.running)) for one, room in below if self._counter(one) < value
         )
-        return free <= min(wanted, self.most)
+        return free <= wanted
 
     def _counter(self, account: Account) -> float:
         """Returns the tenant's counter, as it is lifted if its next request comes now."""
