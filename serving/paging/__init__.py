@@ -19,6 +19,6 @@
     orphan          ends an engine's processes when their front end is gone
     residency       which tier holds each adapter, from the reports of workers and scheduler
 
-The policies (`queue` with `fair_share`, `kept_seats` and `lanes`, `slots`, `host`) import neither vLLM nor torch, so tests and
-simulations run the very classes that serve.
+The policies (`queue` with `fair_share`, `kept_seats` and `lanes`, `slots`, `host`) import neither vLLM nor torch, so
+tests and simulations run the very classes that serve.
 """

@@ -25,7 +25,7 @@ thirty-second of the seats of a large batch. Of eight seats it is one, and less 
 batch are shorter."""
 
 STEP_PART = 8
-"""Of so many seats one may be taken in each step, however long the answers are."""
+"""One of so many seats may be taken in each step, however long the answers are."""
 
 MEMORY = 32
 """Number of steps over which the requests that begin in a step are averaged exponentially: with short answers many
