@@ -3,6 +3,7 @@
     settings        the settings, and how they reach the engine's processes
     queue           the waiting requests of an engine by tenant and adapter: which one runs next
     fair_share      what each tenant has received, in tokens
+    kept_seats      seats that are kept free for tenants below their share
     lanes           the tables of the waiting requests
     answer_lengths  what a request is likely to cost in tokens
     slots           which adapters hold the device's slots
@@ -18,6 +19,6 @@
     orphan          ends an engine's processes when their front end is gone
     residency       which tier holds each adapter, from the reports of workers and scheduler
 
-The policies (`queue` with `fair_share` and `lanes`, `slots`, `host`) import neither vLLM nor torch, so tests and
-simulations run the very classes that serve.
+The policies (`queue` with `fair_share`, `kept_seats` and `lanes`, `slots`, `host`) import neither vLLM nor torch, so
+tests and simulations run the very classes that serve.
 """

@@ -17,6 +17,10 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
+HALF_LIFE_S = 30.0
+"""Seconds in which what is remembered of a tenant's requests at once halves. One that was alone is remembered for so
+long after its end: a person who chats has read the answer and asks again."""
+
 KEPT = 256
 """Number of tenants that are remembered in any case, with the mean wait of their requests."""
 
@@ -40,6 +44,21 @@ class Account:
     """Its requests that wait since before this time have aged out."""
     noted_in: int = 0
     """Number of the step in which `aged_since` was last looked at."""
+    most_at_once: float = 0.0
+    """Most requests that it had in the engine at once, as of `most_noted`; it halves every `HALF_LIFE_S`."""
+    most_noted: float = 0.0
+
+    def at_once(self, now: float) -> int:
+        """Returns how many requests it had in the engine at once lately, waiting or running; 0 after a long time."""
+        return max(self.waiting + self.running, round(self._faded(now)))
+
+    def note_at_once(self, now: float) -> None:
+        """Takes note of the requests that it has now."""
+        self.most_at_once, self.most_noted = max(float(self.waiting + self.running), self._faded(now)), now
+
+    def _faded(self, now: float) -> float:
+        # a step notes its requests' ends as of its start, and some may have come since then
+        return self.most_at_once * 0.5 ** (max(0.0, now - self.most_noted) / HALF_LIFE_S)
 
     def charge(self, tokens: float) -> None:
         """Adds tokens (which may be negative) to the counter, after the credit is used up."""
@@ -66,8 +85,13 @@ class Shares(Generic[T]):
         self._largest = 0.0
         self._limit = KEPT
 
-    def arrives(self, tenant: Hashable, weight: float) -> Account:
-        """Counts a waiting request of the tenant and returns its account."""
+    @property
+    def charged(self) -> int:
+        """Returns the number of requests that were admitted and have not ended."""
+        return len(self._charged)
+
+    def arrives(self, tenant: Hashable, weight: float, now: float) -> Account:
+        """Counts a request of the tenant that waits since `now` and returns its account."""
         account = self.accounts.get(tenant)
         if account is None:
             self._forget()
@@ -76,6 +100,7 @@ class Shares(Generic[T]):
         if not account.waiting:
             account.service = max(account.service, self.virtual_time)
         account.waiting += 1
+        account.note_at_once(now)
         self._waiting += 1
         return account
 
@@ -101,11 +126,12 @@ class Shares(Generic[T]):
         self._charged[item] = account, cost
         self._largest = max(self._largest, account.service)
 
-    def finished(self, item: T, real_cost: float | None) -> bool:
+    def finished(self, item: T, real_cost: float | None, now: float) -> bool:
         """Corrects the charge of a request that ended; returns False for one that was never admitted."""
         account, cost = self._charged.pop(item, (None, 0.0))
         if account is None:
             return False
+        account.note_at_once(now)
         account.running -= 1
         if real_cost is not None:
             account.charge(real_cost - cost)

@@ -11,6 +11,10 @@ loaded serves all that waits for it. Within one tenant, adapter and head start t
 an adapter that is not active may run only while fewer than S are. A request that the engine takes back, to preempt it,
 counts as one of the tenant that has received least, and as older than all others; it is not charged again.
 
+**Kept seats.** The first request in this order is held back for a while, and all after it, if its tenant holds its
+share of the batch and another one, which holds less, is here or was lately: so that the other one's next request finds
+a seat, and a step without many other prompts (`serving.paging.kept_seats`).
+
 **Fairness.** While two tenants f and g both have a request that may run, whenever one is admitted, the tokens that they
 are charged, divided by their weights, differ by at most c_f / w_f + c_g / w_g, c being the largest charge of a request;
 however many requests either sends, and for whatever adapters. A tenant whose requests all wait for a slot falls behind
@@ -31,23 +35,25 @@ it ends when its running requests do. (Draining at once would cost more: the req
 again later.) At most half the slots (at least one) drain at a time, so that the others keep the batch full, and only
 for the `serving.paging.lanes.LANES` tenants that have received least of those that wait for a slot.
 
-**Guarantee.** Let R be the longest time that an admitted request runs. A request that has aged out is admitted within
-(b + 1) · 2R, b being the number of requests that are admitted while they rank before it: older ones of its tenant with
-its head start or a larger one that still wait, whatever arrives after it; and of each other tenant at most what brings
-that tenant's counter up to the counter of its own, and one more. The first of them either has an active adapter, and
-takes the next free seat in the batch, or after at most R an adapter drains for it and nothing else, which takes at most
-R. With S busy adapters and one cold request beside them b is 0, so its wait is bounded by max(patience, AGE_FACTOR · W)
-+ 2R, and by patience + 2R if they are another tenant's that has received more. (Each time that the engine takes a
-request back counts as one more in b.)
+**Guarantee.** Let R be the longest time that an admitted request runs, and a step. A request that has aged out is
+admitted within (b + 1) · 2R, b being the number of requests that are admitted while they rank before it: older ones of
+its tenant with its head start or a larger one that still wait, whatever arrives after it; and of each other tenant at
+most what brings that tenant's counter up to the counter of its own, and one more. The first of them either has an
+active adapter, and takes the next free seat in the batch that is not kept, or after at most R an adapter drains for it
+and nothing else, which takes at most R. With S busy adapters and one cold request beside them b is 0, so its wait is
+bounded by max(patience, AGE_FACTOR · W) + 2R, and by patience + 2R if they are another tenant's that has received more.
+(Each time that the engine takes a request back counts as one more in b.)
 
 **Cost.** A step costs O(running + S log n), a request O(S + log n), n being the number of waiting requests; an adapter
-that ends costs O(t log n) for the t tenants that wait for it. No step looks at the whole queue.
+that ends costs O(t log n) for the t tenants that wait for it; a seat of the last ones of a full batch costs O(m) for
+the m tenants of late. No step looks at the whole queue.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from serving.paging.fair_share import Shares
+from serving.paging.kept_seats import KeptSeats
 from serving.paging.lanes import Entry, Waiting
 
 T = TypeVar("T", bound=Hashable)
@@ -76,8 +82,9 @@ class AdapterQueue(Generic[T]):
     thread-safe.
     """
 
-    def __init__(self, slots: int, patience: float) -> None:
-        """Makes an empty queue for S = `slots` slots; `patience` is in seconds, by the clock of `add` and `begin_step`.
+    def __init__(self, slots: int, patience: float, seats: int | None = None) -> None:
+        """Makes an empty queue for S = `slots` slots and a batch of `seats` requests (None: no seat is kept free);
+        `patience` is in seconds, by the clock of `add` and `begin_step`.
 
         Raises:
             ValueError: there is no slot, or the patience is negative.
@@ -96,6 +103,7 @@ class AdapterQueue(Generic[T]):
         """Number of requests admitted after they had aged out, since the start."""
         self.shares: Shares[T] = Shares()
         """The accounts of the tenants: how much each has received."""
+        self._kept = KeptSeats(self.shares, seats)
         self._waiting: Waiting[T] = Waiting()
         self._active: set[Hashable] = set()
         self._waiting.active = self._active
@@ -171,7 +179,7 @@ class AdapterQueue(Generic[T]):
             raise ValueError(f"{item!r} waits already")
         if not (weight > 0 and cost >= 0):
             raise ValueError(f"the weight must be positive and the cost not negative, not {weight} and {cost}")
-        self._waiting.add(item, adapter, now, self.shares.arrives(tenant, weight), cost, head_start)
+        self._waiting.add(item, adapter, now, self.shares.arrives(tenant, weight, now), cost, head_start)
         self._choice = None
 
     def remove(self, item: T) -> bool:
@@ -190,7 +198,7 @@ class AdapterQueue(Generic[T]):
     def finished(self, item: T, real_cost: float | None = None) -> bool:
         """Takes note that a request has ended, in whatever way, and corrects what its tenant was charged to `real_cost`
         tokens (None: the charge was right). Returns False, and changes nothing, when it was never admitted."""
-        return self.shares.finished(item, real_cost)
+        return self.shares.finished(item, real_cost, self._now)
 
     def __len__(self) -> int:
         return len(self._waiting.entries)
@@ -251,6 +259,7 @@ class AdapterQueue(Generic[T]):
         self._now = now
         self._step += 1
         self._choice = None
+        self._kept.begin_step(now)
         remaining: dict[Hashable, int] = {}
         for adapter, left in running:
             if adapter is not None:
@@ -320,6 +329,7 @@ class AdapterQueue(Generic[T]):
         if entry.adapter is not None:
             self._active.add(entry.adapter)
             self._admitted_at[entry.adapter] = self._now
+        self._kept.note_begun()
         self.shares.admit(entry.item, account, entry.cost, entry.lane.head_start)
         self._drop(entry)
         return entry.item
@@ -332,10 +342,12 @@ class AdapterQueue(Generic[T]):
         least = min(
             (entry.lane.value for entry, _, _ in candidates if entry.lane is not self._waiting.front), default=0.0
         )
-        return min(
+        first = min(
             candidates,
             key=lambda one: (max(least, one[0].lane.value), not one[1], one[2] and not one[1], one[0].number),
         )[0]
+        taken_back = first.lane is self._waiting.front
+        return None if not taken_back and self._kept.hold_back(first.account, first.lane.value) else first
 
     def _candidates(self) -> Iterator[tuple[Entry[T], bool]]:
         """Yields the first request of each adapter that may run now, and whether the adapter would have to be loaded:

@@ -162,6 +162,7 @@ class PagedSchedulerMixin:
     lora_config: Any
     running: list[Request]
     requests: dict[str, Request]
+    max_num_running_reqs: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -173,7 +174,8 @@ class PagedSchedulerMixin:
         self._paging = PagingSettings.of(self.vllm_config.additional_config)
         slots = self.lora_config.max_loras if self.lora_config is not None else 1
         self.slot_table = SlotTable(slots)
-        self.adapter_queue: AdapterQueue[Request] = AdapterQueue(slots, self._paging.patience_s)
+        seats = self.max_num_running_reqs
+        self.adapter_queue: AdapterQueue[Request] = AdapterQueue(slots, self._paging.patience_s, seats)
         self.waiting = PagedRequestQueue(self.adapter_queue)
         self.skipped_waiting = ParkedRequests()
         self._steps = 0

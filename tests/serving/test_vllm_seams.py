@@ -163,6 +163,8 @@ def test_the_scheduler_takes_requests_from_the_queues_that_we_replace():
     constructor, schedule = inspect.getsource(Scheduler.__init__), inspect.getsource(Scheduler.schedule)
     for name in ("self.waiting", "self.skipped_waiting", "self.running", "self.requests", "self.lora_config"):
         assert f"{name} = " in constructor or f"{name}: " in constructor, name
+    assert "self.max_num_running_reqs = self.scheduler_config.max_num_seqs" in constructor
+    assert ">= self.max_num_running_reqs" in schedule
     assert "self._select_waiting_queue_for_scheduling()" in schedule
     assert schedule.index(".peek_request()") < schedule.index(".pop_request()")
     assert parameters(Scheduler._select_waiting_queue_for_scheduling) == ["self"]

@@ -41,8 +41,8 @@ class Waiting(Protocol):
 
 
 class OurQueue:
-    def __init__(self, slots: int, patience: float) -> None:
-        self.queue: AdapterQueue[Job] = AdapterQueue(slots, patience)
+    def __init__(self, slots: int, patience: float, seats: int | None = None) -> None:
+        self.queue: AdapterQueue[Job] = AdapterQueue(slots, patience, seats)
 
     def arrive(self, job: Job, now: int) -> None:
         self.queue.add(

@@ -33,7 +33,7 @@ operations = st.lists(
 @given(operations, st.integers(1, 4), st.sampled_from([0.0, 1.0, 5.0]), st.randoms(use_true_random=False))
 @settings(max_examples=200, deadline=None)
 def test_one_tenant_alone_gets_the_order_that_there_was_without_tenants(steps, slots, patience, chance):
-    ours: AdapterQueue[int] = AdapterQueue(slots, patience)
+    ours: AdapterQueue[int] = AdapterQueue(slots, patience, seats=8)
     former = FormerOrder(slots, patience)
     running: list[tuple[int, Running]] = []
     adapters: dict[int, int | None] = {}
@@ -339,13 +339,15 @@ def test_a_cold_request_beside_busy_adapters_of_another_tenant_waits_no_longer_f
         max_size=120,
     ),
     st.integers(0, 12),
+    st.sampled_from([SEATS, 8]),
 )
 @settings(max_examples=200, deadline=None)
-def test_once_aged_out_a_request_waits_only_for_those_that_rank_before_it(arrivals, patience):
-    """It is admitted within (b + 1) · 2R, b being the requests admitted while they ranked before it."""
-    ours = OurQueue(SLOTS, patience)
+def test_once_aged_out_a_request_waits_only_for_those_that_rank_before_it(arrivals, patience, seats):
+    """It is admitted within (b + 1) · 2R, b being the requests admitted while they ranked before it; one of eight seats
+    is kept, none of five."""
+    ours = OurQueue(SLOTS, patience, seats)
     queue = ours.queue
-    engine = Engine(ours, SLOTS, SEATS)
+    engine = Engine(ours, SLOTS, seats)
     pending, at = deque(), 0
     for number, (gap, adapter, length, tenant, start) in enumerate(arrivals):
         at += gap
@@ -375,7 +377,7 @@ def test_once_aged_out_a_request_waits_only_for_those_that_rank_before_it(arriva
             arriving.append(pending.popleft())
         engine.step(arriving)
         for since, before in (aged[job] for job in queue if job in aged):
-            assert now < since + (before + 1) * 2 * LONGEST
+            assert now < since + (before + 1) * 2 * (LONGEST + (seats > SEATS))
         queue.check_integrity()
         assert now < 10_000
 
