@@ -2,7 +2,8 @@
 until there is a whole replica in its place.
 
 Eight clients ask the mix in a closed loop, one of them with bodies larger than the edge's buffer, two without streams;
-further ones keep a line of streams waiting. Three kinds of kills come in turns.
+further ones keep a line of streams waiting. Three kinds of kills come in turns. A request is tried again once and not
+twice, so a kill comes when all that were there at the one before have had their first token.
 """
 
 import asyncio
@@ -33,6 +34,8 @@ PADDING = 1_200_000
 TOKENS = (16, 48)
 BEFORE_S, AFTER_S = 8.0, 5.0
 """Seconds of load before the first kill, and after a replacement."""
+MOVED_WAIT_S = 120.0
+"""Most seconds that the next kill waits for the requests of the one before."""
 REPLACED_WAIT_S, SHORT_REPLACED_WAIT_S = 240.0, 150.0
 REQUEST_TIMEOUT_S, SHORT_REQUEST_TIMEOUT_S = 300.0, 150.0
 LOOK_S = 0.25
@@ -83,15 +86,16 @@ def evaluate(kills: Sequence[Kill], outcomes: Sequence[Outcome], lag: Sequence[f
         figures["kills_hang_noticed_s"] = max(noticed)
     if silences:
         figures["kills_longest_hang_s"] = max(silences)
-    faults = [f"{_told(one)} before its first token" for one in before[:10]]
-    faults += [f"{_told(one)} after {len(one.tokens)} tokens" for one in mute[:10]]
+    faults = [f"{told}, before the first token, {count} times" for told, count in _kinds(before)]
+    faults += [f"{told}, after its first token, {count} times" for told, count in _kinds(mute)]
     faults += [f"{one.kind}: no whole replica came in its place" for one in kills if one.replaced is None]
     ends = Counter(f"{one.end}, {one.status}" for one in failed)
     return Findings(figures, {}, faults, {"kills": [_relative(one) for one in kills], "ends": dict(ends)})
 
 
-def _told(one: Outcome) -> str:
-    return f"{one.end} (status {one.status}, {one.seconds:.1f} s, {one.detail[:120]!r})"
+def _kinds(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
+    """Returns the ends that requests had, the most frequent first, with their numbers."""
+    return Counter(f"{one.end} (status {one.status}, {one.detail[:160]!r})" for one in outcomes).most_common(10)
 
 
 def _relative(one: Kill) -> dict[str, object]:
@@ -124,9 +128,17 @@ class Load:
             self.flights.add(flight)
             outcome = await self._sessions.fly(flight)
             self.flights.discard(flight)
+            flight.began.set()  # nobody need wait for it any more
             self.outcomes.append(outcome)
             if outcome.end is not End.DONE:
                 await asyncio.sleep(0.5)  # a client that comes again at once would only make failures many
+
+    async def wait_for_first_tokens(self, longest_s: float) -> None:
+        """Returns when everything that is in flight now has had its first token or has ended, or after `longest_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                for one in tuple(self.flights):
+                    await one.began.wait()
 
     @property
     def waiting(self) -> int:
@@ -163,6 +175,7 @@ async def drive(target: Target, count: int, *, short: bool) -> tuple[list[Kill],
                 continue
             kills.append(await _kill(target, kind, victim, load, wait_s))
             print(f"  kills: {number + 1}/{count} {_relative(kills[-1])}", flush=True)
+            await load.wait_for_first_tokens(MOVED_WAIT_S)
             await asyncio.sleep(AFTER_S)
         await load.stop()
         return kills, load.outcomes, lag.late

@@ -15,11 +15,12 @@ ROUTER_FAILED_HEADER = ROUTER_HEADER_PREFIX + "failed"
 _REFUSED = "txn.edge_retry_after"
 
 #: A request is tried once more, on another replica, when the first refused the connection, closed it without an answer,
-#: or answered 502, by which it says that its engine died or hung before the first token. HAProxy keeps the request for
-#: that in one buffer (`serving.launch.environment.FORWARDED_BODY_BYTES`): a larger one is not tried again.
+#: answered 502, by which it says that its engine died or hung before the first token, or 503: it could not serve, and
+#: took nothing of the request. HAProxy keeps the request for that in one buffer
+#: (`serving.launch.environment.FORWARDED_BODY_BYTES`): a larger one is not tried again.
 _RETRY = """    retries 1
     option redispatch 1
-    retry-on conn-failure empty-response 502
+    retry-on conn-failure empty-response 502 503
 """
 
 

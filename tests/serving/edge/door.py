@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             server.released.wait(20)
         if self.path == SLOW:
             time.sleep(SLOW_S)
-        status, retry_after = 502 if behaviour == "502" else 200, None
+        status, retry_after = int(behaviour) if behaviour.isdigit() else 200, None
         content = {"server": server.name, "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}
         content["bytes"] = len(body)
         if server.name.startswith("router"):

@@ -29,7 +29,7 @@ def door(two: Door) -> Iterator[Door]:
         server.behaviour = ""
 
 
-@pytest.mark.parametrize("behaviour", ["close", "502"])
+@pytest.mark.parametrize("behaviour", ["close", "502", "503"])
 def test_a_request_that_got_no_answer_is_tried_once_on_another_replica_with_its_choice(
     door: Door, behaviour: str
 ) -> None:
@@ -44,7 +44,14 @@ def test_a_request_that_got_no_answer_is_tried_once_on_another_replica_with_its_
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "path"), [("close", GENERATES), ("close", "/v1/messages"), ("close", "/v1/route"), ("502", GENERATES)]
+    ("behaviour", "path"),
+    [
+        ("close", GENERATES),
+        ("close", "/v1/messages"),
+        ("close", "/v1/route"),
+        ("502", GENERATES),
+        ("503", GENERATES),
+    ],
 )
 def test_with_two_dead_replicas_there_are_two_tries_and_an_error(door: Door, behaviour: str, path: str) -> None:
     first, second = door.servers["engine"], door.servers["second_engine"]
@@ -52,19 +59,20 @@ def test_with_two_dead_replicas_there_are_two_tries_and_an_error(door: Door, beh
     before = first.calls + second.calls
     answer = door.ask(path)
     assert first.calls + second.calls == before + 2
-    assert answer.status == 502
+    assert answer.status == (503 if behaviour == "503" else 502)
     if behaviour == "close":  # else it is the replica's own answer that goes on
         assert answer.headers["retry-after"] == "2"
         kinds = {"/v1/messages": "api_error"}
         assert answer.error["type"] == kinds.get(path, "service_unavailable")
 
 
-def test_an_answer_that_is_not_502_is_not_tried_again(door: Door) -> None:
+@pytest.mark.parametrize("behaviour", ["", "400", "404", "429", "500", "504"])
+def test_any_other_answer_is_not_tried_again(door: Door, behaviour: str) -> None:
     first, second = door.servers["engine"], door.servers["second_engine"]
-    before = second.calls
+    first.behaviour = behaviour
+    before = first.calls, second.calls
     assert door.ask().content["server"] == "engine"
-    assert first.calls
-    assert second.calls == before
+    assert (first.calls, second.calls) == (before[0] + 1, before[1])
 
 
 def test_a_body_over_the_buffer_is_not_tried_again(door: Door) -> None:
