@@ -151,7 +151,7 @@ async def test_a_soak_watches_processes_changes_the_market_and_ends_the_stack(
         found = await soak.drive(target._replace(root=process.pid), 2.0)
     findings = soak.evaluate(found)
     assert process.wait(5) == -signal.SIGTERM
-    assert findings.figures["soak_changes"] >= 4
+    assert findings.figures["soak_changes"] >= 2
     assert findings.figures["soak_changes_failed"] == 0
     assert findings.figures["soak_sigterm_dropped"] == 0
     assert findings.figures["soak_metrics_mb"] > 0
