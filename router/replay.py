@@ -107,7 +107,7 @@ def _choose_again(selector: Selector, kept: Kept, reason: str) -> Choice:
 
 
 def compared(then: Mapping[str, Any], now: Choice, sequence: int, known: Collection[str]) -> dict[str, Any]:
-    """Returns both choices, whether they are the same, and why they differ, for JSON.
+    """Returns both choices (`then`, and `choice` for now), whether they differ, and why, for JSON.
 
     Args:
         then: the recorded choice (`router.decision_record.choice_part`).
@@ -118,12 +118,12 @@ def compared(then: Mapping[str, Any], now: Choice, sequence: int, known: Collect
     stood_in = str(then.get("reason", "")).endswith(RESIDENT)
     best = _best(then) if stood_in else then.get("learnware")
     return {
-        "same": best == now.learnware_id,
+        "differs": best != now.learnware_id,
         "why": " ".join(_why(then, best, now, sequence, known)),
         "then": {
             key: then.get(key) for key in ("learnware", "reason", "score", "base", "bound", "candidates", "market")
         },
-        "now": {
+        "choice": {
             "learnware": now.learnware_id,
             "reason": now.reason,
             "score": round(now.score, DIGITS),

@@ -87,9 +87,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
     router = config.router
     needed = market_requirements(config, base) if market is None else None
     decisions = config.decisions
-    record = (
-        recorder_factory(vectors=decisions.vectors, prompts=decisions.prompts) if decisions.enabled else None
-    )
+    record = recorder_factory(vectors=decisions.vectors, prompts=decisions.prompts) if decisions.enabled else None
     replica = ReplicaOptions(
         base=config.base_model.served_id,
         auto_names=router.auto_names,

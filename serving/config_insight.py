@@ -2,7 +2,8 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+import regex
+from pydantic import Field, field_validator, model_validator
 
 from serving.config_sections import Section
 
@@ -48,6 +49,23 @@ class DecisionSettings(Section):
         description="URL of an OTLP collector (http/protobuf) that gets each record as a log record, for clusters; "
         "null: none.",
     )
+
+    @field_validator("redact")
+    @classmethod
+    def _are_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                regex.compile(pattern)
+            except regex.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return patterns
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_url(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"it must be a URL that begins with http:// or https://, not {endpoint!r}")
+        return endpoint
 
 
 class TraceSettings(Section):

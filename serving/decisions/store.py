@@ -193,7 +193,7 @@ class DecisionStore:
         found: Any = self._guarded(work, missing)
         if found is missing:
             raise DecisionsUnavailable(f"The log of decisions cannot be used now: {self.fault}.")
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _guarded(self, work: Callable[[sqlite3.Connection], Any], otherwise: Any) -> Any:
         """Runs a transaction; on a broken file once more, over a new one. Returns `otherwise` where the file cannot be

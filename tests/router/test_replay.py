@@ -31,9 +31,9 @@ def record_of(make_router: Any, *turns: str) -> tuple[Any, dict[str, Any]]:
 def test_over_the_same_market_the_same_is_chosen(make_router: Any) -> None:
     router, record = record_of(make_router, QUESTION)
     found = asyncio.run(router.replay(record))
-    assert found["same"]
-    assert found["now"]["learnware"] == record["choice"]["learnware"]
-    assert found["now"]["candidates"][0]["expected"] == pytest.approx(
+    assert not found["differs"]
+    assert found["choice"]["learnware"] == record["choice"]["learnware"]
+    assert found["choice"]["candidates"][0]["expected"] == pytest.approx(
         found["then"]["candidates"][0]["expected"], abs=2e-3
     )
     assert "would answer again" in found["why"]
@@ -48,8 +48,8 @@ def test_a_learnware_that_is_gone_is_named(make_router: Any, tmp_path: Path) -> 
         if folder.is_dir() and folder.name != chosen:
             shutil.copytree(folder, tmp_path / folder.name)
     found = asyncio.run(make_router(learnwares=tmp_path).replay(record))
-    assert not found["same"]
-    assert found["now"]["learnware"] != chosen
+    assert found["differs"]
+    assert found["choice"]["learnware"] != chosen
     assert f"{chosen} is not served any more" in found["why"]
 
 
@@ -57,14 +57,14 @@ def test_what_the_conversation_decided_holds(make_router: Any) -> None:
     router, record = record_of(make_router, QUESTION, "Why?")
     assert record["choice"]["reason"] == EXPLANATION
     found = asyncio.run(router.replay(record))
-    assert found["same"]
-    assert found["now"]["reason"] == EXPLANATION
+    assert not found["differs"]
+    assert found["choice"]["reason"] == EXPLANATION
 
 
 def test_a_task_is_chosen_for_again_and_may_be_gone(make_router: Any) -> None:
     router, record = record_of(make_router, QUESTION)
     found = asyncio.run(router.replay(record | {"model": "task:" + 32 * "a", "vectors": None}))
-    assert found["now"]["reason"] == UNKNOWN_TASK
+    assert found["choice"]["reason"] == UNKNOWN_TASK
     assert "not kept any more" in found["why"]
 
 
@@ -115,13 +115,13 @@ def now(learnware: str | None, reason: str = MATCHED, base: float = 0.5, **expec
 )
 def test_the_difference_is_told(choice: Choice, sequence: int, why: str) -> None:
     found = compared(THEN, choice, sequence, {"a", "b", "c"})
-    assert not found["same"]
+    assert found["differs"]
     assert why in found["why"]
 
 
 def test_a_stand_in_is_not_a_difference_and_is_named() -> None:
     found = compared(THEN | {"learnware": "b", "reason": "matched:resident"}, now("a", a=0.7), 3, {"a", "b"})
-    assert found["same"]
+    assert not found["differs"]
     assert "b stood in for it then" in found["why"]
 
 
