@@ -83,7 +83,7 @@ class TraceSettings(Section):
 
 
 class FeedbackSettings(Section):
-    """What is learnt from POST /v1/feedback."""
+    """How POST /v1/feedback changes what is chosen."""
 
     learn: bool = Field(
         False, description="Whether feedback changes what is chosen; else it is kept with its decision and no more."

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,12 @@ BUSY_S = 2.0
 """Seconds that a transaction waits for another process: while a new replica of the application takes over."""
 SAY_EVERY_S = 60.0
 """Seconds between two lines of the log about one fault."""
+PAGE_BYTES = 16_384
+"""Size of a page: four times SQLite's own, since a choice with its vector is nearly as large as one of those."""
+LOOK_S = 2.0
+"""Seconds that one look at the records may take."""
+STEPS = 10_000
+"""Steps of SQLite's machine between two looks at the clock, about a millisecond."""
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 """Endings of the files that belong together."""
@@ -103,6 +109,27 @@ class Database:
         self.fault = None
         return found
 
+    def look(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Returns the result of `work` over a connection of its own, which waits for no writer and keeps none waiting.
+        Safe to call from any thread.
+
+        Raises:
+            TimeoutError: it took longer than `LOOK_S`.
+            sqlite3.Error: the file cannot be read; `run` looks after it.
+        """
+        until = time.monotonic() + LOOK_S
+        with closing(
+            sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
+        ) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
+            try:
+                return work(connection)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    raise TimeoutError from None
+                raise
+
     def checkpoint(self) -> None:
         """Empties the journal, which may still hold what was erased."""
         if self._connection is not None:
@@ -144,7 +171,13 @@ class Database:
     @staticmethod
     def _prepare(connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON"):
+        for pragma in (
+            f"page_size={PAGE_BYTES}",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "secure_delete=ON",
+            "foreign_keys=ON",
+        ):
             connection.execute(f"PRAGMA {pragma}")
         connection.executescript(SCHEMA)
         connection.execute(f"PRAGMA user_version={FORMAT}")

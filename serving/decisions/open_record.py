@@ -41,7 +41,7 @@ class Run(Protocol):
 
 
 class OpenRecord:
-    """What is known of one request so far."""
+    """The facts of one request that are known so far."""
 
     __slots__ = (
         "_answers",

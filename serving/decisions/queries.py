@@ -1,4 +1,4 @@
-"""What clients send to the log of decisions, checked: query parameters, a request's id, feedback."""
+"""Reads and checks the things that clients send to the log of decisions: query parameters, a request's id, feedback."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence

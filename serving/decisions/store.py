@@ -121,7 +121,7 @@ class DecisionStore:
         """
         where, values = filters.as_sql()
         query = f"{SELECT} {where} ORDER BY r.time DESC, r.seq DESC LIMIT ?"
-        return self._read(lambda db: self._with_feedback(db, db.execute(query, (*values, filters.limit)).fetchall()))
+        return self._look(lambda db: self._with_feedback(db, db.execute(query, (*values, filters.limit)).fetchall()))
 
     def get(self, tenant: str | None, request_id: str) -> dict[str, Any] | None:
         """Returns the newest record of a request's id, of one tenant or (None) of any; None where there is none.
@@ -182,11 +182,23 @@ class DecisionStore:
                 records = {row["seq"]: one for row, one in zip(found, self._with_feedback(db, found), strict=True)}
                 return [FeedbackRow(records[row[1]], {"seq": row[0], **_piece(row)}) for row in rows]
 
-            page = self._read(read)
+            page = self._look(read)
             yield from page
             if len(page) < PAGE:
                 return
             after = page[-1].piece["seq"]
+
+    def _look(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
+        """Reads beside the writer; where the file cannot be read so, as the writer, who mends what can be mended."""
+        try:
+            found: Found = self._database.look(work)
+        except TimeoutError:
+            raise DecisionsUnavailable(
+                "Looking for these decisions took too long: filter by fewer things, or give `after`."
+            ) from None
+        except sqlite3.Error:
+            return self._read(work)
+        return found
 
     def _read(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
         missing = object()

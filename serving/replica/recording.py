@@ -95,7 +95,7 @@ class Recording:
 
 
 class _Answer:
-    """What the client gets, on its way."""
+    """An answer on its way to the client, as far as a record tells of it."""
 
     __slots__ = ("_request_id", "_send", "complete", "status", "stream")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.decisions.database import RETRY_S
+from serving.decisions.database import PAGE_BYTES, RETRY_S
 from serving.decisions.filters import Filters
 from serving.decisions.store import MOST_FEEDBACK, DecisionStore
 from specs.errors import DecisionsUnavailable, InvalidInput
@@ -233,7 +233,7 @@ def test_a_file_that_breaks_while_it_is_open_costs_no_later_record(tmp_path: Pat
     store.close()
     path = tmp_path / "decisions.sqlite"
     content = bytearray(path.read_bytes())
-    content[4096 : len(content)] = os.urandom(len(content) - 4096)  # all pages but the first
+    content[PAGE_BYTES:] = os.urandom(len(content) - PAGE_BYTES)  # all pages but the first
     path.write_bytes(content)
     store = opened(tmp_path, clock)
     assert store.add([replica_half(number) for number in range(50, 53)]) == 0
@@ -306,3 +306,17 @@ def test_threads_may_share_it(tmp_path: Path, clock: Clock) -> None:
         thread.join()
     assert len(store.find(Filters(limit=1000))) == 200
     assert store.lost == 0
+
+
+def test_a_look_waits_for_no_writer_and_ends(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path, clock, max_records=5000)
+    store.add([replica_half(number) for number in range(4000)])
+    with store._lock:  # as while something is written
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.extend(store.find(Filters(limit=1))))
+        thread.start()
+        thread.join(10)
+    assert ids(found) == ["request-3999"]
+    monkeypatch.setattr("serving.decisions.database.LOOK_S", 0.0)
+    with pytest.raises(DecisionsUnavailable, match="took too long"):
+        store.find(Filters(task="none"))
