@@ -214,6 +214,11 @@ def _moved(then: Any, now: float) -> str:
 
 
 def _moved_of(learnware: str | None, then: Mapping[str, float], now: Mapping[str, float]) -> str:
-    if learnware not in then or learnware not in now or abs(then[learnware] - now[learnware]) < SAME:
+    if (
+        learnware is None
+        or learnware not in then
+        or learnware not in now
+        or abs(then[learnware] - now[learnware]) < SAME
+    ):
         return ""
     return f"; of {learnware} {now[learnware]:.3f} is expected (then {then[learnware]:.3f})"

@@ -158,6 +158,7 @@ def test_records_and_texts_go_with_age(tmp_path: Path, clock: Clock) -> None:
     assert (record["text"], record["choice"]["ask"]) == (text, ["Which is it?"])
     clock.now += 1.01 * 86_400
     store.add([])
+    assert not any(b"Is it up?" in path.read_bytes() for path in tmp_path.iterdir())  # nor in SQLite's journal
     record = store.get("alice", "request-1")
     assert record is not None
     assert "text" not in record
