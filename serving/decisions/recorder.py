@@ -24,6 +24,8 @@ BUFFER = 8192
 """The most halves that wait, about 2 kB each: four seconds of 2,000 requests a second."""
 BATCH = 256
 """The most halves of one call, some 500 kB."""
+TEXT_BATCH = 16
+"""The most halves of one call where they hold prompts and answers, of up to 50 kB each."""
 PERIOD_S = 0.5
 """Seconds between two calls."""
 SEND_S = 5.0
@@ -52,6 +54,7 @@ class Recorder:
         records keep."""
         self.vectors, self.prompts = vectors, prompts
         self._send, self._size, self._period_s = send, size, period_s
+        self._batch = TEXT_BATCH if prompts else BATCH
         self._parts: deque[Mapping[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._said = float("-inf")
@@ -76,7 +79,7 @@ class Recorder:
     async def flush(self) -> bool:
         """Sends all that waits. Returns False when the application does not take it; it goes on waiting then."""
         while self._parts:
-            batch = [self._parts.popleft() for _ in range(min(BATCH, len(self._parts)))]
+            batch = [self._parts.popleft() for _ in range(min(self._batch, len(self._parts)))]
             try:
                 content = await asyncio.to_thread(_encoded, batch)
                 lost = await asyncio.wait_for(self._send(content), SEND_S)

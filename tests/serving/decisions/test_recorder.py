@@ -31,7 +31,7 @@ class Application:
 
 def made(application: Any, **options: Any) -> tuple[Recorder, CollectorRegistry]:
     registry = CollectorRegistry()
-    return Recorder(application, registry, vectors=True, prompts=False, **options), registry
+    return Recorder(application, registry, **{"vectors": True, "prompts": False, **options}), registry
 
 
 def dropped(registry: CollectorRegistry) -> float:
@@ -46,6 +46,15 @@ async def test_halves_go_in_their_order_and_in_batches() -> None:
     assert await recorder.flush()
     assert [one["id"] for one in application.taken] == list(range(module.BATCH + 1))
     assert (application.calls, dropped(registry)) == (2, 0)
+
+
+async def test_batches_of_texts_are_small() -> None:
+    application = Application()
+    recorder, _ = made(application, prompts=True)
+    for number in range(2 * module.TEXT_BATCH):
+        recorder.add({"id": number})
+    await recorder.flush()
+    assert (application.calls, len(application.taken)) == (2, 2 * module.TEXT_BATCH)
 
 
 async def test_a_full_buffer_drops_what_comes() -> None:
