@@ -101,7 +101,7 @@ class OpenRecord:
 
     def part(self, status: int | None, *, stream: bool, complete: bool, replica: str) -> dict[str, Any]:
         """Returns the replica's half of the record, for JSON, of a request that ends now."""
-        choice, runs = self.choice, self.runs
+        choice, runs, seconds = self.choice, self.runs, time.monotonic() - self.started
         firsts = [run.came - self.started + first for run in runs if (first := run.first_token_s) is not None]
         waits = [wait for run in runs if (wait := run.queue_s) is not None]
         part: dict[str, Any] = {
@@ -124,8 +124,9 @@ class OpenRecord:
                 "prompt": sum(run.prompt_tokens for run in runs),
                 "generated": sum(run.generated_tokens for run in runs),
             },
-            "ttft_s": round(min(firsts), 4) if firsts else None,
-            "seconds": round(time.monotonic() - self.started, 4),
+            # vLLM counts a whole answer's first token from before the gate, so the sum may be a little long
+            "ttft_s": round(min(*firsts, seconds), 4) if firsts else None,
+            "seconds": round(seconds, 4),
             "queue_s": round(max(waits), 4) if waits else None,
             "route_ms": None if choice is None else choice.milliseconds,
             "trace": self.trace,

@@ -3,8 +3,8 @@
 It stands right behind the front door, so it sees the status and the headers that the client gets, and everything inside
 has ended when it closes the record: `serving.replica.answering` waits until nothing of the request is left in the
 engine. The half record (`serving.decisions.open_record`) is the running task's, so the middlewares inside and the gate
-add to it what they know. A request without an id gets one here, which the answer's header `x-request-id` returns; the
-edge gives each request one.
+add to it what they know. The edge gives each request an id, and where a client comes past it Ray Serve does, which also
+returns it in the answer's header `x-request-id`. A request that has no usable one all the same gets one here.
 
 It costs some ten microseconds a request, and half of one for each message of a stream.
 """
@@ -56,13 +56,13 @@ class Recording:
             return
         headers = dict(scope["headers"])
         given = headers.get(REQUEST_ID, b"")
-        request_id = given
-        if not _GOOD_ID.fullmatch(given):
+        request_id, is_new = given, not _GOOD_ID.fullmatch(given)
+        if is_new:
             request_id = token_hex(_ID_BYTES).encode()
             others = [header for header in scope["headers"] if header[0] != REQUEST_ID]
             scope = {**scope, "headers": [*others, (REQUEST_ID, request_id)]}
         if self._recorder is None:
-            await self._app(scope, receive, _Answer(send, request_id).send)
+            await self._app(scope, receive, _Answer(send, request_id if is_new else None).send)
             return
         trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
         record = OpenRecord(
@@ -72,7 +72,7 @@ class Recording:
             None if trace is None else trace[1].decode("ascii"),
             self._recorder.prompts,
         )
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, request_id if is_new else None)
         token = open_record.set(record)
         try:
             await self._app(scope, receive, answer.send)
@@ -95,12 +95,13 @@ class Recording:
 
 
 class _Answer:
-    """An answer on its way to the client, as far as a record tells of it."""
+    """An answer on its way to the client, as far as a record tells of it; with the header of a new id (None: the id is
+    the request's own, and who gave it returns it)."""
 
-    __slots__ = ("_request_id", "_send", "complete", "status", "stream")
+    __slots__ = ("_new_id", "_send", "complete", "status", "stream")
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
-        self._send, self._request_id = send, request_id
+    def __init__(self, send: Send, new_id: bytes | None) -> None:
+        self._send, self._new_id = send, new_id
         self.status: int | None = None
         self.stream = self.complete = False
 
@@ -108,15 +109,10 @@ class _Answer:
         """The ASGI `send` of the application."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = list(message.get("headers", ()))
-            named = False
-            for name, value in headers:
-                lower = name.lower()
-                named = named or lower == REQUEST_ID
-                if lower == b"content-type":
-                    self.stream = value.startswith(_STREAM)
-            if not named:
-                message = {**message, "headers": [*headers, (REQUEST_ID, self._request_id)]}
+            headers = message.get("headers", ())
+            self.stream = any(name.lower() == b"content-type" and value.startswith(_STREAM) for name, value in headers)
+            if self._new_id is not None:
+                message = {**message, "headers": [*headers, (REQUEST_ID, self._new_id)]}
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.complete = True
         await self._send(message)

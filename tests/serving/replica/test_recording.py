@@ -92,11 +92,11 @@ def test_a_chosen_answer_has_all_that_is_known() -> None:
     finally:
         caller.reset(token)
     assert response.status_code == 200
-    assert response.headers["x-request-id"] == "mine-1.2_3"
+    assert "x-request-id" not in response.headers  # who gave it returns it: the edge, or Ray Serve
     (part,) = recorder.parts
     assert part.pop("time") > 1e9
-    assert 0 < part.pop("seconds") < 60
-    assert 0.25 <= part.pop("ttft_s") < 30
+    seconds = part.pop("seconds")
+    assert 0 < part.pop("ttft_s") <= seconds < 60
     assert 0.125 <= part.pop("queue_s") < 30
     assert part == {
         "id": "mine-1.2_3",
