@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from serving.config import load_config
 from serving.decisions.redaction import SECONDS, TOO_LONG, Redactor
 from specs.errors import InvalidConfig
 
@@ -72,3 +73,12 @@ def test_no_text_takes_long(unit: str) -> None:
     started = time.process_time()
     Redactor().redacted(text)
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [("redact", ["a", "("], "is no regular expression"), ("otlp_endpoint", "collector:4318", "begins with http")],
+)
+def test_a_configuration_with_a_wrong_value_is_refused_at_the_start(key: str, value: object, why: str) -> None:
+    with pytest.raises(InvalidConfig, match=rf"decisions\.{key}.*{why}"):
+        load_config(None, {"decisions": {key: value}})
