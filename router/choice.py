@@ -6,11 +6,13 @@ router and the engine replicas only (`serving.signing`); an unsigned or altered 
 
 Ray 2.60's Lua code (`ingress_request_router.lua.tmpl`, `set_router_response_headers`) copies values that hold no quote
 and no brace, so the value is URL-encoded: `learnware=…&reason=…&score=…&ms=…&sign=…`, with
-`&next=…` before the signature where there is a next best learnware.
+`&next=…` before the signature where there is a next best learnware, and `&id=…`, by which the replica's record of the
+request finds the router's record of the choice.
 """
 
 import hashlib
 import hmac
+import secrets
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -70,6 +72,8 @@ ROUTER_TIMEOUT = "base:router-timeout"
 GENERATES_NOTHING = "base:generates-nothing"
 """Reason for no choice: the request's path generates nothing, so no router was asked."""
 
+_ID_BYTES = 8
+"""Random bytes of a decision's id: among a million decisions two are alike once in 37 million times."""
 _SIGNATURE_CHARS = 32
 """Hexadecimal digits of the signature, 128 bits of the HMAC: forging one needs 2^127 tries on average, and the header
 stays short."""
@@ -77,14 +81,20 @@ stays short."""
 
 class RoutedChoice(NamedTuple):
     """A choice as the header carries it: one learnware (None: the base model), the reason, the score of the match in
-    [0, 1], the router's own time in milliseconds, and the learnware that answers where the chosen one cannot be loaded
-    (None: the base model)."""
+    [0, 1], the router's own time in milliseconds, the learnware that answers where the chosen one cannot be loaded
+    (None: the base model), and the decision's id."""
 
     learnware: str | None
     reason: str
     score: float
     milliseconds: float
     next: str | None = None
+    id: str | None = None
+
+
+def new_decision_id() -> str:
+    """Returns an id for a decision: 16 random hexadecimal characters."""
+    return secrets.token_hex(_ID_BYTES)
 
 
 def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
@@ -97,6 +107,7 @@ def encode_choice(choice: RoutedChoice, secret: bytes) -> str:
             "ms": f"{choice.milliseconds:.3f}",
         }
         | ({} if choice.next is None else {"next": choice.next})
+        | ({} if choice.id is None else {"id": choice.id})
     )
     return f"{payload}&sign={_sign(payload, secret)}"
 
@@ -117,6 +128,7 @@ def decode_choice(value: str, *secrets: bytes) -> RoutedChoice | None:
         float(fields["score"]),
         float(fields["ms"]),
         fields.get("next"),
+        fields.get("id"),
     )
 
 

@@ -48,7 +48,7 @@ FAR = 2048
 """The most turns from the end that are looked at: about 10 ms when all are remembered."""
 
 REMEMBERED_TURNS = 8192
-"""Turns whose own choice is remembered, the latest used: about 1 kB each, whatever the turns' length."""
+"""Turns whose own choice is remembered, the latest used: about 3 kB each, whatever the turns' length."""
 
 ChooseTurn = Callable[[Turn], Choice]
 """Chooses for one turn alone."""
@@ -292,6 +292,7 @@ def _weakest(choices: Sequence[Choice]) -> Choice:
     tables = [{each.learnware_id: each for each in choice.candidates} for choice in choices]
     common = [each for each in weakest.candidates if all(each.learnware_id in table for table in tables)]
     return weakest._replace(
+        read=weakest.read if len(choices) == 1 else None,
         score=min(choice.score for choice in choices),
         candidates=tuple(
             each._replace(

@@ -12,7 +12,7 @@ A request that names a model needs no decision: it is read, placed and let throu
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,16 +36,19 @@ from router.choice import (
     encode_choice,
 )
 from router.conversation import Conversations, ConversationSettings, best_reading, by_readings
+from router.decision_record import ChoiceLog, DecisionRecorder
 from router.decisions import Check, DeadlinePassed, DecisionQueue
 from router.explanation import DIGITS, describe
 from router.metrics import RouterMetrics
 from router.placement import PlacementSettings
 from router.placer import JointChoice
 from router.ray_internals import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
-from router.request import DecodeTokens, RoutedRequest, read_request
+from router.replay import CannotReplay, compared, replayed
+from router.request import RoutedRequest, read_request
 from router.selection import Choice, Selector, next_best
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
+from router.token_ids import token_decoder
 from router.wrappers import OwnWords, RequestSettings
 from specs.encoding.ask import split_prompt
 from specs.errors import Overloaded
@@ -99,6 +102,8 @@ class RouterOptions(BaseModel):
     conversation: ConversationSettings
     request: RequestSettings = RequestSettings()
     placement: PlacementSettings = PlacementSettings()
+    record: Callable[[CollectorRegistry], DecisionRecorder] | None = None
+    """Makes what takes the records of choices, with its metrics in the registry; None records nothing."""
     on_loopback: bool
     """Whether the replica's gRPC server is kept on the loopback interface
     (`router.ray_internals.keep_grpc_on_loopback`)."""
@@ -131,13 +136,14 @@ class LearnwareRouter:
         self._rebuilding: asyncio.Task[None] | None = None
         self._sequence = catalogue.sequence
         self._tasks = None if options.market is None else TaskStore(options.market)
-        self._decode_tokens = _token_decoder(options.base_model)
+        self._decode_tokens = token_decoder(options.base_model)
         self._words = OwnWords(options.request)
         self._conversations: tuple[Snapshot, Conversations] | None = None
         self._decisions = DecisionQueue(DECISION_THREADS, options.max_wait_ms / 1000, options.deadline_ms / 1000)
         self._registry = CollectorRegistry()
         self._metrics = RouterMetrics(self._registry)
         self._metrics.watch_waiting(lambda: self._decisions.waiting)
+        self._log = ChoiceLog(None if options.record is None else options.record(self._registry))
         initialise(server)
         self._replicas = EngineReplicas(server)
         self._joint = JointChoice(self._replicas, options.selection.resident_margin, options.placement)
@@ -147,6 +153,7 @@ class LearnwareRouter:
             self._follower = Follower(self._options.market, self._follow, self._sequence)
             self._follower.start()
             self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
+        self._log.start()
         return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
 
     async def _follow(self, catalogue: Catalogue) -> None:
@@ -186,9 +193,15 @@ class LearnwareRouter:
         choice, answer = self._place(decision.choice)
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)
-        header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, seconds * 1000, next_best(choice))
+        after, decision_id = next_best(choice), self._log.note(choice, read, self._snapshot, self._market)
+        header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, seconds * 1000, after, decision_id)
         answer = answer or await self._any_replica(arrived)
         return JSONResponse({**answer, "request_headers": {CHOICE_HEADER: encode_choice(header, self._secret)}})
+
+    @property
+    def _market(self) -> int:
+        """Number of the market's change that is in effect."""
+        return self._sequence if self._options.market is None else self._follower.sequence
 
     async def _address(self, choice: Choice, arrived: float) -> dict[str, Any]:
         return self._place(choice)[1] or await self._any_replica(arrived)
@@ -289,7 +302,7 @@ class LearnwareRouter:
         held = self._conversations
         if held is None or held[0] is not snapshot:
             conversations = Conversations(
-                by_readings(selector.choose),
+                by_readings(self._log.reading(selector.choose)),
                 snapshot.follow_ups.kind,
                 selector.answers_in_sentences,
                 self._words.is_interface_task,
@@ -336,6 +349,28 @@ class LearnwareRouter:
             "route_ms": round((time.perf_counter() - started) * 1000, 3),
         }
 
+    async def replay(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes a recorded choice again, over the market of today (`router.replay.compared`).
+
+        Args:
+            recorded: a record's `choice`, `vectors` and `model`.
+
+        Returns:
+            The comparison, or `{"why_not": …}` where it cannot be made.
+
+        Raises:
+            Overloaded: the decision could not begin in time.
+        """
+        try:
+            choice, _ = await self._decisions.decide(
+                lambda _: replayed(recorded, self._snapshot, self._choose_for_task)
+            )
+        except CannotReplay as reason:
+            return {"why_not": str(reason)}
+        except DeadlinePassed:
+            return {"why_not": "The decision took longer than router.deadline_ms. Try again."}
+        return compared(recorded["choice"], choice, self._market, self._adapters())
+
     async def metrics_text(self) -> str:
         """Returns this replica's metrics as Prometheus text, after a comment that says which replica it is."""
         return replica_line() + generate_latest(self._registry).decode()
@@ -347,20 +382,3 @@ def _for_task(request: RoutedRequest) -> bool:
 
 def _base(reason: str) -> Choice:
     return Choice(None, 0.0, 0.0, reason, ())
-
-
-def _token_decoder(base_model: Path | None) -> DecodeTokens | None:
-    """Returns a decoder of prompts given as token ids, with the base model's own tokenizer; None when its file is not
-    at hand."""
-    file = base_model / "tokenizer.json" if base_model else None
-    if file is None or not file.is_file():
-        return None
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(file))
-
-    def decode(tokens: Sequence[int]) -> str:
-        text: str = tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
-
-    return decode

@@ -50,6 +50,18 @@ class Candidate(NamedTuple):
     expected: float = 0.0
 
 
+class ReadText(NamedTuple):
+    """The text of a choice as it was read, without its words: a choice can be made again from it, over another market,
+    by an encoder with the same fingerprint."""
+
+    vector: bytes
+    """The text's vector of `Selector.embed`, in float16."""
+    form: AnswerForm | None
+    """The form of answer that the text asks for."""
+    ask: tuple[str, ...] = ()
+    """The sentences that were taken for the ask, where they are kept."""
+
+
 class Choice(NamedTuple):
     """The chosen learnware (None: the base model) and the reason. `score` is the best candidate's, also when the base
     model was picked. `confidence` is the probability that the chosen one answers at least as well as the base model;
@@ -65,6 +77,8 @@ class Choice(NamedTuple):
     """The likeliest tasks, parts of the base model's home among them (with `base:` before their name)."""
     bound: float = 0.0
     """The least score with which a learnware would have been picked; 0 where none was looked for."""
+    read: ReadText | None = None
+    """The one text that decided, as it was read; None where there is none, or where several did."""
 
 
 def next_best(choice: Choice) -> str | None:
@@ -127,6 +141,16 @@ class Selector:
         return len(self._numbers)
 
     @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the encoder whose vectors it chooses by."""
+        return self._encoder.fingerprint
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors that it chooses by."""
+        return self._encoder.dim
+
+    @property
     def changes(self) -> int:
         """Number of learnwares that came or went since the metric was fitted."""
         return self.index.changes
@@ -141,7 +165,9 @@ class Selector:
 
     def choose(self, text: str, top: int = 5) -> Choice:
         """Returns the choice for a request with this text, with up to `top` candidates. Never raises on odd text."""
-        return self.choose_embedded(self.embed(text), top, asked_form(text))
+        vector, form = self.embed(text), asked_form(text)
+        chosen = self.choose_embedded(vector, top, form)
+        return chosen._replace(read=ReadText(vector.astype(np.float16).tobytes(), form))
 
     def embed(self, text: str) -> NDArray[np.float32]:
         """Returns the text's vector, for `choose_embedded`: (dim,), unit norm."""

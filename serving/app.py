@@ -18,6 +18,7 @@ from serving.access.keyring import configured_keyring
 from serving.base_model import EMBEDDED, EMBEDDED_SAMPLING, ensure_base_model
 from serving.config import Config
 from serving.config_sections import MIB
+from serving.decisions.recorder import recorder_factory
 from serving.names import ENGINE, ROUTER, is_allowed
 from serving.paging.inflight import TimeLimits
 from serving.paging.settings import PagingSettings
@@ -85,6 +86,8 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
     secret, *others = signing_secrets(config.market.folder)
     router = config.router
     needed = market_requirements(config, base) if market is None else None
+    decisions = config.decisions
+    record = recorder_factory(vectors=decisions.vectors, prompts=decisions.prompts) if decisions.enabled else None
     replica = ReplicaOptions(
         base=config.base_model.served_id,
         auto_names=router.auto_names,
@@ -101,6 +104,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         times=TimeLimits(config.limits.first_token_s, config.limits.between_tokens_s),
         stuck_step_s=config.engine.stuck_step_s,
         limits=ReplicaLimits(config.limits, config.http, config.engine.max_num_seqs, frozenset(router.auto_names)),
+        record=record,
     )
     # A stack of one machine says at once why it cannot start; a cluster, where nodes fail, tries three times.
     tries = {"max_constructor_retry_count": 1} if on_loopback else {}
@@ -120,6 +124,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         conversation=router.conversation,
         request=router.request,
         placement=router.placement,
+        record=record,
         on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}

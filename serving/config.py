@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from serving.access.keyring import named_keys
 from serving.config_access import KeySettings, LimitSettings
+from serving.config_insight import ConsoleSettings, DecisionSettings, FeedbackSettings, TraceSettings
 from serving.config_sections import (
     BaseModelSettings,
     EngineSettings,
@@ -39,6 +40,10 @@ class Config(Section):
     engine: EngineSettings = Field(default_factory=EngineSettings)
     keys: KeySettings = Field(default_factory=KeySettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    console: ConsoleSettings = Field(default_factory=ConsoleSettings)
+    decisions: DecisionSettings = Field(default_factory=DecisionSettings)
+    traces: TraceSettings = Field(default_factory=TraceSettings)
+    feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
     api_keys: tuple[str, ...] = Field(
         (),
         description="API keys in plain text, as KEY or NAME:KEY, each a tenant without limits of its own; "

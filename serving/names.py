@@ -11,6 +11,9 @@ METRICS_APPLICATION = "metrics"
 MARKET_APPLICATION = "market"
 MARKET = "market"
 TASKS_APPLICATION = "task-specs"
+CONSOLE_APPLICATION = "console"
+DECISIONS_APPLICATION = "decisions"
+DECISIONS = "decisions"
 
 GENERATING_PATHS = (
     "/v1/chat/completions",
@@ -45,12 +48,14 @@ ALLOWED_PATHS = (
     "/v1/route",
     "/v1/learnwares",
     "/v1/task-specs",
+    "/v1/decisions",
+    "/v1/feedback",
 )
 """Paths that clients may reach, decoded. Rendering and counting cost what tokenizing costs."""
 
-ALLOWED_PREFIXES = ("/v1/models/", "/v1/responses/", "/v1/learnwares/", "/v1/task-specs/")
-"""Beginnings of further paths that clients may reach: models, stored responses, learnwares and task specifications by
-their id."""
+ALLOWED_PREFIXES = ("/v1/models/", "/v1/responses/", "/v1/learnwares/", "/v1/task-specs/", "/v1/decisions/")
+"""Beginnings of further paths that clients may reach: models, stored responses, learnwares, task specifications and
+decisions by their id."""
 
 ODD_PATH = r"/[.]{0,2}(/|$)|[[:cntrl:]\\]"
 """Regular expression (POSIX classes, as HAProxy reads it) of what no path below a beginning may hold: an empty segment,

@@ -14,7 +14,13 @@ from typing import Any
 import yaml
 
 from serving.config import Config, load_config
-from serving.names import APPLICATION, MARKET_APPLICATION, METRICS_APPLICATION, TASKS_APPLICATION
+from serving.names import (
+    APPLICATION,
+    DECISIONS_APPLICATION,
+    MARKET_APPLICATION,
+    METRICS_APPLICATION,
+    TASKS_APPLICATION,
+)
 from specs.errors import InvalidConfig
 
 ARGUMENTS = ("config", "digest")
@@ -25,8 +31,9 @@ _APPLICATIONS = (
     (METRICS_APPLICATION, "/metrics", "serving.serve_builders:metrics"),
     (MARKET_APPLICATION, "/v1/learnwares", "serving.serve_builders:market"),
     (TASKS_APPLICATION, "/v1/task-specs", "serving.serve_builders:task_specs"),
+    (DECISIONS_APPLICATION, "/v1/decisions", "serving.serve_builders:decisions"),
 )
-"""Name, route prefix and import path of each application. The last two need `market.path`."""
+"""Name, route prefix and import path of each application. Those of market and tasks need `market.path`."""
 _NEED_A_MARKET = frozenset({MARKET_APPLICATION, TASKS_APPLICATION})
 
 _HEAD = """\
@@ -74,6 +81,9 @@ def serve_file(config: Config, name: str | None = None) -> str:
     the defaults."""
     option = "" if name is None else f" --config {shlex.quote(name)}"
     with_market = config.market.folder is not None
+    left_out = (frozenset() if with_market else _NEED_A_MARKET) | (
+        frozenset() if config.decisions.enabled else {DECISIONS_APPLICATION}
+    )
     # Each has the same object, so YAML writes it once, as an anchor, and refers to it.
     content = {"config": config.model_dump(mode="json", exclude_defaults=True)}
     deployed = {
@@ -82,7 +92,7 @@ def serve_file(config: Config, name: str | None = None) -> str:
         "applications": [
             {"name": application, "route_prefix": prefix, "import_path": path, "args": content}
             for application, prefix, path in _APPLICATIONS
-            if with_market or application not in _NEED_A_MARKET
+            if application not in left_out
         ],
     }
     text: str = yaml.safe_dump(deployed, sort_keys=False, allow_unicode=True, width=120)

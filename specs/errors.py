@@ -13,6 +13,9 @@
     ├── Forbidden                 403  what no key of this stack allows
     ├── UnknownModel              404  a model, learnware or task id that is not served
     │   └── UnknownLearnware      404  a learnware that is not in the market
+    ├── UnknownDecision           404  a request id of which no decision is kept for this key
+    ├── NotReplayable             409  a decision of which too little is kept to make it again
+    ├── DecisionsUnavailable      503  the log of decisions cannot be read or written
     ├── UnknownPath               404  a path that is not there
     │   └── WrongMethod           405  a method that a path does not take
     ├── TaskQuotaReached          403  as many task specifications of one key as may be kept
@@ -124,6 +127,32 @@ class UnknownLearnware(UnknownModel):
     """The market has no learnware with this id."""
 
     code = "learnware_not_found"
+
+
+class UnknownDecision(LearnwareError):
+    """No decision is kept of this request, or it is another tenant's."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "decision_not_found"
+
+
+class NotReplayable(LearnwareError):
+    """Too little is kept of a decision to make it again."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "not_replayable"
+
+
+class DecisionsUnavailable(LearnwareError):
+    """The file of the log of decisions cannot be read or written now."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "decisions_unavailable"
+    retry_after_s = 10
+    """Seconds after which a client should try again."""
 
 
 class UnknownPath(LearnwareError):

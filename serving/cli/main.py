@@ -22,6 +22,7 @@ _COMMAND_MODULES = (
     "serving.cli.market",
     "serving.cli.learnware",
     "serving.cli.keys",
+    "serving.cli.decisions",
 )
 """Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
 

@@ -118,23 +118,46 @@ class StackClient:
         found = self._json(method, path, content=content, headers={"content-type": "application/zip"})
         return Served(str(found["id"]), int(found["version"]), bool(found.get("served")))
 
-    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        import httpx
+    def ask(self, method: str, path: str, **request: Any) -> str:
+        """Returns the text of an answer that is none of the market's.
 
-        headers = _bearer(self._key if path.startswith(MARKET) else self._api_key) | request.pop("headers", {})
-        try:
-            answer = self._client.request(method, path, timeout=CHANGE_TIMEOUT_S, headers=headers, **request)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise InvalidInput(f"the stack at {self.url} did not answer: {error}") from None
+        Raises:
+            Refused: the stack answers with an error.
+            InvalidInput: the connection broke.
+        """
+        answer = self._request(method, path, **request)
+        if answer.is_success:
+            text: str = answer.text
+            return text
+        raise self._refused(answer, method, path)
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        answer = self._request(method, path, **request)
         try:
             found = answer.json()
         except ValueError:
             found = None
         if answer.is_success and isinstance(found, dict):
             return found
+        raise self._refused(answer, method, path)
+
+    def _request(self, method: str, path: str, **request: Any) -> Any:
+        import httpx
+
+        headers = _bearer(self._key if path.startswith(MARKET) else self._api_key) | request.pop("headers", {})
+        try:
+            return self._client.request(method, path, timeout=CHANGE_TIMEOUT_S, headers=headers, **request)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise InvalidInput(f"the stack at {self.url} did not answer: {error}") from None
+
+    def _refused(self, answer: Any, method: str, path: str) -> Refused:
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
         error_object = found.get("error") if isinstance(found, dict) else None
         message = error_object.get("message") if isinstance(error_object, dict) else None
-        raise Refused(
+        return Refused(
             str(message or f"the stack at {self.url} answers {answer.status_code} to {method} {path}"),
             answer.status_code,
         )

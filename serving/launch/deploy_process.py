@@ -33,14 +33,15 @@ class EngineCheck(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """The arguments of a deployment: a checked configuration, the folders of base model and market, Ray's address, and
-    the URL of HAProxy's exporter."""
+    """The arguments of a deployment: a checked configuration, the folders of base model and market, Ray's address,
+    the URL of HAProxy's exporter, and the socket on which the launcher takes records of decisions, or None."""
 
     config: Config
     base: Path
     market: Path
     address: str
     exporter: str
+    lines: str | None = None
 
 
 class Deployer:
@@ -113,10 +114,19 @@ def _deploy(deployment: Deployment) -> None:
 
     from serving.app import build_application
     from serving.applications.access import configured_access
+    from serving.applications.decisions import ROUTE_PREFIX as DECISIONS_PREFIX, decisions_application
     from serving.applications.market import ROUTE_PREFIX as MARKET_PREFIX, market_application
     from serving.applications.metrics import ROUTE_PREFIX, metrics_application
     from serving.applications.task_specs import ROUTE_PREFIX as TASKS_PREFIX, task_specs_application
-    from serving.names import APPLICATION, ENGINE, MARKET_APPLICATION, METRICS_APPLICATION, ROUTER, TASKS_APPLICATION
+    from serving.names import (
+        APPLICATION,
+        DECISIONS_APPLICATION,
+        ENGINE,
+        MARKET_APPLICATION,
+        METRICS_APPLICATION,
+        ROUTER,
+        TASKS_APPLICATION,
+    )
 
     config, base, market = deployment.config, deployment.base, deployment.market
     ray.init(address=deployment.address, log_to_driver=False, logging_level="warning")
@@ -136,6 +146,9 @@ def _deploy(deployment: Deployment) -> None:
             task_specs_application(config, market, on_loopback=True), name=TASKS_APPLICATION, route_prefix=TASKS_PREFIX
         ),
     ]
+    if config.decisions.enabled:
+        log = decisions_application(config, market, on_loopback=True, lines=deployment.lines)
+        targets.append(serve.RunTarget(log, name=DECISIONS_APPLICATION, route_prefix=DECISIONS_PREFIX))
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from router.choice import NO_CHOICE
 from serving.access.keyring import keys_required
 from serving.base_model import ensure_base_model
 from serving.config import Config
+from serving.launch.decision_lines import DecisionLines, socket_of
 from serving.launch.deploy_process import Deployer, Deployment
 from serving.launch.drain import StopSignals, stop_stack
 from serving.launch.edge_settings import check_exposure, edge_settings
@@ -76,7 +78,10 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
         os.environ.update(_environment(config, instance, one_machine=True))
         make_local_key(config, instance)
         prepare(instance, edge_settings(instance.host, config))  # with the key of this run, which the edge must know
-        with Deployer() as deployer:  # imports what it needs while this process checks and prepares
+        with (
+            _printing(config, instance),
+            Deployer() as deployer,
+        ):  # imports what it needs while this process checks and prepares
             check_folder(config, market_folder(config))
             base = ensure_base_model(config.base_model.source, cache_folder(), say, config.base_model.revision)
             deployer.check(config, base)
@@ -132,7 +137,17 @@ def _start(
     say(f"starting {config.engine.replicas} engine and {config.router.replicas} router replicas")
     exporter = f"http://127.0.0.1:{instance.ports.exporter}/metrics"
     address = ray.get_runtime_context().gcs_address
-    deployer.deploy(Deployment(config, base, market, address, exporter), signals.stop)
+    lines = str(socket_of(instance)) if _prints(config) else None
+    deployer.deploy(Deployment(config, base, market, address, exporter, lines), signals.stop)
+
+
+def _prints(config: Config) -> bool:
+    """Whether records of decisions are printed here."""
+    return config.decisions.enabled and config.decisions.stdout
+
+
+def _printing(config: Config, instance: Instance) -> AbstractContextManager[object]:
+    return DecisionLines(socket_of(instance)) if _prints(config) else nullcontext()
 
 
 def _silence_the_driver() -> None:

@@ -303,6 +303,7 @@ class AdapterGate:
                     await stack.enter_async_context(self.lease(lora_request))
                 self.entered += 1
                 stack.callback(self._leave)
+                meter.enters()
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
                 count = stack.enter_context(counted(meter.tokens))

@@ -41,6 +41,8 @@ from router.choice import (
     RoutedChoice,
     decode_choice,
 )
+from serving.decisions.open_record import open_record
+from serving.decisions.prompt_text import prompt_text
 from serving.names import GENERATING_PATHS
 from serving.openai_errors import error_response
 from serving.replica.admission import Admission, Names
@@ -178,6 +180,7 @@ class LearnwareMiddleware:
         turn: Turn | None = request.scope.get(TURN)
         if turn is not None:
             turn.check_model(request.model)
+        _note_asked(request)
         answerer = self._answerer(request.scope, request.model, names)
         automatic = _is_automatic(request.model, names)
         if turn is not None:
@@ -187,7 +190,9 @@ class LearnwareMiddleware:
                 claims.enter_context(turn.admitted())
         claims.enter_context(shortened(automatic))
         claims.enter_context(self._prompt_logprobs.admit(request.scope["path"], request.payload or {}))
-        return request, await self._claimed(answerer, turn, names, claims)
+        answerer = await self._claimed(answerer, turn, names, claims)
+        _note_answerer(answerer, names)
+        return request, answerer
 
     async def _claimed(self, answerer: Answerer, turn: Turn | None, names: Names, claims: AsyncExitStack) -> Answerer:
         """Claims the answering model; returns another one that answers where its adapter cannot be loaded."""
@@ -270,6 +275,23 @@ class LearnwareMiddleware:
         if not self._base_without_choice:
             _refuse_unchosen(choice.reason)
         return Answerer(choice.learnware or names.base, choice.reason, choice)
+
+
+def _note_asked(request: IncomingRequest) -> None:
+    """Notes the request in its record, if it has one."""
+    record = open_record.get()
+    if record is not None:
+        record.model = request.model
+        if record.keeps_text and request.payload is not None:
+            record.prompt = prompt_text(request.payload)
+
+
+def _note_answerer(answerer: Answerer, names: Names) -> None:
+    """Notes in the request's record who answers, and why."""
+    record = open_record.get()
+    if record is not None:
+        version = names.learnwares.get(answerer.model)
+        record.answered_by(answerer.model, version, answerer.reason, answerer.choice)
 
 
 def _is_automatic(model: str | None, names: Names) -> bool:

@@ -15,8 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
+from router.placement import DISK
 from router.ray_internals import keep_grpc_on_loopback, replica_line
 from serving.access.keyring import Keyring
+from serving.decisions.open_record import open_record
+from serving.decisions.recorder import Recorder
 from serving.names import MARKET, MARKET_APPLICATION, ROUTER, is_allowed
 from serving.openai_errors import error_response
 from serving.paging.gate import AdapterGate, open_gate
@@ -33,6 +36,7 @@ from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
 from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
+from serving.replica.recording import Recording
 from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
 from serving.replica.room import shorten_answers_to_the_room
@@ -83,6 +87,8 @@ class ReplicaOptions(NamedTuple):
     """Seconds without a finished step after which the engine is taken for hung."""
     limits: ReplicaLimits | None = None
     """The bounds of requests; None for none."""
+    record: Callable[[CollectorRegistry], Recorder] | None = None
+    """Makes what takes the records of requests, with its metrics in the registry; None records nothing."""
 
 
 class LearnwareServer(EngineServer):
@@ -94,6 +100,7 @@ class LearnwareServer(EngineServer):
     _watchdog: Watchdog | None = None
     """The watchdog, None until the engine runs."""
     _verifying: asyncio.Task[None] | None = None
+    _recorder: Recorder | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
@@ -142,7 +149,12 @@ class LearnwareServer(EngineServer):
             APIRoute("/v1/models/{model:path}", self._one_model, methods=["GET"]),
             APIRoute(EXPLAIN_PATH, self._explain, methods=["POST"]),
         ]
+        if options.record is not None:
+            self._recorder = options.record(self._registry)
+            self._recorder.start()
         # from the outermost to the innermost, behind the front door
+        keys, replica = (options.secret, *options.other_secrets), serve.get_replica_context().replica_id.unique_id
+        add_middleware(app, Recording, recorder=self._recorder, replica=replica, secrets=keys)
         add_middleware(app, AnthropicErrors)
         add_middleware(app, Answering, failure=lambda: self._failure)
         if options.limits is not None:
@@ -200,6 +212,8 @@ class LearnwareServer(EngineServer):
         request, entry = self._adapters.request(engine_name), self._adapters.entry(engine_name)
         if request is None or entry is None or self._gate is None:
             return nullcontext()
+        if (record := open_record.get()) is not None:
+            record.tier = self._gate.residency.tiers.get(engine_name, DISK)
         return self._failures.watching(entry, self._gate.hold(request))
 
     async def _list_models(self) -> JSONResponse:
@@ -322,6 +336,8 @@ class LearnwareServer(EngineServer):
             if self._verifying is not None:
                 self._verifying.cancel()
             await self._gate.close()
+        if self._recorder is not None:
+            await self._recorder.close()
         await super().__del__()
 
     async def metrics_text(self) -> str:

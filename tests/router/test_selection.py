@@ -293,7 +293,9 @@ def test_odd_text_never_raises(selector: Selector, text: str) -> None:
 
 def test_a_vector_chooses_what_its_text_chooses(selector: Selector) -> None:
     text = next(iter(MUST_MATCH))
-    assert selector.choose_embedded(selector.embed(text), form=asked_form(text)) == selector.choose(text)
+    assert selector.choose_embedded(selector.embed(text), form=asked_form(text)) == (
+        selector.choose(text)._replace(read=None)
+    )
 
 
 def test_threads_get_the_same_answers(selector: Selector) -> None:

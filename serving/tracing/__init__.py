@@ -1,0 +1,1 @@
+"""OpenTelemetry traces and structured logs of a stack's processes."""
