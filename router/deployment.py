@@ -12,7 +12,7 @@ A request that names a model needs no decision: it is read, placed and let throu
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -46,6 +47,7 @@ from router.request import DecodeTokens, RoutedRequest, read_request
 from router.selection import Choice, Selector, next_best
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
+from router.watch import NO_WATCH, Watch
 from router.wrappers import OwnWords, RequestSettings
 from specs.encoding.ask import split_prompt
 from specs.errors import Overloaded
@@ -99,6 +101,8 @@ class RouterOptions(BaseModel):
     conversation: ConversationSettings
     request: RequestSettings = RequestSettings()
     placement: PlacementSettings = PlacementSettings()
+    watch: Callable[[], Watch] | None = None
+    """Makes what watches each request on the replica; None: nothing does."""
     on_loopback: bool
     """Whether the replica's gRPC server is kept on the loopback interface
     (`router.ray_internals.keep_grpc_on_loopback`)."""
@@ -123,6 +127,7 @@ class LearnwareRouter:
             keep_grpc_on_loopback()
         self._server = server
         self._options = options
+        self._watch = NO_WATCH if options.watch is None else options.watch()
         self._secret = secret
         self._builder = SnapshotBuilder(options.selection)
         catalogue = current_catalogue(options.market, options.learnwares, options.requirements)
@@ -147,7 +152,8 @@ class LearnwareRouter:
             self._follower = Follower(self._options.market, self._follow, self._sequence)
             self._follower.start()
             self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
-        return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
+        routes = [Route("/internal/route", self._route, methods=["POST"])]
+        return Starlette(routes=routes, middleware=[Middleware(self._watch.around)])
 
     async def _follow(self, catalogue: Catalogue) -> None:
         await asyncio.to_thread(self._builder.build, catalogue)
@@ -184,6 +190,7 @@ class LearnwareRouter:
             # A model that could not be read may be a named one: the replica, which has the whole body, refuses.
             decision = Decision(_base(ROUTER_OVERLOAD), time.perf_counter() - begun)
         choice, answer = self._place(decision.choice)
+        self._watch.decided(choice, decision.waited_s)
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)
         header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, seconds * 1000, next_best(choice))

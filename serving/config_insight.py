@@ -1,8 +1,9 @@
 """The sections of the configuration for whoever runs or teaches a stack: console, decision log, traces, feedback."""
 
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serving.config_sections import Section
 
@@ -62,6 +63,14 @@ class TraceSettings(Section):
     logs: Literal["text", "json"] = Field(
         "text", description="Form of all processes' logs; json has request and trace ids."
     )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_collector(cls, endpoint: str | None) -> str | None:
+        parts = urlsplit(endpoint or "http://none")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"must be the URL of a collector, such as http://127.0.0.1:4318, and not {endpoint!r}")
+        return endpoint
 
 
 class FeedbackSettings(Section):

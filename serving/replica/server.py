@@ -42,6 +42,9 @@ from serving.replica.verification import without_wrong_values
 from serving.replica.vllm_metrics import leave_adapter_mixes_out
 from serving.replica.warm_up import WarmUp
 from serving.replica.watchdog import Watchdog, kill_engine
+from serving.tracing.logs import begin_json_logs, wanted as json_logs_wanted
+from serving.tracing.replica import adapter_wait, add_traces, prepare_vllm
+from serving.tracing.spans import TraceOptions, Tracing
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
 from specs.market.catalogue import Catalogue, Entry
 from specs.market.checks import Requirements
@@ -83,6 +86,8 @@ class ReplicaOptions(NamedTuple):
     """Seconds without a finished step after which the engine is taken for hung."""
     limits: ReplicaLimits | None = None
     """The bounds of requests; None for none."""
+    traces: TraceOptions | None = None
+    """Where spans go; None: there are none."""
 
 
 class LearnwareServer(EngineServer):
@@ -94,6 +99,7 @@ class LearnwareServer(EngineServer):
     _watchdog: Watchdog | None = None
     """The watchdog, None until the engine runs."""
     _verifying: asyncio.Task[None] | None = None
+    _tracing: Tracing | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
@@ -101,6 +107,9 @@ class LearnwareServer(EngineServer):
         if options.on_loopback:
             keep_grpc_on_loopback()
         self._options = options
+        begin_json_logs()
+        if options.traces is not None:
+            prepare_vllm()
         self._catalogue = current_catalogue(options.market, options.learnwares, options.requirements)
         self._admission = Admission(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
@@ -163,6 +172,8 @@ class LearnwareServer(EngineServer):
             prompt_logprobs=prompt_logprobs,
         )
         add_front_door(app, options.keyring, options.allowed)
+        if options.traces is not None or json_logs_wanted():
+            self._tracing = add_traces(app, options.traces)
         return app
 
     @property
@@ -200,7 +211,7 @@ class LearnwareServer(EngineServer):
         request, entry = self._adapters.request(engine_name), self._adapters.entry(engine_name)
         if request is None or entry is None or self._gate is None:
             return nullcontext()
-        return self._failures.watching(entry, self._gate.hold(request))
+        return adapter_wait(engine_name, self._failures.watching(entry, self._gate.hold(request)))
 
     async def _list_models(self) -> JSONResponse:
         return JSONResponse({"object": "list", "data": await self._cards()})
@@ -322,6 +333,8 @@ class LearnwareServer(EngineServer):
             if self._verifying is not None:
                 self._verifying.cancel()
             await self._gate.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.end)
         await super().__del__()
 
     async def metrics_text(self) -> str:
