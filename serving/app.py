@@ -6,7 +6,7 @@ and the configuration as argument (`serving.serve_file`). The environment that R
 (`learnware-serving environment --config PATH` prints it).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         conversation=router.conversation,
         request=router.request,
         placement=router.placement,
-        watch=None if traces is None and config.traces.logs == "text" else partial(RouterTracing, traces),
+        watch=router_watch(config),
         on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}
@@ -138,6 +138,12 @@ def trace_options(config: Config) -> TraceOptions | None:
     """Returns where spans go and how many requests are sampled; None where there are no spans."""
     endpoint = config.traces.otlp_endpoint
     return None if endpoint is None else TraceOptions(endpoint, config.traces.sample)
+
+
+def router_watch(config: Config) -> Callable[[], RouterTracing] | None:
+    """Returns what makes the watch over a router's requests; None where neither spans nor log lines need one."""
+    traces = trace_options(config)
+    return None if traces is None and config.traces.logs == "text" else partial(RouterTracing, traces)
 
 
 def llm_config(config: Config, base: Path) -> LLMConfig:

@@ -67,7 +67,9 @@ class TraceSettings(Section):
     @field_validator("otlp_endpoint")
     @classmethod
     def _is_a_collector(cls, endpoint: str | None) -> str | None:
-        parts = urlsplit(endpoint or "http://none")
+        if endpoint is None:
+            return None
+        parts = urlsplit(endpoint)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"must be the URL of a collector, such as http://127.0.0.1:4318, and not {endpoint!r}")
         return endpoint

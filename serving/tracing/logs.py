@@ -8,7 +8,6 @@ stays text.
 
 import json
 import logging
-import logging.config
 import multiprocessing
 import os
 import sys
@@ -97,11 +96,15 @@ def begin_json_logs() -> None:
     formatter = JsonFormatter(*_replica_here())
     if "VLLM_LOGGING_CONFIG_PATH" not in os.environ:
         os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(VLLM_CONFIGURATION)  # for the engine's processes
-        if logging.getLogger("vllm").handlers:  # vLLM is imported here, and has read its configuration
-            logging.config.dictConfig(json.loads(VLLM_CONFIGURATION.read_text()))
+        engine = logging.getLogger("vllm")
+        if engine.handlers:  # vLLM is imported here, and has read its own configuration
+            engine.handlers[:] = [RawHandler()]  # `dictConfig` would close all handlers, those of Ray Serve's files too
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(RawHandler())
+        for name in _LOGGERS[1:]:  # what has a handler of its own would be written twice
+            logger = logging.getLogger(name)
+            logger.propagate = logger.propagate and not logger.handlers
     logging.captureWarnings(capture=True)
     for handler in _handlers():
         handler.setFormatter(formatter)
