@@ -1,4 +1,4 @@
-"""What watches a router's requests from outside, such as traces."""
+"""The seam by which something outside, such as traces, watches a router's requests."""
 
 from typing import Protocol
 

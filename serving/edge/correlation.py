@@ -1,4 +1,4 @@
-"""What joins one request's traces and log lines: its id, its trace context, and the edge's log line in JSON.
+"""A request's id and trace context, which join its spans and log lines, and the edge's log line in JSON.
 
 Request id: `x-request-id` of a client is kept where it is 1 to 128 characters of `A-Za-z0-9._-`, else replaced by a
 UUID; router and replica get it, and every answer that HAProxy sends has it once. (What HAProxy cannot parse as HTTP it

@@ -45,7 +45,7 @@ class Edge(NamedTuple):
 
 
 class Correlation(NamedTuple):
-    """What joins a request's log lines and spans."""
+    """The ids that join a request's log lines and spans."""
 
     request_id: str | None = None
     context: TraceContext | None = None
