@@ -12,7 +12,7 @@ import time
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -21,10 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.access.caller import caller
 from serving.names import GENERATING_PATHS
 from serving.tracing.context import TRACEPARENT, Correlation, correlated, correlation
-from serving.tracing.spans import PREFIX, TraceOptions, Tracing, context_of, traces_url
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+from serving.tracing.spans import PREFIX, Span, TraceOptions, Tracing, traces_url
 
 _TRIED_AGAIN = 502
 """Status by which the edge tries another replica, which then records the edge's span."""
@@ -42,6 +39,8 @@ _ID = re.compile(rb'"id": ?"([^"\\]{1,200})"')
 """The id of an answer, in the JSON of its body or of its first event."""
 _BEGINNING = 600
 """Bytes of an answer in which its id stands: all APIs write it before any text."""
+LONGEST_NAME = 128
+"""Characters of a client's name for a model that a span repeats."""
 _SOON_S = 1.0
 """Seconds by which the engine's clock may be ahead: it is the machine's own, in another process."""
 
@@ -62,68 +61,49 @@ def prepare_vllm() -> None:
 class ServerSpan:
     """A recorded request on its way through the replica."""
 
-    def __init__(self, tracing: Tracing, span: "Span", operation: str) -> None:
-        self._tracing, self._operation = tracing, operation
+    def __init__(self, span: Span, operation: str) -> None:
         self.span = span
         self.status = 0
-        self._tokens = [0, 0]
-
-    def child(self, name: str, start_s: float, end_s: float, attributes: dict[str, Any] | None = None) -> "Span":
-        """Records a part of the request; both times are seconds since the epoch. Returns its span, which has ended."""
-        from opentelemetry.trace import set_span_in_context
-
-        began = int(start_s * 1e9)
-        part = self._tracing.tracer.start_span(
-            name, set_span_in_context(self.span), attributes=attributes, start_time=began
-        )
-        part.end(max(int(end_s * 1e9), began))
-        return part
+        self._operation = operation
 
     def asked_for(self, model: str | None, tenant: str) -> None:
         """Takes note of the model that the client names, and of the tenant."""
-        self.span.set_attribute("learnware.tenant", tenant)
+        self.span.attributes["learnware.tenant"] = tenant
         if model:
-            self.span.set_attribute("gen_ai.request.model", model)
-            self.span.update_name(f"{self._operation} {model}")
+            model = model[:LONGEST_NAME]
+            self.span.attributes["gen_ai.request.model"] = model
+            self.span.name = f"{self._operation} {model}"
 
     def took(self, prompt: int, generated: int, reasons: list[str]) -> None:
         """Adds the tokens of one run of the engine; one in the background may outlast the span."""
-        if not self.span.is_recording():
+        if self.span.ended:
             return
-        self._tokens[0] += prompt
-        self._tokens[1] += generated
-        self.span.set_attribute("gen_ai.usage.input_tokens", self._tokens[0])
-        self.span.set_attribute("gen_ai.usage.output_tokens", self._tokens[1])
+        attributes = self.span.attributes
+        for name, tokens in (("input", prompt), ("output", generated)):
+            key = f"gen_ai.usage.{name}_tokens"
+            attributes[key] = attributes.get(key, 0) + tokens
         if reasons:
-            self.span.set_attribute("gen_ai.response.finish_reasons", reasons)
-
-    def fail(self, kind: str) -> None:
-        """Marks the request as failed, by the kind of its error."""
-        from opentelemetry.trace import Status, StatusCode
-
-        if not self.span.is_recording():
-            return
-        self.span.set_attribute("error.type", kind)
-        self.span.set_status(Status(StatusCode.ERROR))
+            attributes["gen_ai.response.finish_reasons"] = reasons
 
     def headed(self, message: Message) -> None:
         """Takes note of an answer's head."""
         self.status = message["status"]
-        self.span.set_attribute("http.response.status_code", self.status)
+        attributes = self.span.attributes
+        attributes["http.response.status_code"] = self.status
         for name, value in message.get("headers", ()):
             if name == b"x-learnware":
-                self.span.set_attribute("gen_ai.response.model", value.decode())
+                attributes["gen_ai.response.model"] = value.decode()
             elif name == b"x-learnware-reason":
-                self.span.set_attribute("learnware.reason", value.decode())
+                attributes["learnware.reason"] = value.decode()
             elif name == b"x-learnware-score":
-                self.span.set_attribute("learnware.score", float(value))
+                attributes["learnware.score"] = float(value)
         if self.status >= 500:
-            self.fail(str(self.status))
+            self.span.fail(str(self.status))
 
     def began(self, body: bytes) -> None:
         """Takes note of the beginning of an answer's body."""
         if self.status == 200 and (found := _ID.search(body[:_BEGINNING])):
-            self.span.set_attribute("gen_ai.response.id", found[1].decode())
+            self.span.attributes["gen_ai.response.id"] = found[1].decode(errors="replace")
 
     def watching(self, send: Send) -> Send:
         """Returns an ASGI `send` that takes note of what passes."""
@@ -174,14 +154,15 @@ class Traced:
             "http.request.method": "POST",
             "http.route": path,
             "url.path": path,
-            "learnware.request_id": found.request_id or "",
         }
+        if found.request_id is not None:
+            attributes["learnware.request_id"] = found.request_id
         span = tracing.begin(operation, found, attributes)
-        if not span.is_recording():
+        if span is None:
             await self._app(scope, receive, send)
             return
-        one = ServerSpan(tracing, span, operation)
-        own = context_of(span)
+        one = ServerSpan(span, operation)
+        own = span.named()
         headers = [pair for pair in scope["headers"] if pair[0] != TRACEPARENT]
         scope = {**scope, "headers": [*headers, (TRACEPARENT, own.header().encode())]}
         before, ids = server_span.set(one), correlation.set(found._replace(context=own))
@@ -190,15 +171,14 @@ class Traced:
         except BaseException as error:
             if isinstance(error, Exception) and not one.status:
                 one.headed({"status": 500})  # as Starlette answers it, outside of all middlewares
-            one.fail(type(error).__name__)
+            span.fail(type(error).__name__)
             raise
         finally:
             correlation.reset(ids)
             server_span.reset(before)
             span.end()
             if found.edge is not None and found.context is not None and one.status != _TRIED_AGAIN:
-                identity = found.request_id or ""
-                tracing.record_edge(found.edge, found.context, "POST", path, one.status, identity)
+                tracing.record_edge(found.edge, found.context, path, one.status, found.request_id)
 
 
 def add_traces(app: FastAPI, options: TraceOptions | None) -> Tracing | None:
@@ -232,7 +212,7 @@ class _AdapterWait(AbstractAsyncContextManager[None]):
         self._owner, self._engine_name, self._inner = owner, engine_name, inner
 
     async def __aenter__(self) -> None:
-        began = time.time()
+        began = time.time_ns()
         attributes: dict[str, Any] = {"learnware.adapter": self._engine_name}
         try:
             await self._inner.__aenter__()
@@ -240,7 +220,7 @@ class _AdapterWait(AbstractAsyncContextManager[None]):
             attributes["error.type"] = type(error).__name__
             raise
         finally:
-            self._owner.child("learnware.adapter", began, time.time(), attributes)
+            self._owner.span.child("learnware.adapter", began, time.time_ns(), attributes)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -287,8 +267,8 @@ class _EngineRun(AbstractContextManager[Any]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception):
-            self._owner.fail(type(error).__name__)
+        if isinstance(error, Exception) and not self._owner.span.ended:
+            self._owner.span.fail(type(error).__name__)
         sequences = getattr(self._last, "outputs", None)
         ended = [one.finish_reason for one in sequences] if isinstance(sequences, list) else []
         self._owner.took(self._tokens.prompt or 0, self._tokens.generated, [one for one in ended if one])
@@ -299,9 +279,10 @@ class _EngineRun(AbstractContextManager[Any]):
     def _record(self, metrics: Any) -> None:
         """Records the parts from vLLM's own times (`RequestStateStats`), seconds of the machine's monotonic clock; a
         part that did not begin or end has none."""
-        epoch = time.time() - time.monotonic()
-        latest = time.monotonic() + _SOON_S
+        now = time.monotonic()
+        epoch, latest = time.time() - now, now + _SOON_S
         marks = (metrics.queued_ts, metrics.scheduled_ts, metrics.first_token_ts, metrics.last_token_ts)
         for name, start, end in zip(("queue", "prefill", "decode"), marks, marks[1:], strict=False):
             if 0 < start <= end <= latest:
-                self._owner.child(f"learnware.{name}", epoch + start, epoch + end)
+                began, ended = (int((epoch + mark) * 1e9) for mark in (start, end))
+                self._owner.span.child(f"learnware.{name}", began, ended, {})

@@ -1,19 +1,15 @@
 """The traces of a router: `learnware.decide`, one span for each choice."""
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.selection import Choice
 from serving.tracing.context import Correlation, correlated
 from serving.tracing.logs import begin_json_logs
-from serving.tracing.spans import TraceOptions, Tracing
+from serving.tracing.spans import Span, TraceOptions, Tracing
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-MOST_CANDIDATES = 16
+MOST_CANDIDATES = 5
 """Candidates of a choice that its span names, the best first."""
 _REFUSED = 429
 
@@ -21,7 +17,7 @@ _REFUSED = 429
 class _Deciding:
     """A recorded request on its way through the router."""
 
-    def __init__(self, span: "Span") -> None:
+    def __init__(self, span: Span) -> None:
         self.span = span
         self.decided = False
         self.status = 0
@@ -66,8 +62,8 @@ class RouterTracing:
         if current is None:
             return
         current.decided = True
-        best = sorted(choice.candidates, key=lambda one: -one.expected)[:MOST_CANDIDATES]
-        current.span.set_attributes(
+        best = choice.candidates[:MOST_CANDIDATES]
+        current.span.attributes.update(
             {
                 "learnware.learnware": choice.learnware_id or "",
                 "learnware.reason": choice.reason,
@@ -86,8 +82,9 @@ class RouterTracing:
 async def _trace(
     tracing: Tracing, found: Correlation, app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    span = tracing.begin("learnware.decide", found, {"learnware.request_id": found.request_id or ""})
-    if not span.is_recording():
+    named = {} if found.request_id is None else {"learnware.request_id": found.request_id}
+    span = tracing.begin("learnware.decide", found, named)
+    if span is None:
         await app(scope, receive, send)
         return
     current = _Deciding(span)
@@ -103,12 +100,9 @@ async def _trace(
         # else it asked for no choice: a span that does not end is never sent
 
 
-def _refused(tracing: Tracing, span: "Span", found: Correlation) -> None:
+def _refused(tracing: Tracing, span: Span, found: Correlation) -> None:
     """Ends the span of a refusal. No replica sees it, so that the edge's span is recorded here as well."""
-    from opentelemetry.trace import Status, StatusCode
-
-    span.set_attribute("error.type", str(_REFUSED))
-    span.set_status(Status(StatusCode.ERROR))
+    span.fail(str(_REFUSED))
     span.end()
     if found.edge is not None and found.context is not None:
-        tracing.record_edge(found.edge, found.context, "POST", None, _REFUSED, found.request_id or "")
+        tracing.record_edge(found.edge, found.context, None, _REFUSED, found.request_id)

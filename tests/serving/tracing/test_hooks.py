@@ -35,10 +35,10 @@ from serving.replica.admission import Admission
 from serving.replica.front_door import add_front_door
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.request_metrics import ReplicaMetrics
-from serving.tracing.context import correlation
+from serving.tracing.context import Correlation, correlation
 from serving.tracing.replica import ServerSpan, Traced, add_traces, prepare_vllm, server_span, trace_vllm
 from serving.tracing.router import RouterTracing
-from serving.tracing.spans import TraceOptions, Tracing
+from serving.tracing.spans import Span, TraceOptions, Tracing
 from tests.router.test_deployment import QUESTION, body, make_router
 from tests.serving.replica.middleware_client import NAMES, SECRET, choice, echo_app
 from tests.serving.tracing.collector import Collector, collecting
@@ -51,6 +51,12 @@ __all__ = ["make_router"]
 def collector() -> Iterator[Collector]:
     with collecting() as one:
         yield one
+
+
+def _begun(tracing: Tracing) -> Span:
+    span = tracing.begin("chat", Correlation(), {})
+    assert span is not None
+    return span
 
 
 async def post(app: Any, path: str, content: Any, given: dict[str, str]) -> httpx.Response:
@@ -133,7 +139,7 @@ async def test_a_run_through_the_gate_is_in_the_replicas_span(collector: Collect
         yield SimpleNamespace(prompt_token_ids=[1, 2], outputs=[sequence], metrics=stats)
 
     tracing = Tracing("engine", TraceOptions(collector.url, 1.0))
-    span = ServerSpan(tracing, tracing.tracer.start_span("chat"), "chat")
+    span = ServerSpan(_begun(tracing), "chat")
     before = server_span.set(span)
     try:
         outputs = AdapterGate("nobody", 1).around(generate)("a prompt", SamplingParams(), "id")
@@ -161,7 +167,7 @@ async def test_a_replicas_wait_for_an_adapter_is_in_its_span(collector: Collecto
         _gate=SimpleNamespace(hold=lambda _: nullcontext()),
     )
     tracing = Tracing("engine", TraceOptions(collector.url, 1.0))
-    span = ServerSpan(tracing, tracing.tracer.start_span("chat"), "chat")
+    span = ServerSpan(_begun(tracing), "chat")
     before = server_span.set(span)
     try:
         async with LearnwareServer._hold(server, "finance@1"):

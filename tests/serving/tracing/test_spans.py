@@ -364,8 +364,8 @@ async def test_a_choice_is_a_span_beside_the_replicas(collector: Collector, trac
         "learnware.base": 0.25,
         "learnware.bound": 0.5,
         "learnware.waited_ms": 4.0,
-        "learnware.candidates": ["c1", "c0"],
-        "learnware.candidates.expected": [0.01, 0.0],
+        "learnware.candidates": ["c0", "c1"],
+        "learnware.candidates.expected": [0.0, 0.01],
         "learnware.candidates.score": [0.5, 0.5],
     }
 
@@ -381,7 +381,7 @@ async def test_a_router_tells_of_refusals_and_not_of_what_it_did_not_decide(coll
     refused, made = (one for one in collector.spans if one.name == "learnware.decide")
     assert (refused.status, refused.attributes["error.type"]) == (ERROR, "429")
     assert len(made.attributes["learnware.candidates"]) == MOST_CANDIDATES
-    assert made.attributes["learnware.candidates"][0] == "c98"
+    assert made.attributes["learnware.candidates"][0] == "c0"
     edge = collector.one("POST")
     assert (edge.service, edge.span, edge.parent, edge.start) == ("learnware-edge", EDGE, CLIENT, CAME * 1000)
     assert edge.attributes["http.response.status_code"] == 429
