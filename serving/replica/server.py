@@ -87,7 +87,7 @@ class ReplicaOptions(NamedTuple):
     limits: ReplicaLimits | None = None
     """The bounds of requests; None for none."""
     traces: TraceOptions | None = None
-    """Where spans go; None: there are none."""
+    """The collector of spans, and how many are sampled; None: there are no spans."""
 
 
 class LearnwareServer(EngineServer):

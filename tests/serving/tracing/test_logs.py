@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("ray.serve")
+
 from serving.serve_file import serve_file
 from serving.tracing.context import Correlation, TraceContext, correlation
 from serving.tracing.logs import LOGS_VARIABLE, VLLM_CONFIGURATION, JsonFormatter, say_json
@@ -126,8 +128,15 @@ def test_the_engines_own_processes_write_json_past_vllms_prefix() -> None:
 
 
 def test_rays_own_processes_write_json_too() -> None:
-    from serving.config import Config
+    from ray import serve
 
+    from serving.config import Config
+    from serving.launch.deploy_process import with_logs
+
+    target = serve.RunTarget(None, name="market", route_prefix="/v1/learnwares")
+    in_json = with_logs(target, Config.model_validate({"traces": {"logs": "json"}}))
+    assert (in_json.name, in_json.logging_config) == ("market", {"encoding": "JSON"})
+    assert with_logs(target, Config()) is target
     assert "encoding: JSON" in serve_file(Config.model_validate({"traces": {"logs": "json"}}))
     assert "logging_config" not in serve_file(Config())
 
