@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -49,6 +50,7 @@ from router.selection import Choice, Selector, next_best
 from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from router.token_ids import token_decoder
+from router.watch import NO_WATCH, Watch
 from router.wrappers import OwnWords, RequestSettings
 from specs.encoding.ask import split_prompt
 from specs.errors import Overloaded
@@ -104,6 +106,8 @@ class RouterOptions(BaseModel):
     placement: PlacementSettings = PlacementSettings()
     record: Callable[[CollectorRegistry], DecisionRecorder] | None = None
     """Makes what takes the records of choices, with its metrics in the registry; None records nothing."""
+    watch: Callable[[], Watch] | None = None
+    """Makes what watches each request on the replica; None: nothing does."""
     on_loopback: bool
     """Whether the replica's gRPC server is kept on the loopback interface
     (`router.ray_internals.keep_grpc_on_loopback`)."""
@@ -128,6 +132,7 @@ class LearnwareRouter:
             keep_grpc_on_loopback()
         self._server = server
         self._options = options
+        self._watch = NO_WATCH if options.watch is None else options.watch()
         self._secret = secret
         self._builder = SnapshotBuilder(options.selection)
         catalogue = current_catalogue(options.market, options.learnwares, options.requirements)
@@ -154,7 +159,8 @@ class LearnwareRouter:
             self._follower.start()
             self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
         self._log.start()
-        return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
+        routes = [Route("/internal/route", self._route, methods=["POST"])]
+        return Starlette(routes=routes, middleware=[Middleware(self._watch.around)])
 
     async def _follow(self, catalogue: Catalogue) -> None:
         await asyncio.to_thread(self._builder.build, catalogue)
@@ -191,6 +197,7 @@ class LearnwareRouter:
             # A model that could not be read may be a named one: the replica, which has the whole body, refuses.
             decision = Decision(_base(ROUTER_OVERLOAD), time.perf_counter() - begun)
         choice, answer = self._place(decision.choice)
+        self._watch.decided(choice, decision.waited_s)
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)
         after, decision_id = next_best(choice), self._log.note(choice, read, self._snapshot, self._market)

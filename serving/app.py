@@ -6,7 +6,7 @@ and the configuration as argument (`serving.serve_file`). The environment that R
 (`learnware-serving environment --config PATH` prints it).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from serving.replica.server import LearnwareServer, ReplicaOptions
 from serving.requirements import fill_market, market_requirements
 from serving.serve_file import configured
 from serving.signing import signing_secrets
+from serving.tracing.replica import trace_vllm
+from serving.tracing.router import RouterTracing
+from serving.tracing.spans import TraceOptions
 
 AUTO_FIT = -1
 """vLLM's `max_model_len` for the longest that fits (`vllm.v1.core.kv_cache_utils`)."""
@@ -85,6 +88,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
     """
     secret, *others = signing_secrets(config.market.folder)
     router = config.router
+    traces = trace_options(config)
     needed = market_requirements(config, base) if market is None else None
     decisions = config.decisions
     record = recorder_factory(vectors=decisions.vectors, prompts=decisions.prompts) if decisions.enabled else None
@@ -105,6 +109,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         stuck_step_s=config.engine.stuck_step_s,
         limits=ReplicaLimits(config.limits, config.http, config.engine.max_num_seqs, frozenset(router.auto_names)),
         record=record,
+        traces=traces,
     )
     # A stack of one machine says at once why it cannot start; a cluster, where nodes fail, tries three times.
     tries = {"max_constructor_retry_count": 1} if on_loopback else {}
@@ -125,12 +130,25 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         request=router.request,
         placement=router.placement,
         record=record,
+        watch=router_watch(config),
         on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}
     return attach_router(
         engine, router_application(LearnwareRouter, {"name": ROUTER, **ROUTER_OPTIONS, **tries}, arguments)
     )
+
+
+def trace_options(config: Config) -> TraceOptions | None:
+    """Returns where spans go and how many requests are sampled; None where there are no spans."""
+    endpoint = config.traces.otlp_endpoint
+    return None if endpoint is None else TraceOptions(endpoint, config.traces.sample)
+
+
+def router_watch(config: Config) -> Callable[[], RouterTracing] | None:
+    """Returns what makes the watch over a router's requests; None where neither spans nor log lines need one."""
+    traces = trace_options(config)
+    return None if traces is None and config.traces.logs == "text" else partial(RouterTracing, traces)
 
 
 def llm_config(config: Config, base: Path) -> LLMConfig:
@@ -213,5 +231,7 @@ def engine_arguments(config: Config) -> dict[str, Any]:
         # SmolLM2 writes tool calls in the Hermes form; without a parser vLLM refuses `tools` with `tool_choice: auto`.
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
         arguments["override_generation_config"] = dict(EMBEDDED_SAMPLING)
+    if (traces := trace_options(config)) is not None:
+        arguments |= trace_vllm(traces)
     options = {name: value for name, value in engine.options.items() if name != "additional_config"}
     return arguments | options

@@ -1,6 +1,7 @@
 """The sections of the configuration for whoever runs or teaches a stack: console, decision log, traces, feedback."""
 
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 import regex
 from pydantic import Field, field_validator, model_validator
@@ -80,6 +81,16 @@ class TraceSettings(Section):
     logs: Literal["text", "json"] = Field(
         "text", description="Form of all processes' logs; json has request and trace ids."
     )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_collector(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        parts = urlsplit(endpoint)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"must be the URL of a collector, such as http://127.0.0.1:4318, and not {endpoint!r}")
+        return endpoint
 
 
 class FeedbackSettings(Section):

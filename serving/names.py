@@ -29,6 +29,15 @@ GENERATING_PATHS = (
 """Paths that vLLM 0.29 answers by generating, so that a learnware can be chosen for them. HAProxy asks the router about
 requests to these paths alone."""
 
+CONSOLE_PATH = "/console/"
+"""Path of the console's first page. GET and HEAD need no key below it."""
+CONSOLE_API = "/console/api"
+"""Path at and below which the console's own interface answers, which needs a key."""
+DECISION_PATHS = ("/v1/decisions", "/v1/decisions/", "/v1/feedback")
+"""Paths, and a beginning of paths, that the application `DECISIONS_APPLICATION` answers."""
+FEEDBACK_REWRITE = ("/v1/feedback", "/v1/decisions/feedback")
+"""The path by which clients give feedback, and the one by which it reaches the application that takes it."""
+
 OPEN_PATHS = ("/health", "/ping", "/-/healthz")
 """Paths that need no key."""
 
@@ -50,12 +59,20 @@ ALLOWED_PATHS = (
     "/v1/task-specs",
     "/v1/decisions",
     "/v1/feedback",
+    CONSOLE_PATH,
 )
 """Paths that clients may reach, decoded. Rendering and counting cost what tokenizing costs."""
 
-ALLOWED_PREFIXES = ("/v1/models/", "/v1/responses/", "/v1/learnwares/", "/v1/task-specs/", "/v1/decisions/")
+ALLOWED_PREFIXES = (
+    "/v1/models/",
+    "/v1/responses/",
+    "/v1/learnwares/",
+    "/v1/task-specs/",
+    "/v1/decisions/",
+    CONSOLE_PATH,
+)
 """Beginnings of further paths that clients may reach: models, stored responses, learnwares, task specifications and
-decisions by their id."""
+decisions by their id, and the console's files and interface."""
 
 ODD_PATH = r"/[.]{0,2}(/|$)|[[:cntrl:]\\]"
 """Regular expression (POSIX classes, as HAProxy reads it) of what no path below a beginning may hold: an empty segment,

@@ -89,6 +89,7 @@ def serve_file(config: Config, name: str | None = None) -> str:
     deployed = {
         "proxy_location": "EveryNode",
         "http_options": {"host": config.http.host, "port": config.http.port},
+        **({"logging_config": {"encoding": "JSON"}} if config.traces.logs == "json" else {}),
         "applications": [
             {"name": application, "route_prefix": prefix, "import_path": path, "args": content}
             for application, prefix, path in _APPLICATIONS

@@ -10,6 +10,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from serving.openai_errors import error_response, no_such_method, no_such_path
+from serving.tracing.context import correlated
+from serving.tracing.logs import begin_json_logs
 from specs.errors import LearnwareError
 
 
@@ -20,11 +22,15 @@ class PrefixedApplication(Starlette):
     def __init__(self, routes: Sequence[Route]) -> None:
         handlers = {LearnwareError: _answer_error, HTTPException: _answer_http_error, Exception: _answer_failure}
         super().__init__(routes=routes, exception_handlers=handlers)
+        begin_json_logs()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": scope["path"].rstrip("/"), "root_path": ""}
-        await super().__call__(scope, receive, send)
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        scope = {**scope, "path": scope["path"].rstrip("/"), "root_path": ""}
+        with correlated(scope):  # for the log
+            await super().__call__(scope, receive, send)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

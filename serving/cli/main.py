@@ -119,8 +119,17 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _serve(options: argparse.Namespace) -> int:
     from serving.launch.stack import serve
+    from serving.tracing.logs import JSON, say_json
 
-    return serve(_load(options), say, strict=options.strict)
+    config = _load(options)
+    if config.traces.logs != JSON:
+        return serve(config, say, strict=options.strict)
+    tell = say_json("launcher")
+    try:
+        return serve(config, tell, strict=options.strict)
+    except LearnwareError as error:
+        tell(str(error), "ERROR")
+        return 1
 
 
 def _environment(options: argparse.Namespace) -> int:

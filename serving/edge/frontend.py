@@ -5,6 +5,7 @@ router nor a replica, and its body is not read. Their order is that of `rules`.
 """
 
 from serving.edge.answers import ANTHROPIC, API, refusal
+from serving.edge.correlation import id_rules, trace_rules
 from serving.edge.settings import EdgeSettings
 from serving.edge.tenants import tenant_rules, tenant_tables
 
@@ -44,6 +45,7 @@ _SILENT_FACTOR = 1.5
 
 _ORIGIN = "txn.edge_origin"
 _PATH = "txn.edge_path"
+_PAGE = "txn.edge_page"
 #: HAProxy variable with the name of the request's tenant.
 TENANT = "txn.edge_tenant"
 
@@ -65,6 +67,7 @@ def rules(settings: EdgeSettings, folder: str) -> list[str]:
     return [
         f"timeout http-request {settings.header_wait_s}s",
         *_connection_rules(settings),
+        *id_rules(),
         # Decoded first, as the application server behind does: %69nternal is /internal there.
         f"http-request set-var({_PATH}) path,url_dec",
         f"http-request set-var({API}) str({ANTHROPIC}) if {{ var({_PATH}) -m beg /v1/messages }}",
@@ -76,6 +79,7 @@ def rules(settings: EdgeSettings, folder: str) -> list[str]:
         *_key_rules(settings, folder),
         *_body_rules(settings, folder),
         *(tenant_rules(settings, folder, TENANT) if settings.generating_paths else ()),
+        *trace_rules(settings),
     ]
 
 
@@ -160,31 +164,53 @@ def _path_rules(settings: EdgeSettings, folder: str) -> list[str]:
     exact = f"{{ var({_PATH}) -m str {' '.join(settings.paths)} }}"
     below = f"{{ path -m beg {' '.join(settings.path_prefixes)} }}" if settings.path_prefixes else "{ always_false }"
     return [
+        *(
+            f"http-request redirect location {target} code 302 if METH_GET {{ var({_PATH}) -m str {path} }}"
+            for path, target in settings.redirects
+        ),
         f"acl edge_exact {exact[2:-2]}",
         f"acl edge_below {below[2:-2]}",
         f"acl edge_odd var({_PATH}) -m reg '{settings.odd_path}'",
         refusal("404", folder, "!edge_exact !edge_below"),
         refusal("404", folder, "!edge_exact edge_odd"),
         f"http-request set-path %[var({_PATH})] if edge_exact",
+        *(
+            f"http-request set-path {target} if METH_POST {{ var({_PATH}) -m str {path} }}"
+            for path, target in settings.rewrites
+        ),
     ]
 
 
 def _key_rules(settings: EdgeSettings, folder: str) -> list[str]:
-    """A key's digest names its tenant. While there is no key at all everybody is one tenant, `anonymous`."""
+    """A key's digest names its tenant. While there is no key at all everybody is one tenant, `anonymous`. The console's
+    files need no key."""
     known = f"{{ var({TENANT}) -m found }}"
     tenant = f"http-request set-var({TENANT})"
     opened = f"{tenant} str(anonymous) if !{known} {{ str(open),map_str({folder}/state.map) -m str yes }}"
     return [
+        *_page_rules(settings),
         f"{tenant} http_auth_bearer,sha2(256),hex,lower,map_str({folder}/keys.map)",
         f"{tenant} req.fhdr(x-api-key),sha2(256),hex,lower,map_str({folder}/keys.map) if !{known}",
         opened,
         refusal(
             "key",
             folder,
-            f"!{known} !{{ var({_PATH}) -m str {' '.join(settings.open_paths)} }}",
+            f"!{known} !{{ var({_PATH}) -m str {' '.join(settings.open_paths)} }} !{{ var({_PAGE}) -m found }}",
             " hdr WWW-Authenticate Bearer",
         ),
     ]
+
+
+def _page_rules(settings: EdgeSettings) -> list[str]:
+    """The console's files are told from its interface, by which it fetches what it shows."""
+    if settings.pages is None:
+        return []
+    beginning, interface = settings.pages
+    is_page = (
+        f"METH_GET {{ var({_PATH}) -m beg {beginning} }} !{{ var({_PATH}) -m str {interface} }} "
+        f"!{{ var({_PATH}) -m beg {interface}/ }}"
+    )
+    return [f"http-request set-var({_PAGE}) bool(true) if {is_page}"]
 
 
 def _body_rules(settings: EdgeSettings, folder: str) -> list[str]:

@@ -30,6 +30,8 @@ The edits, and why each is needed (template: `ray/serve/_private/haproxy_templat
   a public frontend.
 * HAProxy's own errors become error objects of the API that was called, with their true status. Ray answers 502, 503 and
   504 as 500, in text. HAProxy 2.8 itself answers what it cannot parse, and a header that never ends, in its own words.
+* Every request and every answer has an id, a malformed trace context goes, a valid one also reaches the router, and the
+  log is JSON where the logs of all processes are (`serving.edge.correlation`).
 * A request is tried once on another replica (`serving.edge.router_rules`), and a stream that a replica's death cuts
   ends with an error event (`serving.edge.cut_streams`).
 
@@ -50,6 +52,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 from serving.edge import frontend
 from serving.edge.answers import error_map, own_errors, refusal
+from serving.edge.correlation import edit_log
 from serving.edge.cut_streams import FILTER, edit_cut_streams
 from serving.edge.key_maps import current_state, maps, write, write_maps
 from serving.edge.router_rules import edit_router_rules, edit_script
@@ -80,6 +83,8 @@ def edit(config: str, folder: str, settings: EdgeSettings) -> str:
     config = replace(
         config, r"(?m)^(listen stats\n  bind )\S*:(\d+)$", rf"\g<1>{admin}:\2", "the statistics page's bind line"
     )
+    if settings.json_log:
+        config = edit_log(config)
     config = _edit_errors(config, folder)
     config = _edit_frontend(config, folder, settings)
     if script_of(config):

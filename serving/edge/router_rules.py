@@ -4,6 +4,7 @@ one more try on another replica."""
 import re
 
 from serving.edge.answers import refusal
+from serving.edge.correlation import TRACE_HEADERS
 from serving.edge.frontend import ROUTER_HEADER_PREFIX
 from serving.edge.template import TemplateChanged, replace
 
@@ -109,12 +110,52 @@ def edit_script(script: str, folder: str) -> tuple[str, str]:
     script = replace(
         script, failed, lambda m: f'{_WHY_NOT_200}{m[1]}late and "router_timeout" or {m[2]}', "the script's failures"
     )
+    script = _with_trace_headers(script)
     # What was chosen is set before it turns out whether the replica is known.
     setting = "    set_router_response_headers(txn, response_body)\n"
     script = replace(script, rf"(?m)^{re.escape(setting)}", "", "the router script's setting of headers")
     body = r"(?m)^(    local response_body = http_response_body\(response\)\n)"
     script = replace(script, body, lambda match: match[1] + setting, "the router script's reading of the answer")
     return script, "".join(backends)
+
+
+def _with_trace_headers(script: str) -> str:
+    """Return the script with the trace context sent to the router: Ray's own sends the request's id alone."""
+    function = r"(?m)^local function call_router\(router, body, truncated_length, session_id, request_id\)$"
+    script = replace(
+        script,
+        function,
+        lambda _: (
+            f"{_TRACE_LINES}local function call_router(router, body, truncated_length, session_id, request_id, trace)"
+        ),
+        "the router script's call",
+    )
+    sent = r"(?m)^(        \.\. request_id_header\n)"
+    script = replace(script, sent, r"\1        .. trace\n", "the router script's request")
+    call = r"call_router\(router, body, truncated, session_id, request_id\)"
+    return replace(
+        script,
+        call,
+        "call_router(router, body, truncated, session_id, request_id, trace_lines(hdrs))",
+        "the router's call",
+    )
+
+
+#: Lua function that returns the header lines of a request's trace context.
+_TRACE_LINES = f"""local function trace_lines(headers)
+    local lines = ""
+    for _, name in ipairs({{{", ".join(f'"{name}"' for name in TRACE_HEADERS)}}}) do
+        local values = headers and headers[name]
+        local number = 0
+        while values and values[number] do
+            lines = lines .. name .. ": " .. values[number] .. "\\r\\n"
+            number = number + 1
+        end
+    end
+    return lines
+end
+
+"""
 
 
 #: Lua functions by which a router's refusal counts as an answer: the other routers have as much to do.

@@ -52,6 +52,17 @@ class EdgeSettings(NamedTuple):
     """Limit of a tenant whose key names none."""
     keys_file: str | None = None
     """The key file, which is followed while HAProxy runs."""
+    redirects: tuple[tuple[str, str], ...] = ()
+    """Pairs of a path and the one that a GET or HEAD of it is sent to."""
+    rewrites: tuple[tuple[str, str], ...] = ()
+    """Pairs of a path of `paths` and the one by which a POST to it goes on."""
+    pages: tuple[str, str] | None = None
+    """A beginning of paths below which GET and HEAD need no key, and the path in it at and below which they do."""
+    trace_share: float | None = None
+    """Share of the generating requests without a trace context of their own for which a trace is recorded; None where
+    no spans are made."""
+    json_log: bool = False
+    """Whether HAProxy's log lines are JSON objects."""
     static_keys: tuple[dict[str, Any], ...] = ()
     """Keys of configuration and environment, as entries of a key file; one with `"opens"` false does not by itself make
     others need a key (the admin key)."""

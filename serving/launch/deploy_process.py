@@ -15,7 +15,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from serving.config import Config
 from serving.engine_check import say_for_the_starter, what_it_said
@@ -149,7 +149,16 @@ def _deploy(deployment: Deployment) -> None:
     if config.decisions.enabled:
         log = decisions_application(config, market, on_loopback=True, lines=deployment.lines)
         targets.append(serve.RunTarget(log, name=DECISIONS_APPLICATION, route_prefix=DECISIONS_PREFIX))
+    targets = [with_logs(target, config) for target in targets]
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def with_logs(target: Any, config: Config) -> Any:
+    """Returns Ray Serve's `RunTarget` with the form of log lines in it, for those that Ray writes in a replica before
+    its class is made (`serving.tracing.logs`)."""
+    if config.traces.logs != "json":
+        return target
+    return type(target)(target.target, target.name, target.route_prefix, {"encoding": "JSON"})
 
 
 def main() -> int:

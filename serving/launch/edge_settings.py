@@ -8,7 +8,17 @@ from serving.config import Config
 from serving.config_sections import MIB
 from serving.edge.settings import EdgeSettings
 from serving.launch.instance import LOOPBACK
-from serving.names import GENERATING_PATHS, ODD_PATH, OPEN_PATHS, allowed_paths, allowed_prefixes
+from serving.names import (
+    CONSOLE_API,
+    CONSOLE_PATH,
+    DECISION_PATHS,
+    FEEDBACK_REWRITE,
+    GENERATING_PATHS,
+    ODD_PATH,
+    OPEN_PATHS,
+    allowed_paths,
+    allowed_prefixes,
+)
 from specs.errors import InvalidConfig
 from specs.task import MAX_BYTES as MAX_TASK_BYTES
 
@@ -26,6 +36,11 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
     everywhere = host in {"0.0.0.0", "::"}  # noqa: S104
     for key, values in (("more_paths", http.more_paths), ("cors_origins", http.cors_origins)):
         _check_words(key, values)
+    absent = (
+        *(() if config.console.enabled else (CONSOLE_PATH,)),
+        *(() if config.decisions.enabled else DECISION_PATHS),
+    )
+    traces = config.traces
     if any(not path.startswith("/") for path in http.more_paths):
         raise InvalidConfig(f"http.more_paths: each path begins with /: {', '.join(http.more_paths)}")
     return EdgeSettings(
@@ -43,8 +58,8 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
         proxy_protocol=http.proxy_protocol,
         tls_certificate=_certificate(http.tls_certificate),
         cors_origins=http.cors_origins,
-        paths=allowed_paths(http.more_paths),
-        path_prefixes=allowed_prefixes(http.more_paths),
+        paths=tuple(path for path in allowed_paths(http.more_paths) if path not in absent),
+        path_prefixes=tuple(path for path in allowed_prefixes(http.more_paths) if path not in absent),
         odd_path=ODD_PATH,
         generating_paths=GENERATING_PATHS,
         open_paths=OPEN_PATHS,
@@ -53,6 +68,11 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
         requests_per_minute=limits.requests_per_minute,
         concurrent_requests=limits.concurrent_requests,
         keys_file=None if config.keys.path is None else str(config.keys.path),
+        redirects=(("/", CONSOLE_PATH), (CONSOLE_PATH[:-1], CONSOLE_PATH)) if config.console.enabled else (),
+        rewrites=(FEEDBACK_REWRITE,) if config.decisions.enabled else (),
+        pages=(CONSOLE_PATH, CONSOLE_API) if config.console.enabled else None,
+        trace_share=None if traces.otlp_endpoint is None else traces.sample,
+        json_log=traces.logs == "json",
         static_keys=static_keys(config),
     )
 

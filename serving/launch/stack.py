@@ -32,6 +32,7 @@ from serving.launch.start_failure import told
 from serving.names import ENGINE
 from serving.paths import cache_folder
 from serving.requirements import check_folder, fill_market
+from serving.tracing.logs import LOGS_VARIABLE
 from specs.errors import StartupError
 
 Say = Callable[[str], None]
@@ -103,6 +104,7 @@ def serve(config: Config, say: Say, *, strict: bool = False) -> int:
 def _environment(config: Config, instance: Instance, *, one_machine: bool) -> dict[str, str]:
     environment = instance_environment(instance, router_replicas=config.router.replicas, one_machine=one_machine)
     environment["VLLM_MAX_N_SEQUENCES"] = str(config.limits.max_choices)  # vLLM's own bound of `n`: 16,384
+    environment[LOGS_VARIABLE] = config.traces.logs
     if config.engine.device == "cpu":
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{config.engine.kv_cache_gib:g}"
     return environment
@@ -132,7 +134,7 @@ def _start(
         # Where replicas listen: loopback, also when clients come from elsewhere. They reach HAProxy's frontend alone,
         # whose address `edge_settings` sets.
         http_options={"host": LOOPBACK, "port": config.http.port},
-        logging_config={"enable_access_log": False},
+        logging_config={"enable_access_log": False, "encoding": config.traces.logs.upper()},
     )
     say(f"starting {config.engine.replicas} engine and {config.router.replicas} router replicas")
     exporter = f"http://127.0.0.1:{instance.ports.exporter}/metrics"

@@ -29,6 +29,7 @@ from serving.paging.inflight import Inflight, TimeLimits, exchange, parameters_o
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
 from serving.paging.usage import Meter, Usage
+from serving.tracing.replica import engine_run
 from specs.errors import AdapterUnavailable, StartupError
 
 logger = logging.getLogger("ray.serve")
@@ -307,10 +308,12 @@ class AdapterGate:
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
                 count = stack.enter_context(counted(meter.tokens))
+                trace = stack.enter_context(engine_run(meter.tokens))
                 async for output in outputs:
                     inflight.puts_out()
                     count(output)
                     meter.note_output(output)
+                    trace(output)
                     yield output
                     inflight.resumes()
 

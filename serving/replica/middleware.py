@@ -51,6 +51,7 @@ from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_body import IncomingRequest, read_request
 from serving.replica.request_metrics import ReplicaMetrics
 from serving.replica.shortening import shortened
+from serving.tracing.replica import asked
 from specs.errors import (
     AdapterUnavailable,
     LearnwareError,
@@ -176,6 +177,7 @@ class LearnwareMiddleware:
         """
         if request.payload is None:
             return request, None
+        asked(request.model)
         names = self._admission.names  # one state of the market for the whole request
         turn: Turn | None = request.scope.get(TURN)
         if turn is not None:

@@ -46,6 +46,9 @@ from serving.replica.verification import without_wrong_values
 from serving.replica.vllm_metrics import leave_adapter_mixes_out
 from serving.replica.warm_up import WarmUp
 from serving.replica.watchdog import Watchdog, kill_engine
+from serving.tracing.logs import begin_json_logs, wanted as json_logs_wanted
+from serving.tracing.replica import adapter_wait, add_traces, prepare_vllm
+from serving.tracing.spans import TraceOptions, Tracing
 from specs.errors import AdapterUnavailable, InvalidLearnware, Overloaded, UnknownModel
 from specs.market.catalogue import Catalogue, Entry
 from specs.market.checks import Requirements
@@ -89,6 +92,8 @@ class ReplicaOptions(NamedTuple):
     """The bounds of requests; None for none."""
     record: Callable[[CollectorRegistry], Recorder] | None = None
     """Makes what takes the records of requests, with its metrics in the registry; None records nothing."""
+    traces: TraceOptions | None = None
+    """The collector of spans, and how many are sampled; None: there are no spans."""
 
 
 class LearnwareServer(EngineServer):
@@ -101,6 +106,7 @@ class LearnwareServer(EngineServer):
     """The watchdog, None until the engine runs."""
     _verifying: asyncio.Task[None] | None = None
     _recorder: Recorder | None = None
+    _tracing: Tracing | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, options: ReplicaOptions, **arguments: Any
@@ -108,6 +114,9 @@ class LearnwareServer(EngineServer):
         if options.on_loopback:
             keep_grpc_on_loopback()
         self._options = options
+        begin_json_logs()
+        if options.traces is not None:
+            prepare_vllm()
         self._catalogue = current_catalogue(options.market, options.learnwares, options.requirements)
         self._admission = Admission(Names(options.base, frozenset(options.auto_names), {}))
         self._registry = CollectorRegistry()
@@ -175,6 +184,8 @@ class LearnwareServer(EngineServer):
             prompt_logprobs=prompt_logprobs,
         )
         add_front_door(app, options.keyring, options.allowed)
+        if options.traces is not None or json_logs_wanted():
+            self._tracing = add_traces(app, options.traces)
         return app
 
     @property
@@ -214,7 +225,7 @@ class LearnwareServer(EngineServer):
             return nullcontext()
         if (record := open_record.get()) is not None:
             record.tier = self._gate.residency.tiers.get(engine_name, DISK)
-        return self._failures.watching(entry, self._gate.hold(request))
+        return adapter_wait(engine_name, self._failures.watching(entry, self._gate.hold(request)))
 
     async def _list_models(self) -> JSONResponse:
         return JSONResponse({"object": "list", "data": await self._cards()})
@@ -338,6 +349,8 @@ class LearnwareServer(EngineServer):
             await self._gate.close()
         if self._recorder is not None:
             await self._recorder.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.end)
         await super().__del__()
 
     async def metrics_text(self) -> str:

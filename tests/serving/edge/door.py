@@ -44,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         server.calls += self.path != HEALTH
+        if self.path != HEALTH:
+            server.headers = {name.lower(): value for name, value in self.headers.items()}
         behaviour = "" if self.path == HEALTH else server.behaviour
         if behaviour == "close":
             self.close_connection = True
@@ -72,9 +74,12 @@ class Handler(BaseHTTPRequestHandler):
         if not server.name.startswith("router"):
             self.send_header("Access-Control-Allow-Origin", "*")  # as vLLM does
             self.send_header("Access-Control-Allow-Credentials", "true")
+            self.send_header("X-Request-ID", "the-replicas-own")  # as Ray Serve does
+            self.send_header("Content-Security-Policy", "default-src 'self'")  # as the console does
         self.send_header("content-length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def stream(self, end: str) -> None:
         """Sends two events, and then the body's end, or none: closed, reset, or after a while of silence."""
@@ -96,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
-    do_GET = do_POST = do_PUT = do_OPTIONS = answer  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = do_OPTIONS = answer  # noqa: N815
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the edge hangs up on a router that hangs
@@ -181,7 +186,7 @@ def opened(folder: Path, edge: EdgeSettings, *, two_engines: bool = False) -> It
     for name, server in servers.items():
         server.name, server.calls, server.dead, server.behaviour = name, 0, False, ""
         server.name = "router" if "router" in name else name
-        server.released = threading.Event()
+        server.headers, server.released = {}, threading.Event()
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     own = {name: free_port() for name in ("http", "exporter", "stats")}
     ports = RenderedPorts(**own, **{name: server.server_port for name, server in servers.items()})

@@ -121,6 +121,9 @@ def test_routers_are_asked_through_one_backend_that_checks_them(routed: str) -> 
         ('"router_non_200"', '"router_not_200"'),
         ("    set_router_response_headers(txn, response_body)\n", "    set_headers(txn, response_body)\n"),
         ("local response_body = ", "local text = "),
+        ("local function call_router(router,", "local function call_router(pool, router,"),
+        ("        .. request_id_header\n", "        .. request_id_line\n"),
+        ("call_router(router, body, truncated,", "call_router(router, body, nil,"),
     ],
 )
 def test_a_moved_line_of_the_router_script_is_refused(routed: str, old: str, new: str) -> None:

@@ -118,6 +118,22 @@ def _read(driver: "subprocess.Popen[str]", lines: list[str]) -> None:
         lines.append(line)  # noqa: PERF402 - as they come, not at the end
 
 
+def test_an_answer_has_the_requests_id_once_and_ray_takes_it_over(stack: Stack) -> None:
+    """Ray's own middleware adds the id to a replica's answer as well."""
+    context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    given = BEARER | {"x-request-id": "mine-1", "traceparent": context}
+    for path, status in (("/v1/completions", 200), ("/metrics", 200), ("/v1/learnwares/x", 404)):
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("POST" if path.startswith("/v1/c") else "GET", path, b"{}", given)
+            response = connection.getresponse()
+            text = response.read()
+        assert (response.status, response.headers.get_all("x-request-id")) == (status, ["mine-1"])
+        if path == "/v1/completions":
+            seen = json.loads(text)["headers"]
+            assert (seen["x-request-id"], seen["traceparent"]) == ("mine-1", context)
+
+
 def test_a_post_carries_the_routers_choice_and_nothing_of_the_client(stack: Stack) -> None:
     headers = stack.echo(x_serve_router_learnware="mine", x_serve_router_other="mine")["headers"]
     assert headers["x-serve-router-learnware"] == "chosen"
