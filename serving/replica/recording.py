@@ -10,7 +10,6 @@ It costs some ten microseconds a request, and half of one for each message of a 
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from secrets import token_hex
 
@@ -21,14 +20,10 @@ from serving.access.caller import caller
 from serving.decisions.open_record import OpenRecord, open_record
 from serving.decisions.recorder import Recorder
 from serving.names import GENERATING_PATHS
+from serving.tracing.context import REQUEST_ID, correlation_of
 
 logger = logging.getLogger("ray.serve")
 
-REQUEST_ID = b"x-request-id"
-"""Name of the header with a request's id."""
-_GOOD_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-"""W3C Trace Context, version 00 and later ones."""
 _ID_BYTES = 16
 _CHOICE = CHOICE_HEADER.encode()
 _STREAM = b"text/event-stream"
@@ -54,22 +49,20 @@ class Recording:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in GENERATING_PATHS:
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        given = headers.get(REQUEST_ID, b"")
-        request_id, is_new = given, not _GOOD_ID.fullmatch(given)
+        found = correlation_of(scope["headers"])
+        is_new = found.request_id is None
+        request_id = (found.request_id or token_hex(_ID_BYTES)).encode()
         if is_new:
-            request_id = token_hex(_ID_BYTES).encode()
             others = [header for header in scope["headers"] if header[0] != REQUEST_ID]
             scope = {**scope, "headers": [*others, (REQUEST_ID, request_id)]}
         if self._recorder is None:
             await self._app(scope, receive, _Answer(send, request_id if is_new else None).send)
             return
-        trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
         record = OpenRecord(
             request_id.decode("ascii"),
             caller.get().name,
             scope["path"],
-            None if trace is None else trace[1].decode("ascii"),
+            found.trace_id,
             self._recorder.prompts,
         )
         answer = _Answer(send, request_id if is_new else None)
@@ -81,7 +74,7 @@ class Recording:
             raise
         finally:
             open_record.reset(token)
-            self._close(self._recorder, record, answer, headers.get(_CHOICE))
+            self._close(self._recorder, record, answer, dict(scope["headers"]).get(_CHOICE))
 
     def _close(self, recorder: Recorder, record: OpenRecord, answer: "_Answer", choice: bytes | None) -> None:
         try:
