@@ -5,6 +5,7 @@ In their files:
     import_path: serving.serve_builders:market        route_prefix: /v1/learnwares
     import_path: serving.serve_builders:task_specs    route_prefix: /v1/task-specs
     import_path: serving.serve_builders:metrics       route_prefix: /metrics
+    import_path: serving.serve_builders:console       route_prefix: /console
 
 Each takes the argument `config` of the application `learnware` (`serving.app:build`): the same content, or the path of
 the same YAML file. `learnware-serving serve-file` writes them all (`serving.serve_file`).
@@ -17,6 +18,7 @@ from typing import Any
 from ray.serve.deployment import Application
 
 from serving.applications.access import configured_access
+from serving.applications.console import console_application
 from serving.applications.market import market_application
 from serving.applications.metrics import metrics_application
 from serving.applications.task_specs import task_specs_application
@@ -58,6 +60,13 @@ def metrics(arguments: Mapping[str, Any]) -> Application:
     exporter = f"http://127.0.0.1:{derive_ports(config.http.port).exporter}/metrics"
     access = configured_access(config)
     return metrics_application(APPLICATION, [ENGINE, ROUTER], exporter, on_loopback=False, access=access)
+
+
+def console(arguments: Mapping[str, Any]) -> Application:
+    """Builds `/console`, the pages in the browser."""
+    config = configured(arguments)
+    exporter = f"http://127.0.0.1:{derive_ports(config.http.port).exporter}/metrics"
+    return console_application(config, exporter, on_loopback=False)
 
 
 def _market_folder(config: Config, application: str) -> Path:

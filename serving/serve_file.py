@@ -14,7 +14,13 @@ from typing import Any
 import yaml
 
 from serving.config import Config, load_config
-from serving.names import APPLICATION, MARKET_APPLICATION, METRICS_APPLICATION, TASKS_APPLICATION
+from serving.names import (
+    APPLICATION,
+    CONSOLE_APPLICATION,
+    MARKET_APPLICATION,
+    METRICS_APPLICATION,
+    TASKS_APPLICATION,
+)
 from specs.errors import InvalidConfig
 
 ARGUMENTS = ("config", "digest")
@@ -23,10 +29,12 @@ ARGUMENTS = ("config", "digest")
 _APPLICATIONS = (
     (APPLICATION, "/", "serving.app:build"),
     (METRICS_APPLICATION, "/metrics", "serving.serve_builders:metrics"),
+    (CONSOLE_APPLICATION, "/console", "serving.serve_builders:console"),
     (MARKET_APPLICATION, "/v1/learnwares", "serving.serve_builders:market"),
     (TASKS_APPLICATION, "/v1/task-specs", "serving.serve_builders:task_specs"),
 )
-"""Name, route prefix and import path of each application. The last two need `market.path`."""
+"""Name, route prefix and import path of each application. The last two need `market.path`;
+the console can be left out."""
 _NEED_A_MARKET = frozenset({MARKET_APPLICATION, TASKS_APPLICATION})
 
 _HEAD = """\
@@ -83,6 +91,7 @@ def serve_file(config: Config, name: str | None = None) -> str:
             {"name": application, "route_prefix": prefix, "import_path": path, "args": content}
             for application, prefix, path in _APPLICATIONS
             if with_market or application not in _NEED_A_MARKET
+            if config.console.enabled or application != CONSOLE_APPLICATION
         ],
     }
     text: str = yaml.safe_dump(deployed, sort_keys=False, allow_unicode=True, width=120)

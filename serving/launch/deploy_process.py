@@ -113,10 +113,19 @@ def _deploy(deployment: Deployment) -> None:
 
     from serving.app import build_application
     from serving.applications.access import configured_access
+    from serving.applications.console import ROUTE_PREFIX as CONSOLE_PREFIX, console_application
     from serving.applications.market import ROUTE_PREFIX as MARKET_PREFIX, market_application
     from serving.applications.metrics import ROUTE_PREFIX, metrics_application
     from serving.applications.task_specs import ROUTE_PREFIX as TASKS_PREFIX, task_specs_application
-    from serving.names import APPLICATION, ENGINE, MARKET_APPLICATION, METRICS_APPLICATION, ROUTER, TASKS_APPLICATION
+    from serving.names import (
+        APPLICATION,
+        CONSOLE_APPLICATION,
+        ENGINE,
+        MARKET_APPLICATION,
+        METRICS_APPLICATION,
+        ROUTER,
+        TASKS_APPLICATION,
+    )
 
     config, base, market = deployment.config, deployment.base, deployment.market
     ray.init(address=deployment.address, log_to_driver=False, logging_level="warning")
@@ -136,6 +145,9 @@ def _deploy(deployment: Deployment) -> None:
             task_specs_application(config, market, on_loopback=True), name=TASKS_APPLICATION, route_prefix=TASKS_PREFIX
         ),
     ]
+    if config.console.enabled:
+        console = console_application(config, deployment.exporter, on_loopback=True)
+        targets.append(serve.RunTarget(console, name=CONSOLE_APPLICATION, route_prefix=CONSOLE_PREFIX))
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 

@@ -40,11 +40,12 @@ def test_the_content_is_read_back(tmp_path: Path) -> None:
     }
     config = Config.model_validate(content)
     file = deployed(serve_file(config))
-    assert [configured(application.args) for application in file.applications] == 4 * [config]
+    assert [configured(application.args) for application in file.applications] == 5 * [config]
     prefixes = {application.name: application.route_prefix for application in file.applications}
     assert prefixes == {
         "learnware": "/",
         "metrics": "/metrics",
+        "console": "/console",
         "market": "/v1/learnwares",
         "task-specs": "/v1/task-specs",
     }
@@ -52,7 +53,7 @@ def test_the_content_is_read_back(tmp_path: Path) -> None:
 
 def test_without_a_shared_folder_there_is_no_market_and_the_file_says_so() -> None:
     text = serve_file(Config())
-    assert [application.name for application in deployed(text).applications] == ["learnware", "metrics"]
+    assert [application.name for application in deployed(text).applications] == ["learnware", "metrics", "console"]
     assert "# Without market.path" in text
 
 
