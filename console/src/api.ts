@@ -129,20 +129,21 @@ export interface StreamEnd {
   finish: string | null;
 }
 
-/** Asks for a chat completion and calls `more` with each piece of the answer. `begun` gets the headers. */
+/** Asks for a chat completion and calls `more` with each piece of the answer. `begun` gets the headers and the id that was sent. */
 export async function stream(
   body: object,
-  begun: (headers: Headers) => void,
+  begun: (headers: Headers, sentId: string) => void,
   more: (text: string) => void,
   signal: AbortSignal,
 ): Promise<StreamEnd> {
+  const id = newRequestId();
   const response = await send("/v1/chat/completions", {
     method: "POST",
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
-    headers: { "content-type": "application/json", "x-request-id": newRequestId() },
+    headers: { "content-type": "application/json", "x-request-id": id },
     signal,
   });
-  begun(response.headers);
+  begun(response.headers, id);
   const end: StreamEnd = { usage: null, finish: null };
   const events = new EventReader();
   const decoder = new TextDecoder();
@@ -164,7 +165,7 @@ export async function stream(
         break;
       }
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ApiError(chunk.error.code ?? 500, chunk.error.message ?? "The answer broke off.");
+      if (chunk.error) throw new ApiError(Number(chunk.error.code) || 500, chunk.error.message ?? "The answer broke off.");
       if (chunk.usage) end.usage = chunk.usage;
       const choice = chunk.choices?.[0];
       if (choice?.delta?.content) more(choice.delta.content);

@@ -353,7 +353,7 @@ function Facts({ one }: { one: Decision }) {
     ["Tenant", one.tenant],
     ["Path", one.path],
     ["Model asked", one.model],
-    ["Version", one.version],
+    ["Version", one.version && (one.version.split("@").pop() ?? null)],
     ["Replica", one.replica && short(one.replica)],
     ["Adapter in", one.tier],
     ["Tokens", one.tokens && `${one.tokens.prompt} in, ${one.tokens.generated} out`],
@@ -372,7 +372,7 @@ function Facts({ one }: { one: Decision }) {
         {rows.map(
           ([name, value]) =>
             value && (
-              <div key={name} class={value.length > 18 ? "wide" : ""}>
+              <div key={name} class={value.length > 15 ? "wide" : ""}>
                 <dt>{name}</dt>
                 <dd>
                   <bdi>{value}</bdi>

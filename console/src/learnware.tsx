@@ -177,7 +177,7 @@ function OffTask({ one }: { one: Learnware }) {
                     {score.degenerate} of {score.prompts}
                   </td>
                   <td class="right" title={`${score.drift_interval[0]} to ${score.drift_interval[1]}`}>
-                    {score.drift.toFixed(2)}
+                    {(Math.round(score.drift * 100) / 100 || 0).toFixed(2)}
                   </td>
                 </>
               ) : (

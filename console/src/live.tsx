@@ -51,14 +51,14 @@ export function LivePage() {
       {!state && !error && <Placeholder rows={8} />}
       {state && (
         <div class={`live-page ${error ? "stale" : ""}`}>
-          <Charts state={state} />
           {state.replicas.map((one) => (
             <ReplicaView key={one.id} replica={one} />
           ))}
           {state.replicas.length === 0 && <Empty title="No engine replica answers" />}
+          <Charts state={state} />
           <div class="columns">
-            <UsageTable title="Tenants" of={state.tenants} part={(one) => one.tenants} />
             <UsageTable title="Learnwares" of={state.learnwares} part={(one) => one.learnwares} base={session.base} models />
+            <UsageTable title="Tenants" of={state.tenants} part={(one) => one.tenants} />
             <Reasons state={state} />
           </div>
         </div>
@@ -187,7 +187,7 @@ function ReplicaView({ replica }: { replica: Replica }) {
         <h3>
           Host memory <span class="muted">{replica.counts.host}</span>
         </h3>
-        <ul class="host">
+        <ul class="in-host">
           {replica.host.map((adapter) => (
             <AdapterCell key={nameOf(adapter)} adapter={adapter} />
           ))}

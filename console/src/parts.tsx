@@ -1,6 +1,6 @@
 // Small parts that several pages share.
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { hue, unit } from "./format";
 
 /** The name of a model with its colour: each learnware has one, everywhere; the base model is grey. */
@@ -71,7 +71,7 @@ export function Empty({ title, children }: { title: string; children?: Component
 /** A dialogue in the middle of the page. The browser keeps the focus in it, and Escape closes it. */
 export function Dialog({ title, close, children }: { title: string; close: () => void; children: ComponentChildren }) {
   const self = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dialog = self.current!;
     const before = document.activeElement;
     dialog.showModal();

@@ -138,7 +138,7 @@ function Steps({ progress, failed }: { progress: Progress; failed: boolean }) {
             </span>
             <span class="figure">
               {state === "passed" && seconds(took)}
-              {state === "current" && (place === 0 && progress.sent < 1 ? percent(progress.sent) : seconds(Math.round(took)))}
+              {state === "current" && (place === 0 && progress.sent < 1 ? percent(progress.sent) : `${Math.round(took)} s`)}
               {state === "failed" && "refused"}
             </span>
           </li>

@@ -57,22 +57,26 @@ export function TryPage() {
   const [exchanges, setExchanges] = useState<Exchange[]>([]);
   const [options, setOptions] = useState<Options>({ model: auto, system: "", maxTokens: 256, temperature: 0 });
   const draw = useFrames();
-  const end = useRef<HTMLDivElement>(null);
   const follows = useRef(true);
   const market = useFetched<LearnwareList>("/v1/learnwares");
   const learnwares = market.value?.data ?? [];
   const busy = exchanges.some((one) => one.answers.some((answer) => answer.running));
 
-  // The page follows the answer as long as its end was in sight.
+  // The page follows the newest answer until its reader scrolls away.
   useEffect(() => {
-    const look = () => {
-      follows.current = innerHeight + scrollY >= document.documentElement.scrollHeight - 120;
+    const away = (event: Event) => {
+      if (!(event instanceof WheelEvent) || event.deltaY < 0) follows.current = false;
     };
-    addEventListener("scroll", look, { passive: true });
-    return () => removeEventListener("scroll", look);
+    addEventListener("wheel", away, { passive: true });
+    addEventListener("touchmove", away, { passive: true });
+    return () => {
+      removeEventListener("wheel", away);
+      removeEventListener("touchmove", away);
+    };
   }, []);
   useEffect(() => {
-    if (busy && follows.current) end.current?.scrollIntoView({ block: "end" });
+    if (!busy || !follows.current) return;
+    document.querySelector(".exchange:last-child .answer[aria-busy=true]")?.scrollIntoView({ block: "nearest" });
   });
 
   const run = async (exchange: Exchange, model: string) => {
@@ -101,10 +105,10 @@ export function TryPage() {
     try {
       const ended = await stream(
         { ...bodyOf(exchange, model), max_tokens: options.maxTokens, temperature: options.temperature },
-        (headers) => {
+        (headers, sent) => {
           answer.model = headers.get("x-learnware");
           answer.reason = headers.get("x-learnware-reason");
-          answer.requestId = headers.get("x-request-id");
+          answer.requestId = headers.get("x-request-id") ?? sent;
           const routed = headers.get("x-learnware-route-ms");
           answer.routeMs = routed === null ? null : Number(routed);
           draw();
@@ -187,7 +191,6 @@ export function TryPage() {
         stop={stop}
         clear={exchanges.length ? () => (stop(), setExchanges([])) : null}
       />
-      <div ref={end} class="end" />
     </>
   );
 }
@@ -225,10 +228,10 @@ function Welcome({ learnwares, ask }: { learnwares: Learnware[]; ask: (text: str
   }, [learnwares]);
   return (
     <div class="welcome">
-      <h2>Ask something. Who fits best answers.</h2>
+      <h2>Ask something</h2>
       <p class="muted">
-        Each answer shows the model that gave it and the figures behind the choice. Another candidate can answer the same
-        beside it.
+        The learnware that fits best answers, or the base model if none does. Beside each answer stand the figures behind
+        the choice, and another candidate can answer the same.
       </p>
       {shown.length > 0 && (
         <ul class="examples" aria-label="Examples from the market">
@@ -354,8 +357,8 @@ function Composer({
         </details>
         <span class="space" />
         {clear && (
-          <button type="button" class="quiet" onClick={clear}>
-            New chat
+          <button type="button" class="quiet" title="New chat" aria-label="New chat" onClick={clear}>
+            New
           </button>
         )}
         {busy ? (
@@ -479,8 +482,8 @@ function AnswerView({
   draw: () => void;
 }) {
   const rate =
-    answer.tokens !== null && answer.tokens > 1 && answer.total !== null && answer.firstToken !== null
-      ? (answer.tokens - 1) / Math.max(answer.total - answer.firstToken, 1e-3)
+    answer.tokens !== null && answer.tokens > 1 && answer.total !== null && answer.firstToken !== null && answer.total - answer.firstToken > 0.05
+      ? (answer.tokens - 1) / (answer.total - answer.firstToken)
       : null;
   const judge = async (verdict: "right" | "wrong") => {
     answer.verdict = verdict;

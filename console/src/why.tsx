@@ -28,7 +28,7 @@ export function Candidates({
     { learnware: baseName, expected: base, score: null, isBase: true, tiers: undefined, may_answer: undefined },
   ].sort((one, other) => other.expected - one.expected);
   return (
-    <table class="figures">
+    <table class="figures named">
       <caption>Expected quality</caption>
       <thead class="unseen">
         <tr>
@@ -75,7 +75,7 @@ function Tiers({ tiers }: { tiers: Record<string, string> }) {
 export function Tasks({ tasks }: { tasks: TaskProbability[] }) {
   if (!tasks.length) return null;
   return (
-    <table class="figures">
+    <table class="figures named">
       <caption>Likely tasks</caption>
       <thead class="unseen">
         <tr>

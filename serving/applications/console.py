@@ -34,6 +34,8 @@ from serving.names import APPLICATION, CONSOLE_APPLICATION, ENGINE, ROUTER
 
 ROUTE_PREFIX = "/console"
 """Path below which the application answers."""
+API = f"{ROUTE_PREFIX}/api/"
+"""Beginning of the paths that need a key."""
 FRESH_S = 0.9
 """Seconds for which one scrape serves all who look: pages ask every second or two, and each scrape asks every
 replica."""
@@ -80,9 +82,9 @@ class ConsoleAPI:
         """Builds the ASGI application."""
         return _Headed(
             [
-                Route(f"{ROUTE_PREFIX}/api/session", self._session, methods=["GET"]),
-                Route(f"{ROUTE_PREFIX}/api/live", self._live, methods=["GET"]),
-                Route(f"{ROUTE_PREFIX}/api/{{path:path}}", self._nothing, methods=["GET"]),
+                Route(f"{API}session", self._session, methods=["GET"]),
+                Route(f"{API}live", self._live, methods=["GET"]),
+                Route(f"{API}{{path:path}}", self._nothing, methods=["GET"]),
                 Route(ROUTE_PREFIX, self._file, methods=["GET"]),
                 Route(f"{ROUTE_PREFIX}/{{path:path}}", self._file, methods=["GET"]),
             ]
@@ -126,7 +128,8 @@ class _Headed(PrefixedApplication):
     """Puts the headers of `SECURITY_HEADERS` on every answer, and compresses the API's."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        inner: ASGIApp = GZipMiddleware(super().build_middleware_stack())
+        plain: ASGIApp = super().build_middleware_stack()
+        compressing: ASGIApp = GZipMiddleware(plain)  # files have their own compressed form
 
         async def headed(scope: Any, receive: Any, send: Any) -> None:
             async def send_headed(message: Any) -> None:
@@ -135,6 +138,7 @@ class _Headed(PrefixedApplication):
                     message = {**message, "headers": [*message.get("headers", ()), *own]}
                 await send(message)
 
+            inner = compressing if scope.get("path", "").startswith(API) else plain
             await inner(scope, receive, send_headed)
 
         return headed

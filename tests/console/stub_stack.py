@@ -39,8 +39,6 @@ HOSTILE_ID = "mallory/hostile"
 HOSTILE_TEXT = "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\u202egnp.exe\u202c"
 REPLICA = "learnware#engine#a1b2c3d4"
 ANSWER = "The first operation is a multiplication: 12 boxes of 8 pencils are 12 × 8 = 96 pencils."
-PAUSE_S = 0.02
-"""Seconds between two pieces of a streamed answer."""
 
 
 def starters() -> list[dict[str, Any]]:
@@ -97,9 +95,9 @@ class StubStack:
         self.feedback: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.refuses_uploads = False
-        self.answers = True
-        """Whether connections are answered; else they are cut."""
         self.live_calls = 0
+        self.pause_s = 0.02
+        """Seconds between two pieces of a streamed answer."""
         self._began = time.time()
         about = About(BASE, ("auto",), True, False, 64 << 20)
         console = ConsoleAPI(PageFiles(), self.access, about, self._scrape)
@@ -128,8 +126,6 @@ class StubStack:
         """The ASGI application of both."""
         if scope["type"] != "http":
             return
-        if not self.answers:
-            raise ConnectionAbortedError
         path = scope["path"]
         inner = self._console if path == "/console" or path.startswith("/console/") else self._moved
         await inner(scope, receive, send)
@@ -162,7 +158,7 @@ class StubStack:
         for place, word in enumerate(words):
             piece = word if place == 0 else f" {word}"
             yield sse({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self.pause_s)
         yield sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         yield sse({"choices": [], "usage": {"prompt_tokens": 41, "completion_tokens": len(words) + 4}})
         yield b"data: [DONE]\n\n"
@@ -389,9 +385,9 @@ def exposition(passed: float, names: list[str]) -> str:
     device, host = order[:3], order[3:9]
     ours = f'deployment="engine",replica="{REPLICA}"'
     tier = [
-        f'learnware_adapter_tier{{learnware="{name}",version="{place:012x}",tier="{kind}",{ours}}} 1'
+        f'learnware_adapter_tier{{learnware="{name}",version="{names.index(name):012x}",tier="{kind}",{ours}}} 1'
         for kind, held in (("device", device), ("host", host))
-        for place, name in enumerate(held)
+        for name in held
     ]
     requests = [
         f'learnware_requests_total{{learnware="{name}",reason="matched",{ours}}} {int(passed * (place + 1))}'
