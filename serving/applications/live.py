@@ -107,7 +107,9 @@ def _replica(name: str, own: list[Sample]) -> dict[str, Any]:
         "being_read": int(_value(own, "learnware_adapters_being_read")),
         "draining": int(_value(own, "learnware_adapters_draining")),
         "running": int(_value(own, "vllm:num_requests_running")),
-        "waiting": {reason: int(count) for reason, count in _counted(own, "learnware_waiting_requests", "reason").items()},
+        "waiting": {
+            reason: int(count) for reason, count in _counted(own, "learnware_waiting_requests", "reason").items()
+        },
         "waiting_in_engine": int(_value(own, "vllm:num_requests_waiting")),
         "kv_cache": round(_value(own, "vllm:kv_cache_usage_perc"), 4),
         "tokens": {

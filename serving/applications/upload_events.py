@@ -61,7 +61,7 @@ class EventAnswer(Response):
         self._last = last
         self._sign_of_life_s = sign_of_life_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (the work reads it)
         """Does the work and sends its events. When this call is cancelled, so is the work, and its end is waited
         for."""
         events = _Events()

@@ -14,7 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 PAGES = ("try", "market", "live", "decisions")
 INTERACTIVE_S = 2.0
 """Seconds after which the first page must take what is typed."""

@@ -1,5 +1,6 @@
 """The console in a real browser: each page, with a stack that the test plays."""
 
+import io
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -7,9 +8,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from tests.console.browser import INTERACTIVE_S, PAGES, Watched, launched, overflow, serious_findings, until
-from tests.console.stub_stack import ADMIN_KEY, ANSWER, BASE, HOSTILE_ID, HOSTILE_TEXT, USER_KEY, StubStack, served
+from tests.console.made_answers import BASE, HOSTILE_ID, HOSTILE_TEXT
+from tests.console.stub_stack import ADMIN_KEY, ANSWER, USER_KEY, StubStack, served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -20,6 +23,16 @@ QUESTION = "A shop packs 12 boxes of 8 pencils. Which operation comes first?"
 HOSTILE_PAGE = f"market/{HOSTILE_ID.replace('/', '%2F')}"
 ANSWERED = "mathematics-gsm8k_first_operation"
 ZIP = {"name": "new.zip", "mimeType": "application/zip", "buffer": b"PK" * 5000}
+
+NAMES_IN_SLOTS = "[...document.querySelectorAll('.slots [data-adapter]')].map((one) => one.innerText)"
+SET_HIDDEN = """(hidden) => {
+    Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+FOCUS_RING = """() => {
+    const style = getComputedStyle(document.activeElement);
+    return [style.outlineStyle, parseFloat(style.outlineWidth)];
+}"""
 
 Open = Callable[..., tuple[StubStack, Watched]]
 
@@ -36,7 +49,9 @@ def opened(browser: "Browser") -> Iterator[Open]:
     tabs: list[tuple[Watched, str | None]] = []
     with ExitStack() as stack:
 
-        def open_(*, allowed: str | None = None, stub: dict[str, Any] | None = None, **options: Any) -> tuple[StubStack, Watched]:
+        def open_(
+            *, allowed: str | None = None, stub: dict[str, Any] | None = None, **options: Any
+        ) -> tuple[StubStack, Watched]:
             played = StubStack(**(stub or {}))
             tab = Watched(browser, stack.enter_context(served(played)), **options)
             stack.callback(tab.close)
@@ -50,6 +65,15 @@ def opened(browser: "Browser") -> Iterator[Open]:
 
 def text_of(page: "Page", selector: str) -> str:
     return page.inner_text(selector)
+
+
+def filled(bar: bytes) -> float:
+    """The share of a bar's length that has the colour of its beginning, from a picture of it: the browser draws it."""
+    with Image.open(io.BytesIO(bar)) as image:
+        row = [image.convert("RGB").getpixel((x, image.height // 2)) for x in range(image.width)]
+        edges = {image.convert("RGB").getpixel((image.width // 4, y)) for y in (2, image.height - 3)}
+    assert edges == {row[image.width // 4]}, "it is not filled from top to bottom"
+    return sum(max(abs(one - other) for one, other in zip(pixel, row[4], strict=True)) < 8 for pixel in row) / len(row)
 
 
 # The first page
@@ -80,7 +104,10 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(opened: Open) -> None:
     page.wait_for_selector(".shell")
     assert "alice" in text_of(page, ".corner")
     assert page.evaluate("Object.values(sessionStorage)") == [USER_KEY]
-    assert page.evaluate("JSON.stringify([Object.values(localStorage), document.cookie, location.href])").find(USER_KEY) < 0
+    assert (
+        page.evaluate("JSON.stringify([Object.values(localStorage), document.cookie, location.href])").find(USER_KEY)
+        < 0
+    )
     page.reload()
     page.wait_for_selector(".shell")
     other = tab.tab()
@@ -116,6 +143,7 @@ def test_an_answer_streams_and_says_who_and_why(opened: Open) -> None:
     assert page.locator(".why tr.chosen").count() == 1
     meter = page.locator(f".why meter[aria-label='Expected quality of {ANSWERED}']")
     assert float(meter.get_attribute("value") or 0) == 0.742
+    assert 0.7 < filled(meter.screenshot()) < 0.78
     times = text_of(page, ".answer .times")
     assert re.search(r"first token\s+\d+ ms", times)
     assert re.search(r"tokens\s+\d+", times)
@@ -151,12 +179,17 @@ def test_another_candidate_answers_beside_and_the_talk_goes_on_with_either(opene
     page.select_option(".answer-with select", BASE)
     page.wait_for_selector(".answer:nth-child(2)[aria-busy=false]")
     boxes = [one.bounding_box() for one in page.locator(".answer").all()]
-    assert boxes[0] and boxes[1]
+    assert boxes[0] is not None
+    assert boxes[1] is not None
     assert boxes[0]["y"] == boxes[1]["y"]
     assert boxes[1]["x"] > boxes[0]["x"]
     page.click(".answer:nth-child(2) >> text=Go on with this")
     tab.ask("And then?")
-    assert [one["content"] for one in played.asked[-1]["messages"]] == [QUESTION, "Pencils are sold in boxes.", "And then?"]
+    assert [one["content"] for one in played.asked[-1]["messages"]] == [
+        QUESTION,
+        "Pencils are sold in boxes.",
+        "And then?",
+    ]
 
 
 def test_right_and_wrong_are_sent_with_the_id_of_the_answer(opened: Open) -> None:
@@ -209,7 +242,15 @@ def test_the_market_is_searched_and_a_learnware_shown_whole(opened: Open) -> Non
     page.click(".list tbody a")
     page.wait_for_selector(".sheet")
     shown = text_of(page, "main")
-    for text in ("Financial tweet sentiment", "finance-tfns", "Measured quality", ".310", "Off its task", "Drift", "Versions"):
+    for text in (
+        "Financial tweet sentiment",
+        "finance-tfns",
+        "Measured quality",
+        ".310",
+        "Off its task",
+        "Drift",
+        "Versions",
+    ):
         assert text in shown, text
     assert page.locator("text=Quarantine").count() == 0  # not without the admin key
 
@@ -284,7 +325,7 @@ def test_a_hostile_learnware_stays_text(opened: Open) -> None:
         loose = page.evaluate(
             r"""() => [...document.querySelectorAll("main *")].filter((one) =>
                 [...one.childNodes].some((node) => node.nodeType === 3 && node.data.includes("\u202e")) &&
-                !/isolate|plaintext/.test(getComputedStyle(one).unicodeBidi)).map((one) => one.outerHTML.slice(0, 200))"""
+                !/isolate|plaintext/.test(getComputedStyle(one).unicodeBidi)).map((one) => one.outerHTML)"""
         )
         assert loose == [], "marks of direction reach beyond their own text"
 
@@ -299,23 +340,30 @@ def test_the_picture_of_the_tiers_follows_the_stack(opened: Open) -> None:
     assert page.locator(".slots .cell").count() == 4
     assert page.locator(".slots .cell.free").count() == 1
     assert page.locator(".in-host .cell").count() == 6
-    before = page.locator(".slots [data-adapter]").all_inner_texts()
+    before = page.evaluate(NAMES_IN_SLOTS)
     kept = page.evaluate("[...document.querySelectorAll('.slots .cell')].map((one) => one.dataset.adapter)")
-    until(
-        page,
-        "(before) => JSON.stringify([...document.querySelectorAll('.slots [data-adapter]')].map((one) => one.innerText)) !== JSON.stringify(before)",
-        before,
-    )
+    until(page, f"(before) => JSON.stringify({NAMES_IN_SLOTS}) !== JSON.stringify(before)", before)
     now = page.evaluate("[...document.querySelectorAll('.slots .cell')].map((one) => one.dataset.adapter)")
-    assert any(one == other and one is not None for one, other in zip(kept, now, strict=True)) or not set(kept) & set(now)
+    assert any(one == other and one is not None for one, other in zip(kept, now, strict=True)) or not set(kept) & set(
+        now
+    )
     shown = text_of(page, "main")
-    for text in ("1 replica", "KV cache 37 %", "Tokens a second", "Waiting, by what for", "alice", "bob", "base:better"):
+    for text in (
+        "1 replica",
+        "KV cache 37 %",
+        "Tokens a second",
+        "Waiting, by what for",
+        "alice",
+        "bob",
+        "base:better",
+    ):
         assert text in re.sub(r"\s+", " ", shown), text
     page.wait_for_timeout(3200)  # two more states
     assert page.locator("canvas").count() == 4
     drawn = page.evaluate(
         """() => [...document.querySelectorAll("canvas")].map((one) =>
-            new Set(new Uint32Array(one.getContext("2d").getImageData(0, 0, one.width, one.height).data.buffer)).size)"""
+            one.getContext("2d").getImageData(0, 0, one.width, one.height).data).map((data) =>
+            new Set(new Uint32Array(data.buffer)).size)"""
     )
     assert min(drawn) > 3
     assert played.live_calls >= 3
@@ -325,13 +373,12 @@ def test_nothing_is_polled_while_the_tab_is_hidden(opened: Open) -> None:
     played, tab = opened()
     page = tab.enter(page="live")
     page.wait_for_selector(".slots .cell")
-    hide = "(hidden) => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true}); document.dispatchEvent(new Event('visibilitychange')); }"
-    page.evaluate(hide, True)
+    page.evaluate(SET_HIDDEN, True)
     page.wait_for_timeout(400)
     calls = played.live_calls
     page.wait_for_timeout(3500)
     assert played.live_calls == calls
-    page.evaluate(hide, False)
+    page.evaluate(SET_HIDDEN, False)
     page.wait_for_timeout(800)
     assert played.live_calls == calls + 1
 
@@ -404,7 +451,12 @@ def test_axe_finds_nothing_serious(opened: Open, scheme: str) -> None:
     page.click("text=Submit a learnware")
     findings["submit"] = serious_findings(page)
     page.keyboard.press("Escape")
-    for place, awaited in ((HOSTILE_PAGE, ".sheet"), ("live", ".slots"), ("decisions", ".list"), ("decisions/req-0000", ".sheet")):
+    for place, awaited in (
+        (HOSTILE_PAGE, ".sheet"),
+        ("live", ".slots"),
+        ("decisions", ".list"),
+        ("decisions/req-0000", ".sheet"),
+    ):
         tab.go(place)
         page.wait_for_selector(awaited)
         if place.startswith("decisions/"):
@@ -450,7 +502,9 @@ def test_a_small_screen_shows_everything_without_scrolling_sideways(opened: Open
 
 
 def focused(page: "Page") -> str:
-    name: str = page.evaluate("document.activeElement.textContent || document.activeElement.id || document.activeElement.tagName")
+    name: str = page.evaluate(
+        "document.activeElement.textContent || document.activeElement.id || document.activeElement.tagName"
+    )
     return name
 
 
@@ -463,8 +517,7 @@ def test_the_keyboard_is_enough(opened: Open) -> None:
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("!!document.activeElement.closest('.examples')")
-    outline = page.evaluate("[getComputedStyle(document.activeElement).outlineStyle, parseFloat(getComputedStyle(document.activeElement).outlineWidth)]")
-    assert outline == ["solid", 2]
+    assert page.evaluate(FOCUS_RING) == ["solid", 2]
     while focused(page) != "prompt":
         page.keyboard.press("Tab")
     page.keyboard.type(QUESTION)

@@ -22,7 +22,9 @@ from tests.support import ROOT
 SOURCES = ROOT / "console"
 OPEN = Access(Keyring())
 WITH_KEYS = Access(
-    Keyring(None, [(digest_of("reader"), Tenant("reader")), (digest_of("watcher"), Tenant("watcher", metrics=True))], "top")
+    Keyring(
+        None, [(digest_of("reader"), Tenant("reader")), (digest_of("watcher"), Tenant("watcher", metrics=True))], "top"
+    )
 )
 ABOUT = About("tiny-base", ("auto", "any"), True, False, 1 << 20)
 EXPOSITION = 'learnware_requests_total{learnware="a",reason="matched",deployment="engine",replica="r"} 3\n'
@@ -72,7 +74,9 @@ async def test_the_shell_needs_no_key(client: httpx.AsyncClient, path: str) -> N
     assert (await client.get(path)).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/console/", "/console/assets/console-0123.js", "/console/nothing", "/console/api/session"])
+@pytest.mark.parametrize(
+    "path", ["/console/", "/console/assets/console-0123.js", "/console/nothing", "/console/api/session"]
+)
 async def test_every_answer_forbids_whatever_is_not_the_console_itself(client: httpx.AsyncClient, path: str) -> None:
     headers = (await client.get(path)).headers
     policy = dict(line.split(" ", 1) for line in headers["content-security-policy"].split("; "))
@@ -100,9 +104,18 @@ async def test_a_browser_keeps_what_has_its_hash_in_its_name_and_asks_about_all_
 
 @pytest.mark.parametrize(
     ("asked", "compressed"),
-    [("gzip", True), ("br, gzip;q=0.5", True), ("*", True), ("gzip;q=0", False), ("gzip;q=0.0, br", False), ("br", False)],
+    [
+        ("gzip", True),
+        ("br, gzip;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.0, br", False),
+        ("br", False),
+    ],
 )
-async def test_gzip_is_sent_where_it_is_asked_for(client: httpx.AsyncClient, folder: Path, asked: str, compressed: bool) -> None:
+async def test_gzip_is_sent_where_it_is_asked_for(
+    client: httpx.AsyncClient, folder: Path, asked: str, compressed: bool
+) -> None:
     path = "assets/console-0123.js"
     async with client.stream("GET", f"/console/{path}", headers={"accept-encoding": asked}) as answer:
         raw = b"".join([part async for part in answer.aiter_raw()])
@@ -163,7 +176,13 @@ async def test_the_session_says_whose_key_it_is(client: httpx.AsyncClient) -> No
         return found
 
     reader = await session("reader")
-    assert {"tenant": "reader", "admin": False, "metrics": False, "keys": True, "changes": True}.items() <= reader.items()
+    assert {
+        "tenant": "reader",
+        "admin": False,
+        "metrics": False,
+        "keys": True,
+        "changes": True,
+    }.items() <= reader.items()
     assert {"base": "tiny-base", "auto": ["auto", "any"], "decisions": True, "learns": False}.items() <= reader.items()
     assert (await session("top"))["admin"] is True
 
@@ -171,7 +190,12 @@ async def test_the_session_says_whose_key_it_is(client: httpx.AsyncClient) -> No
 async def test_without_keys_everybody_sees_the_state_and_nobody_is_admin(folder: Path, scrapes: Scrapes) -> None:
     async with client_of(folder, scrapes, OPEN) as client:
         session = (await client.get("/console/api/session")).json()
-        assert (session["keys"], session["admin"], session["metrics"], session["changes"]) == (False, False, True, False)
+        assert (session["keys"], session["admin"], session["metrics"], session["changes"]) == (
+            False,
+            False,
+            True,
+            False,
+        )
         state = (await client.get("/console/api/live")).json()
     assert state["learnwares"]["a"]["requests"] == 3
 
@@ -205,7 +229,8 @@ def hash_of_sources() -> str:
     own = [SOURCES / name for name in ("build.mjs", "package.json", "package-lock.json", "tsconfig.json")]
     inside = [path for path in (SOURCES / "src").rglob("*") if path.is_file()]
     lines = [
-        f"{path.relative_to(SOURCES).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in own + inside
+        f"{path.relative_to(SOURCES).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for path in own + inside
     ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
@@ -234,4 +259,6 @@ def test_the_pages_are_small_and_make_no_html_of_text() -> None:
     (script,) = (STATIC_FOLDER / "assets").glob("*.js")
     assert len(gzip.compress(script.read_bytes())) < 60_000
     sources = "".join(path.read_text() for path in (SOURCES / "src").glob("*.ts*"))
-    assert not re.search(r"dangerouslySetInnerHTML|innerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", sources)
+    assert not re.search(
+        r"dangerouslySetInnerHTML|innerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", sources
+    )

@@ -79,8 +79,18 @@ def test_the_exporters_own_answers_are_not_counted_as_clients() -> None:
 @pytest.mark.parametrize(
     ("metric", "label", "part", "most"),
     [
-        ('learnware_tenant_tokens_total{{tenant="{name}",kind="generated",deployment="engine",replica="r"}} {value}', "tenant", "tenants", TENANTS),
-        ('learnware_requests_total{{learnware="{name}",reason="matched",deployment="engine",replica="r"}} {value}', "learnware", "learnwares", LEARNWARES),
+        (
+            'learnware_tenant_tokens_total{{tenant="{name}",kind="generated",deployment="engine",replica="r"}} {value}',
+            "tenant",
+            "tenants",
+            TENANTS,
+        ),
+        (
+            'learnware_requests_total{{learnware="{name}",reason="matched",deployment="engine",replica="r"}} {value}',
+            "learnware",
+            "learnwares",
+            LEARNWARES,
+        ),
     ],
     ids=["tenants", "learnwares"],
 )
