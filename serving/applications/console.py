@@ -45,7 +45,7 @@ Scrape = Callable[[], Awaitable[str]]
 
 
 class About(NamedTuple):
-    """What the pages should know of the stack before they ask it anything."""
+    """The facts of a stack that the pages need before they ask it anything."""
 
     base: str
     """The base model's id."""

@@ -213,13 +213,14 @@ def test_a_serve_file_is_what_the_command_prints(name: str) -> None:
     deployed = ServeDeploySchema.model_validate(yaml.safe_load(text))
     check_applications(deployed)
     assert (deployed.http_options.host, deployed.http_options.port) == (config.http.host, config.http.port)
-    assert [configured(application.args) for application in deployed.applications] == [config, config]
+    assert [configured(application.args) for application in deployed.applications] == len(deployed.applications) * [config]
 
 
 def check_applications(deployed: ServeDeploySchema) -> None:
     assert {application.name: application.route_prefix for application in deployed.applications} == {
         "learnware": "/",
         "metrics": "/metrics",
+        "console": "/console",
     }
     for application in deployed.applications:
         module, _, attribute = application.import_path.partition(":")
