@@ -16,6 +16,8 @@ export function seconds(value: number | null | undefined): string {
 export const unit = (value: number | null | undefined): string =>
   value === null || value === undefined ? "–" : value.toFixed(3).replace(/^0/, "").replace(/^-0/, "-");
 
+export const signed = (value: number): string => (value > 0 ? "+" : value < 0 ? "−" : "") + unit(Math.abs(value));
+
 export const percent = (value: number): string => `${Math.round(value * 100)} %`;
 
 export const bytes = (value: number): string =>

@@ -1,8 +1,8 @@
 // One learnware: its card, its measured quality, what it does off its task, its versions and traffic.
-import { compact, percent, seconds, unit } from "./format";
-import { Bar, Tag } from "./parts";
+import { compact, percent, seconds, signed } from "./format";
+import { Bar, Fault, Tag } from "./parts";
 import { StateTag } from "./market";
-import type { Learnware, Usage } from "./types";
+import type { Known, Learnware, Usage } from "./types";
 
 export function LearnwareView({
   one,
@@ -66,7 +66,7 @@ export function LearnwareView({
           </>
         )}
         <Quality one={one} />
-        <Evidence evidence={one.evidence} />
+        <Evidence feedback={one.known?.feedback} />
         <OffTask one={one} />
         {card?.examples && card.examples.length > 0 && (
           <details>
@@ -101,7 +101,7 @@ export function LearnwareView({
 }
 
 function Quality({ one }: { one: Learnware }) {
-  const rows = Object.entries(one.quality?.measured ?? {});
+  const rows = Object.entries(one.known?.probes ?? {});
   if (!rows.length) return null;
   return (
     <section>
@@ -193,46 +193,48 @@ function OffTask({ one }: { one: Learnware }) {
   );
 }
 
-/** What feedback has taught of it, whatever its form: names and values, nested ones set in. */
-function Evidence({ evidence }: { evidence: unknown }) {
-  if (!evidence || (typeof evidence === "object" && Object.keys(evidence).length === 0)) return null;
+/** What feedback has taught of it: by task the gain over the base model, and what waits for an operator. */
+function Evidence({ feedback }: { feedback: Known["feedback"] }) {
+  const tasks = Object.entries(feedback?.tasks ?? {});
+  const held = feedback?.held ?? [];
+  if (feedback?.fault) return <Fault error={feedback.fault} />;
+  if (!tasks.length && !held.length) return null;
   return (
     <section>
       <h3>Evidence from feedback</h3>
-      <Values value={evidence} />
+      <table class="figures wide-figures">
+        <thead>
+          <tr>
+            <th scope="col">Task</th>
+            <th scope="col" class="right">
+              Gain over the base model
+            </th>
+            <th scope="col" class="right">
+              Pieces of feedback
+            </th>
+          </tr>
+        </thead>
+        <tbody>
+          {tasks.map(([task, found]) => (
+            <tr key={task}>
+              <th scope="row">
+                <bdi>{task}</bdi>
+              </th>
+              <td class="right">{signed(found.gain)}</td>
+              <td class="right">{found.pieces.toFixed(1)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {held.map((one) => (
+        <div class="note" key={one.task}>
+          <span>
+            A change on <bdi>{one.task}</bdi> waits for approval: {signed(one.gain)} would become {signed(one.would_be)}.
+          </span>
+        </div>
+      ))}
     </section>
   );
-}
-
-function Values({ value }: { value: unknown }) {
-  if (Array.isArray(value)) {
-    return (
-      <ul class="plain">
-        {value.map((one, place) => (
-          <li key={place}>
-            <Values value={one} />
-          </li>
-        ))}
-      </ul>
-    );
-  }
-  if (value !== null && typeof value === "object") {
-    return (
-      <dl class="pairs">
-        {Object.entries(value).map(([name, one]) => (
-          <div key={name} class={one !== null && typeof one === "object" ? "wide" : ""}>
-            <dt>
-              <bdi>{name.replaceAll("_", " ")}</bdi>
-            </dt>
-            <dd>
-              <Values value={one} />
-            </dd>
-          </div>
-        ))}
-      </dl>
-    );
-  }
-  return <span dir="auto">{typeof value === "number" && !Number.isInteger(value) ? unit(value) : String(value ?? "–")}</span>;
 }
 
 function Traffic({ usage }: { usage: Usage | null }) {

@@ -64,11 +64,18 @@ export interface Card {
 
 export interface Probe {
   rows: number;
-  accuracy: number;
   probability: number;
-  at_least_base: number;
-  base_accuracy: number;
   base_probability: number;
+}
+
+/** What is known of a learnware's tasks, by where it is known from. */
+export interface Known {
+  probes: Record<string, Probe>;
+  feedback?: {
+    fault?: string;
+    tasks?: Record<string, { gain: number; pieces: number }>;
+    held?: { task: string; gain: number; would_be: number }[];
+  };
 }
 
 export interface OffTask {
@@ -90,9 +97,8 @@ export interface Learnware {
   card: Card | null;
   chosen_by_auto: boolean;
   not_chosen_because?: string;
-  quality?: { measured: Record<string, Probe>; protocol: string };
+  known?: Known;
   off_task?: { measured: Record<string, OffTask | null>; loss: Record<string, number>; note: string; protocol: string };
-  evidence?: unknown;
   served?: boolean;
   pending?: string;
 }

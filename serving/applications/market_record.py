@@ -35,8 +35,8 @@ def describe_listed(market: Market, record: Record) -> dict[str, Any]:
 
 
 def describe_whole(market: Market, record: Record) -> dict[str, Any]:
-    """Describes a record as a list has it and, while its learnware's files are kept, its learnware on the tasks where
-    it was measured and off its task, as JSON values."""
+    """Describes a record as a list has it and, while its learnware's files are kept, its learnware off its task, as
+    JSON values."""
     listed = describe_listed(market, record)
     folder = market.folder(record)
     if folder is None:
@@ -45,19 +45,7 @@ def describe_whole(market: Market, record: Record) -> dict[str, Any]:
         capability = load_capability(folder / SPECIFICATION_FOLDER)
     except (InvalidSpecification, OSError):
         capability = None  # a learnware in quarantine may have a broken one
-    return listed | {"quality": quality(capability), "off_task": off_task(capability)}
-
-
-def quality(capability: Capability | None) -> dict[str, Any]:
-    """Describes a learnware beside its base model on the tasks where both were measured, and how that was done."""
-    probes = {} if capability is None else capability.probes
-    return {
-        "measured": {
-            task: {name: round(value, 4) for name, value in asdict(score).items()}
-            for task, score in sorted(probes.items())
-        },
-        "protocol": "" if capability is None else capability.protocol,
-    }
+    return listed | {"off_task": off_task(capability)}
 
 
 def off_task(capability: Capability | None) -> dict[str, Any]:

@@ -5,9 +5,9 @@ Cards and measurements off their tasks are those of the starter learnwares, desc
 
 from typing import Any
 
-from serving.applications.market_record import off_task, quality
+from serving.applications.market_record import off_task
 from serving.paths import STARTER_FOLDER
-from specs.capability import Capability, ProbeScore, load_capability
+from specs.capability import load_capability
 from specs.card import load_card
 
 BASE = "SmolLM2-135M-Instruct"
@@ -22,8 +22,7 @@ def starters() -> list[dict[str, Any]]:
     for number, folder in enumerate(sorted(path.parent for path in STARTER_FOLDER.glob("*/learnware.yaml"))):
         card = load_card(folder / "learnware.yaml")
         capability = load_capability(folder / "specification")
-        score = ProbeScore(200, 0.71, 0.66 + number / 100, -0.61, 0.83, 0.34, 0.31, -1.42)
-        probed = Capability(BASE, "0" * 64, "protocol", {f"{card.domain}-{card.tasks[0]}": score})
+        task = f"{card.domain}-{card.tasks[0]}"
         found.append(
             {
                 "id": card.id,
@@ -36,7 +35,14 @@ def starters() -> list[dict[str, Any]]:
                 "sha256": f"{number:02x}" * 32,
                 "card": card.model_dump(mode="json", exclude_none=True),
                 "chosen_by_auto": True,
-                "quality": quality(probed),
+                "known": {
+                    "probes": {task: {"rows": 200, "probability": 0.66 + number / 100, "base_probability": 0.31}},
+                    "feedback": {
+                        "number": 3,
+                        "tasks": {task: {"gain": 0.214, "pieces": 17.5}},
+                        "held": [{"task": task, "gain": 0.214, "would_be": -0.12}],
+                    },
+                },
                 "off_task": off_task(capability),
             }
         )

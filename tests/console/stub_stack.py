@@ -131,7 +131,7 @@ class StubStack:
         self.access.check_read(request)
         state, query = request.query_params.get("state", "active"), request.query_params.get("q", "").lower()
         data = [
-            {name: value for name, value in one.items() if name not in ("quality", "off_task")}
+            {name: value for name, value in one.items() if name not in ("known", "off_task")}
             for one in self.learnwares.values()
             if state in ("all", one["state"]) and query in json.dumps(one["card"]).lower()
         ]
