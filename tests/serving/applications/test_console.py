@@ -200,6 +200,21 @@ async def test_without_keys_everybody_sees_the_state_and_nobody_is_admin(folder:
     assert state["learnwares"]["a"]["requests"] == 3
 
 
+async def test_a_long_state_is_compressed(folder: Path) -> None:
+    async def long() -> str:
+        names = (f"learnware-{number}" for number in range(100))
+        lines = (
+            f'learnware_requests_total{{learnware="{name}",reason="matched",deployment="engine"}} 1' for name in names
+        )
+        return "\n".join(lines) + "\n"
+
+    app = ConsoleAPI(PageFiles(folder), OPEN, ABOUT, long).application()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://console") as client:
+        state = await client.get("/console/api/live", headers={"accept-encoding": "gzip"})
+    assert state.headers["content-encoding"] == "gzip"
+    assert len(state.json()["learnwares"]) == 100
+
+
 async def test_one_scrape_is_enough_for_all_who_look_at_a_time(folder: Path, scrapes: Scrapes) -> None:
     async with client_of(folder, scrapes, OPEN) as client:
         await asyncio.gather(*(client.get("/console/api/live") for _ in range(8)))
