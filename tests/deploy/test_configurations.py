@@ -213,7 +213,7 @@ def test_a_serve_file_is_what_the_command_prints(name: str) -> None:
     deployed = ServeDeploySchema.model_validate(yaml.safe_load(text))
     check_applications(deployed)
     assert (deployed.http_options.host, deployed.http_options.port) == (config.http.host, config.http.port)
-    assert [configured(application.args) for application in deployed.applications] == len(deployed.applications) * [config]
+    assert all(configured(application.args) == config for application in deployed.applications)
 
 
 def check_applications(deployed: ServeDeploySchema) -> None:
