@@ -44,8 +44,8 @@ def tab(stack: Stack, browser: "Browser") -> Iterator[Watched]:
 
 
 def test_the_shell_is_served_to_anybody_and_nothing_else_is(stack: Stack, tab: Watched) -> None:
-    with stack.client(headers={}) as client:
-        client.headers.pop("authorization", None)
+    with stack.client() as client:
+        del client.headers["authorization"]
         page = client.get("/console/")
         assert page.status_code == 200
         assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -122,7 +122,7 @@ def test_live_shows_the_slots_and_the_lines(tab: Watched, pictures: Path) -> Non
     assert page.locator(".slots .cell").count() == 4  # of the stack of these tests
     until(page, "document.querySelectorAll('canvas').length === 4")
     page.wait_for_timeout(8000)
-    assert "admin" in page.inner_text(".corner") or page.locator(".columns table").count() >= 2
+    assert page.locator(".columns table").count() == 3  # the tests before have asked something
     assert serious_findings(page) == []
     screenshot(page, pictures, "console-live")
     tab.check()
