@@ -38,7 +38,7 @@ ALONE := not e2e and not engine
 SHARED := (e2e or engine)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-all quick lint format pytest bench hooks lock sbom clean
+.PHONY: help environment serve test test-all quick lint format pytest bench console hooks lock sbom clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,6 +84,10 @@ bench: $(STAMP) ## the three benchmarks in short form (at most 20 minutes)
 	else $(call say,bench,selection is left out: it needs the task data (LEARNWARE_DATA=folder)); fi
 	@$(call say,bench,overhead beside the stock server) && $(BIN)/python -m benchmarks.overhead --short --json $(BENCH_OUT)/overhead.json
 
+console: ## build the pages of the console anew (needs Node 20 with npm)
+	@$(call say,console,the packages as pinned and the build) && cd console && npm ci --ignore-scripts --no-audit --no-fund && \
+	npm run --silent check && npm run --silent build
+
 # A hook of somebody else is left alone, and so is a folder of hooks that serves other repositories too.
 HOOK_LINE := \# Written by `make hooks` of learnware-serving.
 hooks: ## git runs `make lint` before each commit
@@ -104,5 +108,5 @@ sbom: $(STAMP) ## bills of materials (CycloneDX) of the CPU environment and the 
 	@MAKE_STARTED=$(STARTED) $(BIN)/python requirements/sbom.py $(VENV) dist
 
 clean: ## remove the environment, caches and results of benchmarks
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(BENCH_OUT)
+	rm -rf $(VENV) console/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(BENCH_OUT)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

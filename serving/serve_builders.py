@@ -5,6 +5,7 @@ In their files:
     import_path: serving.serve_builders:market        route_prefix: /v1/learnwares
     import_path: serving.serve_builders:task_specs    route_prefix: /v1/task-specs
     import_path: serving.serve_builders:metrics       route_prefix: /metrics
+    import_path: serving.serve_builders:console       route_prefix: /console
     import_path: serving.serve_builders:decisions     route_prefix: /v1/decisions
 
 Each takes the argument `config` of the application `learnware` (`serving.app:build`): the same content, or the path of
@@ -18,6 +19,7 @@ from typing import Any
 from ray.serve.deployment import Application
 
 from serving.applications.access import configured_access
+from serving.applications.console import console_application
 from serving.applications.decisions import decisions_application
 from serving.applications.market import market_application
 from serving.applications.metrics import metrics_application
@@ -66,6 +68,13 @@ def decisions(arguments: Mapping[str, Any]) -> Application:
     """Builds `/v1/decisions`, the log of decisions of the application `learnware`."""
     config = configured(arguments)
     return decisions_application(config, config.market.folder, on_loopback=False)
+
+
+def console(arguments: Mapping[str, Any]) -> Application:
+    """Builds `/console`, the pages in the browser."""
+    config = configured(arguments)
+    exporter = f"http://127.0.0.1:{derive_ports(config.http.port).exporter}/metrics"
+    return console_application(config, exporter, on_loopback=False)
 
 
 def _market_folder(config: Config, application: str) -> Path:

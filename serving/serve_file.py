@@ -16,6 +16,7 @@ import yaml
 from serving.config import Config, load_config
 from serving.names import (
     APPLICATION,
+    CONSOLE_APPLICATION,
     DECISIONS_APPLICATION,
     MARKET_APPLICATION,
     METRICS_APPLICATION,
@@ -29,6 +30,7 @@ ARGUMENTS = ("config", "digest")
 _APPLICATIONS = (
     (APPLICATION, "/", "serving.app:build"),
     (METRICS_APPLICATION, "/metrics", "serving.serve_builders:metrics"),
+    (CONSOLE_APPLICATION, "/console", "serving.serve_builders:console"),
     (MARKET_APPLICATION, "/v1/learnwares", "serving.serve_builders:market"),
     (TASKS_APPLICATION, "/v1/task-specs", "serving.serve_builders:task_specs"),
     (DECISIONS_APPLICATION, "/v1/decisions", "serving.serve_builders:decisions"),
@@ -81,9 +83,11 @@ def serve_file(config: Config, name: str | None = None) -> str:
     the defaults."""
     option = "" if name is None else f" --config {shlex.quote(name)}"
     with_market = config.market.folder is not None
-    left_out = (frozenset() if with_market else _NEED_A_MARKET) | (
-        frozenset() if config.decisions.enabled else {DECISIONS_APPLICATION}
-    )
+    left_out = set() if with_market else set(_NEED_A_MARKET)
+    if not config.console.enabled:
+        left_out.add(CONSOLE_APPLICATION)
+    if not config.decisions.enabled:
+        left_out.add(DECISIONS_APPLICATION)
     # Each has the same object, so YAML writes it once, as an anchor, and refers to it.
     content = {"config": config.model_dump(mode="json", exclude_defaults=True)}
     deployed = {

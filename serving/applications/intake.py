@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving.applications.market_record import off_task
+from serving.applications.upload_events import Note, no_note
 from serving.applications.upload_line import UploadLine, entered_in_thread, in_thread
 from specs.adapter import adapter_hash
 from specs.capability import Capability, capability_of
@@ -49,9 +51,9 @@ class Intake:
         self._give_up = give_up
         self.line = UploadLine()
 
-    async def take(self, source: Path, replaced: str | None) -> Record:
+    async def take(self, source: Path, replaced: str | None, note: Note = no_note) -> Record:
         """Checks, tries and activates the zip at `source`, in the place of the learnware `replaced` if that is given.
-        Cancelled, it leaves nothing behind; but an activation that has begun is made.
+        Cancelled, it leaves nothing behind; but an activation that has begun is made. Calls `note` after each stage.
 
         Raises:
             InvalidInput: the zip holds another learnware than the one to be replaced.
@@ -67,16 +69,20 @@ class Intake:
                         f"The zip holds learnware {staged.learnware.id!r}, but {replaced!r} is to be replaced."
                     )
                 await in_thread(pool, partial(self._market.check_acceptable, staged, replace=replaced is not None))
+                note("checked", {"id": staged.learnware.id, "version": staged.card.version})
                 trial = await self._probe(staged)
                 if trial.refusal is not None:
                     await in_thread(pool, partial(self._market.refuse, staged, trial.refusal))
                     raise InvalidLearnware(f"learnware {staged.learnware.id}: {trial.refusal}")
-                tried = await in_thread(pool, partial(self._measured, staged, trial), self._give_up)
+                note("tried", {"notes": list(trial.notes)})
+                tried, capability = await in_thread(pool, partial(self._measured, staged, trial), self._give_up)
+                note("measured", {"off_task": off_task(capability)})
                 return await self._activated(tried, replaced)
 
-    def _measured(self, staged: Staged, trial: Trial) -> Staged:
-        tried = self._market.with_capability(staged, measured(staged, trial))
-        return tried._replace(notes=(*staged.notes, *trial.notes))
+    def _measured(self, staged: Staged, trial: Trial) -> tuple[Staged, Capability]:
+        capability = measured(staged, trial)
+        tried = self._market.with_capability(staged, capability)
+        return tried._replace(notes=(*staged.notes, *trial.notes)), capability
 
     async def _activated(self, tried: Staged, replaced: str | None) -> Record:
         change = self._market.submit if replaced is None else self._market.replace

@@ -15,7 +15,8 @@ A submission is checked, tried on an engine replica (`serving.replica.trial`), m
 its task (`serving.replica.off_task_meter`; what the submission says of that itself does not count), and only then
 served. A submission that fails is put into quarantine with the reason. One that harms other requests is served all the
 same to requests that name it; `auto` will rarely choose it. A change is answered once every router and engine replica
-has made it (`"served": true`), or after some seconds in any case (`false`: they follow by themselves).
+has made it (`"served": true`), or after some seconds in any case (`false`: they follow by themselves). An upload with
+`Accept: text/event-stream` is answered with its progress (`serving.applications.upload_events`).
 """
 
 import asyncio
@@ -42,6 +43,7 @@ from serving.applications.market_keeper import MarketKeeper
 from serving.applications.market_record import describe_listed, describe_whole
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import uploaded
+from serving.applications.upload_events import EventAnswer, Note, no_note, wants_events
 from serving.applications.upload_line import in_thread, while_connected
 from serving.config import Config
 from serving.names import APPLICATION, ENGINE, MARKET, ROUTER
@@ -168,18 +170,26 @@ class MarketAPI:
 
     async def _submit(self, request: Request) -> Response:
         self._access.check_change(request)
-        return await self._done(await self._uploaded(request, None), 201)
+        return await self._upload_answer(request, None, 201)
 
     async def _replace(self, request: Request) -> Response:
         self._access.check_change(request)
         learnware_id = _id_in(request)
         await in_thread(self.threads.reading, partial(self._market.active, learnware_id))
-        return await self._done(await self._uploaded(request, learnware_id), 200)
+        return await self._upload_answer(request, learnware_id, 200)
 
-    async def _uploaded(self, request: Request, replaced: str | None) -> Record:
+    async def _upload_answer(self, request: Request, replaced: str | None, status: int) -> Response:
+        """Takes an upload; the answer is its events where the client asks for them."""
+        if wants_events(request):
+            return EventAnswer(partial(self._take, request, replaced), "served")
+        return _json(await self._take(request, replaced, no_note), status)
+
+    async def _take(self, request: Request, replaced: str | None, note: Note) -> dict[str, Any]:
         with self._intake.line.place():
             async with uploaded(request, "upload.zip", self._max_upload_bytes, self.threads.writing) as path:
-                return await while_connected(request, self._intake.take(path, replaced))
+                note("received", {"bytes": (await asyncio.to_thread(path.stat)).st_size})
+                record = await while_connected(request, self._intake.take(path, replaced, note))
+        return await self._described(record)
 
     async def _remove(self, request: Request) -> Response:
         self._access.check_change(request)
@@ -202,10 +212,10 @@ class MarketAPI:
         return await self._changed(partial(self._market.release, _id_in(request)))
 
     async def _changed(self, change: Callable[[], Record]) -> Response:
-        return await self._done(await in_thread(self.threads.changing, change), 200)
+        return _json(await self._described(await in_thread(self.threads.changing, change)))
 
-    async def _done(self, record: Record, status: int) -> Response:
-        """Answers a change that is made: whether every replica has followed it, and if not, why."""
+    async def _described(self, record: Record) -> dict[str, Any]:
+        """Describes a change that is made: whether every replica has followed it, and if not, why."""
         pending = self._behind()
         if pending is not None:
             self.keeper.wake()
@@ -216,7 +226,7 @@ class MarketAPI:
         await in_thread(self.threads.changing, self._collect_garbage)
         described = await in_thread(self.threads.reading, partial(describe_listed, self._market, record))
         served = pending is None and record.state is State.ACTIVE
-        return _json(described | {"served": served} | ({} if pending is None else {"pending": pending}), status)
+        return described | {"served": served} | ({} if pending is None else {"pending": pending})
 
     def _behind(self) -> str | None:
         """Returns why routers and replicas cannot know of the last change yet; None if they can."""

@@ -168,7 +168,7 @@ class MetricsServer:
         if on_loopback:
             keep_grpc_on_loopback()
         self._access = access or Access(Keyring())
-        self._scraper = Scraper({name: _collector(application, name) for name in deployments}, exporter_url)
+        self._scraper = scraper_of(application, deployments, exporter_url)
 
     async def __serve_build_asgi_app__(self) -> PrefixedApplication:
         return PrefixedApplication([Route(ROUTE_PREFIX, self._metrics)])
@@ -176,6 +176,11 @@ class MetricsServer:
     async def _metrics(self, request: Request) -> Response:
         self._access.check_metrics(request)
         return Response(await self._scraper.scrape(), media_type=CONTENT_TYPE)
+
+
+def scraper_of(application: str, deployments: Sequence[str], exporter_url: str | None) -> Scraper:
+    """Makes a scraper of the deployments of a running application."""
+    return Scraper({name: _collector(application, name) for name in deployments}, exporter_url)
 
 
 def _collector(application: str, deployment: str) -> Collect:

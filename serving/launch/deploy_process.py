@@ -114,12 +114,14 @@ def _deploy(deployment: Deployment) -> None:
 
     from serving.app import build_application
     from serving.applications.access import configured_access
+    from serving.applications.console import ROUTE_PREFIX as CONSOLE_PREFIX, console_application
     from serving.applications.decisions import ROUTE_PREFIX as DECISIONS_PREFIX, decisions_application
     from serving.applications.market import ROUTE_PREFIX as MARKET_PREFIX, market_application
     from serving.applications.metrics import ROUTE_PREFIX, metrics_application
     from serving.applications.task_specs import ROUTE_PREFIX as TASKS_PREFIX, task_specs_application
     from serving.names import (
         APPLICATION,
+        CONSOLE_APPLICATION,
         DECISIONS_APPLICATION,
         ENGINE,
         MARKET_APPLICATION,
@@ -149,6 +151,9 @@ def _deploy(deployment: Deployment) -> None:
     if config.decisions.enabled:
         log = decisions_application(config, market, on_loopback=True, lines=deployment.lines)
         targets.append(serve.RunTarget(log, name=DECISIONS_APPLICATION, route_prefix=DECISIONS_PREFIX))
+    if config.console.enabled:
+        console = console_application(config, deployment.exporter, on_loopback=True)
+        targets.append(serve.RunTarget(console, name=CONSOLE_APPLICATION, route_prefix=CONSOLE_PREFIX))
     targets = [with_logs(target, config) for target in targets]
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 

@@ -213,13 +213,14 @@ def test_a_serve_file_is_what_the_command_prints(name: str) -> None:
     deployed = ServeDeploySchema.model_validate(yaml.safe_load(text))
     check_applications(deployed)
     assert (deployed.http_options.host, deployed.http_options.port) == (config.http.host, config.http.port)
-    assert [configured(application.args) for application in deployed.applications] == 3 * [config]
+    assert [configured(application.args) for application in deployed.applications] == 4 * [config]
 
 
 def check_applications(deployed: ServeDeploySchema) -> None:
     assert {application.name: application.route_prefix for application in deployed.applications} == {
         "learnware": "/",
         "metrics": "/metrics",
+        "console": "/console",
         "decisions": "/v1/decisions",
     }
     for application in deployed.applications:

@@ -45,6 +45,7 @@ def test_the_content_is_read_back(tmp_path: Path) -> None:
     assert prefixes == {
         "learnware": "/",
         "metrics": "/metrics",
+        "console": "/console",
         "market": "/v1/learnwares",
         "task-specs": "/v1/task-specs",
         "decisions": "/v1/decisions",
@@ -53,7 +54,8 @@ def test_the_content_is_read_back(tmp_path: Path) -> None:
 
 def test_without_a_shared_folder_there_is_no_market_and_the_file_says_so() -> None:
     text = serve_file(Config())
-    assert [application.name for application in deployed(text).applications] == ["learnware", "metrics", "decisions"]
+    names = [application.name for application in deployed(text).applications]
+    assert names == ["learnware", "metrics", "console", "decisions"]
     assert "# Without market.path" in text
 
 

@@ -1,0 +1,72 @@
+// Figures as text. Everything is in fixed places, so that figures that change do not move what is beside them.
+
+export const count = (value: number): string => Math.round(value).toLocaleString("en");
+
+export function compact(value: number): string {
+  if (value < 1000) return String(Math.round(value));
+  return Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(value);
+}
+
+export function seconds(value: number | null | undefined): string {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value < 1) return `${Math.round(value * 1000)} ms`;
+  return value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
+}
+
+export const unit = (value: number | null | undefined): string =>
+  value === null || value === undefined ? "–" : value.toFixed(3).replace(/^0/, "").replace(/^-0/, "-");
+
+export const signed = (value: number): string => (value > 0 ? "+" : value < 0 ? "−" : "") + unit(Math.abs(value));
+
+export const percent = (value: number): string => `${Math.round(value * 100)} %`;
+
+export const bytes = (value: number): string =>
+  value < 1 << 20 ? `${(value / 1024).toFixed(0)} KiB` : `${(value / (1 << 20)).toFixed(1)} MiB`;
+
+export function clock(epoch: number): string {
+  const date = new Date(epoch * 1000);
+  const today = new Date().toDateString() === date.toDateString();
+  const time = date.toLocaleTimeString("en-GB");
+  return today ? time : `${date.toISOString().slice(0, 10)} ${time.slice(0, 5)}`;
+}
+
+/** The last part of a long name of a replica, which tells it from others. */
+export const short = (id: string): string => id.split("#").pop() ?? id;
+
+/** A hue in degrees for a learnware, always the same one. */
+export function hue(id: string): number {
+  let hash = 2166136261;
+  for (let place = 0; place < id.length; place++) hash = Math.imul(hash ^ id.charCodeAt(place), 16777619);
+  return (((hash >>> 0) % 24) * 15 + 10) % 360;
+}
+
+/** The meaning of a reason, in words. */
+export function reason(value: string): string {
+  const [name, ...rest] = value.startsWith("base:") ? [value] : value.split(":");
+  const known: Record<string, string> = {
+    matched: "the request asks for what it answers",
+    session: "an earlier turn asked for it",
+    task: "chosen for this task specification",
+    named: "the request names it",
+    explored: "nearly as good as the best, tried to learn of it",
+    "base:low-confidence": "no learnware answers what is asked",
+    "base:better": "no learnware is expected to be better",
+    "base:explanation": "the turn asks for words about an answer",
+    "base:interface-task": "a chat front end asks for itself",
+    "base:mixed-prompts": "prompts ask for different learnwares",
+    "base:no-text": "no text to choose by",
+    "base:no-model": "the request names no model",
+    "base:no-learnware": "there is nothing to choose from",
+    "base:not-served": "the chosen one is not served",
+    "base:not-loaded": "the chosen one could not be loaded",
+    "base:not-allowed": "the key does not allow the chosen one",
+    "base:router-error": "the router failed",
+    "base:router-deadline": "the decision took too long",
+    "base:router-overload": "too many requests to decide on",
+    "base:router-unreachable": "no router answers",
+    "base:router-timeout": "the router did not answer in time",
+    "base:no-choice": "no choice reached the replica",
+  };
+  const stands: Record<string, string> = { resident: ", standing in for the chosen one", next: ", the next best" };
+  return (known[name!] ?? "") + rest.map((part) => stands[part] ?? "").join("");
+}
