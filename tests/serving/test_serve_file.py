@@ -40,7 +40,7 @@ def test_the_content_is_read_back(tmp_path: Path) -> None:
     }
     config = Config.model_validate(content)
     file = deployed(serve_file(config))
-    assert [configured(application.args) for application in file.applications] == 5 * [config]
+    assert [configured(application.args) for application in file.applications] == 6 * [config]
     prefixes = {application.name: application.route_prefix for application in file.applications}
     assert prefixes == {
         "learnware": "/",
@@ -59,9 +59,11 @@ def test_without_a_shared_folder_there_is_no_market_and_the_file_says_so() -> No
     assert "# Without market.path" in text
 
 
-def test_without_the_log_of_decisions_there_is_no_application_for_it() -> None:
-    text = serve_file(Config.model_validate({"decisions": {"enabled": False}}))
-    assert [application.name for application in deployed(text).applications] == ["learnware", "metrics"]
+@pytest.mark.parametrize("section", ["decisions", "console"])
+def test_without_the_log_of_decisions_or_the_console_there_is_no_application_for_it(section: str) -> None:
+    text = serve_file(Config.model_validate({section: {"enabled": False}}))
+    left = {"decisions", "console"} - {section}
+    assert {application.name for application in deployed(text).applications} == {"learnware", "metrics"} | left
 
 
 def test_a_path_is_read_and_said_not_to_be_seen_by_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
