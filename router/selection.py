@@ -27,6 +27,7 @@ from router.task_model import Probabilities, TaskModel
 from specs.answers.form import AnswerForm, asked_form, can_give
 from specs.encoding.encoder import Encoder
 from specs.errors import InvalidSpecification
+from specs.evidence import Evidence
 from specs.home import EVERYDAY, OTHER_ASKS, Home, load_home
 from specs.learnware import Learnware
 from specs.rkme import ReducedSet
@@ -90,9 +91,10 @@ class Selector:
         encoder: Encoder,
         settings: SelectionSettings,
         before: "Selector | None" = None,
+        evidence: Evidence | None = None,
     ) -> None:
         """Fits metric and task model to these learnwares. `before`, a selector of other learnwares, only makes it
-        faster.
+        faster. `evidence` is what feedback says.
 
         Raises:
             InvalidSpecification: no learnware passes the filter, or one is of another encoder.
@@ -106,10 +108,32 @@ class Selector:
         self.metric = _fit(self._learnwares, home, settings)
         self._numbers = {learnware.id: number for number, learnware in enumerate(self._learnwares)}
         self.index = SpecificationIndex([_projected(one, self.metric) for one in self._learnwares], settings.gamma)
-        self._tasks: TaskModel = TaskModel(self._learnwares, home, None if before is None else before._tasks)  # noqa: SLF001
-        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home)
+        self._evidence = evidence
+        self._fit_tasks(None if before is None else before._tasks)  # noqa: SLF001 (an object of this very class)
         self._view_means = _view_means(self._learnwares, self.metric)
+
+    def _fit_tasks(self, before: TaskModel | None) -> None:
+        """Fits the task model and ranks anew, with the evidence that there is."""
+        learnt = learnt_sets(self._evidence, self._encoder)
+        self._tasks = TaskModel(self._learnwares, load_home(), before, learnt)
+        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home, self._evidence)
+        gone = set(range(len(self._learnwares))) - set(self._numbers.values())
+        if gone:
+            self._ranking = self._ranking.changed((), sorted(gone), self._tasks.classes)
         self._forms = _Forms(self._learnwares, self._tasks)
+
+    def taught(self, evidence: Evidence | None) -> "Selector":
+        """Returns the selector for the same learnwares with this evidence instead of what it has. The metric and the
+        index stay, so it takes a fit of the task model only, from where that was."""
+        other = copy.copy(self)
+        other._evidence = evidence
+        other._fit_tasks(self._tasks)
+        return other
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What feedback says, as it is used; None without any."""
+        return self._evidence
 
     def changed(self, added: Sequence[Learnware], removed: Collection[str]) -> "Selector":
         """Returns the selector for these learnwares without those of the ids `removed` and with those `added`, in time
@@ -164,6 +188,30 @@ class Selector:
     def probabilities(self, vector: NDArray[np.float32]) -> Probabilities:
         """Returns the probability of every task and part of the home for a vector of `embed`."""
         return self._tasks.probabilities(vector, self.index.search(self.metric.apply(vector), NEAREST))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of requests."""
+        return self._encoder
+
+    @property
+    def learnwares(self) -> tuple[Learnware, ...]:
+        """The learnwares among which it chooses, in the order of their numbers."""
+        return tuple(self._learnwares[number] for number in self._numbers.values())
+
+    def gains(self, vector: NDArray[np.float32], form: AnswerForm | None = None) -> NDArray[np.float64]:
+        """Returns the expected gain over the base model for a vector of `embed`, in the order of `learnwares`."""
+        probabilities = self.probabilities(vector)
+        if form is not None:
+            probabilities = self._forms.applied(form, probabilities)
+        quality, _, base = self._ranking.expect(probabilities)
+        return quality[list(self._numbers.values())] - base
+
+    def nearness(self, vector: NDArray[np.float32], count: int) -> Closeness:
+        """Returns the nearest learnwares, as numbers into `learnwares`, with their closeness (≤ 0)."""
+        found = self.index.search(self.metric.apply(vector), count)
+        places = {number: place for place, number in enumerate(self._numbers.values())}
+        return Closeness(np.array([places[int(one)] for one in found.owners], np.int64), found.values)
 
     def choose_task(self, mean: NDArray[np.float32], noise: float = 0.0, top: int = 5) -> Choice:
         """Returns the choice for a whole task, given by the mean of its rows' vectors (dim,), which bears noise of this
@@ -252,6 +300,13 @@ class Selector:
         return kept
 
 
+def learnt_sets(evidence: Evidence | None, encoder: Encoder) -> dict[str, ReducedSet]:
+    """Returns the learnt tasks' points by name: none where another encoder made them."""
+    if evidence is None or evidence.encoder != encoder.fingerprint:
+        return {}
+    return {task.name: task.reduced for task in evidence.tasks}
+
+
 class _Forms:
     """Tells which tasks have answers of the form that a request asks for. A form is worked out when it is first needed,
     and kept."""
@@ -282,6 +337,7 @@ class _Forms:
         for number, one in zip(self._tasks.class_of_learnware, self._learnwares, strict=True):
             if not fits[number]:
                 fits[number] = can_give(one.specified.answers, form)
+        fits[self._tasks.learnt] = True  # whose answers nobody has described
         return fits
 
 
