@@ -102,7 +102,8 @@ def way(found: Mapping[str, Reached]) -> float:
 def right_answers(task: ReplayTask, row: int, tenant: str, selector: Selector) -> Piece:
     """Feedback with the right answer, scored under every candidate."""
     del selector
-    return Piece(tenant, 0.0, task.vectors[row], gains=gains_of(task.measured(row)))
+    measured = task.measured(row)
+    return Piece(tenant, 0.0, task.vectors[row], gains=gains_of(measured), base=float(measured[BASE]["among"]))
 
 
 def scores_alone(explore: float) -> Teller:

@@ -230,7 +230,8 @@ def _prior(there: Prospects, observed: set[str]) -> dict[str, float]:
 def _observed(
     pieces: Sequence[Piece], settings: LearningSettings, now: float, known: set[str], versions: Mapping[str, str]
 ) -> tuple[dict[str, Mean], dict[str | None, Mean]]:
-    """Returns the robust means of gains by learnware, and of scores by who answered; those of enough pieces only."""
+    """Returns the robust means of gains by learnware, and of scores by who answered; those of enough pieces only. The
+    base model's probability of a right answer is a score of its own."""
     gains: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     scores: dict[str | None, list[tuple[float, float, str]]] = defaultdict(list)
     for piece in pieces:
@@ -238,6 +239,8 @@ def _observed(
         for name, gain in piece.gains.items():
             if name in known and _same(gain.version, name, versions):
                 gains[name].append((gain.value, weight, piece.tenant))
+        if piece.base is not None:
+            scores[None].append((piece.base, weight, piece.tenant))
         if piece.score is not None and _speaks(piece, known, versions):
             scores[piece.learnware].append((piece.score, weight, piece.tenant))
 

@@ -32,8 +32,8 @@ class Gain:
 
 @dataclass(frozen=True)
 class Piece:
-    """Feedback on one request. Either `gains` tells every scored learnware (from a right answer), or `score` tells the
-    one that answered (None: the base model)."""
+    """Feedback on one request. Either `gains` tells every scored learnware, and `base` the base model's probability of
+    the right answer; or `score` tells the one that answered (None: the base model)."""
 
     tenant: str
     time: float
@@ -42,6 +42,7 @@ class Piece:
     version: str = ""
     score: float | None = None
     gains: Mapping[str, Gain] = field(default_factory=dict)
+    base: float | None = None
 
 
 def read_pieces(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], encoder: str) -> list[Piece]:
@@ -70,7 +71,9 @@ def _piece(record: Mapping[str, Any], feedback: Mapping[str, Any], encoder: str)
         return None
     try:
         vector = np.frombuffer(base64.b64decode(vectors["vector"], validate=True), "<f2").astype(np.float32)
-        gains = gains_of(feedback.get("measured") or {})
+        measured = feedback.get("measured") or {}
+        gains = gains_of(measured)
+        base = float(measured[BASE]["among"]) if gains else None
         score = LABELS.get(str(feedback.get("label")), feedback.get("score"))
         score = None if gains or score is None else min(max(float(score), 0.0), 1.0)
         time = float(feedback["time"])
@@ -81,7 +84,7 @@ def _piece(record: Mapping[str, Any], feedback: Mapping[str, Any], encoder: str)
     tenant = str(feedback.get("tenant") or record.get("tenant") or "")
     learnware = record.get("learnware")
     version = str(record.get("version") or "")
-    return Piece(tenant, time, vector, None if learnware is None else str(learnware), version, score, gains)
+    return Piece(tenant, time, vector, None if learnware is None else str(learnware), version, score, gains, base)
 
 
 def gains_of(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Gain]:
