@@ -21,6 +21,8 @@ from specs.evidence import Evidence
 
 PIECE_S = 60.0
 """Seconds between two pieces of feedback: little is forgotten while a replay lasts."""
+LIKELIHOOD_ROUNDING = 0.01
+"""Difference of a probability that half-precision numbers explain."""
 ROUND = 5
 """Pieces of each task between two times that the learner runs, where what is chosen decides what is learnt."""
 
@@ -53,12 +55,16 @@ class ReplayTask:
         return right[name].astype(float)
 
     def measured(self, row: int) -> dict[str, dict[str, float | bool]]:
-        """Returns what feedback with the right answer tells of one row, once it was scored under the candidates."""
+        """Returns what feedback with the right answer tells of one row, once it was scored under the candidates. A
+        probability that is not the likelihood itself is one among answers to choose from, which the requests name."""
+        base = self.scores
+        named = bool(np.abs(base.among[BASE] - np.exp(base.gold[BASE])).max() > LIKELIHOOD_ROUNDING)
         return {
             name: {
                 "right": bool(self.scores.right[name][row]),
                 "gold": float(self.scores.gold[name][row]),
                 "among": float(self.scores.among[name][row]),
+                "choices": 2 if named else 0,
             }
             for name in self.scores.right
         }

@@ -22,8 +22,8 @@ model finds next to impossible would outweigh all others."""
 
 @dataclass(frozen=True)
 class Gain:
-    """A learnware beside the base model on one right answer: the gain in its probability and likelihood, as probes
-    measure it (`router.ranking.gain`), and whether it answers at least as well."""
+    """A learnware beside the base model on one right answer: the gain in its probability, and whether it answers at
+    least as well."""
 
     value: float
     at_least_base: bool
@@ -90,16 +90,23 @@ def _piece(record: Mapping[str, Any], feedback: Mapping[str, Any], encoder: str)
 def gains_of(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Gain]:
     """Returns the gains of all systems over the base model, which must be among them if there is any.
 
+    Where the request names the answers to choose from (`choices` of the base model is above 1), the right one's
+    probability among them counts. Elsewhere, where any answer may be given, its log-likelihood counts too, as with
+    probes (`router.ranking.gain`). With choices the likelihood would tell rather who uses to answer with labels: on
+    rows of three measured tasks, 50 of which chose a candidate, the way from random to the oracle was 0.93 without it
+    and 0.84 with it.
+
     Raises:
         KeyError: the base model, or a number, is missing.
     """
     if not measured:
         return {}
     base = measured[BASE]
+    weight = 0.0 if int(base.get("choices") or 0) > 1 else LIKELIHOOD_WEIGHT
 
     def gain(one: Mapping[str, Any]) -> Gain:
         likelihood = float(one["gold"]) - float(base["gold"])
-        value = float(one["among"]) - float(base["among"]) + LIKELIHOOD_WEIGHT * likelihood
+        value = float(one["among"]) - float(base["among"]) + weight * likelihood
         bounded = min(max(value, -LARGEST_GAIN), LARGEST_GAIN)
         return Gain(bounded, bool(one["right"]) >= bool(base["right"]), str(one.get("version") or ""))
 

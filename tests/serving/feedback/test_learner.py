@@ -207,6 +207,8 @@ def cases() -> Iterator[Any]:
     yield pytest.param(record(), 1.0, {}, id="label")
     yield pytest.param(record(label=None, score=0.25), 0.25, {}, id="score")
     yield pytest.param(record(label=None, measured=measured), None, {"spam": 0.7}, id="answer")
+    named = {name: one | {"choices": 3} for name, one in measured.items()}
+    yield pytest.param(record(label=None, measured=named), None, {"spam": 0.3}, id="answer among choices")
     far = measured | {"spam": {"right": 1, "gold": 30.0, "among": 0.9}}
     yield pytest.param(record(label=None, measured=far), None, {"spam": LARGEST_GAIN}, id="bounded")
 
