@@ -37,7 +37,9 @@ from router.choice import (
 )
 from router.conversation import Conversations, ConversationSettings, best_reading, by_readings
 from router.decisions import Check, DeadlinePassed, DecisionQueue
+from router.evidence_follower import EvidenceFollower
 from router.explanation import DIGITS, describe
+from router.exploring import explored
 from router.metrics import RouterMetrics
 from router.placement import PlacementSettings
 from router.placer import JointChoice
@@ -99,6 +101,10 @@ class RouterOptions(BaseModel):
     conversation: ConversationSettings
     request: RequestSettings = RequestSettings()
     placement: PlacementSettings = PlacementSettings()
+    learns: bool = False
+    """Whether evidence from feedback has effect."""
+    explore: float = 0.0
+    """Most of the requests, as a share, that explore (`router.exploring`)."""
     on_loopback: bool
     """Whether the replica's gRPC server is kept on the loopback interface
     (`router.ray_internals.keep_grpc_on_loopback`)."""
@@ -146,6 +152,9 @@ class LearnwareRouter:
         if self._options.market is not None:
             self._follower = Follower(self._options.market, self._follow, self._sequence)
             self._follower.start()
+            if self._options.learns:
+                self._evidence = EvidenceFollower(self._options.market, self._builder.teach)
+                self._evidence.start()
             self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
         return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
 
@@ -183,12 +192,20 @@ class LearnwareRouter:
                 return JSONResponse({}, refusal.status, {"retry-after": str(refusal.retry_after_s)})
             # A model that could not be read may be a named one: the replica, which has the whole body, refuses.
             decision = Decision(_base(ROUTER_OVERLOAD), time.perf_counter() - begun)
-        choice, answer = self._place(decision.choice)
+        choice, answer = self._place(self._explored(decision.choice, request))
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)
         header = RoutedChoice(choice.learnware_id, choice.reason, choice.score, seconds * 1000, next_best(choice))
         answer = answer or await self._any_replica(arrived)
         return JSONResponse({**answer, "request_headers": {CHOICE_HEADER: encode_choice(header, self._secret)}})
+
+    def _explored(self, choice: Choice, request: Request) -> Choice:
+        """Returns the choice for a request that may explore, which its id decides."""
+        request_id = request.headers.get("x-request-id")
+        snapshot = self._snapshot
+        if not self._options.explore or request_id is None or snapshot is None or snapshot.selector is None:
+            return choice
+        return explored(choice, request_id, self._options.explore, snapshot.selector.evidence)
 
     async def _address(self, choice: Choice, arrived: float) -> dict[str, Any]:
         return self._place(choice)[1] or await self._any_replica(arrived)

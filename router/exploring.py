@@ -30,11 +30,15 @@ def explored(choice: Choice, request_id: str, share: float, evidence: Evidence |
     expected = {one.learnware_id: one.expected for one in choice.candidates}
     chosen = choice.base if choice.learnware_id is None else expected.get(choice.learnware_id, choice.base)
     equals = [
-        one for one in choice.candidates if one.learnware_id != choice.learnware_id and one.expected >= chosen - NEAR_EQUAL
+        one
+        for one in choice.candidates
+        if one.learnware_id != choice.learnware_id and one.expected >= chosen - NEAR_EQUAL
     ]
     if not equals:
         return choice
-    row = {} if evidence is None or not choice.probabilities else evidence.posteriors.get(choice.probabilities[0][0], {})
+    row = (
+        {} if evidence is None or not choice.probabilities else evidence.posteriors.get(choice.probabilities[0][0], {})
+    )
     told = {name: posterior.pieces for name, posterior in row.items()}
     least = min(equals, key=lambda one: (told.get(one.learnware_id, 0.0), -one.expected))
     return choice._replace(learnware_id=least.learnware_id, reason=MATCHED + EXPLORED)

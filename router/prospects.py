@@ -64,4 +64,3 @@ def known_tasks(selector: Selector, vectors: Matrix) -> list[str | None]:
                 nearest, least = class_of(learnwares[owner]), distance
         found.append(nearest)
     return found
-

@@ -231,7 +231,9 @@ class Ranking:
         answer in the same way keep neither gain nor loss, as on unmeasured tasks."""
         if self._evidence is None:
             return
-        numbers = {one.id: i for i, one in enumerate(self._learnwares)}  # of two versions the newer one, which comes last
+        numbers = {
+            one.id: i for i, one in enumerate(self._learnwares)
+        }  # of two versions the newer one, which comes last
         learnt = {one.name: one.base for one in self._evidence.tasks}
         for row, number in enumerate(self._measured):
             if classes[number] in learnt:

@@ -120,6 +120,8 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         conversation=router.conversation,
         request=router.request,
         placement=router.placement,
+        learns=config.feedback.learn,
+        explore=config.feedback.explore,
         on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}

@@ -104,7 +104,7 @@ class Evidence:
         starts from its own probes, so posteriors of other versions are left out."""
         kept = {
             task: {
-                name: one for name, one in row.items() if not one.version or versions.get(name, one.version) == one.version
+                name: one for name, one in row.items() if not one.version or versions.get(name, "") in ("", one.version)
             }
             for task, row in self.posteriors.items()
         }
@@ -143,7 +143,9 @@ def dump(evidence: Evidence) -> bytes:
         "tasks": [
             {"name": one.name, "base": one.base, "pieces": one.pieces, "tenants": one.tenants} for one in evidence.tasks
         ],
-        "posteriors": {task: {name: list(one) for name, one in row.items()} for task, row in evidence.posteriors.items()},
+        "posteriors": {
+            task: {name: list(one) for name, one in row.items()} for task, row in evidence.posteriors.items()
+        },
         "held": [[one.task, one.learnware, one.before, list(one.after)] for one in evidence.held],
         "approved": {task: dict(row) for task, row in evidence.approved.items()},
         "set_aside": [list(span) for span in evidence.set_aside],
@@ -170,7 +172,10 @@ def parse(content: bytes) -> Evidence:
             _number(values["made"]),
             str(values["encoder"]),
             tasks,
-            {str(task): {str(n): _posterior(one) for n, one in row.items()} for task, row in values["posteriors"].items()},
+            {
+                str(task): {str(name): _posterior(one) for name, one in row.items()}
+                for task, row in values["posteriors"].items()
+            },
             tuple(Change(str(t), str(n), _number(b), _posterior(a)) for t, n, b, a in values["held"]),
             {str(task): {str(n): _number(g) for n, g in row.items()} for task, row in values["approved"].items()},
             tuple(Span(_number(a), _number(u)) for a, u in values["set_aside"]),

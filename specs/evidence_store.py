@@ -2,7 +2,8 @@
 
     <market>/evidence/<number>.safetensors    one version each (`specs.evidence`); a number is never used twice
 
-One process writes; any number of them read. A version is whole or not there, whatever is cut.
+Writers take turns by a lock, and one that made its version from another than the newest is told so. A version is whole
+or not there, whatever is cut.
 """
 
 import re
@@ -10,14 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from specs.errors import InvalidInput
-from specs.evidence import Evidence, Span, dump, parse
-from specs.files import write_atomically
+from specs.evidence import Change, Evidence, Span, dump, parse
+from specs.files import file_lock, write_atomically
 
 FOLDER = "evidence"
 """Name of the folder of evidence inside a market's folder."""
 KEPT = 20
 """Versions that are kept: with one a minute while feedback comes, and none while it does not, those of some days of
 quiet use or of the last minutes of an attack, which is when one wants to go back."""
+LOCK = "lock"
+"""Name of the file in the folder by which writers take turns."""
 _FILE = re.compile(r"(\d{8})\.safetensors")
 
 
@@ -49,15 +52,38 @@ class EvidenceStore:
             known = ", ".join(map(str, there)) or "none"
             raise InvalidInput(f"there is no evidence of number {chosen}; there are: {known}") from None
 
-    def write(self, evidence: Evidence) -> Evidence:
-        """Writes evidence as the newest version, and returns it with its number. The oldest versions beyond `KEPT` go."""
-        there = self.numbers()
-        numbered = replace(evidence, number=(there[-1] if there else 0) + 1)
+    def write(self, evidence: Evidence, after: int | None = None) -> Evidence | None:
+        """Writes evidence as the newest version, and returns it with its number; the oldest versions beyond `KEPT` go.
+        Returns None, and writes nothing, where the newest version is another than that of the number `after` (0: none)
+        from which it was made."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(numbered.number), dump(numbered))
-        for old in [*there, numbered.number][:-KEPT]:
-            self._path(old).unlink(missing_ok=True)
+        with file_lock(self._folder / LOCK):
+            there = self.numbers()
+            newest = there[-1] if there else 0
+            if after is not None and newest != after:
+                return None
+            numbered = replace(evidence, number=newest + 1)
+            write_atomically(self._path(numbered.number), dump(numbered))
+            for old in [*there, numbered.number][:-KEPT]:
+                self._path(old).unlink(missing_ok=True)
         return numbered
+
+    def approve(self, task: str | None, learnware: str | None, now: float) -> list[Change]:
+        """Puts held changes of the newest version into effect, in a new one: those of this task and this learnware,
+        None meaning any. Returns them.
+
+        Raises:
+            InvalidInput: no such change is held, or other evidence came meanwhile.
+        """
+        newest = self.read()
+        held = () if newest is None else newest.held
+        wanted = [one for one in held if task in (None, one.task) and learnware in (None, one.learnware)]
+        if newest is None or not wanted:
+            known = ", ".join(f"{one.learnware} on {one.task}" for one in held) or "none"
+            raise InvalidInput(f"no such change is held; there are: {known}")
+        if self.write(newest.approving(wanted, newest.number, now), newest.number) is None:
+            raise InvalidInput("other evidence came meanwhile: look at what is held now, and approve that")
+        return wanted
 
     def roll_back(self, number: int, now: float) -> Evidence:
         """Makes the version of this number the newest again, under a new number. Feedback that came after it was made,
@@ -71,7 +97,10 @@ class EvidenceStore:
         if old is None or newest is None:
             raise InvalidInput("there is no evidence to go back to")
         spans = dict.fromkeys([*old.set_aside, *newest.set_aside, Span(old.made, now)])
-        return self.write(replace(old, made=now, set_aside=tuple(spans)))
+        written = self.write(replace(old, made=now, set_aside=tuple(spans)), newest.number)
+        if written is None:
+            raise InvalidInput("other evidence came meanwhile: try again")
+        return written
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.safetensors"

@@ -24,7 +24,17 @@ import numpy as np
 from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.scores import read_scores
 from benchmarks.common.tasks import add_data_option, task_of
-from benchmarks.learning.replay import Reached, ReplayTask, Teller, lying, reached, replay, right_answers, scores_alone, way
+from benchmarks.learning.replay import (
+    Reached,
+    ReplayTask,
+    Teller,
+    lying,
+    reached,
+    replay,
+    right_answers,
+    scores_alone,
+    way,
+)
 from router.prospects import CANDIDATES, prospects
 from router.selection import Selector
 from router.settings import SelectionSettings
@@ -61,7 +71,9 @@ def tasks_of(data: Path, matrix: Path, encoder: PromptEncoder, feedback_rows: in
             raise InvalidInput(f"{name} has {len(scores.rows)} measured rows, of which {feedback_rows} give feedback")
         prompts = _prompts(data, name)
         if max(scores.rows) >= len(prompts):
-            raise InvalidInput(f"{name} has {len(prompts)} test rows in {data}, and row {max(scores.rows)} was measured")
+            raise InvalidInput(
+                f"{name} has {len(prompts)} test rows in {data}, and row {max(scores.rows)} was measured"
+            )
         chosen = [prompts[row] for row in scores.rows]
         tasks.append(ReplayTask(name, encoder.encode(chosen), tuple(map(asked_form, chosen)), scores, feedback_rows))
     return tasks

@@ -131,9 +131,7 @@ def lying(tell: Teller, liars: frozenset[str]) -> Teller:
         piece = tell(task, row, tenant, selector)
         if tenant not in liars:
             return piece
-        gains = {
-            name: Gain(-gain.value, not gain.at_least_base, gain.version) for name, gain in piece.gains.items()
-        }
+        gains = {name: Gain(-gain.value, not gain.at_least_base, gain.version) for name, gain in piece.gains.items()}
         return replace(piece, gains=gains, score=None if piece.score is None else 1 - piece.score)
 
     return told
@@ -157,7 +155,7 @@ def replay(
     pieces: list[Piece] = []
     evidence: Evidence | None = None
     now, taught, number = 0.0, selector, 0
-    for count in range(0, max(steps) + 1):
+    for count in range(max(steps) + 1):
         if count in steps or count % ROUND == 0:
             if pieces:
                 evidence = learn(pieces, selector, settings, now, evidence)

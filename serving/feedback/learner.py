@@ -40,8 +40,8 @@ MOST_PIECES = 4000
 MATERIAL_WEIGHT, ASK_WEIGHT = 0.8, 1.2
 """Lengths of a vector's two parts when requests are grouped: requests of one task share their ask."""
 GROUP_DIAMETER = 1.0
-"""The largest distance within a group. Of rows of 30 tasks, nine in ten are then with others of their own task, and 86 %
-of a group's rows are of one task; the rest are of tasks that share their wording."""
+"""The largest distance within a group. Of rows of 30 tasks, nine in ten are then with others of their own task, and
+86 % of a group's rows are of one task; the rest are of tasks that share their wording."""
 TASK_POINTS = 64
 """The most points of a learnt task."""
 POINTS_SHARE = 2 / 3

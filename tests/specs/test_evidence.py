@@ -94,6 +94,7 @@ def test_the_newest_version_counts_and_only_the_last_ones_are_kept(tmp_path: Pat
     assert store.read() is None
     for _ in range(KEPT + 3):
         written = store.write(Evidence(0, 5.0, "f"))
+        assert written is not None
     assert written.number == KEPT + 3
     assert store.read() == written
     assert store.numbers() == list(range(4, KEPT + 4))
@@ -113,3 +114,25 @@ def test_rolling_back_sets_aside_what_came_since(tmp_path: Path) -> None:
     assert store.read().set_aside == back.set_aside  # type: ignore[union-attr]
     with pytest.raises(InvalidInput, match="no evidence of number 9"):
         store.roll_back(9, 400.0)
+
+
+def test_evidence_made_from_another_version_than_the_newest_is_not_written(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    assert store.write(EVIDENCE, 0) is not None
+    assert store.write(EVIDENCE, 0) is None
+    assert store.numbers() == [1]
+    assert store.write(EVIDENCE, 1) is not None
+
+
+def test_an_operator_approves_what_is_held_by_task_or_learnware(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    with pytest.raises(InvalidInput, match="there are: none"):
+        store.approve(None, None, 10.0)
+    store.write(EVIDENCE)
+    with pytest.raises(InvalidInput, match="there are: two on learnt:ab"):
+        store.approve("d-x", None, 10.0)
+    assert store.approve(None, "two", 2000.0) == [HELD]
+    newest = store.read()
+    assert newest is not None
+    assert (newest.number, newest.held) == (2, ())
+    assert newest.posteriors["learnt:ab"]["two"].gain == 0.6

@@ -6,7 +6,9 @@ import pytest
 from serving.feedback.robust import bounded_weights, robust_mean
 
 
-def mean(values: list[float], tenants: list[str], share: float = 0.34, weights: list[float] | None = None) -> tuple[float, float]:
+def mean(
+    values: list[float], tenants: list[str], share: float = 0.34, weights: list[float] | None = None
+) -> tuple[float, float]:
     found = robust_mean(values, weights or [1.0] * len(values), tenants, share, 4.0, 0.2)
     return found.value, found.weight
 
