@@ -126,8 +126,8 @@ class Selector:
         """Returns the selector for the same learnwares with this evidence instead of what it has. The metric and the
         index stay, so it takes a fit of the task model only, from where that was."""
         other = copy.copy(self)
-        other._evidence = evidence
-        other._fit_tasks(self._tasks)
+        other._evidence = evidence  # noqa: SLF001 (an object of this very class)
+        other._fit_tasks(self._tasks)  # noqa: SLF001
         return other
 
     @property

@@ -15,7 +15,7 @@ from serving.config_insight import FeedbackSettings
 from serving.feedback.learner import learn
 from serving.feedback.pieces import LARGEST_GAIN, Gain, Piece, read_pieces
 from specs.encoding.encoder import load_prompt_encoder
-from specs.evidence import Span, dump, parse
+from specs.evidence import Posterior, Span, dump, parse
 from tests.router.made_learnwares import HARMLESS, capability, learnware, probe, request, specification_of
 
 SETTINGS = FeedbackSettings(learn=True, tenant_share=1.0, hold_above=1.0)
@@ -151,8 +151,14 @@ def test_a_learnt_task_keeps_its_name_as_it_grows(selector: Selector) -> None:
 
 def test_pieces_on_another_version_say_nothing_of_the_one_that_is_served(selector: Selector) -> None:
     pieces = [replace(one, gains={"spam2": Gain(0.5, True, "spam2@old")}) for one in answers({"spam2": 0.5})]
-    assert learn(pieces, selector, SETTINGS, NOW, versions={"spam2": "spam2@old"}).posteriors
-    assert not learn(pieces, selector, SETTINGS, NOW, versions={"spam2": "spam2@new"}).posteriors
+
+    def told(served: str) -> Posterior:
+        evidence = learn(pieces, selector, SETTINGS, NOW, versions={"spam2": served})
+        return evidence.posteriors[evidence.tasks[0].name]["spam2"]
+
+    assert told("spam2@old").gain > 0.4
+    assert told("spam2@new").gain < 0.05
+    assert told("spam2@new").pieces == 0
 
 
 def test_what_was_set_aside_is_not_learnt_again(selector: Selector) -> None:
