@@ -43,7 +43,7 @@ def robust_mean(
     """
     names, owner = np.unique(np.asarray(tenants), return_inverse=True)
     each, heavy = np.asarray(values, np.float64), np.asarray(weights, np.float64)
-    sums = np.bincount(owner, weights=heavy, minlength=len(names))
+    sums = np.bincount(owner, weights=heavy, minlength=len(names)).astype(np.float64)
     means = np.bincount(owner, weights=heavy * each, minlength=len(names)) / np.maximum(sums, 1e-12)
     if len(names) >= FEWEST_TENANTS:
         middle = float(np.median(means))
