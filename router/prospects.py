@@ -1,5 +1,5 @@
-"""What the choice expects of requests that feedback speaks of: which known task they are of, and which learnwares are
-worth asking about them."""
+"""Prospects of requests that feedback speaks of: which known task they are of, and which learnwares are worth asking
+about them."""
 
 from typing import NamedTuple
 

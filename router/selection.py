@@ -132,7 +132,7 @@ class Selector:
 
     @property
     def evidence(self) -> Evidence | None:
-        """What feedback says, as it is used; None without any."""
+        """The evidence from feedback in use; None without any."""
         return self._evidence
 
     def changed(self, added: Sequence[Learnware], removed: Collection[str]) -> "Selector":

@@ -84,7 +84,7 @@ class LearntTask:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What feedback says, by task: of the learnwares' tasks (the classes of the task model) and of learnt ones.
+    """The content of feedback, by task: of the learnwares' tasks (the classes of the task model) and of learnt ones.
 
     `encoder` is the fingerprint of the encoder that made the points. `approved` holds the gains that an operator has
     approved, from which later changes are measured.

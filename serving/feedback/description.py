@@ -1,4 +1,4 @@
-"""What is known of a learnware's tasks, and from where, as `market show` tells it."""
+"""Descriptions of what is known of a learnware's tasks, and from where, as `market show` gives them."""
 
 from pathlib import Path
 from typing import Any
