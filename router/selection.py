@@ -21,6 +21,7 @@ from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
 from router.index.index import Closeness, SpecificationIndex
 from router.index.metric import Metric, fit_metric, rows_of
 from router.index.point_stack import PointStack, joined
+from router.learnt import LearntTasks
 from router.ranking import Ranking
 from router.settings import SelectionSettings
 from router.task_model import Probabilities, TaskModel
@@ -35,6 +36,8 @@ from specs.rkme import ReducedSet
 NEAREST = 48
 """Number of the nearest learnwares that are looked up, to tell equals and the tasks of one group apart; beyond them
 nothing that matters is near."""
+COMPARED = 12
+"""Number of the nearest learnwares whose points are compared with those of learnt tasks."""
 FORMS_KEPT = 256
 """Forms of answers, as lists of labels, whose fitting tasks are kept."""
 _NONE_PASSES = "no learnware passes the filter (selection.languages, selection.domains)"
@@ -121,6 +124,7 @@ class Selector:
         if gone:
             self._ranking = self._ranking.changed((), sorted(gone), self._tasks.classes)
         self._forms = _Forms(self._learnwares, self._tasks)
+        self._learnt = LearntTasks(self._tasks.classes, learnt)
 
     def taught(self, evidence: Evidence | None) -> "Selector":
         """Returns the selector for the same learnwares with this evidence instead of what it has. The metric and the
@@ -174,7 +178,7 @@ class Selector:
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5, form: AnswerForm | None = None) -> Choice:
         """Returns the choice for a vector of `embed` and the form of answer that its text asks for."""
         nearest = self.index.search(self.metric.apply(vector), max(top, NEAREST))
-        probabilities = self._tasks.probabilities(vector, nearest)
+        probabilities = self._believed(vector, nearest)
         if form is not None:
             probabilities = self._forms.applied(form, probabilities)
         return self._pick(nearest, probabilities, MATCHED, self._settings.min_match, top)
@@ -187,7 +191,16 @@ class Selector:
 
     def probabilities(self, vector: NDArray[np.float32]) -> Probabilities:
         """Returns the probability of every task and part of the home for a vector of `embed`."""
-        return self._tasks.probabilities(vector, self.index.search(self.metric.apply(vector), NEAREST))
+        return self._believed(vector, self.index.search(self.metric.apply(vector), NEAREST))
+
+    def _believed(self, vector: NDArray[np.float32], nearest: Closeness) -> Probabilities:
+        """Returns the probabilities of tasks, the learnt ones where their own points are the nearest."""
+        probabilities = self._tasks.probabilities(vector, nearest)
+        if not self._learnt.doubted(probabilities):
+            return probabilities
+        owners = nearest.owners[:COMPARED]
+        known = (self._learnwares[owner].specified.whole_set.points for owner in owners)
+        return self._learnt.believed(vector, known, probabilities)
 
     @property
     def encoder(self) -> Encoder:
@@ -284,6 +297,7 @@ class Selector:
         self._tasks = self._tasks.changed(admitted, self._learnwares)
         self._ranking = self._ranking.changed(admitted, gone, self._tasks.classes)
         self._forms = _Forms(self._learnwares, self._tasks)
+        self._learnt = LearntTasks(self._tasks.classes, learnt_sets(self._evidence, self._encoder))
         if admitted:
             self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
 

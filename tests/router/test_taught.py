@@ -103,3 +103,14 @@ def test_points_of_another_encoder_make_no_task(made: Mapping[str, Learnware], e
     other = Evidence(1, 0.0, "another", evidence.tasks, evidence.posteriors)
     selector = Selector(list(made.values()), load_prompt_encoder(), SelectionSettings(), evidence=other)
     assert chosen(selector, vectors("species", 3, 300)) == {None}
+
+
+def test_a_learnt_task_stays_one_when_a_learnware_of_another_task_comes(
+    made: Mapping[str, Learnware], evidence: Evidence
+) -> None:
+    first = Selector(list(made.values()), load_prompt_encoder(), SelectionSettings(), evidence=evidence)
+    verdict = specification_of("verdict")
+    later = first.changed([learnware("verdict", verdict, ["verdict"], capability({"d-verdict": probe(0.8)}))], [])
+    assert chosen(later, vectors("species", 6, 300)) == {"spam"}
+    assert chosen(later, vectors("verdict", 6, 300)) == {"verdict"}
+    assert chosen(later, vectors("recipe", 6, 300)) == {"recipe"}
