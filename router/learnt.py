@@ -2,10 +2,11 @@
 
 The task model's classes are told apart by a plane each, and the few points of a learnt task say little of where it
 ends: of a task with nearly the same ask it took four requests in ten. So a learnt task is believed only where its own
-points are nearer to the request than those of any learnware's specification; else its probability goes to the others.
+points are nearer to the request than those of any learnware's specification; for all other requests the model of the
+learnwares' own tasks alone decides, so that nothing changes for them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,12 @@ LEAST = 0.02
 class LearntTasks:
     """The points of the learnt tasks among the classes of a task model; immutable."""
 
-    def __init__(self, classes: Iterable[str], learnt: Mapping[str, ReducedSet]) -> None:
-        """`classes` names the task model's classes, `learnt` are the learnt tasks among them."""
+    def __init__(self, classes: Sequence[str], learnt: Mapping[str, ReducedSet], plain: Sequence[str]) -> None:
+        """`classes` names the task model's classes, `learnt` are the learnt tasks among them, and `plain` names the
+        classes of the model of learnwares' own tasks alone."""
+        places = {name: number for number, name in enumerate(classes)}
+        self._places = np.array([places[name] for name in plain], np.int64)
+        self._count = len(classes)
         self._points = {
             number: learnt[name].points.astype(np.float32) for number, name in enumerate(classes) if name in learnt
         }
@@ -37,6 +42,12 @@ class LearntTasks:
     def doubted(self, probabilities: Probabilities) -> bool:
         """Whether a learnt task is so probable that its points must be looked at."""
         return bool(len(self._numbers)) and float(probabilities.tasks[self._numbers].sum()) >= LEAST
+
+    def without(self, plain: Probabilities) -> Probabilities:
+        """Returns the probabilities of the model of learnwares' own tasks alone, with none for the learnt ones."""
+        tasks = np.zeros(self._count)
+        tasks[self._places] = plain.tasks
+        return Probabilities(tasks, plain.home)
 
     def believed(self, vector: Matrix, known: Iterable[Matrix], probabilities: Probabilities) -> Probabilities:
         """Returns the probabilities without the learnt tasks whose points are farther from a vector (dim,) than one of

@@ -112,26 +112,32 @@ class Selector:
         self._numbers = {learnware.id: number for number, learnware in enumerate(self._learnwares)}
         self.index = SpecificationIndex([_projected(one, self.metric) for one in self._learnwares], settings.gamma)
         self._evidence = evidence
-        self._fit_tasks(None if before is None else before._tasks)  # noqa: SLF001 (an object of this very class)
+        self._fit_tasks(None if before is None else before._plain)  # noqa: SLF001 (an object of this very class)
         self._view_means = _view_means(self._learnwares, self.metric)
 
     def _fit_tasks(self, before: TaskModel | None) -> None:
-        """Fits the task model and ranks anew, with the evidence that there is."""
+        """Fits the task model of the learnwares' own tasks, and all that follows from it."""
+        self._plain: TaskModel = TaskModel(self._learnwares, load_home(), before)
+        self._tasks = self._plain
+        self._use_evidence()
+
+    def _use_evidence(self) -> None:
+        """Fits the task model with the learnt tasks beside it, and ranks anew, with the evidence that there is."""
         learnt = learnt_sets(self._evidence, self._encoder)
-        self._tasks = TaskModel(self._learnwares, load_home(), before, learnt)
+        self._tasks = TaskModel(self._learnwares, load_home(), self._tasks, learnt) if learnt else self._plain
         self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home, self._evidence)
         gone = set(range(len(self._learnwares))) - set(self._numbers.values())
         if gone:
             self._ranking = self._ranking.changed((), sorted(gone), self._tasks.classes)
         self._forms = _Forms(self._learnwares, self._tasks)
-        self._learnt = LearntTasks(self._tasks.classes, learnt)
+        self._learnt = LearntTasks(self._tasks.classes, learnt, self._plain.classes)
 
     def taught(self, evidence: Evidence | None) -> "Selector":
         """Returns the selector for the same learnwares with this evidence instead of what it has. The metric and the
         index stay, so it takes a fit of the task model only, from where that was."""
         other = copy.copy(self)
         other._evidence = evidence  # noqa: SLF001 (an object of this very class)
-        other._fit_tasks(self._tasks)  # noqa: SLF001
+        other._use_evidence()  # noqa: SLF001
         return other
 
     @property
@@ -194,13 +200,18 @@ class Selector:
         return self._believed(vector, self.index.search(self.metric.apply(vector), NEAREST))
 
     def _believed(self, vector: NDArray[np.float32], nearest: Closeness) -> Probabilities:
-        """Returns the probabilities of tasks, the learnt ones where their own points are the nearest."""
+        """Returns the probabilities of tasks, the learnt ones where their own points are the nearest. Elsewhere those
+        of the model without any, so that a learnt task changes nothing for requests that are not its own."""
+        if self._tasks is self._plain:
+            return self._plain.probabilities(vector, nearest)
         probabilities = self._tasks.probabilities(vector, nearest)
-        if not self._learnt.doubted(probabilities):
-            return probabilities
-        owners = nearest.owners[:COMPARED]
-        known = (self._learnwares[owner].specified.whole_set.points for owner in owners)
-        return self._learnt.believed(vector, known, probabilities)
+        if self._learnt.doubted(probabilities):
+            owners = nearest.owners[:COMPARED]
+            known = (self._learnwares[owner].specified.whole_set.points for owner in owners)
+            believed = self._learnt.believed(vector, known, probabilities)
+            if believed.tasks[self._tasks.learnt].sum() > 0:
+                return believed
+        return self._learnt.without(self._plain.probabilities(vector, nearest))
 
     @property
     def encoder(self) -> Encoder:
@@ -294,10 +305,13 @@ class Selector:
         self._numbers |= {learnware.id: number for number, learnware in enumerate(admitted, first)}
         self._learnwares += admitted
         self.index = self.index.changed([_projected(one, self.metric) for one in admitted], gone)
-        self._tasks = self._tasks.changed(admitted, self._learnwares)
+        with_learnt = self._tasks is not self._plain
+        self._plain = self._plain.changed(admitted, self._learnwares)
+        self._tasks = self._tasks.changed(admitted, self._learnwares) if with_learnt else self._plain
         self._ranking = self._ranking.changed(admitted, gone, self._tasks.classes)
         self._forms = _Forms(self._learnwares, self._tasks)
-        self._learnt = LearntTasks(self._tasks.classes, learnt_sets(self._evidence, self._encoder))
+        learnt = learnt_sets(self._evidence, self._encoder)
+        self._learnt = LearntTasks(self._tasks.classes, learnt, self._plain.classes)
         if admitted:
             self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
 

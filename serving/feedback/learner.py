@@ -1,7 +1,8 @@
 """Makes evidence of pieces of feedback: which requests are of one task, and how good each learnware is there.
 
-1. A piece near a learnware's own requests is of that known task (`router.prospects`). The others are grouped by their
-   vectors, ask beside material; a group of enough pieces is a learnt task, and keeps its name as it grows.
+1. Pieces are grouped by their vectors, ask beside material. Where most of a group are near learnwares' own requests
+   (`router.prospects`) they are of those known tasks. Another group of enough pieces is a learnt task, and keeps its
+   name as it grows.
 2. For each task, the gains of the learnwares get a posterior (`serving.feedback.posterior`) whose prior is what the
    choice expects of these requests without feedback. Pieces count less the older they are; a tenant's weight is
    bounded, and what lies far from all other tenants is moved towards them (`serving.feedback.robust`). Of a learnware
@@ -139,32 +140,33 @@ def _usable(pieces: Iterable[Piece], selector: Selector, before: Evidence) -> li
 
 
 def _grouped(pieces: Sequence[Piece], selector: Selector, least: int, before: Evidence) -> list[_Group]:
-    """Groups the pieces by known task, and those that are near no learnware's own requests among themselves; of these
-    the largest groups count."""
-    names = known_tasks(selector, _vectors(pieces)) if pieces else []
-    known: dict[str, list[Piece]] = defaultdict(list)
-    strange = []
-    for name, piece in zip(names, pieces, strict=True):
-        if name is None:
-            strange.append(piece)
-        else:
-            known[name].append(piece)
-    groups = [_Group(name, some, None) for name, some in sorted(known.items())]
-    if len(strange) < max(least, 2):
-        return groups
-    vectors = _vectors(strange)
+    """Groups the pieces by their vectors. A group of which most pieces are near a learnware's own requests is of known
+    tasks, each piece of the one it is near; another one of enough pieces is a learnt task as a whole, also where a few
+    of its pieces look like a known one; the largest count."""
+    if len(pieces) < 2:
+        return []
+    vectors = _vectors(pieces)
+    names = known_tasks(selector, vectors)
     numbers = fcluster(linkage(pdist(_scaled(vectors)), "complete"), GROUP_DIAMETER, "distance")
-    sizes = np.bincount(numbers)
-    largest = [int(one) for one in np.argsort(-sizes, kind="stable") if sizes[one] >= least][:MOST_LEARNT]
-    taken: set[str] = set()
-    for number in largest:
+    known: dict[str, list[Piece]] = defaultdict(list)
+    strange: list[NDArray[np.int64]] = []
+    for number in np.unique(numbers):
         members = np.flatnonzero(numbers == number)
+        near = [one for one in members if names[one] is not None]
+        if len(members) >= least and 2 * len(near) < len(members):
+            strange.append(members)
+            continue
+        for one in near:
+            known[str(names[one])].append(pieces[one])
+    groups = [_Group(name, some, None) for name, some in sorted(known.items())]
+    taken: set[str] = set()
+    for members in sorted(strange, key=len, reverse=True)[:MOST_LEARNT]:
         own = vectors[members]
         name = _name(own.mean(0), before, taken)
         taken.add(name)
         points = max(1, min(TASK_POINTS, int(len(own) * POINTS_SHARE)))
         reduced = reduce_points(own, points, local_gamma(own))
-        groups.append(_Group(name, [strange[one] for one in members], reduced))
+        groups.append(_Group(name, [pieces[one] for one in members], reduced))
     return groups
 
 

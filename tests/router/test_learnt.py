@@ -15,7 +15,7 @@ def vector(material: float, ask: float) -> np.ndarray:
     return found
 
 
-LEARNT = LearntTasks(["d-x", "learnt:a"], {"learnt:a": ReducedSet(vector(0, 1)[None], np.ones(1))})
+LEARNT = LearntTasks(["d-x", "learnt:a"], {"learnt:a": ReducedSet(vector(0, 1)[None], np.ones(1))}, ["d-x"])
 AT = Probabilities(np.array([0.2, 0.5]), np.array([0.3]))
 
 
@@ -38,9 +38,14 @@ def test_the_ask_counts_more_than_the_material() -> None:
 def test_an_improbable_learnt_task_is_not_looked_at() -> None:
     assert LEARNT.doubted(AT)
     assert not LEARNT.doubted(Probabilities(np.array([0.9, LEAST / 2]), np.array([0.1 - LEAST / 2])))
-    assert not LearntTasks(["d-x"], {}).doubted(AT)
+    assert not LearntTasks(["d-x"], {}, ["d-x"]).doubted(AT)
 
 
 def test_where_nothing_else_is_possible_all_stays() -> None:
     alone = Probabilities(np.array([0.0, 1.0]), np.array([0.0]))
     assert LEARNT.believed(vector(0, 0), [vector(0, 0)[None]], alone) is alone
+
+
+def test_the_plain_models_probabilities_get_none_for_learnt_tasks() -> None:
+    tasks = LearntTasks(["d-x", "learnt:a", "d-y"], {}, ["d-x", "d-y"])
+    assert tasks.without(Probabilities(np.array([0.6, 0.3]), np.array([0.1]))).tasks.tolist() == [0.6, 0, 0.3]
