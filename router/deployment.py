@@ -12,12 +12,10 @@ A request that names a model needs no decision: it is read, placed and let throu
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -36,26 +34,26 @@ from router.choice import (
     RoutedChoice,
     encode_choice,
 )
-from router.conversation import Conversations, ConversationSettings, best_reading, by_readings
-from router.decision_record import ChoiceLog, DecisionRecorder
+from router.conversation import Conversations, best_reading, by_readings
+from router.decision_record import ChoiceLog
 from router.decisions import Check, DeadlinePassed, DecisionQueue
+from router.evidence_follower import EvidenceFollower
 from router.explanation import DIGITS, describe
+from router.exploring import explored
 from router.metrics import RouterMetrics
-from router.placement import PlacementSettings
+from router.options import RouterOptions
 from router.placer import JointChoice
 from router.ray_internals import EngineReplicas, choose_replica_id, initialise, keep_grpc_on_loopback, replica_line
 from router.replay import CannotReplay, compared, replayed
 from router.request import RoutedRequest, read_request
 from router.selection import Choice, Selector, next_best
-from router.settings import SelectionSettings
 from router.snapshot import Snapshot, SnapshotBuilder, serve_beside_changes
 from router.token_ids import token_decoder
-from router.watch import NO_WATCH, Watch
-from router.wrappers import OwnWords, RequestSettings
+from router.watch import NO_WATCH
+from router.wrappers import OwnWords
 from specs.encoding.ask import split_prompt
 from specs.errors import Overloaded
 from specs.market.catalogue import Catalogue
-from specs.market.checks import Requirements
 from specs.market.follower import Follower
 from specs.market.startup import current_catalogue
 from specs.task import TASK_PREFIX
@@ -75,42 +73,6 @@ ANSWER_WITHIN_S = 1.9
 """Seconds after a request's arrival by which the router answers. HAProxy waits 2 s (`serving.edge.router_rules`);
 what waiting and decision leave of this time is for an engine replica to become known, and past it HAProxy balances the
 request itself."""
-
-Outcome = Literal["refuse", "base"]
-"""The ways to answer a request whose decision cannot start in time."""
-
-
-class RouterOptions(BaseModel):
-    """The options that a router replica is started with; every field is read once, at start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learnwares: Path
-    """A folder of learnwares that stay as they are; it is read where there is no market."""
-    market: Path | None
-    """The market's folder, or None."""
-    requirements: Requirements | None = None
-    """The requirements on learnwares of a folder without a market; None leaves no valid one out."""
-    base_model: Path | None
-    """The base model's folder, whose tokenizer decodes prompts of token ids, or None."""
-    auto_names: tuple[str, ...]
-    """Values of `model` that ask for a choice."""
-    deadline_ms: float
-    """Milliseconds that a decision may take, from its start."""
-    max_wait_ms: float
-    """Milliseconds that a request may wait until its decision starts."""
-    on_overload: Outcome
-    selection: SelectionSettings
-    conversation: ConversationSettings
-    request: RequestSettings = RequestSettings()
-    placement: PlacementSettings = PlacementSettings()
-    record: Callable[[CollectorRegistry], DecisionRecorder] | None = None
-    """Makes what takes the records of choices, with its metrics in the registry; None records nothing."""
-    watch: Callable[[], Watch] | None = None
-    """Makes what watches each request on the replica; None: nothing does."""
-    on_loopback: bool
-    """Whether the replica's gRPC server is kept on the loopback interface
-    (`router.ray_internals.keep_grpc_on_loopback`)."""
 
 
 class Decision(NamedTuple):
@@ -157,6 +119,9 @@ class LearnwareRouter:
         if self._options.market is not None:
             self._follower = Follower(self._options.market, self._follow, self._sequence)
             self._follower.start()
+            if self._options.learns:
+                self._evidence = EvidenceFollower(self._options.market, self._builder.teach)
+                self._evidence.start()
             self._metrics.watch_market(lambda: self._follower.sequence, lambda: self._follower.fault is not None)
         self._log.start()
         routes = [Route("/internal/route", self._route, methods=["POST"])]
@@ -196,7 +161,7 @@ class LearnwareRouter:
                 return JSONResponse({}, refusal.status, {"retry-after": str(refusal.retry_after_s)})
             # A model that could not be read may be a named one: the replica, which has the whole body, refuses.
             decision = Decision(_base(ROUTER_OVERLOAD), time.perf_counter() - begun)
-        choice, answer = self._place(decision.choice)
+        choice, answer = self._place(self._explored(decision.choice, request))
         self._watch.decided(choice, decision.waited_s)
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)
@@ -209,6 +174,14 @@ class LearnwareRouter:
     def _market(self) -> int:
         """Number of the market's change that is in effect."""
         return self._sequence if self._options.market is None else self._follower.sequence
+
+    def _explored(self, choice: Choice, request: Request) -> Choice:
+        """Returns the choice for a request that may explore, which its id decides."""
+        request_id = request.headers.get("x-request-id")
+        snapshot = self._snapshot
+        if not self._options.explore or request_id is None or snapshot is None or snapshot.selector is None:
+            return choice
+        return explored(choice, request_id, self._options.explore, snapshot.selector.evidence)
 
     async def _address(self, choice: Choice, arrived: float) -> dict[str, Any]:
         return self._place(choice)[1] or await self._any_replica(arrived)

@@ -19,6 +19,9 @@ answers; the base model is a candidate like the others. Qualities are told again
   same labels; letters in the same domain): a learnware that tells the sentiment of headlines tells that of tweets about
   as well.
 
+Where users' feedback says how good a learnware is on a task (`specs.evidence`), that is its gain there: a posterior
+that has the above as its prior. Tasks learnt from feedback are measured in the same sense.
+
 A table of all tasks and all learnwares would take 800 MB at 10,000 of each, so only measured tasks have a row; the rest
 is told by a learnware's own tasks and its losses on everyday prompts.
 """
@@ -33,6 +36,7 @@ from numpy.typing import NDArray
 from router.index.index import Closeness
 from router.task_model import Probabilities, class_of, own_tasks
 from specs.capability import ProbeScore, harm
+from specs.evidence import Evidence
 from specs.home import OTHER_ASKS, QUESTIONS
 from specs.learnware import Learnware
 from specs.off_task import LIKELIHOOD_WEIGHT, Kind
@@ -77,10 +81,17 @@ class Ranking:
     """Ranks learnwares by expected quality; immutable. Learnwares are numbered in the order in which they are given,
     those that `changed` adds take the next numbers; classes as in the `TaskModel` of the same learnwares."""
 
-    def __init__(self, learnwares: Sequence[Learnware], classes: Sequence[str], home: Sequence[str]) -> None:
+    def __init__(
+        self,
+        learnwares: Sequence[Learnware],
+        classes: Sequence[str],
+        home: Sequence[str],
+        evidence: Evidence | None = None,
+    ) -> None:
         """Makes the ranking. `classes` and `home` name the tasks and the parts of the home, in the order of their
-        probabilities."""
+        probabilities; `evidence` is what feedback says."""
         self._home = tuple(home)
+        self._evidence = evidence
         self._learnwares: tuple[Learnware, ...] = ()
         self._alive = np.zeros(0, bool)
         at_home = [
@@ -149,7 +160,9 @@ class Ranking:
         self._learnwares += tuple(learnwares)
         tasks_of = [frozenset(name.split("+")) for name in classes]
         probed = {task for one in self._learnwares if one.capability is not None for task in one.capability.probes}
-        is_measured = np.array([bool(tasks & probed) for tasks in tasks_of], bool)
+        taught = {} if self._evidence is None else self._evidence.posteriors
+        is_probed = np.array([bool(tasks & probed) for tasks in tasks_of], bool)
+        is_measured = is_probed | np.array([name in taught for name in classes], bool)
         self._measured, self._unmeasured = np.flatnonzero(is_measured), np.flatnonzero(~is_measured)
         self._is_unmeasured = ~is_measured
         self._number_kinds(classes)
@@ -158,6 +171,7 @@ class Ranking:
             len(self._home), len(self._learnwares)
         )
         self._rows, self._base = self._measured_rows([tasks_of[number] for number in self._measured], len(classes))
+        self._apply_evidence(classes, is_probed)
         naming: dict[str, list[int]] = {}
         for number, tasks in enumerate(tasks_of):
             for task in tasks:
@@ -208,8 +222,30 @@ class Ranking:
                     gains[row, i], at_least[row, i] = self._usual, better / (better + worse)
                 else:
                     gains[row, i], at_least[row, i] = -self._off[i], 1 - self._off[i]
-            base[self._measured[row]] = float(np.mean(bases))
+            if bases:
+                base[self._measured[row]] = float(np.mean(bases))
         return _Rows(gains, at_least), base
+
+    def _apply_evidence(self, classes: Sequence[str], is_probed: NDArray[np.bool_]) -> None:
+        """Puts what feedback says into the rows of the measured classes. Where feedback alone measured, learnwares that
+        answer in the same way keep neither gain nor loss, as on unmeasured tasks."""
+        if self._evidence is None:
+            return
+        numbers = {
+            one.id: i for i, one in enumerate(self._learnwares)
+        }  # of two versions the newer one, which comes last
+        learnt = {one.name: one.base for one in self._evidence.tasks}
+        for row, number in enumerate(self._measured):
+            if classes[number] in learnt:
+                self._base[number] = learnt[classes[number]]
+            kind = self._kind_of_class[number]
+            if not is_probed[number] and kind != NO_KIND:
+                akin = (self._kind_of_learnware == kind) & (self._rows.gains[row] < 0)
+                self._rows.gains[row, akin] = 0.0
+            for name, posterior in self._evidence.posteriors.get(classes[number], {}).items():
+                if name in numbers:
+                    self._rows.gains[row, numbers[name]] = posterior.gain
+                    self._rows.at_least_base[row, numbers[name]] = posterior.at_least_base
 
 
 def _answered_with(learnware: Learnware) -> object:

@@ -18,24 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
+from router.forms import Forms
 from router.index.index import Closeness, SpecificationIndex
 from router.index.metric import Metric, fit_metric, rows_of
 from router.index.point_stack import PointStack, joined
+from router.learnt import LearntTasks
 from router.ranking import Ranking
 from router.settings import SelectionSettings
 from router.task_model import Probabilities, TaskModel
-from specs.answers.form import AnswerForm, asked_form, can_give
+from specs.answers.form import AnswerForm, asked_form
 from specs.encoding.encoder import Encoder
 from specs.errors import InvalidSpecification
-from specs.home import EVERYDAY, OTHER_ASKS, Home, load_home
+from specs.evidence import Evidence
+from specs.home import EVERYDAY, Home, load_home
 from specs.learnware import Learnware
 from specs.rkme import ReducedSet
 
 NEAREST = 48
 """Number of the nearest learnwares that are looked up, to tell equals and the tasks of one group apart; beyond them
 nothing that matters is near."""
-FORMS_KEPT = 256
-"""Forms of answers, as lists of labels, whose fitting tasks are kept."""
+COMPARED = 12
+"""Number of the nearest learnwares whose points are compared with those of learnt tasks."""
 _NONE_PASSES = "no learnware passes the filter (selection.languages, selection.domains)"
 
 
@@ -104,9 +107,10 @@ class Selector:
         encoder: Encoder,
         settings: SelectionSettings,
         before: "Selector | None" = None,
+        evidence: Evidence | None = None,
     ) -> None:
         """Fits metric and task model to these learnwares. `before`, a selector of other learnwares, only makes it
-        faster.
+        faster. `evidence` is what feedback says.
 
         Raises:
             InvalidSpecification: no learnware passes the filter, or one is of another encoder.
@@ -120,10 +124,39 @@ class Selector:
         self.metric = _fit(self._learnwares, home, settings)
         self._numbers = {learnware.id: number for number, learnware in enumerate(self._learnwares)}
         self.index = SpecificationIndex([_projected(one, self.metric) for one in self._learnwares], settings.gamma)
-        self._tasks: TaskModel = TaskModel(self._learnwares, home, None if before is None else before._tasks)  # noqa: SLF001
-        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home)
+        self._evidence = evidence
+        self._fit_tasks(None if before is None else before._plain)  # noqa: SLF001 (an object of this very class)
         self._view_means = _view_means(self._learnwares, self.metric)
-        self._forms = _Forms(self._learnwares, self._tasks)
+
+    def _fit_tasks(self, before: TaskModel | None) -> None:
+        """Fits the task model of the learnwares' own tasks, and all that follows from it."""
+        self._plain: TaskModel = TaskModel(self._learnwares, load_home(), before)
+        self._tasks = self._plain
+        self._use_evidence()
+
+    def _use_evidence(self) -> None:
+        """Fits the task model with the learnt tasks beside it, and ranks anew, with the evidence that there is."""
+        learnt = learnt_sets(self._evidence, self._encoder)
+        self._tasks = TaskModel(self._learnwares, load_home(), self._tasks, learnt) if learnt else self._plain
+        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home, self._evidence)
+        gone = set(range(len(self._learnwares))) - set(self._numbers.values())
+        if gone:
+            self._ranking = self._ranking.changed((), sorted(gone), self._tasks.classes)
+        self._forms = Forms(self._learnwares, self._tasks)
+        self._learnt = LearntTasks(self._tasks.classes, learnt, self._plain.classes)
+
+    def taught(self, evidence: Evidence | None) -> "Selector":
+        """Returns the selector for the same learnwares with this evidence instead of what it has. The metric and the
+        index stay, so it takes a fit of the task model only, from where that was."""
+        other = copy.copy(self)
+        other._evidence = evidence  # noqa: SLF001 (an object of this very class)
+        other._use_evidence()  # noqa: SLF001
+        return other
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The evidence from feedback in use; None without any."""
+        return self._evidence
 
     def changed(self, added: Sequence[Learnware], removed: Collection[str]) -> "Selector":
         """Returns the selector for these learnwares without those of the ids `removed` and with those `added`, in time
@@ -176,7 +209,7 @@ class Selector:
     def choose_embedded(self, vector: NDArray[np.float32], top: int = 5, form: AnswerForm | None = None) -> Choice:
         """Returns the choice for a vector of `embed` and the form of answer that its text asks for."""
         nearest = self.index.search(self.metric.apply(vector), max(top, NEAREST))
-        probabilities = self._tasks.probabilities(vector, nearest)
+        probabilities = self._believed(vector, nearest)
         if form is not None:
             probabilities = self._forms.applied(form, probabilities)
         return self._pick(nearest, probabilities, MATCHED, self._settings.min_match, top)
@@ -189,7 +222,45 @@ class Selector:
 
     def probabilities(self, vector: NDArray[np.float32]) -> Probabilities:
         """Returns the probability of every task and part of the home for a vector of `embed`."""
-        return self._tasks.probabilities(vector, self.index.search(self.metric.apply(vector), NEAREST))
+        return self._believed(vector, self.index.search(self.metric.apply(vector), NEAREST))
+
+    def _believed(self, vector: NDArray[np.float32], nearest: Closeness) -> Probabilities:
+        """Returns the probabilities of tasks, the learnt ones where their own points are the nearest. Elsewhere those
+        of the model without any, so that a learnt task changes nothing for requests that are not its own."""
+        if self._tasks is self._plain:
+            return self._plain.probabilities(vector, nearest)
+        probabilities = self._tasks.probabilities(vector, nearest)
+        if self._learnt.doubted(probabilities):
+            owners = nearest.owners[:COMPARED]
+            known = (self._learnwares[owner].specified.whole_set.points for owner in owners)
+            believed = self._learnt.believed(vector, known, probabilities)
+            if believed.tasks[self._tasks.learnt].sum() > 0:
+                return believed
+        return self._learnt.without(self._plain.probabilities(vector, nearest))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of requests."""
+        return self._encoder
+
+    @property
+    def learnwares(self) -> tuple[Learnware, ...]:
+        """The learnwares among which it chooses, in the order of their numbers."""
+        return tuple(self._learnwares[number] for number in self._numbers.values())
+
+    def gains(self, vector: NDArray[np.float32], form: AnswerForm | None = None) -> NDArray[np.float64]:
+        """Returns the expected gain over the base model for a vector of `embed`, in the order of `learnwares`."""
+        probabilities = self.probabilities(vector)
+        if form is not None:
+            probabilities = self._forms.applied(form, probabilities)
+        quality, _, base = self._ranking.expect(probabilities)
+        return quality[list(self._numbers.values())] - base
+
+    def nearness(self, vector: NDArray[np.float32], count: int) -> Closeness:
+        """Returns the nearest learnwares, as numbers into `learnwares`, with their closeness (≤ 0)."""
+        found = self.index.search(self.metric.apply(vector), count)
+        places = {number: place for place, number in enumerate(self._numbers.values())}
+        return Closeness(np.array([places[int(one)] for one in found.owners], np.int64), found.values)
 
     def choose_task(self, mean: NDArray[np.float32], noise: float = 0.0, top: int = 5) -> Choice:
         """Returns the choice for a whole task, given by the mean of its rows' vectors (dim,), which bears noise of this
@@ -259,9 +330,13 @@ class Selector:
         self._numbers |= {learnware.id: number for number, learnware in enumerate(admitted, first)}
         self._learnwares += admitted
         self.index = self.index.changed([_projected(one, self.metric) for one in admitted], gone)
-        self._tasks = self._tasks.changed(admitted, self._learnwares)
+        with_learnt = self._tasks is not self._plain
+        self._plain = self._plain.changed(admitted, self._learnwares)
+        self._tasks = self._tasks.changed(admitted, self._learnwares) if with_learnt else self._plain
         self._ranking = self._ranking.changed(admitted, gone, self._tasks.classes)
-        self._forms = _Forms(self._learnwares, self._tasks)
+        self._forms = Forms(self._learnwares, self._tasks)
+        learnt = learnt_sets(self._evidence, self._encoder)
+        self._learnt = LearntTasks(self._tasks.classes, learnt, self._plain.classes)
         if admitted:
             self._view_means = joined(self._view_means, _view_means(admitted, self.metric))
 
@@ -278,37 +353,11 @@ class Selector:
         return kept
 
 
-class _Forms:
-    """Tells which tasks have answers of the form that a request asks for. A form is worked out when it is first needed,
-    and kept."""
-
-    def __init__(self, learnwares: Sequence[Learnware], tasks: TaskModel) -> None:
-        self._learnwares = learnwares
-        self._tasks = tasks
-        self._fit: dict[AnswerForm, NDArray[np.bool_]] = {}
-
-    def applied(self, form: AnswerForm, found: Probabilities) -> Probabilities:
-        """Returns the probabilities when the request wants this form. A task without it is another ask on its material;
-        but where lettered options alone tell the form, they are the ask, and the request is of any of the others."""
-        fits = self._fit.get(form)
-        if fits is None:
-            if len(self._fit) >= FORMS_KEPT:
-                self._fit.clear()
-            fits = self._fit[form] = self._fitting(form)
-        tasks, home = np.where(fits, found.tasks, 0.0), found.home.copy()
-        if form.by_options:
-            left = max(float(tasks.sum() + home.sum()), np.finfo(float).tiny)
-            return Probabilities(tasks / left, home / left)
-        home[self._tasks.home.index(OTHER_ASKS)] += found.tasks[~fits].sum()
-        return Probabilities(tasks, home)
-
-    def _fitting(self, form: AnswerForm) -> NDArray[np.bool_]:
-        """Returns for each class whether any of its learnwares can give this form."""
-        fits = np.zeros(len(self._tasks.classes), bool)
-        for number, one in zip(self._tasks.class_of_learnware, self._learnwares, strict=True):
-            if not fits[number]:
-                fits[number] = can_give(one.specified.answers, form)
-        return fits
+def learnt_sets(evidence: Evidence | None, encoder: Encoder) -> dict[str, ReducedSet]:
+    """Returns the learnt tasks' points by name: none where another encoder made them."""
+    if evidence is None or evidence.encoder != encoder.fingerprint:
+        return {}
+    return {task.name: task.reduced for task in evidence.tasks}
 
 
 def _passes(learnware: Learnware, settings: SelectionSettings) -> bool:

@@ -22,6 +22,7 @@ from router.selection import Selector
 from router.settings import SelectionSettings
 from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder
 from specs.errors import InvalidLearnware, InvalidSpecification
+from specs.evidence import Evidence
 from specs.learnware import Learnware, load_learnware
 from specs.market.catalogue import Catalogue, Entry
 
@@ -60,6 +61,7 @@ class SnapshotBuilder:
         self._lock = threading.Lock()
         self._entries: tuple[Entry, ...] = ()
         self._known: dict[str, Learnware] = {}  # by the hash of their files
+        self._evidence: Evidence | None = None
         self._follow_ups: FollowUps | None = None
         self.snapshot: Snapshot | None = None
         """The snapshot of the catalogue that was built last; None when that holds nothing."""
@@ -89,6 +91,23 @@ class SnapshotBuilder:
                 tuple(each for each in catalogue.entries if each not in failed) if failed else catalogue.entries
             )
             return self.snapshot
+
+    def teach(self, evidence: Evidence | None) -> Snapshot | None:
+        """Returns the snapshot with this evidence (None: without any), which is `snapshot` from now on. Evidence on
+        other versions than those that are served has no effect."""
+        with self._lock:
+            self._evidence = evidence
+            if self.snapshot is not None:
+                self.snapshot = self._taught(self.snapshot)
+            return self.snapshot
+
+    def _taught(self, snapshot: Snapshot) -> Snapshot:
+        """Returns a snapshot whose selector has the evidence on the versions in it."""
+        selector = snapshot.selector
+        wanted = None if self._evidence is None else self._evidence.of_versions(snapshot.adapters)
+        if selector is None or _says_the_same(selector.evidence, wanted):
+            return snapshot
+        return snapshot._replace(selector=selector.taught(wanted))
 
     def _load_or_none(self, entry: Entry) -> Learnware | None:
         try:
@@ -120,7 +139,7 @@ class SnapshotBuilder:
             if self.snapshot is not None and self.snapshot.selector is not None:
                 removed = [known[sha256].id for sha256 in known.keys() - self._known.keys()]
                 added = [learnware for sha256, learnware in self._known.items() if sha256 not in known]
-                self.snapshot = self.snapshot._replace(selector=selector.changed(added, removed))
+                self.snapshot = self._taught(self.snapshot._replace(selector=selector.changed(added, removed)))
 
     def _changed(self, known: Mapping[str, Learnware], removed: Sequence[Entry], added: Sequence[Entry]) -> Snapshot:
         before = self.snapshot
@@ -136,7 +155,7 @@ class SnapshotBuilder:
         adapters |= {entry.id: entry.engine_name for entry in added}
         if self._follow_ups is None:
             self._follow_ups = FollowUps(load_encoder(STATIC_ENCODER))
-        return Snapshot(selector, self._follow_ups, adapters)
+        return self._taught(Snapshot(selector, self._follow_ups, adapters))
 
     def _selector(self, known: Mapping[str, Learnware]) -> Selector | None:
         learnwares = [one for one in known.values() if one.specification is not None]
@@ -155,6 +174,13 @@ def serve_beside_changes() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()
+
+
+def _says_the_same(one: Evidence | None, other: Evidence | None) -> bool:
+    """Whether a choice by one is a choice by the other."""
+    if one is None or other is None:
+        return one is other
+    return one.tasks is other.tasks and one.posteriors == other.posteriors
 
 
 def _differences(before: Sequence[Entry], after: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:

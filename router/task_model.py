@@ -3,7 +3,8 @@
 The classes are the learnwares' tasks and the base model's *home*: everyday prompts, free questions of each domain, and
 other asks put to the learnwares' own material. Their log-odds are linear in the request's vector (its ask beside its
 material, `specs.encoding.encoder.PromptEncoder`): a multinomial logistic regression, fitted to the points of the
-specifications and to the home's reduced sets, so it needs nobody's rows. A density would ask whether a training point
+specifications and to the home's reduced sets, so it needs nobody's rows. Tasks that were learnt from feedback
+(`specs.evidence`) are further classes, which no learnware speaks for. A density would ask whether a training point
 is near, which a user's own words never are; a discriminative model asks which differences tell the tasks apart.
 
 Ask and material stand side by side in a vector; that makes the third part of the home possible: any of the project's
@@ -151,24 +152,36 @@ class TaskModel:
     """An immutable model of the tasks of some learnwares, in the order given; those that `changed` adds take the next
     numbers. Classes are numbered in the order of their first learnwares."""
 
-    def __init__(self, learnwares: Sequence[Learnware], home: Home, before: "TaskModel | None" = None) -> None:
-        """Fits the model. `before`, the model of other learnwares, only makes it faster."""
+    def __init__(
+        self,
+        learnwares: Sequence[Learnware],
+        home: Home,
+        before: "TaskModel | None" = None,
+        learnt: Mapping[str, ReducedSet] | None = None,
+    ) -> None:
+        """Fits the model. `before`, the model of other learnwares, only makes it faster. `learnt` are tasks of no
+        learnware's, given by weighted points."""
         self._home_sets = home
-        self.classes: tuple[str, ...] = tuple(dict.fromkeys(map(class_of, learnwares)))
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        self._learnt = dict(learnt or {})
+        own = tuple(dict.fromkeys(map(class_of, learnwares)))
+        self.classes: tuple[str, ...] = (*own, *self._learnt)
+        numbers = {name: number for number, name in enumerate(own)}
         self.class_of_learnware = np.array([numbers[class_of(one)] for one in learnwares], np.int64)
-        self._groups, grouped = _grouped(_sets_by_class(learnwares, self.classes))
+        groups, grouped = _grouped(_sets_by_class(learnwares, own))
+        # A learnt task stands alone, so it can be told however many tasks there are; no new learnware joins it.
+        self._groups = np.concatenate([groups, len(grouped) + np.arange(len(self._learnt))])
+        self._centres = np.stack([one.weights @ one.points / one.weights.sum() for one in grouped.values()])
+        grouped |= self._learnt
         parts = dict(home.sets) | {OTHER_ASKS: _other_asks(learnwares, home)}
         self.home: tuple[str, ...] = tuple(parts)
         self._fitted: Fitted = fit(grouped, parts, None if before is None else before._fitted)  # noqa: SLF001 (of this class)
-        self._centres = np.stack([one.weights @ one.points / one.weights.sum() for one in grouped.values()])
 
     def changed(self, added: Sequence[Learnware], learnwares: Sequence[Learnware]) -> "TaskModel":
         """Returns the model after `added` have joined; `learnwares` are all, these among them, by number. Where a task
         is new and has no group to join the model is fitted anew, from where it was."""
         classes = dict.fromkeys([*self.classes, *map(class_of, added)])
         if len(classes) > len(self.classes) and len(self._groups_alone) == len(self.classes):
-            return TaskModel(learnwares, self._home_sets, self)
+            return TaskModel(learnwares, self._home_sets, self, self._learnt)
         other = object.__new__(TaskModel)
         other.__dict__ |= self.__dict__
         other.classes = tuple(classes)
@@ -200,6 +213,11 @@ class TaskModel:
         if len(groups) == len(self.classes):
             return Probabilities(groups, home)
         return Probabilities(self._within(groups, nearest), home)
+
+    @property
+    def learnt(self) -> NDArray[np.int64]:
+        """Numbers of the classes that are learnt tasks."""
+        return np.flatnonzero([name in self._learnt for name in self.classes])
 
     @property
     def _groups_alone(self) -> NDArray[np.int64]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from ray.serve.deployment import Application
 
-from router.deployment import LearnwareRouter, RouterOptions
+from router.deployment import LearnwareRouter
+from router.options import RouterOptions
 from serving.access.keyring import configured_keyring
 from serving.base_model import EMBEDDED, EMBEDDED_SAMPLING, ensure_base_model
 from serving.config import Config
@@ -131,6 +132,8 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         placement=router.placement,
         record=record,
         watch=router_watch(config),
+        learns=config.feedback.learn,
+        explore=config.feedback.explore,
         on_loopback=on_loopback,
     )
     arguments = {"server": engine, "options": options, "secret": secret}

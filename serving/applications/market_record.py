@@ -3,8 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
+from serving.feedback.description import describe_evidence, describe_probes
 from specs.capability import Capability, harm, load_capability
-from specs.errors import InvalidSpecification
+from specs.errors import InvalidInput, InvalidSpecification
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.market.journal import Record, State, describe
 from specs.market.store import Market
@@ -35,8 +36,8 @@ def describe_listed(market: Market, record: Record) -> dict[str, Any]:
 
 
 def describe_whole(market: Market, record: Record) -> dict[str, Any]:
-    """Describes a record as a list has it and, while its learnware's files are kept, its learnware off its task, as
-    JSON values."""
+    """Describes a record as a list has it and, while its learnware's files are kept, its learnware off its task and
+    what is known of its tasks from where (probes, feedback), as JSON values."""
     listed = describe_listed(market, record)
     folder = market.folder(record)
     if folder is None:
@@ -45,7 +46,16 @@ def describe_whole(market: Market, record: Record) -> dict[str, Any]:
         capability = load_capability(folder / SPECIFICATION_FOLDER)
     except (InvalidSpecification, OSError):
         capability = None  # a learnware in quarantine may have a broken one
-    return listed | {"off_task": off_task(capability)}
+    known = {"probes": describe_probes(capability), "feedback": _feedback(market, record)}
+    return listed | {"off_task": off_task(capability), "known": known}
+
+
+def _feedback(market: Market, record: Record) -> dict[str, Any]:
+    """Describes what feedback says of a learnware, or why that cannot be told."""
+    try:
+        return describe_evidence(market.root, record.id)
+    except InvalidInput as error:
+        return {"fault": str(error)}
 
 
 def off_task(capability: Capability | None) -> dict[str, Any]:

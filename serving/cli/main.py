@@ -20,6 +20,7 @@ _COMMAND_MODULES = (
     "serving.base_model",
     "serving.cli.train",
     "serving.cli.market",
+    "serving.cli.feedback",
     "serving.cli.learnware",
     "serving.cli.keys",
     "serving.cli.decisions",

@@ -36,6 +36,12 @@ def add_parser(subparsers: Any) -> None:
         "--across", type=float, default=ACROSS, help="share of the cells across domains (default: %(default)s)"
     )
     parser.add_argument(
+        "--candidates",
+        type=Path,
+        metavar="FILE",
+        help="only these cells: a JSON object, the learnwares by task (`python -m benchmarks.learning --candidates`)",
+    )
+    parser.add_argument(
         "--minutes", type=float, default=None, help="end after this long, with the cells that are whole"
     )
     parser.add_argument(
@@ -81,14 +87,16 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInput("--write-capability goes with --probes: learnwares are never ranked by test rows")
     if args.verify is not None:
         return _verify(args, adapters, base, base_id)
+    candidates = None if args.candidates is None else read_candidates(args.candidates)
+    only = args.tasks or (list(candidates) if candidates is not None else None)
     tasks = {
         name: sampled(rows, args.max_rows, args.probes)
-        for name, rows in task_rows(args.data, adapters, args.tasks, args.probes).items()
+        for name, rows in task_rows(args.data, adapters, only, args.probes).items()
     }
     tasks = dict(sorted(tasks.items(), key=lambda item: sum(len(row.prompt) for row in item[1].rows)))  # cheap first
     hashes = {name: adapter_hash(folder) for name, folder in adapters.items()}
     path = args.json or args.out / "matrix.json"
-    cells = wanted_cells(list(tasks), list(adapters), args.across)
+    cells = wanted_cells(list(tasks), list(adapters), args.across, candidates)
     before = load_result(path)
     known = known_cells(before, tasks, hashes)
     deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
@@ -108,6 +116,19 @@ def run(args: argparse.Namespace) -> int:
         text = in_sentences(tasks)
         write_capabilities(scored, adapters, base_id, f"{PROTOCOL}; {TEXT_PROTOCOL}" if text else PROTOCOL, text)
     return 0
+
+
+def read_candidates(path: Path) -> dict[str, list[str]]:
+    """Reads the learnwares that are measured by task, <domain>-<task>.
+
+    Raises:
+        InvalidInput: the file is no JSON object of lists of names.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(task): [str(name) for name in names] for task, names in found.items() if isinstance(names, list)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InvalidInput(f"{path} must be a JSON object, the learnwares by task: {error}") from None
 
 
 def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, base_id: str) -> int:

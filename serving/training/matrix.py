@@ -166,7 +166,7 @@ def task_rows(
     Raises:
         InvalidInput: one of `only` is not there, or there is no task at all.
     """
-    domains = sorted({name.split("-", 1)[0] for name in adapters})
+    domains = sorted({name.split("-", 1)[0] for name in [*adapters, *(only or [])]})
     suffix = ".train.jsonl" if probes else ".test.jsonl"
     paths = {
         f"{domain}-{path.name.removesuffix(suffix)}": path
@@ -187,8 +187,23 @@ def sampled(rows: list[Row], limit: int, probes: bool = False) -> Sample:
     return Sample(positions, [rows[i] for i in positions])
 
 
-def wanted_cells(tasks: Sequence[str], systems: Sequence[str], across: float) -> list[Cell]:
-    """The base model on every task, each learnware on its domain's, and a share of the rest, the same every time."""
+def wanted_cells(
+    tasks: Sequence[str],
+    systems: Sequence[str],
+    across: float,
+    candidates: Mapping[str, Sequence[str]] | None = None,
+) -> list[Cell]:
+    """The base model on every task, each learnware on its domain's, and a share of the rest, the same every time; with
+    `candidates`, the base model and those on each of their tasks.
+
+    Raises:
+        InvalidInput: a candidate is not among the systems.
+    """
+    if candidates is not None:
+        missing = sorted({name for task in tasks for name in candidates.get(task, ())} - set(systems))
+        if missing:
+            raise InvalidInput(f"there is no learnware {', '.join(missing)} among those given")
+        return [Cell(task, system) for task in tasks for system in (BASE, *candidates.get(task, ()))]
 
     def wanted(task: str, system: str) -> bool:
         if system.split("-", 1)[0] == task.split("-", 1)[0]:

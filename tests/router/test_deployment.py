@@ -17,8 +17,9 @@ pytest.importorskip("ray.serve")
 from router import choice, deployment
 from router.choice import CHOICE_HEADER, RoutedChoice, decode_choice
 from router.conversation import ConversationSettings
-from router.deployment import LearnwareRouter, RouterOptions
+from router.deployment import LearnwareRouter
 from router.explanation import in_words
+from router.options import RouterOptions
 from router.selection import Candidate, Choice, Selector
 from router.settings import SelectionSettings
 from serving.config import Config

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.deployment import RouterOptions
+from router.options import RouterOptions
 from serving.config import Config, load_config
 from serving.requirements import check_folder, examined_learnwares, fill_market, market_requirements
 from specs.errors import InvalidLearnware

@@ -59,6 +59,13 @@ def test_cells_of_the_own_domain_and_the_same_share_of_others() -> None:
     assert len(wanted_cells(tasks, systems, 1.0)) == len(tasks) * (len(systems) + 1)
 
 
+def test_with_candidates_only_their_cells_and_the_base_models_are_wanted() -> None:
+    cells = wanted_cells(["d-x", "e-y"], ["d-a", "e-b"], 1.0, {"d-x": ["e-b"]})
+    assert cells == [Cell("d-x", "base"), Cell("d-x", "e-b"), Cell("e-y", "base")]
+    with pytest.raises(InvalidInput, match="no learnware d-c"):
+        wanted_cells(["d-x"], ["d-a"], 1.0, {"d-x": ["d-c"]})
+
+
 def test_fewer_rows_are_the_first_of_more() -> None:
     rows = read_rows_of(40)
     ten, thirty = sampled(rows, 10), sampled(rows, 30)

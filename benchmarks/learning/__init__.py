@@ -1,0 +1,1 @@
+"""How well feedback teaches the choice: `python -m benchmarks.learning`."""

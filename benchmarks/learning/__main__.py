@@ -1,0 +1,7 @@
+"""Runs `python -m benchmarks.learning`."""
+
+import sys
+
+from benchmarks.learning.evaluate import main
+
+sys.exit(main())

@@ -1,0 +1,49 @@
+"""Exploration: now and then a candidate that is expected to be nearly as good answers, so that feedback tells of it.
+
+Off by default. Which requests explore is decided by their ids alone, so a request that is sent again under the same id
+goes the same way, and no more than the stated share of them does.
+"""
+
+import hashlib
+
+from router.choice import MATCHED
+from router.selection import Choice
+from specs.evidence import Evidence
+
+EXPLORED = ":explore"
+"""Ending of the reason of a choice that explores."""
+NEAR_EQUAL = 0.1
+"""Expected quality that exploration may give up: half the standard deviation that a gain has before feedback."""
+
+
+def explored(choice: Choice, request_id: str, share: float, evidence: Evidence | None) -> Choice:
+    """Returns the choice for a request that explores, or `choice` itself. Explored is, among the candidates whose
+    expected quality is at most `NEAR_EQUAL` below that of the chosen one (the base model, or a learnware), the one that
+    feedback has told least of for the likeliest task.
+
+    Choices by name, for a whole task, and those without candidates are left alone.
+    """
+    if share <= 0 or not choice.candidates or not _drawn(request_id, share):
+        return choice
+    if choice.learnware_id is not None and not choice.reason.startswith(MATCHED):
+        return choice
+    expected = {one.learnware_id: one.expected for one in choice.candidates}
+    chosen = choice.base if choice.learnware_id is None else expected.get(choice.learnware_id, choice.base)
+    equals = [
+        one
+        for one in choice.candidates
+        if one.learnware_id != choice.learnware_id and one.expected >= chosen - NEAR_EQUAL
+    ]
+    if not equals:
+        return choice
+    row = (
+        {} if evidence is None or not choice.probabilities else evidence.posteriors.get(choice.probabilities[0][0], {})
+    )
+    told = {name: posterior.pieces for name, posterior in row.items()}
+    least = min(equals, key=lambda one: (told.get(one.learnware_id, 0.0), -one.expected))
+    return choice._replace(learnware_id=least.learnware_id, reason=MATCHED + EXPLORED)
+
+
+def _drawn(request_id: str, share: float) -> bool:
+    digest = hashlib.sha256(b"explore\0" + request_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
