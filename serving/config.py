@@ -72,6 +72,15 @@ class Config(Section):
             raise ValueError(f"router.auto_names must not hold the base model's id {self.base_model.served_id!r}")
         return self
 
+    @model_validator(mode="after")
+    def _has_something_to_learn_from(self) -> Self:
+        if self.feedback.learn and not (self.decisions.enabled and self.decisions.vectors):
+            raise ValueError(
+                "feedback.learn needs decisions.enabled and decisions.vectors: it learns from the records of requests, "
+                "by their vectors"
+            )
+        return self
+
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Reads a YAML file (None: the defaults) and lays `overrides`, a nested mapping, over it.

@@ -45,6 +45,7 @@ from serving.decisions.queries import (
 )
 from serving.decisions.redaction import Redactor
 from serving.decisions.store import DecisionStore
+from serving.feedback.teacher import Teacher
 from serving.names import APPLICATION, DECISIONS, ROUTER
 from serving.paths import cache_folder
 from specs.errors import Forbidden, InvalidInput, NotReady, NotReplayable, Overloaded, TooLarge
@@ -64,6 +65,8 @@ RECORD_S = 2.0
 LOOK_AGAIN_S = 0.1
 MOST_WAITING = 64
 """The most pieces of feedback that wait for their record; further ones are answered at once."""
+LEARN_EVERY_S = 60.0
+"""Seconds between two looks for feedback to learn from (`feedback.learn`)."""
 ONGOING = 1000
 """The most requests that Ray hands to the application at a time."""
 
@@ -199,9 +202,16 @@ class DecisionsServer:
     """The application's one replica."""
 
     def __init__(
-        self, settings: DecisionSettings, path: Path, access: Access, on_loopback: bool, lines: str | None
+        self,
+        settings: DecisionSettings,
+        path: Path,
+        access: Access,
+        on_loopback: bool,
+        lines: str | None,
+        teacher: Teacher | None = None,
     ) -> None:
-        """Opens the store. `lines` is the launcher's Unix socket for JSON lines; None: standard output."""
+        """Opens the store. `lines` is the launcher's Unix socket for JSON lines; None: standard output. `teacher`
+        learns from feedback; None: nothing does."""
         if on_loopback:
             keep_grpc_on_loopback()
         self._store = DecisionStore(
@@ -220,10 +230,14 @@ class DecisionsServer:
         self._emits = bool(outlets)
         self._api = DecisionsAPI(self._store, access, _ask_a_router)
         self._writing: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="decisions-write")
+        self._teacher = teacher
+        self._learning = ThreadPoolExecutor(1, thread_name_prefix="decisions-learn")
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         if self._emits:
             self._emitting = asyncio.create_task(self._emit())
+        if self._teacher is not None:
+            self._lessons = asyncio.create_task(self._learn(self._teacher))
         return self._api.application()
 
     async def add(self, content: bytes) -> int:
@@ -255,7 +269,19 @@ class DecisionsServer:
             except Exception:
                 logger.exception("records could not be handed on")
 
+    async def _learn(self, teacher: Teacher) -> None:
+        while True:
+            await asyncio.sleep(LEARN_EVERY_S)
+            try:
+                found = await in_thread(self._learning, lambda: teacher.learn(self._store.feedback_rows()))
+                if found is not None:
+                    logger.info("evidence %d is published", found.number)
+            except Exception:
+                logger.exception("nothing could be learnt from feedback; the evidence there is holds")
+
     def __del__(self) -> None:  # Ray Serve calls it when it stops the replica
+        if (learning := getattr(self, "_learning", None)) is not None:
+            learning.shutdown(wait=False, cancel_futures=True)
         writing, self._writing = getattr(self, "_writing", None), None
         if writing is not None:
             writing.submit(self._outlets.close)
@@ -304,7 +330,10 @@ def decisions_application(
         max_ongoing_requests=ONGOING,
         ray_actor_options={"num_cpus": 0},
     )
+    teacher = None
+    if config.feedback.learn and market is not None:
+        teacher = Teacher(market, config.feedback, config.router.selection)
     built: Application = deployment.bind(
-        config.decisions, decisions_path(config, market), configured_access(config), on_loopback, lines
+        config.decisions, decisions_path(config, market), configured_access(config), on_loopback, lines, teacher
     )
     return built

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,36 @@ async def test_the_replica_stores_what_comes_and_writes_it_out(
     assert json.loads(printed)["choice"]["learnware"] == "finance-tfns"
     server._emitting.cancel()
     server.__del__()
+    server.__del__()
+
+
+class Pupil:
+    """A teacher that keeps what it was given, and fails at first."""
+
+    def __init__(self) -> None:
+        self.lessons: list[list[str]] = []
+
+    def learn(self, rows: Iterable[Any]) -> None:
+        self.lessons.append([piece["label"] for _, piece in rows])
+        if len(self.lessons) == 1:
+            raise OSError("the disk is full")
+
+
+async def test_the_replica_has_feedback_learnt_from_and_goes_on_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEARN_EVERY_S", 0.02)
+    pupil: Any = Pupil()
+    server = DecisionsServer(DecisionSettings(), tmp_path / "d", Access(KEYS), False, None, pupil)
+    await server.__serve_build_asgi_app__()
+    await server.add("\n".join(map(json.dumps, [replica_half(1), router_half(1)])).encode())
+    assert server._store.feedback(None, replica_half(1)["id"], {"label": "right"}, "somebody") is not None
+    for _ in range(400):
+        if pupil.lessons[1:] and pupil.lessons[-1]:
+            break
+        await asyncio.sleep(0.02)
+    assert pupil.lessons[-1] == ["right"]
+    server._lessons.cancel()
     server.__del__()
 
 
