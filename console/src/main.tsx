@@ -178,7 +178,7 @@ function Shell({ lost, askKey }: { lost: boolean; askKey: () => void }) {
         To the content
       </a>
       <header>
-        <a class="brand" href="#/try">
+        <a class="brand" href="#/try" aria-label="learnware-serving">
           <img src="/console/icon.svg" alt="" width={24} height={24} />
           <span>learnware-serving</span>
         </a>

@@ -58,7 +58,7 @@ function List({ live }: { live: Live | null }) {
         </label>
         <label>
           State
-          <select value={state} onChange={(event) => setState(event.currentTarget.value)}>
+          <select aria-label="State" value={state} onChange={(event) => setState(event.currentTarget.value)}>
             {STATES.map((one) => (
               <option key={one} value={one}>
                 {one}

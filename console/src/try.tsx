@@ -307,7 +307,11 @@ function Composer({
       <div class="controls">
         <label class="inline">
           <span>Model</span>
-          <select value={options.model} onChange={(event) => setOptions({ ...options, model: event.currentTarget.value })}>
+          <select
+            aria-label="Model"
+            value={options.model}
+            onChange={(event) => setOptions({ ...options, model: event.currentTarget.value })}
+          >
             {[...new Set(models)].map((model) => (
               <option key={model} value={model}>
                 {model}
@@ -435,6 +439,7 @@ function AnswerWith({
     <label class="inline answer-with">
       <span>Answer with</span>
       <select
+        aria-label="Answer with"
         value=""
         disabled={exchange.answers.some((one) => one.running)}
         onChange={(event) => {
