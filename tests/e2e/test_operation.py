@@ -107,6 +107,7 @@ def conversation(number: int) -> list[dict[str, str]]:
     return messages[:-1]
 
 
+@pytest.mark.extra
 @pytest.mark.timeout(700)  # 128 prompts of eight turns, on a processor
 def test_a_burst_of_conversations_is_decided_on_or_refused_but_never_left_to_the_base(stack: Stack, http: httpx.Client):
     """Whoever is refused comes again when he was told to."""

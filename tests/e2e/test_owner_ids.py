@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.learnwares import copy_of, zipped
 from tests.e2e.support import ADMIN_KEY, QUESTIONS, Stack, chat, metric
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.extra]
 
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 ZIP = {"content-type": "application/zip"} | ADMIN
