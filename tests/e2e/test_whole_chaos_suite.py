@@ -1,10 +1,13 @@
 """The scenarios of `benchmarks.chaos` that kill, stop, fill and end a stack, in short, on keyed stacks of their own.
 
 They come after the end of the shared stack (mark `last`, and the module's name), so that two stacks do not share the
-machine. The scenarios that harm nobody run on the shared stack (`tests/e2e/test_chaos.py`).
+machine. The scenarios that harm nobody run on the shared stack (`tests/e2e/test_chaos.py`). They take a quarter of an
+hour, so they run only where they are asked for:
+`LEARNWARE_CHAOS=1 .venv/bin/python -m pytest tests/e2e/test_whole_chaos_suite.py`.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ pytestmark = [
     pytest.mark.extra,
     pytest.mark.last,
     pytest.mark.timeout(2_400),
+    pytest.mark.skipif(not os.environ.get("LEARNWARE_CHAOS"), reason="long: LEARNWARE_CHAOS=1 asks for it"),
 ]
 
 SCENARIOS = ("overload", "soak", "kills", "disk")
