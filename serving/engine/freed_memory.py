@@ -1,8 +1,8 @@
 """Gives memory that a process has freed back to the system.
 
 glibc keeps what was freed for the next allocation. An engine allocates tensors of ever other sizes, among them the
-log-probabilities of long prompts (tens of MiB), and leaves gaps that nothing fits: the process grows with each learnware
-that is tried. `malloc_trim` returns the gaps' pages, wherever they lie, in some milliseconds.
+log-probabilities of long prompts (tens of MiB), and leaves gaps that nothing fits: the process grows with each
+learnware that is tried. `malloc_trim` returns the gaps' pages, wherever they lie, in some milliseconds.
 """
 
 import ctypes
