@@ -19,9 +19,9 @@ from tests.serving.replica.middleware_client import NAMES, SECRET, choice, echo,
 
 
 def test_auto_becomes_the_chosen_learnware_and_the_headers_say_so(app, registry):
-    response = send(app, {"model": "auto", "messages": [{"role": "user", "content": "é\ud83d\ude00"}]}, choice())
+    response = send(app, {"model": "auto", "messages": [{"role": "user", "content": "é😀"}]}, choice())
     seen = json.loads(response.json()["body"])
-    assert seen == {"model": "finance-tfns", "messages": [{"role": "user", "content": "é\ud83d\ude00"}]}
+    assert seen == {"model": "finance-tfns", "messages": [{"role": "user", "content": "é😀"}]}
     assert int(response.json()["length"]) == len(response.json()["body"])
     assert response.headers["x-learnware"] == "finance-tfns"
     assert response.headers["x-learnware-reason"] == "matched"
