@@ -9,7 +9,7 @@ project's.
     punica          vLLM's interface of LoRA operators, over `operators`
     operators       LoRA products on CPU for a batch of several adapters
     kernels         compiled products of a few rows, used by `operators`
-    freed_memory    gives back what a worker has freed
+    memory          keeps a worker's memory from growing
 
 Importing this package imports neither vLLM nor torch.
 """

@@ -13,7 +13,7 @@ from vllm.model_executor.models import supports_lora
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 
-from serving.engine.freed_memory import keep_giving_back
+from serving.engine.memory import bound_generated_code, keep_giving_back
 from serving.engine.worker_manager import LearnwareWorkerManager
 from serving.paging.orphan import end_with_parent
 from serving.paging.settings import UPCOMING
@@ -33,6 +33,7 @@ class LearnwareWorkerMixin:
     def init_device(self) -> None:
         """Initialises the device and replaces the model runner's `load_lora_model`."""
         end_with_parent()
+        bound_generated_code()
         self._giving_back = keep_giving_back()
         super().init_device()  # type: ignore[misc]  # the worker beside this class in the bases has it
         runner = self.model_runner
