@@ -31,7 +31,10 @@ class LimitSettings(Section):
 
     max_choices: int = Field(16, ge=1, description="Largest `n` (and `best_of`); more is answered 400.")
     max_prompts: int = Field(
-        64, ge=1, description="Most prompts, conversations or items in one request; more is answered 400."
+        64,
+        ge=1,
+        description="Most prompts, conversations or items in one request; more is answered 400, as is more (times n) "
+        "than one replica holds: engine.max_num_seqs and max_waiting together.",
     )
     max_waiting: int | None = Field(
         None,

@@ -14,7 +14,7 @@ class ConsoleSettings(Section):
 
     enabled: bool = Field(
         True,
-        description="Whether GET / answers with the console. Its empty pages need no key; what they show is fetched "
+        description="Whether GET / leads to the console. Its empty pages need no key; what they show is fetched "
         "with a key that stays in the browser's tab.",
     )
 

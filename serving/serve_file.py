@@ -17,6 +17,7 @@ from serving.config import Config, load_config
 from serving.names import (
     APPLICATION,
     CONSOLE_APPLICATION,
+    CONSOLE_PATH,
     DECISIONS_APPLICATION,
     MARKET_APPLICATION,
     METRICS_APPLICATION,
@@ -30,7 +31,7 @@ ARGUMENTS = ("config", "digest")
 _APPLICATIONS = (
     (APPLICATION, "/", "serving.app:build"),
     (METRICS_APPLICATION, "/metrics", "serving.serve_builders:metrics"),
-    (CONSOLE_APPLICATION, "/console", "serving.serve_builders:console"),
+    (CONSOLE_APPLICATION, CONSOLE_PATH.rstrip("/"), "serving.serve_builders:console"),
     (MARKET_APPLICATION, "/v1/learnwares", "serving.serve_builders:market"),
     (TASKS_APPLICATION, "/v1/task-specs", "serving.serve_builders:task_specs"),
     (DECISIONS_APPLICATION, "/v1/decisions", "serving.serve_builders:decisions"),

@@ -42,13 +42,15 @@ export function hue(id: string): number {
 
 /** The meaning of a reason, in words. */
 export function reason(value: string): string {
-  const [name, ...rest] = value.startsWith("base:") ? [value] : value.split(":");
+  const parts = value.split(":");
+  const named = parts[0] === "base" ? 2 : 1;
+  const name = parts.slice(0, named).join(":");
+  const rest = parts.slice(named);
   const known: Record<string, string> = {
     matched: "the request asks for what it answers",
     session: "an earlier turn asked for it",
     task: "chosen for this task specification",
     named: "the request names it",
-    explored: "nearly as good as the best, tried to learn of it",
     "base:low-confidence": "no learnware answers what is asked",
     "base:better": "no learnware is expected to be better",
     "base:explanation": "the turn asks for words about an answer",
@@ -67,6 +69,10 @@ export function reason(value: string): string {
     "base:router-timeout": "the router did not answer in time",
     "base:no-choice": "no choice reached the replica",
   };
-  const stands: Record<string, string> = { resident: ", standing in for the chosen one", next: ", the next best" };
-  return (known[name!] ?? "") + rest.map((part) => stands[part] ?? "").join("");
+  const stands: Record<string, string> = {
+    resident: ", standing in for the chosen one",
+    next: ", the next best",
+    explore: "; nearly as good as the best, tried to learn of it",
+  };
+  return (known[name] ?? "") + rest.map((part) => stands[part] ?? "").join("");
 }

@@ -588,7 +588,7 @@ function Why({ exchange, session }: { exchange: Exchange; session: Session }) {
       <dl class="pairs">
         {route.replica && (
           <div>
-            <dt>Replica</dt>
+            <dt>Replica, asked again</dt>
             <dd>
               {short(route.replica.id)} <span class="muted">({route.replica.why})</span>
             </dd>

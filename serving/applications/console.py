@@ -30,11 +30,12 @@ from serving.applications.live import live_state
 from serving.applications.metrics import scraper_of
 from serving.applications.routing import PrefixedApplication
 from serving.config import Config
-from serving.names import APPLICATION, CONSOLE_APPLICATION, ENGINE, ROUTER
+from serving.config_sections import MIB
+from serving.names import APPLICATION, CONSOLE_API, CONSOLE_APPLICATION, CONSOLE_PATH, ENGINE, ROUTER
 
-ROUTE_PREFIX = "/console"
+ROUTE_PREFIX = CONSOLE_PATH.rstrip("/")
 """Path below which the application answers."""
-API = f"{ROUTE_PREFIX}/api/"
+API = f"{CONSOLE_API}/"
 """Beginning of the paths that need a key."""
 FRESH_S = 0.9
 """Seconds for which one scrape serves all who look: pages ask every second or two, and each scrape asks every
@@ -164,7 +165,7 @@ def about(config: Config) -> About:
         tuple(config.router.auto_names),
         config.decisions.enabled,
         config.feedback.learn,
-        int(config.market.max_upload_mib * (1 << 20)),
+        int(config.market.max_upload_mib * MIB),
     )
 
 

@@ -16,8 +16,8 @@ ROUTER_FAILED_HEADER = ROUTER_HEADER_PREFIX + "failed"
 _REFUSED = "txn.edge_retry_after"
 
 #: A request is tried once more, on another replica, when the first refused the connection, closed it without an answer,
-#: answered 502, by which it says that its engine died or hung before the first token, or 503: it could not serve, and
-#: took nothing of the request. HAProxy keeps the request for that in one buffer
+#: answered 502, by which it says that its engine died or hung before the first token, or 503: its engine or the
+#: request's adapter could not serve, and nothing was generated. HAProxy keeps the request for that in one buffer
 #: (`serving.launch.environment.FORWARDED_BODY_BYTES`): a larger one is not tried again.
 _RETRY = """    retries 1
     option redispatch 1

@@ -82,7 +82,8 @@ class Places:
         total = self._batch + self._most_waiting
         if count > total:
             raise InvalidInput(
-                f"The request asks for {count} answers (prompts times n), and a replica holds {total} at most. "
+                f"The request asks for {count} answers (prompts times n), and a replica holds {total} at most "
+                "(engine.max_num_seqs and limits.max_waiting). "
                 "Send fewer prompts, or a smaller n."
             )
         room = self._width() + self._most_waiting
