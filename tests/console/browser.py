@@ -3,13 +3,15 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.console.stub_stack import StubStack
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -125,3 +127,7 @@ def screenshot(page: "Page", folder: Path, name: str) -> Path:
     path = folder / f"{name}.png"
     page.screenshot(path=path)
     return path
+
+
+Open = Callable[..., tuple[StubStack, Watched]]
+"""Opens the console of a stack that the test plays (the fixture `opened`)."""
