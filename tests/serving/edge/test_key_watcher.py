@@ -50,6 +50,15 @@ def watchers(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def files_of(process: psutil.Process) -> set[str]:
+    """Returns the files that a process holds open, its standard streams among them."""
+    found = set()
+    for each in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found.add(str(each.readlink()))
+    return {each for each in found if not each.startswith("socket:")}
+
+
 @pytest.mark.slow
 def test_a_key_is_accepted_and_refused_within_two_seconds_without_a_restart(door: Door, file: Path) -> None:
     assert (door.ask(headers=bearer("one")).status, door.ask(headers=bearer("two")).status) == (200, 401)
@@ -118,8 +127,7 @@ def test_the_watcher_ends_with_its_haproxy_and_holds_nothing(door: Door, number:
     watcher = watchers(door.folder)[0]
     assert watcher.ppid() == door.process.pid
     assert not watcher.net_connections("inet")
-    streams = {str(each.readlink()) for each in Path(f"/proc/{watcher.pid}/fd").iterdir()}
-    assert {each for each in streams if not each.startswith("socket:")} == {os.devnull}
+    assert becomes(lambda: files_of(watcher) == {os.devnull}), files_of(watcher)  # once it has read its modules
     os.kill(door.process.pid, number)
     door.process.wait(10)
     assert becomes(lambda: not watchers(door.folder))
