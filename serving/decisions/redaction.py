@@ -100,7 +100,7 @@ def _without_cards(found: "re.Match[str]") -> str:
 
 
 def _card_ends(groups: Sequence["re.Match[str]"], first: int) -> int | None:
-    """Returns the number of the group with which a card number ends that begins with group `first`; None if none does."""
+    """Returns the group with which a card number ends that begins with group `first`; None if none does."""
     digits = ""
     for number in range(first, len(groups)):
         digits += groups[number][0]

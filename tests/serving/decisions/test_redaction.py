@@ -69,8 +69,8 @@ def test_a_pattern_that_takes_too_long_keeps_nothing() -> None:
 
 @pytest.mark.parametrize("unit", ["a", "-", "1 ", "a-", "1", "@", "a@b.", "(0", "+4 ", "sk-", "-----BEGIN ", "0 1-"])
 def test_no_text_takes_longer_than_its_length_says(unit: str) -> None:
-    """Eight times the text takes about eight times as long; it would be sixty-four times if a pattern began anew at each
-    place."""
+    """Eight times the text takes about eight times as long; it would be sixty-four times if a pattern began anew at
+    each place."""
 
     def seconds(length: int) -> float:
         text = (unit * length)[:length]
