@@ -75,7 +75,7 @@ class DecisionStore:
             vectors: whether vectors are kept; if not, those of earlier runs are erased.
             prompts: whether prompts, answers and asks are kept; if not, those of earlier runs are erased.
             prompt_keep_days: days after which they are erased.
-            redactor: takes out of prompts and answers what must not be kept.
+            redactor: takes out of prompts, answers and asks what must not be kept.
             clock: epoch time in seconds.
         """
         self._database = Database(path, clock)
@@ -231,7 +231,8 @@ class DecisionStore:
             if "id" in part:
                 counts["records"] += self._add_record(db, part)
             elif "choice" in part:
-                row = choice_row(part, self._clock(), vectors=self._vectors, ask=self._prompts)
+                redactor = self._redactor if self._prompts else None
+                row = choice_row(part, self._clock(), vectors=self._vectors, redactor=redactor)
                 counts["choices"] += db.execute(_INSERT_CHOICE, row).rowcount
             else:
                 bad += 1

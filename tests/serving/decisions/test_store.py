@@ -321,3 +321,13 @@ def test_a_look_waits_for_no_writer_and_ends(tmp_path: Path, clock: Clock, monke
     monkeypatch.setattr("serving.decisions.database.LOOK_S", 0.0)
     with pytest.raises(DecisionsUnavailable, match="took too long"):
         store.find(Filters(task="none"))
+
+
+def test_the_sentences_of_an_ask_are_redacted_as_the_prompt_is(tmp_path: Path, clock: Clock) -> None:
+    store, half = opened(tmp_path, clock, prompts=True), router_half(1)
+    half["choice"]["ask"] = ["Is jane@mail.example.com right?", "Or sk-abcDEF1234567890abcd?"]
+    store.add([half, replica_half(1)])
+    record = store.get("alice", "request-1")
+    assert record is not None
+    assert record["choice"]["ask"] == ["Is [e-mail] right?", "Or [key]?"]
+    assert not any(b"jane@mail" in one.read_bytes() for one in tmp_path.iterdir())
