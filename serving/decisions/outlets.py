@@ -1,8 +1,8 @@
 """Hands finished records on: as JSON lines to standard output or a launcher's socket, and as log records to an OTLP
 collector.
 
-A record goes out once both its halves have come, or after some seconds without the second. Vectors, prompts and answers
-stay in the store, which erases them; a log that is sent elsewhere could not.
+A record goes out once both its halves have come, or after some seconds without the second. Vectors, prompts, answers and
+asks stay in the store, which erases them; a log that is sent elsewhere could not.
 """
 
 import json
@@ -31,6 +31,7 @@ RETRY_S = 5.0
 LOGS_PATH = "/v1/logs"
 """Path of OTLP's log records over HTTP, where the endpoint's URL names none."""
 _KEPT_BACK = frozenset({"vectors", "text"})
+_ASK = "ask"
 _OF_ATTRIBUTES = ("id", "decision", "tenant", "path", "model", "learnware", "version", "reason", "score", "status")
 _MORE_ATTRIBUTES = ("stream", "replica", "tier", "ttft_s", "seconds", "queue_s", "route_ms", "trace")
 
@@ -83,7 +84,7 @@ class Outlets:
             if one.decision is not None and record["choice"] is None and now - one.came < WAIT_S:
                 self._waiting.append(one)
             else:
-                ready.append({name: value for name, value in record.items() if name not in _KEPT_BACK})
+                ready.append(_without_texts(record))
         if ready:
             for outlet in self._outlets:
                 outlet.write(ready)
@@ -93,6 +94,14 @@ class Outlets:
         self.emit()
         for outlet in self._outlets:
             outlet.close()
+
+
+def _without_texts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a record without what the store may have to erase, the ask inside its choice too."""
+    kept = {name: value for name, value in record.items() if name not in _KEPT_BACK}
+    if kept["choice"] is not None:
+        kept["choice"] = {name: value for name, value in kept["choice"].items() if name != _ASK}
+    return kept
 
 
 class JsonLines:
