@@ -25,7 +25,8 @@ BUFFER = 8192
 BATCH = 256
 """The most halves of one call, some 500 kB."""
 TEXT_BATCH = 16
-"""The most halves of one call where they hold prompts and answers, of up to 50 kB each."""
+"""The most halves of one call where they hold prompts and answers: two texts of twice `TEXT_CHARS` characters,
+about 65 kB together in ASCII."""
 PERIOD_S = 0.5
 """Seconds between two calls."""
 SEND_S = 5.0
