@@ -331,3 +331,16 @@ def test_the_sentences_of_an_ask_are_redacted_as_the_prompt_is(tmp_path: Path, c
     assert record is not None
     assert record["choice"]["ask"] == ["Is [e-mail] right?", "Or [key]?"]
     assert not any(b"jane@mail" in one.read_bytes() for one in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("table", "column"), [("records", "text"), ("choices", "ask")])
+@pytest.mark.parametrize("old", ["", " AND time < 1000.0"])
+def test_words_to_erase_are_found_by_an_index_of_them_alone(
+    tmp_path: Path, clock: Clock, table: str, column: str, old: str
+) -> None:
+    opened(tmp_path, clock).close()
+    db = sqlite3.connect(tmp_path / "decisions.sqlite")
+    erase = f"EXPLAIN QUERY PLAN UPDATE {table} SET {column} = NULL WHERE {column} IS NOT NULL{old}"
+    (step,) = [row[3] for row in db.execute(erase)]
+    db.close()
+    assert f"USING INDEX {table}_{column}" in step
