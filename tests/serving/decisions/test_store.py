@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.decisions.database import PAGE_BYTES, RETRY_S
+from serving.decisions.database import PAGE_BYTES, RETRY_S, Database
 from serving.decisions.filters import Filters
 from serving.decisions.store import MOST_FEEDBACK, DecisionStore
 from specs.errors import DecisionsUnavailable, InvalidInput
@@ -344,3 +344,18 @@ def test_words_to_erase_are_found_by_an_index_of_them_alone(
     (step,) = [row[3] for row in db.execute(erase)]
     db.close()
     assert f"USING INDEX {table}_{column}" in step
+
+
+def test_all_queries_of_a_look_see_one_state(tmp_path: Path, clock: Clock) -> None:
+    store = opened(tmp_path, clock)
+    store.add([replica_half(1)])
+    counted = "SELECT count(*) FROM records"
+
+    def read(db: sqlite3.Connection) -> tuple[int, int]:
+        (before,) = db.execute(counted).fetchone()
+        assert store.add([replica_half(2)]) == 0
+        return before, db.execute(counted).fetchone()[0]
+
+    look = Database(tmp_path / "decisions.sqlite").look
+    assert look(read) == (1, 1)
+    assert look(lambda db: db.execute(counted).fetchone()[0]) == 2
