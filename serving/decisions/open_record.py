@@ -13,8 +13,8 @@ from router.choice import RoutedChoice
 MODEL_CHARS = 256
 """Characters that a record keeps of the model that a request names."""
 TEXT_CHARS = 16_384
-"""Characters that are kept of a prompt (its end) and of an answer (its beginning). A half carries up to twice as many of
-each: they are cut after they were redacted, so that nothing is kept of what the cut would split."""
+"""Characters that are kept of a prompt (its end) and of an answer (its beginning). A half carries up to twice as
+many of each: they are cut after they were redacted, so that nothing is kept of what the cut would split."""
 
 
 class Run(Protocol):

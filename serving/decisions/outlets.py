@@ -1,8 +1,8 @@
 """Hands finished records on: as JSON lines to standard output or a launcher's socket, and as log records to an OTLP
 collector.
 
-A record goes out once both its halves have come, or after some seconds without the second. Vectors, prompts, answers and
-asks stay in the store, which erases them; a log that is sent elsewhere could not.
+A record goes out once both its halves have come, or after some seconds without the second. Vectors, prompts, answers
+and asks stay in the store, which erases them; a log that is sent elsewhere could not.
 """
 
 import json
