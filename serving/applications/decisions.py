@@ -100,8 +100,11 @@ class DecisionsAPI:
         tenant = self._access.check_read(request)
         filters = filters_of(request.query_params.multi_items())
         filters = filters._replace(tenant=_whose(tenant, filters.tenant))
-        found = await in_thread(self.reading, partial(self._store.find, filters))
-        return _answer("".join(json.dumps(record) + "\n" for record in found), "application/x-ndjson")
+
+        def lines() -> str:
+            return "".join(json.dumps(record) + "\n" for record in self._store.find(filters))
+
+        return _answer(await in_thread(self.reading, lines), "application/x-ndjson")
 
     async def _show(self, request: Request) -> Response:
         return _answer(json.dumps(await self._found(request)), "application/json")
