@@ -12,10 +12,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import IO, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from serving.decisions.store import DecisionStore
+from serving.decisions.store import PAGE, DecisionStore
 from specs.errors import DecisionsUnavailable
 
 logger = logging.getLogger("ray.serve")
@@ -71,20 +72,27 @@ class Outlets:
             )
 
     def emit(self) -> None:
-        """Hands on the records that are finished."""
-        ready, now = [], self._clock()
-        for _ in range(len(self._waiting)):
-            one = self._waiting.popleft()
+        """Hands on the records that are finished. While the store cannot be used, all go on waiting."""
+        ready: list[dict[str, Any]] = []
+        unfinished: list[_Waiting] = []
+        left, now = len(self._waiting), self._clock()
+        while left:
+            page = list(islice(self._waiting, min(left, PAGE)))
             try:
-                record = self._store.get(one.tenant, one.request_id)
+                records = self._store.get_all([(one.tenant, one.request_id) for one in page])
             except DecisionsUnavailable:
-                continue
-            if record is None:
-                continue
-            if one.decision is not None and record["choice"] is None and now - one.came < WAIT_S:
-                self._waiting.append(one)
-            else:
-                ready.append(_without_texts(record))
+                break
+            left -= len(page)
+            for one in page:
+                self._waiting.popleft()
+                record = records.get((one.tenant, one.request_id))
+                if record is None:
+                    continue
+                if one.decision is not None and record["choice"] is None and now - one.came < WAIT_S:
+                    unfinished.append(one)
+                else:
+                    ready.append(_without_texts(record))
+        self._waiting.extendleft(reversed(unfinished))
         if ready:
             for outlet in self._outlets:
                 outlet.write(ready)
