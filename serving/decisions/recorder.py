@@ -84,6 +84,9 @@ class Recorder:
             try:
                 content = await asyncio.to_thread(_encoded, batch)
                 lost = await asyncio.wait_for(self._send(content), SEND_S)
+            except asyncio.CancelledError:
+                self._give_back(batch)  # what may have come through all the same is stored once
+                raise
             except Exception as error:  # noqa: BLE001 (whatever it is, no request may notice)
                 self._give_back(batch)
                 self._say("the application that keeps them does not take them: %r", error)
