@@ -22,7 +22,7 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -31,6 +31,7 @@ from serving.access.tenant import Tenant
 from serving.applications.access import Access, configured_access
 from serving.applications.liveness import HEALTH_OPTIONS, check_threads
 from serving.applications.routing import PrefixedApplication
+from serving.applications.upload import bounded_body
 from serving.applications.upload_line import in_thread
 from serving.config import Config
 from serving.config_insight import DecisionSettings
@@ -48,7 +49,7 @@ from serving.decisions.store import DecisionStore
 from serving.feedback.teacher import Teacher
 from serving.names import APPLICATION, DECISIONS, ROUTER
 from serving.paths import cache_folder
-from specs.errors import Forbidden, InvalidInput, NotReady, NotReplayable, Overloaded, TooLarge
+from specs.errors import Forbidden, NotReady, NotReplayable, Overloaded
 
 logger = logging.getLogger("ray.serve")
 
@@ -125,7 +126,8 @@ class DecisionsAPI:
     async def _feedback(self, request: Request) -> Response:
         tenant = self._access.check_read(request)
         whose = _whose(tenant, checked_query(request.query_params.multi_items(), ("tenant",)).get("tenant"))
-        request_id, piece = feedback_of(await _bounded_body(request))
+        too_large = f"A body with feedback has at most {FEEDBACK_BYTES >> 10} KiB."
+        request_id, piece = feedback_of(await bounded_body(request, FEEDBACK_BYTES, too_large))
         give = partial(self._store.feedback, whose, request_id, piece, tenant.name)
         record = await in_thread(self.reading, give)
         if record is None and await self._comes(whose, request_id):
@@ -187,18 +189,6 @@ def _answer(text: str, media_type: str, status: int = 200) -> Response:
     return Response(
         text, status, {"x-content-type-options": "nosniff", "cache-control": "no-store"}, media_type=media_type
     )
-
-
-async def _bounded_body(request: Request) -> bytes:
-    taken = bytearray()
-    try:
-        async for chunk in request.stream():
-            taken += chunk
-            if len(taken) > FEEDBACK_BYTES:
-                raise TooLarge(f"A body with feedback has at most {FEEDBACK_BYTES >> 10} KiB.")
-    except ClientDisconnect:
-        raise InvalidInput("The body was cut off.") from None
-    return bytes(taken)
 
 
 class DecisionsServer:

@@ -23,7 +23,7 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -31,9 +31,10 @@ from router.ray_internals import keep_grpc_on_loopback
 from serving.access.tenant import ANONYMOUS_NAME, Tenant
 from serving.applications.access import Access, configured_access
 from serving.applications.routing import PrefixedApplication
+from serving.applications.upload import bounded_body
 from serving.config import Config
 from serving.names import APPLICATION, ROUTER
-from specs.errors import InvalidInput, NotReady, TooLarge, UnknownModel
+from specs.errors import InvalidInput, NotReady, UnknownModel
 from specs.task import MAX_BYTES, TaskSpecification, load_task_specification
 from specs.task_store import TaskStore
 
@@ -80,7 +81,10 @@ class TaskSpecsAPI:
 
     async def _upload(self, request: Request) -> Response:
         tenant = self._access.check_read(request)
-        content = await _bounded_body(request)
+        too_large = f"A task's specification has at most {MAX_BYTES >> 10} KiB."
+        content = await bounded_body(request, MAX_BYTES, too_large)
+        if not content:
+            raise InvalidInput("The body is empty; it must be the file that `learnware-serving spec make` wrote.")
         specification = await asyncio.to_thread(load_task_specification, content)
         # where no key is needed, all are one tenant, whom a quota would only shut out together
         unbounded = tenant.admin or not self._access.keyring.required
@@ -140,26 +144,6 @@ def _advice(specification: TaskSpecification) -> str | None:
         f"{specification.clear_rows:,} rows would be enough at this mu, or a larger mu (`learnware-serving spec make "
         "--mu`), which protects single rows less."
     )
-
-
-async def _bounded_body(request: Request) -> bytes:
-    """Reads the whole body.
-
-    Raises:
-        TooLarge: there is more than a specification can have; no more of it is read.
-        InvalidInput: the body is empty, or the client hung up.
-    """
-    taken = bytearray()
-    try:
-        async for chunk in request.stream():
-            taken += chunk
-            if len(taken) > MAX_BYTES:
-                raise TooLarge(f"A task's specification has at most {MAX_BYTES >> 10} KiB.")
-    except ClientDisconnect:
-        raise InvalidInput("The upload was cut off.") from None
-    if not taken:
-        raise InvalidInput("The body is empty; it must be the file that `learnware-serving spec make` wrote.")
-    return bytes(taken)
 
 
 def _unknown(name: str) -> UnknownModel:
