@@ -30,6 +30,7 @@ from router.ray_internals import keep_grpc_on_loopback
 from serving.access.tenant import Tenant
 from serving.applications.access import Access, configured_access
 from serving.applications.liveness import HEALTH_OPTIONS, check_threads
+from serving.applications.one_router import ask_a_router
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import bounded_body
 from serving.applications.upload_line import in_thread
@@ -47,9 +48,9 @@ from serving.decisions.queries import (
 from serving.decisions.redaction import Redactor
 from serving.decisions.store import DecisionStore
 from serving.feedback.teacher import Teacher
-from serving.names import APPLICATION, DECISIONS, ROUTER
+from serving.names import DECISIONS
 from serving.paths import cache_folder
-from specs.errors import Forbidden, NotReady, NotReplayable, Overloaded
+from specs.errors import Forbidden, NotReady, NotReplayable
 
 logger = logging.getLogger("ray.serve")
 
@@ -283,18 +284,7 @@ class DecisionsServer:
 
 
 async def _ask_a_router(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    async def ask() -> dict[str, Any]:
-        handle = await asyncio.to_thread(serve.get_deployment_handle, ROUTER, app_name=APPLICATION)
-        answer: dict[str, Any] = await handle.replay.remote(dict(recorded))
-        return answer
-
-    try:
-        return await asyncio.wait_for(ask(), REPLAY_S)
-    except Overloaded as refusal:  # as Ray raises it: with the router's own one as its cause
-        raise getattr(refusal, "cause", refusal) from None
-    except Exception:
-        logger.exception("no router made a choice again")
-        raise NotReady("No router answers at the moment. Try again.") from None
+    return await ask_a_router("replay", dict(recorded), REPLAY_S)
 
 
 def decisions_path(config: Config, market: Path | None) -> Path:

@@ -14,7 +14,6 @@ neither posted nor used for a time (`market.task_specs_days`).
 
 import asyncio
 import json
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -30,15 +29,13 @@ from starlette.routing import Route
 from router.ray_internals import keep_grpc_on_loopback
 from serving.access.tenant import ANONYMOUS_NAME, Tenant
 from serving.applications.access import Access, configured_access
+from serving.applications.one_router import ask_a_router
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import bounded_body
 from serving.config import Config
-from serving.names import APPLICATION, ROUTER
-from specs.errors import InvalidInput, NotReady, UnknownModel
+from specs.errors import InvalidInput, UnknownModel
 from specs.task import MAX_BYTES, TaskSpecification, load_task_specification
 from specs.task_store import TaskStore
-
-logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/v1/task-specs"
 """Path below which the application answers."""
@@ -166,16 +163,8 @@ class TaskSpecsServer:
 
 
 async def _ask_the_router(name: str) -> dict[str, Any]:
-    async def ask() -> dict[str, Any]:
-        handle = await asyncio.to_thread(serve.get_deployment_handle, ROUTER, app_name=APPLICATION)
-        answer: dict[str, Any] = await handle.explain.remote(json.dumps({"model": name}).encode())
-        return answer
-
-    try:
-        return await asyncio.wait_for(ask(), CHOICE_TIMEOUT_S)
-    except Exception:
-        logger.exception("no router chose for a task")
-        raise NotReady("No router answers at the moment. Try again; nothing is lost by posting twice.") from None
+    body = json.dumps({"model": name}).encode()
+    return await ask_a_router("explain", body, CHOICE_TIMEOUT_S, "Try again; nothing is lost by posting twice.")
 
 
 def task_specs_application(config: Config, market: Path, *, on_loopback: bool) -> Application:
