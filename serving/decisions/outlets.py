@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import IO, Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from serving.decisions.store import PAGE, DecisionStore
+from serving.otlp import otlp_url
 from specs.errors import DecisionsUnavailable
 
 logger = logging.getLogger("ray.serve")
@@ -168,7 +168,7 @@ class OtlpLogs:
         from opentelemetry.sdk.resources import Resource
 
         self._provider = LoggerProvider(Resource.create({"service.name": "learnware-serving"}), shutdown_on_exit=False)
-        exporter = OTLPLogExporter(endpoint=logs_url(endpoint))
+        exporter = OTLPLogExporter(endpoint=otlp_url(endpoint, LOGS_PATH))
         self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
         self._logger = self._provider.get_logger("learnware.decisions")
 
@@ -203,8 +203,3 @@ def attributes_of(record: Mapping[str, Any]) -> dict[str, str | int | float | bo
     )
     found["gen_ai.response.model"] = record.get("learnware")
     return {name: value for name, value in found.items() if value is not None}
-
-
-def logs_url(endpoint: str) -> str:
-    """Returns the URL to which log records are sent: the endpoint, with OTLP's path where it has none."""
-    return endpoint if urlsplit(endpoint).path.strip("/") else endpoint.rstrip("/") + LOGS_PATH

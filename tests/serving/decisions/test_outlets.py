@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serving.decisions.outlets import WAIT_S, JsonLines, OtlpLogs, Outlets, logs_url
+from serving.decisions.outlets import WAIT_S, JsonLines, OtlpLogs, Outlets
 from serving.decisions.store import PAGE, DecisionStore
 from serving.launch.decision_lines import DecisionLines
 from specs.errors import DecisionsUnavailable
@@ -183,15 +183,3 @@ def test_a_collector_gets_each_record_as_a_log_record(collector: tuple[str, list
         one.value.string_value for one in request.resource_logs[0].resource.attributes if one.key == "service.name"
     ]
     assert service == "learnware-serving"
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "url"),
-    [
-        ("http://c:4318", "http://c:4318/v1/logs"),
-        ("http://c:4318/", "http://c:4318/v1/logs"),
-        ("https://c/own/path", "https://c/own/path"),
-    ],
-)
-def test_the_path_of_a_collector(endpoint: str, url: str) -> None:
-    assert logs_url(endpoint) == url

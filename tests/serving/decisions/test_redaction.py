@@ -82,7 +82,11 @@ def test_no_text_takes_long(unit: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "why"),
-    [("redact", ["a", "("], "is no regular expression"), ("otlp_endpoint", "collector:4318", "begins with http")],
+    [
+        ("redact", ["a", "("], "is no regular expression"),
+        ("otlp_endpoint", "collector:4318", "begins with http"),
+        ("otlp_endpoint", "http://", "begins with http"),
+    ],
 )
 def test_a_configuration_with_a_wrong_value_is_refused_at_the_start(key: str, value: object, why: str) -> None:
     with pytest.raises(InvalidConfig, match=rf"decisions\.{key}.*{why}"):
