@@ -41,6 +41,9 @@ class DecisionRecorder(Protocol):
     def add(self, part: Mapping[str, Any]) -> None:
         """Takes one half."""
 
+    async def close(self) -> None:
+        """Sends what waits, once, and ends."""
+
 
 class ChoiceLog:
     """The choices of one router replica on their way to the log of decisions; without a recorder they only get ids."""
@@ -52,6 +55,11 @@ class ChoiceLog:
         """Begins to pass on what is noted, in the running event loop."""
         if self._recorder is not None:
             self._recorder.start()
+
+    async def close(self) -> None:
+        """Sends what waits, once, and ends."""
+        if self._recorder is not None:
+            await self._recorder.close()
 
     def note(self, choice: Choice, request: RoutedRequest, snapshot: Snapshot | None, sequence: int) -> str:
         """Notes a choice over a snapshot, after the market's change number `sequence`, and returns the decision's id.

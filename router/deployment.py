@@ -127,6 +127,10 @@ class LearnwareRouter:
         routes = [Route("/internal/route", self._route, methods=["POST"])]
         return Starlette(routes=routes, middleware=[Middleware(self._watch.around)])
 
+    async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
+        if (log := getattr(self, "_log", None)) is not None:
+            await log.close()
+
     async def _follow(self, catalogue: Catalogue) -> None:
         await asyncio.to_thread(self._builder.build, catalogue)
         if self._builder.rebuild_due and (self._rebuilding is None or self._rebuilding.done()):

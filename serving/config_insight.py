@@ -1,12 +1,26 @@
 """The sections of the configuration for whoever runs or teaches a stack: console, decision log, traces, feedback."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import regex
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from serving.config_sections import Section
+
+
+def _collector(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(
+            "must be the URL of a collector, which begins with http:// or https://, such as http://127.0.0.1:4318, and "
+            f"not {endpoint!r}"
+        )
+    return endpoint
+
+
+Collector = Annotated[str, AfterValidator(_collector)]
+"""URL of an OpenTelemetry collector."""
 
 
 class ConsoleSettings(Section):
@@ -45,7 +59,7 @@ class DecisionSettings(Section):
         description="Regular expressions (Python's); what they match in a kept prompt or answer is replaced. E-mail "
         "addresses, telephone numbers, card numbers and keys are replaced in any case.",
     )
-    otlp_endpoint: str | None = Field(
+    otlp_endpoint: Collector | None = Field(
         None,
         description="URL of an OTLP collector (http/protobuf) that gets each record as a log record, for clusters; "
         "null: none.",
@@ -61,18 +75,11 @@ class DecisionSettings(Section):
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         return patterns
 
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _is_url(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"it must be a URL that begins with http:// or https://, not {endpoint!r}")
-        return endpoint
-
 
 class TraceSettings(Section):
     """OpenTelemetry traces."""
 
-    otlp_endpoint: str | None = Field(
+    otlp_endpoint: Collector | None = Field(
         None, description="URL of an OTLP collector (http/protobuf) for spans; null: no traces."
     )
     sample: float = Field(
@@ -81,16 +88,6 @@ class TraceSettings(Section):
     logs: Literal["text", "json"] = Field(
         "text", description="Form of all processes' logs; json has request and trace ids."
     )
-
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _is_a_collector(cls, endpoint: str | None) -> str | None:
-        if endpoint is None:
-            return None
-        parts = urlsplit(endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"must be the URL of a collector, such as http://127.0.0.1:4318, and not {endpoint!r}")
-        return endpoint
 
 
 class FeedbackSettings(Section):

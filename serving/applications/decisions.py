@@ -22,7 +22,7 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -30,7 +30,9 @@ from router.ray_internals import keep_grpc_on_loopback
 from serving.access.tenant import Tenant
 from serving.applications.access import Access, configured_access
 from serving.applications.liveness import HEALTH_OPTIONS, check_threads
+from serving.applications.one_router import ask_a_router
 from serving.applications.routing import PrefixedApplication
+from serving.applications.upload import bounded_body
 from serving.applications.upload_line import in_thread
 from serving.config import Config
 from serving.config_insight import DecisionSettings
@@ -46,9 +48,9 @@ from serving.decisions.queries import (
 from serving.decisions.redaction import Redactor
 from serving.decisions.store import DecisionStore
 from serving.feedback.teacher import Teacher
-from serving.names import APPLICATION, DECISIONS, ROUTER
+from serving.names import DECISIONS
 from serving.paths import cache_folder
-from specs.errors import Forbidden, InvalidInput, NotReady, NotReplayable, Overloaded, TooLarge
+from specs.errors import Forbidden, NotReady, NotReplayable
 
 logger = logging.getLogger("ray.serve")
 
@@ -100,8 +102,11 @@ class DecisionsAPI:
         tenant = self._access.check_read(request)
         filters = filters_of(request.query_params.multi_items())
         filters = filters._replace(tenant=_whose(tenant, filters.tenant))
-        found = await in_thread(self.reading, partial(self._store.find, filters))
-        return _answer("".join(json.dumps(record) + "\n" for record in found), "application/x-ndjson")
+
+        def lines() -> str:
+            return "".join(json.dumps(record) + "\n" for record in self._store.find(filters))
+
+        return _answer(await in_thread(self.reading, lines), "application/x-ndjson")
 
     async def _show(self, request: Request) -> Response:
         return _answer(json.dumps(await self._found(request)), "application/json")
@@ -122,7 +127,8 @@ class DecisionsAPI:
     async def _feedback(self, request: Request) -> Response:
         tenant = self._access.check_read(request)
         whose = _whose(tenant, checked_query(request.query_params.multi_items(), ("tenant",)).get("tenant"))
-        request_id, piece = feedback_of(await _bounded_body(request))
+        too_large = f"A body with feedback has at most {FEEDBACK_BYTES >> 10} KiB."
+        request_id, piece = feedback_of(await bounded_body(request, FEEDBACK_BYTES, too_large))
         give = partial(self._store.feedback, whose, request_id, piece, tenant.name)
         record = await in_thread(self.reading, give)
         if record is None and await self._comes(whose, request_id):
@@ -184,18 +190,6 @@ def _answer(text: str, media_type: str, status: int = 200) -> Response:
     return Response(
         text, status, {"x-content-type-options": "nosniff", "cache-control": "no-store"}, media_type=media_type
     )
-
-
-async def _bounded_body(request: Request) -> bytes:
-    taken = bytearray()
-    try:
-        async for chunk in request.stream():
-            taken += chunk
-            if len(taken) > FEEDBACK_BYTES:
-                raise TooLarge(f"A body with feedback has at most {FEEDBACK_BYTES >> 10} KiB.")
-    except ClientDisconnect:
-        raise InvalidInput("The body was cut off.") from None
-    return bytes(taken)
 
 
 class DecisionsServer:
@@ -290,18 +284,7 @@ class DecisionsServer:
 
 
 async def _ask_a_router(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    async def ask() -> dict[str, Any]:
-        handle = await asyncio.to_thread(serve.get_deployment_handle, ROUTER, app_name=APPLICATION)
-        answer: dict[str, Any] = await handle.replay.remote(dict(recorded))
-        return answer
-
-    try:
-        return await asyncio.wait_for(ask(), REPLAY_S)
-    except Overloaded as refusal:  # as Ray raises it: with the router's own one as its cause
-        raise getattr(refusal, "cause", refusal) from None
-    except Exception:
-        logger.exception("no router made a choice again")
-        raise NotReady("No router answers at the moment. Try again.") from None
+    return await ask_a_router("replay", dict(recorded), REPLAY_S)
 
 
 def decisions_path(config: Config, market: Path | None) -> Path:

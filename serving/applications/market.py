@@ -42,14 +42,14 @@ from serving.applications.liveness import HEALTH_OPTIONS, check_threads
 from serving.applications.market_keeper import MarketKeeper
 from serving.applications.market_record import describe_listed, describe_whole
 from serving.applications.routing import PrefixedApplication
-from serving.applications.upload import uploaded
+from serving.applications.upload import bounded_body, uploaded
 from serving.applications.upload_events import EventAnswer, Note, no_note, wants_events
 from serving.applications.upload_line import in_thread, while_connected
 from serving.config import Config
 from serving.names import APPLICATION, ENGINE, MARKET, ROUTER
 from serving.requirements import market_requirements
 from specs.card_text import Kind, text_fault
-from specs.errors import InvalidInput, LearnwareError, NotReady, TooLarge
+from specs.errors import InvalidInput, LearnwareError, NotReady
 from specs.market.checks import Requirements
 from specs.market.child_checks import ChildChecks
 from specs.market.journal import Record, State
@@ -197,8 +197,10 @@ class MarketAPI:
 
     async def _quarantine(self, request: Request) -> Response:
         self._access.check_change(request)
+        too_large = f"The body is larger than {MAX_REASON_BYTES >> 10} KiB."
+        body = await bounded_body(request, MAX_REASON_BYTES, too_large)
         try:
-            reason = load_json(await _bounded_body(request), MAX_REASON_BYTES)["reason"]
+            reason = load_json(body, MAX_REASON_BYTES)["reason"]
         except (ValueError, KeyError, TypeError):
             reason = None
         if not isinstance(reason, str):
@@ -240,15 +242,6 @@ class MarketAPI:
             self._market.collect_garbage()
         except LearnwareError as error:  # the change is made; what is left over goes after the next one
             logger.warning("files that nothing serves could not be removed: %s", error)
-
-
-async def _bounded_body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_REASON_BYTES:
-            raise TooLarge(f"The body is larger than {MAX_REASON_BYTES >> 10} KiB.")
-    return body
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -14,7 +14,6 @@ neither posted nor used for a time (`market.task_specs_days`).
 
 import asyncio
 import json
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,21 +22,20 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.ray_internals import keep_grpc_on_loopback
 from serving.access.tenant import ANONYMOUS_NAME, Tenant
 from serving.applications.access import Access, configured_access
+from serving.applications.one_router import ask_a_router
 from serving.applications.routing import PrefixedApplication
+from serving.applications.upload import bounded_body
 from serving.config import Config
-from serving.names import APPLICATION, ROUTER
-from specs.errors import InvalidInput, NotReady, TooLarge, UnknownModel
+from specs.errors import InvalidInput, UnknownModel
 from specs.task import MAX_BYTES, TaskSpecification, load_task_specification
 from specs.task_store import TaskStore
-
-logger = logging.getLogger("ray.serve")
 
 ROUTE_PREFIX = "/v1/task-specs"
 """Path below which the application answers."""
@@ -80,7 +78,10 @@ class TaskSpecsAPI:
 
     async def _upload(self, request: Request) -> Response:
         tenant = self._access.check_read(request)
-        content = await _bounded_body(request)
+        too_large = f"A task's specification has at most {MAX_BYTES >> 10} KiB."
+        content = await bounded_body(request, MAX_BYTES, too_large)
+        if not content:
+            raise InvalidInput("The body is empty; it must be the file that `learnware-serving spec make` wrote.")
         specification = await asyncio.to_thread(load_task_specification, content)
         # where no key is needed, all are one tenant, whom a quota would only shut out together
         unbounded = tenant.admin or not self._access.keyring.required
@@ -142,26 +143,6 @@ def _advice(specification: TaskSpecification) -> str | None:
     )
 
 
-async def _bounded_body(request: Request) -> bytes:
-    """Reads the whole body.
-
-    Raises:
-        TooLarge: there is more than a specification can have; no more of it is read.
-        InvalidInput: the body is empty, or the client hung up.
-    """
-    taken = bytearray()
-    try:
-        async for chunk in request.stream():
-            taken += chunk
-            if len(taken) > MAX_BYTES:
-                raise TooLarge(f"A task's specification has at most {MAX_BYTES >> 10} KiB.")
-    except ClientDisconnect:
-        raise InvalidInput("The upload was cut off.") from None
-    if not taken:
-        raise InvalidInput("The body is empty; it must be the file that `learnware-serving spec make` wrote.")
-    return bytes(taken)
-
-
 def _unknown(name: str) -> UnknownModel:
     return UnknownModel(
         f"There is no task {name[:LONGEST_SHOWN]!r} of yours. POST the file of `learnware-serving spec make` to "
@@ -182,16 +163,8 @@ class TaskSpecsServer:
 
 
 async def _ask_the_router(name: str) -> dict[str, Any]:
-    async def ask() -> dict[str, Any]:
-        handle = await asyncio.to_thread(serve.get_deployment_handle, ROUTER, app_name=APPLICATION)
-        answer: dict[str, Any] = await handle.explain.remote(json.dumps({"model": name}).encode())
-        return answer
-
-    try:
-        return await asyncio.wait_for(ask(), CHOICE_TIMEOUT_S)
-    except Exception:
-        logger.exception("no router chose for a task")
-        raise NotReady("No router answers at the moment. Try again; nothing is lost by posting twice.") from None
+    body = json.dumps({"model": name}).encode()
+    return await ask_a_router("explain", body, CHOICE_TIMEOUT_S, "Try again; nothing is lost by posting twice.")
 
 
 def task_specs_application(config: Config, market: Path, *, on_loopback: bool) -> Application:

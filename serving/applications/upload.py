@@ -1,4 +1,4 @@
-"""Writes an uploaded file to disk as it arrives, up to a limit."""
+"""Takes the bodies of requests as they arrive, up to a limit: an uploaded file to disk, a small one into memory."""
 
 import asyncio
 import tempfile
@@ -59,6 +59,24 @@ async def uploaded(
         if not taken:
             raise InvalidInput("The body is empty; it must be a zip file.")
         yield path
+
+
+async def bounded_body(request: Request, most: int, too_large: str) -> bytes:
+    """Returns the whole body of a request, of at most `most` bytes.
+
+    Raises:
+        TooLarge: there is more, which is not read; its message is `too_large`.
+        InvalidInput: the client hung up before the body's end.
+    """
+    taken = bytearray()
+    try:
+        async for chunk in request.stream():
+            taken += chunk
+            if len(taken) > most:
+                raise TooLarge(too_large)
+    except ClientDisconnect:
+        raise InvalidInput("The body was cut off.") from None
+    return bytes(taken)
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -13,6 +13,7 @@ has without events. Between events a comment shows every few seconds that the co
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -24,6 +25,8 @@ from starlette.types import Receive, Scope, Send
 
 from serving.openai_errors import error_content
 from specs.errors import LearnwareError
+
+logger = logging.getLogger("ray.serve")
 
 MEDIA_TYPE = "text/event-stream"
 """Content type of server-sent events."""
@@ -102,17 +105,15 @@ class EventAnswer(Response):
     def _final(self, work: "asyncio.Future[Mapping[str, Any]]", path: str, started: bool) -> bytes:
         try:
             return _event(self._last, work.result())
-        except LearnwareError as error:
+        except Exception as failure:
             if not started:
                 raise
+            error = failure
+            if not isinstance(error, LearnwareError):
+                logger.exception("an upload failed")
+                error = LearnwareError("Something failed inside the server.")
             content = error_content(path, error.status, str(error), error.type, error.code)
             return _event("refused", {"status": error.status, **content})
-        except Exception:
-            if not started:
-                raise
-            failure = LearnwareError("Something failed inside the server.")
-            content = error_content(path, failure.status, str(failure), failure.type, failure.code)
-            return _event("refused", {"status": failure.status, **content})
 
 
 class _Events:

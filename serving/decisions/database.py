@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS choices(
     vector BLOB
 );
 CREATE INDEX IF NOT EXISTS choices_time ON choices(time);
+CREATE INDEX IF NOT EXISTS choices_ask ON choices(time) WHERE ask IS NOT NULL;
 CREATE TABLE IF NOT EXISTS feedback(
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     record INTEGER NOT NULL REFERENCES records(seq) ON DELETE CASCADE,
@@ -111,7 +112,7 @@ class Database:
 
     def look(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """Returns the result of `work` over a connection of its own, which waits for no writer and keeps none waiting.
-        Safe to call from any thread.
+        All queries of `work` see the same state of the file. Safe to call from any thread.
 
         Raises:
             TimeoutError: it took longer than `LOOK_S`.
@@ -124,6 +125,7 @@ class Database:
             connection.row_factory = sqlite3.Row
             connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
             try:
+                connection.execute("BEGIN")  # all of its queries see one state; closing ends it
                 return work(connection)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:

@@ -13,7 +13,8 @@ from router.choice import RoutedChoice
 MODEL_CHARS = 256
 """Characters that a record keeps of the model that a request names."""
 TEXT_CHARS = 16_384
-"""Characters that are kept of a prompt (its end) and of an answer (its beginning)."""
+"""Characters that are kept of a prompt (its end) and of an answer (its beginning). A half carries up to twice as
+many of each: they are cut after they were redacted, so that nothing is kept of what the cut would split."""
 
 
 class Run(Protocol):
@@ -84,7 +85,8 @@ class OpenRecord:
         self.learnware, self.version, self.reason, self.choice = learnware, version, reason, choice
 
     def note_text(self, run: Run, output: Any, incremental: bool) -> None:
-        """Takes the text of one of a run's outputs (vLLM's `RequestOutput`), until enough is kept."""
+        """Takes the text of one of a run's outputs (vLLM's `RequestOutput`), until there are twice `TEXT_CHARS`
+        characters: what is kept is cut after it was redacted."""
         sequences = getattr(output, "outputs", ())
         for sequence in sequences if isinstance(sequences, list) else ():
             text = getattr(sequence, "text", "")
@@ -94,7 +96,7 @@ class OpenRecord:
             if not incremental:
                 self._answers_chars -= sum(map(len, pieces))
                 pieces.clear()
-            room = TEXT_CHARS - self._answers_chars
+            room = 2 * TEXT_CHARS - self._answers_chars
             if room > 0:
                 pieces.append(text[:room])
                 self._answers_chars += len(pieces[-1])

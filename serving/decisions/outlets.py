@@ -1,8 +1,8 @@
 """Hands finished records on: as JSON lines to standard output or a launcher's socket, and as log records to an OTLP
 collector.
 
-A record goes out once both its halves have come, or after some seconds without the second. Vectors, prompts and answers
-stay in the store, which erases them; a log that is sent elsewhere could not.
+A record goes out once both its halves have come, or after some seconds without the second. Vectors, prompts, answers
+and asks stay in the store, which erases them; a log that is sent elsewhere could not.
 """
 
 import json
@@ -12,10 +12,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import IO, Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
-from serving.decisions.store import DecisionStore
+from serving.decisions.store import PAGE, DecisionStore
+from serving.otlp import otlp_url
 from specs.errors import DecisionsUnavailable
 
 logger = logging.getLogger("ray.serve")
@@ -31,6 +32,7 @@ RETRY_S = 5.0
 LOGS_PATH = "/v1/logs"
 """Path of OTLP's log records over HTTP, where the endpoint's URL names none."""
 _KEPT_BACK = frozenset({"vectors", "text"})
+_ASK = "ask"
 _OF_ATTRIBUTES = ("id", "decision", "tenant", "path", "model", "learnware", "version", "reason", "score", "status")
 _MORE_ATTRIBUTES = ("stream", "replica", "tier", "ttft_s", "seconds", "queue_s", "route_ms", "trace")
 
@@ -70,20 +72,27 @@ class Outlets:
             )
 
     def emit(self) -> None:
-        """Hands on the records that are finished."""
-        ready, now = [], self._clock()
-        for _ in range(len(self._waiting)):
-            one = self._waiting.popleft()
+        """Hands on the records that are finished. While the store cannot be used, all go on waiting."""
+        ready: list[dict[str, Any]] = []
+        unfinished: list[_Waiting] = []
+        left, now = len(self._waiting), self._clock()
+        while left:
+            page = list(islice(self._waiting, min(left, PAGE)))
             try:
-                record = self._store.get(one.tenant, one.request_id)
+                records = self._store.get_all([(one.tenant, one.request_id) for one in page])
             except DecisionsUnavailable:
-                continue
-            if record is None:
-                continue
-            if one.decision is not None and record["choice"] is None and now - one.came < WAIT_S:
-                self._waiting.append(one)
-            else:
-                ready.append({name: value for name, value in record.items() if name not in _KEPT_BACK})
+                break
+            left -= len(page)
+            for one in page:
+                self._waiting.popleft()
+                record = records.get((one.tenant, one.request_id))
+                if record is None:
+                    continue
+                if one.decision is not None and record["choice"] is None and now - one.came < WAIT_S:
+                    unfinished.append(one)
+                else:
+                    ready.append(_without_texts(record))
+        self._waiting.extendleft(reversed(unfinished))
         if ready:
             for outlet in self._outlets:
                 outlet.write(ready)
@@ -93,6 +102,14 @@ class Outlets:
         self.emit()
         for outlet in self._outlets:
             outlet.close()
+
+
+def _without_texts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a record without what the store may have to erase, the ask inside its choice too."""
+    kept = {name: value for name, value in record.items() if name not in _KEPT_BACK}
+    if kept["choice"] is not None:
+        kept["choice"] = {name: value for name, value in kept["choice"].items() if name != _ASK}
+    return kept
 
 
 class JsonLines:
@@ -151,7 +168,7 @@ class OtlpLogs:
         from opentelemetry.sdk.resources import Resource
 
         self._provider = LoggerProvider(Resource.create({"service.name": "learnware-serving"}), shutdown_on_exit=False)
-        exporter = OTLPLogExporter(endpoint=logs_url(endpoint))
+        exporter = OTLPLogExporter(endpoint=otlp_url(endpoint, LOGS_PATH))
         self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
         self._logger = self._provider.get_logger("learnware.decisions")
 
@@ -186,8 +203,3 @@ def attributes_of(record: Mapping[str, Any]) -> dict[str, str | int | float | bo
     )
     found["gen_ai.response.model"] = record.get("learnware")
     return {name: value for name, value in found.items() if value is not None}
-
-
-def logs_url(endpoint: str) -> str:
-    """Returns the URL to which log records are sent: the endpoint, with OTLP's path where it has none."""
-    return endpoint if urlsplit(endpoint).path.strip("/") else endpoint.rstrip("/") + LOGS_PATH

@@ -25,7 +25,8 @@ BUFFER = 8192
 BATCH = 256
 """The most halves of one call, some 500 kB."""
 TEXT_BATCH = 16
-"""The most halves of one call where they hold prompts and answers, of up to 50 kB each."""
+"""The most halves of one call where they hold prompts and answers: two texts of twice `TEXT_CHARS` characters,
+about 65 kB together in ASCII."""
 PERIOD_S = 0.5
 """Seconds between two calls."""
 SEND_S = 5.0
@@ -83,6 +84,9 @@ class Recorder:
             try:
                 content = await asyncio.to_thread(_encoded, batch)
                 lost = await asyncio.wait_for(self._send(content), SEND_S)
+            except asyncio.CancelledError:
+                self._give_back(batch)  # what may have come through all the same is stored once
+                raise
             except Exception as error:  # noqa: BLE001 (whatever it is, no request may notice)
                 self._give_back(batch)
                 self._say("the application that keeps them does not take them: %r", error)

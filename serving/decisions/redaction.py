@@ -20,12 +20,13 @@ CARD_DIGITS = range(13, 20)
 LONG_TOKEN = 32
 """Characters from which a word of letters and digits counts as a key."""
 
+# Texts are strangers': what may fail after a repetition bounds it, so that no text takes longer than its length says.
 _EMAIL = re.compile(r"[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 _MARKED_KEY = re.compile(
     r"\b(?:(?:sk|pk|rk|lw|hf|ghp|gho|ghs|ghu|ghr|glpat|xox[abeoprs]|github_pat|api|key|token)[-_][\w-]{10,}"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|eyJ[\w-]{8,1024}\.[\w-]{8,}(?:\.[\w-]*)?)"
 )
 _LONG_TOKEN = re.compile(rf"[A-Za-z0-9_-]{{{LONG_TOKEN},}}")
 _DIGITS = re.compile(r"\d+(?:[ -]\d+)*")

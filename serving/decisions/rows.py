@@ -39,8 +39,14 @@ def with_text(part: Mapping[str, Any], redactor: Redactor) -> str | None:
     return json.dumps(kept)
 
 
-def choice_row(part: Mapping[str, Any], now: float, *, vectors: bool, ask: bool) -> tuple[Any, ...]:
+def choice_row(part: Mapping[str, Any], now: float, *, vectors: bool, redactor: Redactor | None) -> tuple[Any, ...]:
     """Returns a router's half as a row: decision, time, likeliest task, body, ask, encoder, form, vector.
+
+    Args:
+        part: the half.
+        now: epoch time in seconds.
+        vectors: whether its vector is kept.
+        redactor: redacts the ask's sentences; None keeps none of them.
 
     Raises:
         KeyError, ValueError: it is none.
@@ -57,7 +63,9 @@ def choice_row(part: Mapping[str, Any], now: float, *, vectors: bool, ask: bool)
         now,
         tasks[0]["task"] if tasks else None,
         json.dumps(choice, separators=(",", ":")),
-        json.dumps(sentences) if ask and sentences is not None else None,
+        None
+        if redactor is None or sentences is None
+        else json.dumps([redactor.redacted(str(one)) for one in sentences]),
         encoder,
         form,
         vector,

@@ -16,7 +16,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -75,7 +75,7 @@ class DecisionStore:
             vectors: whether vectors are kept; if not, those of earlier runs are erased.
             prompts: whether prompts, answers and asks are kept; if not, those of earlier runs are erased.
             prompt_keep_days: days after which they are erased.
-            redactor: takes out of prompts and answers what must not be kept.
+            redactor: takes out of prompts, answers and asks what must not be kept.
             clock: epoch time in seconds.
         """
         self._database = Database(path, clock)
@@ -131,6 +131,21 @@ class DecisionStore:
         """
         found = self.find(Filters(tenant=tenant, id=request_id, limit=1))
         return found[0] if found else None
+
+    def get_all(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+        """Returns the records of these tenants and requests' ids, as far as there are any, in one look.
+
+        Raises:
+            DecisionsUnavailable: the file cannot be used now.
+        """
+
+        def read(db: sqlite3.Connection) -> list[dict[str, Any]]:
+            # one by one: SQLite finds no pair of a list of pairs by its index
+            query = f"{SELECT} WHERE r.tenant = ? AND r.id = ?"
+            found = [row for key in keys for row in db.execute(query, key)]
+            return self._with_feedback(db, found)
+
+        return {(record["tenant"], record["id"]): record for record in self._look(read)}
 
     def feedback(self, tenant: str | None, request_id: str, piece: Mapping[str, Any], by: str) -> dict[str, Any] | None:
         """Adds a piece of feedback (score, label, answer) of the tenant `by` to the newest record of a request's id, of
@@ -231,7 +246,8 @@ class DecisionStore:
             if "id" in part:
                 counts["records"] += self._add_record(db, part)
             elif "choice" in part:
-                row = choice_row(part, self._clock(), vectors=self._vectors, ask=self._prompts)
+                redactor = self._redactor if self._prompts else None
+                row = choice_row(part, self._clock(), vectors=self._vectors, redactor=redactor)
                 counts["choices"] += db.execute(_INSERT_CHOICE, row).rowcount
             else:
                 bad += 1

@@ -20,8 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access.caller import caller
 from serving.names import GENERATING_PATHS
+from serving.otlp import otlp_url
 from serving.tracing.context import TRACEPARENT, Correlation, correlated, correlation
-from serving.tracing.spans import PREFIX, Span, TraceOptions, Tracing, traces_url
+from serving.tracing.spans import PREFIX, TRACES_PATH, Span, TraceOptions, Tracing
 
 _TRIED_AGAIN = 502
 """Status by which the edge tries another replica, which then records the edge's span."""
@@ -47,7 +48,7 @@ _SOON_S = 1.0
 
 def trace_vllm(options: TraceOptions) -> dict[str, Any]:
     """Returns vLLM's engine arguments for its own spans."""
-    return {"otlp_traces_endpoint": traces_url(options.endpoint)}
+    return {"otlp_traces_endpoint": otlp_url(options.endpoint, TRACES_PATH)}
 
 
 def prepare_vllm() -> None:

@@ -16,8 +16,8 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
+from serving.otlp import otlp_url
 from serving.tracing.context import Correlation, Edge, TraceContext
 
 if TYPE_CHECKING:
@@ -44,12 +44,6 @@ class TraceOptions(NamedTuple):
     """URL of the collector."""
     sample: float
     """Share of the requests without a trace context that are sampled; those that come by the edge have one."""
-
-
-def traces_url(endpoint: str) -> str:
-    """Returns the URL for spans of a collector's URL: itself, with the usual path where it has none."""
-    parts = urlsplit(endpoint)
-    return urlunsplit(parts._replace(path=TRACES_PATH)) if parts.path in {"", "/"} else endpoint
 
 
 class Span:
@@ -128,7 +122,7 @@ class Tracing:
         from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
         _warn_seldom()
-        self._processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=traces_url(options.endpoint)))
+        self._processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_url(options.endpoint, TRACES_PATH)))
         self._sample = options.sample
         self._own = _resource(service, instance)
         self._edge = _resource("edge", None)

@@ -11,6 +11,7 @@ pytest.importorskip("ray.serve")
 
 from router.choice import EXPLANATION, MATCHED, MIXED_PROMPTS, SESSION
 from router.decision_record import form_as_json, form_from_json
+from router.deployment import LearnwareRouter
 from specs.answers.form import AnswerForm, asked_form
 from specs.encoding.encoder import load_prompt_encoder
 from tests.router.test_deployment import QUESTION, ask, body, chosen, make_router
@@ -26,13 +27,16 @@ class Recorder:
     def __init__(self, *, vectors: bool = True, prompts: bool = False) -> None:
         self.vectors, self.prompts = vectors, prompts
         self.parts: list[Mapping[str, Any]] = []
-        self.started = 0
+        self.started, self.closed = 0, False
 
     def start(self) -> None:
         self.started += 1
 
     def add(self, part: Mapping[str, Any]) -> None:
         self.parts.append(part)
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 def recorded(make_router: Any, *turns: str, **kept: bool) -> dict[str, Any]:
@@ -145,3 +149,10 @@ def test_a_form_comes_back_from_json(form: AnswerForm | None) -> None:
 def test_a_damaged_form_is_refused(broken: Any) -> None:
     with pytest.raises(ValueError, match="answer"):
         form_from_json(broken)
+
+
+async def test_a_router_that_is_stopped_closes_its_recorder(make_router: Any) -> None:
+    recorder = Recorder()
+    await LearnwareRouter.__del__(make_router(record=lambda _: recorder))
+    assert recorder.closed
+    await LearnwareRouter.__del__(make_router())  # it has none

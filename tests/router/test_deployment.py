@@ -52,6 +52,14 @@ class Replicas:
         self.calls.append((name, method, *arguments))
 
 
+class Router(LearnwareRouter):
+    """A router that nobody stops: outside of Ray Serve, which awaits the end of one, garbage collection would begin it
+    without an event loop."""
+
+    def __del__(self) -> None:  # type: ignore[override]
+        pass
+
+
 @pytest.fixture
 def make_router(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LearnwareRouter]:
     async def any_replica(_: object) -> dict[str, Any]:
@@ -77,7 +85,7 @@ def make_router(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LearnwareRoute
             "conversation": ConversationSettings(),
             "on_loopback": False,
         }
-        return LearnwareRouter(None, RouterOptions(**{**options, **changes}), SECRET)  # type: ignore[arg-type]
+        return Router(None, RouterOptions(**{**options, **changes}), SECRET)  # type: ignore[arg-type]
 
     return make
 

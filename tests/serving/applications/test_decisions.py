@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +74,18 @@ def test_a_key_sees_its_own_and_the_admin_key_all(http: TestClient) -> None:
     assert listed(http.get("/v1/decisions", headers=ADMIN)) == ["request-3", "request-2", "request-1"]
     assert listed(http.get("/v1/decisions?tenant=bob", headers=ADMIN)) == ["request-2"]
     assert http.get("/v1/decisions").status_code == 401
+
+
+def test_many_records_are_written_beside_the_event_loop(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def dumps(value: Any) -> str:
+        written.append(threading.current_thread().name)
+        return json.JSONEncoder().encode(value)
+
+    monkeypatch.setattr(module, "json", SimpleNamespace(dumps=dumps))
+    assert len(listed(http.get("/v1/decisions", headers=ADMIN))) == len(written) == 3
+    assert all(name.startswith("decisions-read") for name in written)
 
 
 def test_another_tenants_record_is_not_there(http: TestClient, router: Router, store: DecisionStore) -> None:

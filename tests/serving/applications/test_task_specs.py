@@ -9,7 +9,6 @@ import httpx
 import numpy as np
 import pytest
 
-from router.deployment import LearnwareRouter
 from router.explanation import describe
 from router.request import RoutedRequest
 from router.selection import Choice, Selector
@@ -32,6 +31,7 @@ from specs.task import (
     task_id,
 )
 from specs.task_store import TaskStore
+from tests.router.test_deployment import Router
 
 STARTER = Path(__file__).parents[3] / "serving" / "starter_learnwares"
 ROWS = [
@@ -264,7 +264,7 @@ def test_the_router_decides_for_a_task_as_the_selector_does(tasks: TaskStore, fi
     """The router's own decision, without Ray: what `__init__` makes of the market is set here."""
     specification = load_task_specification(file)
     name = tasks.put(specification)
-    router = LearnwareRouter.__new__(LearnwareRouter)
+    router = Router.__new__(Router)
     router._tasks = tasks
     router._builder = SimpleNamespace(snapshot=SimpleNamespace(selector=selector))
 

@@ -158,7 +158,9 @@ async def test_a_long_wait_between_events_shows_that_the_connection_stands() -> 
     assert [message.get("more_body", False) for message in rest] == [True] * (len(rest) - 1) + [False]
 
 
-async def test_an_error_before_the_first_event_is_raised_and_one_of_the_servers_own_is_not_told() -> None:
+async def test_an_error_before_the_first_event_is_raised_and_one_of_the_servers_own_is_logged_and_not_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def full(_note: Note) -> Mapping[str, Any]:
         raise MarketFull("three uploads are under way")
 
@@ -172,6 +174,17 @@ async def test_an_error_before_the_first_event_is_raised_and_one_of_the_servers_
     *_, last = await sent_by(EventAnswer(broken, "served"))
     assert b'"status": 500' in last["body"]
     assert b"secret" not in last["body"]
+    (logged,) = caplog.records
+    assert logged.exc_info is not None
+    assert isinstance(logged.exc_info[1], ZeroDivisionError)
+
+    async def refused(note: Note) -> Mapping[str, Any]:
+        note("received", {})
+        raise MarketFull("three uploads are under way")
+
+    *_, last = await sent_by(EventAnswer(refused, "served"))
+    assert b"three uploads" in last["body"]
+    assert len(caplog.records) == 1
 
 
 async def test_cancelled_it_ends_the_work_first() -> None:

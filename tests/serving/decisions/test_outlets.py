@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from serving.decisions.outlets import WAIT_S, JsonLines, OtlpLogs, Outlets, logs_url
-from serving.decisions.store import DecisionStore
+from serving.decisions.outlets import WAIT_S, JsonLines, OtlpLogs, Outlets
+from serving.decisions.store import PAGE, DecisionStore
 from serving.launch.decision_lines import DecisionLines
+from specs.errors import DecisionsUnavailable
 from tests.serving.decisions.test_store import replica_half, router_half
 
 
@@ -26,6 +28,13 @@ class Taken:
 
     def close(self) -> None:
         self.closed = True
+
+
+def keys_in(value: Any) -> set[str]:
+    """Returns the names of all fields, at any depth."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_in, value.values()))
+    return set().union(*map(keys_in, value)) if isinstance(value, list) else set()
 
 
 class Clock:
@@ -50,7 +59,7 @@ def test_a_record_goes_out_once_both_halves_are_there(tmp_path: Path) -> None:
     come(replica_half(2, decision=None))
     assert [one["id"] for one in taken.records] == ["request-1", "request-2"]
     assert taken.records[0]["choice"]["learnware"] == "finance-tfns"
-    assert not {"text", "vectors"} & set(taken.records[0])
+    assert not {"text", "vectors", "ask", "prompt", "answer"} & keys_in(taken.records[0])
     come(replica_half(3))
     clock.now = WAIT_S
     outlets.emit()
@@ -59,6 +68,43 @@ def test_a_record_goes_out_once_both_halves_are_there(tmp_path: Path) -> None:
     outlets.close()
     assert taken.closed
     assert len(taken.records) == 3  # its other half may still have come
+
+
+def test_all_that_wait_are_read_in_one_look_for_each_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, taken = DecisionStore(tmp_path / "d", 1000, 1e6), Taken()
+    outlets = Outlets(store, [taken], Clock())
+    halves = [replica_half(number, ("alice", "bob")[number % 2], decision=None) for number in range(PAGE + 1)]
+    store.add(halves)
+    store.feedback("alice", "request-0", {"score": 1.0}, "alice")
+    outlets.note(halves)
+    opened = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: opened.append(1) or connect(*given, **named))
+    outlets.emit()
+    assert len(opened) == 2
+    assert [(one["tenant"], one["id"]) for one in taken.records] == [(one["tenant"], one["id"]) for one in halves]
+    assert [len(one["feedback"]) for one in taken.records] == [1] + PAGE * [0]
+
+
+def test_records_wait_while_the_store_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, taken, clock = DecisionStore(tmp_path / "d", 10, 1e6), Taken(), Clock()
+    outlets = Outlets(store, [taken], clock)
+    halves = [replica_half(1), replica_half(2, decision=None)]
+    store.add(halves)
+    outlets.note(halves)
+
+    def unavailable(_: object) -> Any:
+        raise DecisionsUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_look", unavailable)
+        outlets.emit()
+    assert not taken.records
+    outlets.emit()
+    assert [one["id"] for one in taken.records] == ["request-2"]
+    clock.now = WAIT_S
+    outlets.emit()
+    assert [one["id"] for one in taken.records] == ["request-2", "request-1"]
 
 
 def test_lines_go_to_standard_output() -> None:
@@ -137,15 +183,3 @@ def test_a_collector_gets_each_record_as_a_log_record(collector: tuple[str, list
         one.value.string_value for one in request.resource_logs[0].resource.attributes if one.key == "service.name"
     ]
     assert service == "learnware-serving"
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "url"),
-    [
-        ("http://c:4318", "http://c:4318/v1/logs"),
-        ("http://c:4318/", "http://c:4318/v1/logs"),
-        ("https://c/own/path", "https://c/own/path"),
-    ],
-)
-def test_the_path_of_a_collector(endpoint: str, url: str) -> None:
-    assert logs_url(endpoint) == url

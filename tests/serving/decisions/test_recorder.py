@@ -118,6 +118,25 @@ async def test_it_sends_by_itself_and_once_more_at_its_end() -> None:
     assert application.taken == [{"id": 1}, {"id": 2}]
 
 
+async def test_what_is_being_sent_at_its_end_is_sent_again() -> None:
+    application, begun = Application(), asyncio.Event()
+
+    async def send(content: bytes) -> int:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.sleep(60)
+        return await application(content)
+
+    recorder, registry = made(send, period_s=0.01)
+    recorder.start()
+    recorder.add({"id": 1})
+    await asyncio.wait_for(begun.wait(), 5)
+    recorder.add({"id": 2})
+    await recorder.close()
+    assert application.taken == [{"id": 1}, {"id": 2}]
+    assert dropped(registry) == 0
+
+
 def test_the_factory_travels_to_another_process() -> None:
     make = pickle.loads(pickle.dumps(recorder_factory(vectors=False, prompts=True)))
     recorder = make(CollectorRegistry())

@@ -22,6 +22,7 @@ from specs.errors import InvalidConfig
         ("key sk-abcDEF1234567890abcd!", "key [key]!"),
         ("lw-Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5", "[key]"),
         ("AKIAIOSFODNN7EXAMPLE", "[key]"),
+        ("it is eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJqYW5lIn0.c2lnbmF0dXJl", "it is [key]"),
         ("Authorization: Bearer abc.def-123456", "Authorization: Bearer [key]"),
         ("ghp_0123456789abcdefghij0123456789abcdef", "[key]"),
         ("0123456789abcdef0123456789abcdef01234567", "[key]"),
@@ -67,7 +68,11 @@ def test_a_pattern_that_takes_too_long_keeps_nothing() -> None:
     assert time.monotonic() - started < 20 * SECONDS
 
 
-@pytest.mark.parametrize("unit", ["a", "-", "1 ", "a-", "1", "@", "a@b.", "(0", "+4 ", "sk-", "-----BEGIN ", "0 1-"])
+UNITS = ["a", "-", "1 ", "a-", "1", "@", "a@b.", "a.b@c-", "(0", "+4 ", "+1 (2)/", "00.1-", "0 1-", "4111 ", "sk-"]
+UNITS += ["AKIA-", "AIza-", "eyJ-", "eyJaaaaaaaa.", "bearer ", "basic\t\n", " ", "-----BEGIN ", "-----END "]
+
+
+@pytest.mark.parametrize("unit", [*UNITS, "-----BEGIN PRIVATE KEY-----END "])
 def test_no_text_takes_longer_than_its_length_says(unit: str) -> None:
     """Eight times the text takes about eight times as long; it would be sixty-four times if a pattern began anew at
     each place."""
@@ -86,7 +91,11 @@ def test_no_text_takes_longer_than_its_length_says(unit: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "why"),
-    [("redact", ["a", "("], "is no regular expression"), ("otlp_endpoint", "collector:4318", "begins with http")],
+    [
+        ("redact", ["a", "("], "is no regular expression"),
+        ("otlp_endpoint", "collector:4318", "begins with http"),
+        ("otlp_endpoint", "http://", "begins with http"),
+    ],
 )
 def test_a_configuration_with_a_wrong_value_is_refused_at_the_start(key: str, value: object, why: str) -> None:
     with pytest.raises(InvalidConfig, match=rf"decisions\.{key}.*{why}"):

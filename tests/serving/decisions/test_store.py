@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.decisions.database import PAGE_BYTES, RETRY_S
+from serving.decisions.database import PAGE_BYTES, RETRY_S, Database
 from serving.decisions.filters import Filters
 from serving.decisions.store import MOST_FEEDBACK, DecisionStore
 from specs.errors import DecisionsUnavailable, InvalidInput
@@ -321,3 +321,41 @@ def test_a_look_waits_for_no_writer_and_ends(tmp_path: Path, clock: Clock, monke
     monkeypatch.setattr("serving.decisions.database.LOOK_S", 0.0)
     with pytest.raises(DecisionsUnavailable, match="took too long"):
         store.find(Filters(task="none"))
+
+
+def test_the_sentences_of_an_ask_are_redacted_as_the_prompt_is(tmp_path: Path, clock: Clock) -> None:
+    store, half = opened(tmp_path, clock, prompts=True), router_half(1)
+    half["choice"]["ask"] = ["Is jane@mail.example.com right?", "Or sk-abcDEF1234567890abcd?"]
+    store.add([half, replica_half(1)])
+    record = store.get("alice", "request-1")
+    assert record is not None
+    assert record["choice"]["ask"] == ["Is [e-mail] right?", "Or [key]?"]
+    assert not any(b"jane@mail" in one.read_bytes() for one in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("table", "column"), [("records", "text"), ("choices", "ask")])
+@pytest.mark.parametrize("old", ["", " AND time < 1000.0"])
+def test_words_to_erase_are_found_by_an_index_of_them_alone(
+    tmp_path: Path, clock: Clock, table: str, column: str, old: str
+) -> None:
+    opened(tmp_path, clock).close()
+    db = sqlite3.connect(tmp_path / "decisions.sqlite")
+    erase = f"EXPLAIN QUERY PLAN UPDATE {table} SET {column} = NULL WHERE {column} IS NOT NULL{old}"
+    (step,) = [row[3] for row in db.execute(erase)]
+    db.close()
+    assert f"USING INDEX {table}_{column}" in step
+
+
+def test_all_queries_of_a_look_see_one_state(tmp_path: Path, clock: Clock) -> None:
+    store = opened(tmp_path, clock)
+    store.add([replica_half(1)])
+    counted = "SELECT count(*) FROM records"
+
+    def read(db: sqlite3.Connection) -> tuple[int, int]:
+        (before,) = db.execute(counted).fetchone()
+        assert store.add([replica_half(2)]) == 0
+        return before, db.execute(counted).fetchone()[0]
+
+    look = Database(tmp_path / "decisions.sqlite").look
+    assert look(read) == (1, 1)
+    assert look(lambda db: db.execute(counted).fetchone()[0]) == 2

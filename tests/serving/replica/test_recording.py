@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from prometheus_client import CollectorRegistry
 from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
 from serving.access.caller import caller
 from serving.access.tenant import Tenant
+from serving.decisions.filters import Filters
 from serving.decisions.open_record import TEXT_CHARS, open_record
+from serving.decisions.store import DecisionStore
 from serving.paging.usage import Meter
 from serving.replica.admission import Admission
 from serving.replica.middleware import LearnwareMiddleware
@@ -234,7 +237,7 @@ def test_words_are_kept_only_where_that_is_asked_for_and_bounded() -> None:
     long = Recorder(prompts=True)
     many = [Output(Sequence(0, "x" * 10_000, 1)) for _ in range(5)]
     send(recording(middleware(engine(*many)), long), payload, routed())
-    assert long.parts[0]["text"]["answer"] == "x" * TEXT_CHARS
+    assert long.parts[0]["text"]["answer"] == "x" * (2 * TEXT_CHARS)  # cut once it is redacted
 
 
 def test_only_requests_that_generate_are_recorded_and_none_where_it_is_off() -> None:
@@ -269,3 +272,16 @@ def test_the_trace_of_a_w3c_header(header: str, trace: str | None) -> None:
     recorder = Recorder()
     send(recording(echo_app, recorder), {"model": "auto"}, {"traceparent": header})
     assert recorder.parts[0]["trace"] == trace
+
+
+def test_what_the_cut_of_a_kept_answer_splits_is_redacted_first(tmp_path: Path) -> None:
+    recorder = Recorder(prompts=True)
+    begun = "x y " * ((TEXT_CHARS - 8) // 4)
+    payload = {"model": "auto", "messages": [{"role": "user", "content": "Who?"}]}
+    outputs = [Output(Sequence(0, part, 1)) for part in (begun, "jane.doe@mail", ".example.com it is")]
+    send(recording(middleware(engine(*outputs)), recorder), payload, routed())
+    store = DecisionStore(tmp_path / "d", 10, 1e6, prompts=True)
+    store.add(recorder.parts)
+    (record,) = store.find(Filters())
+    assert len(record["text"]["answer"]) == TEXT_CHARS
+    assert record["text"]["answer"] == (begun + "[e-mail] it is")[:TEXT_CHARS]

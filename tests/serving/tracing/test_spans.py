@@ -29,7 +29,7 @@ from serving.names import GENERATING_PATHS
 from serving.tracing.context import TraceContext, parse_context
 from serving.tracing.replica import Traced, adapter_wait, asked, engine_run, server_span
 from serving.tracing.router import MOST_CANDIDATES, RouterTracing
-from serving.tracing.spans import TraceOptions, Tracing, traces_url
+from serving.tracing.spans import TraceOptions, Tracing
 from specs.errors import AdapterUnavailable
 from tests.serving.tracing.collector import Collector, Seen, collecting
 
@@ -406,19 +406,6 @@ async def test_a_collector_that_is_down_costs_one_warning(caplog: pytest.LogCapt
     told = [record for record in caplog.records if record.name.startswith("opentelemetry")]
     assert len({record.msg for record in told}) == len(told) <= 2
     assert {record.levelname for record in told} <= {"WARNING"}
-
-
-@pytest.mark.parametrize(
-    ("given", "url"),
-    [
-        ("http://a:4318", "http://a:4318/v1/traces"),
-        ("http://a:4318/", "http://a:4318/v1/traces"),
-        ("https://a/otlp/v1/traces", "https://a/otlp/v1/traces"),
-        ("https://a/?x=1", "https://a/v1/traces?x=1"),
-    ],
-)
-def test_a_collectors_url_gets_the_usual_path(given: str, url: str) -> None:
-    assert traces_url(given) == url
 
 
 def test_the_ids_of_answers_are_found_in_every_apis_form() -> None:
