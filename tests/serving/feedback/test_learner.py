@@ -227,6 +227,11 @@ def test_records_are_read_as_pieces(row: tuple[dict[str, Any], dict[str, Any]], 
     assert piece.base == (0.1 if gains else None)
 
 
+def test_a_score_of_the_base_model_is_its_own_though_records_name_it() -> None:
+    (piece,) = read_pieces([record(learnware="base-8b", version=None)], "f")
+    assert (piece.learnware, piece.version, piece.score) == (None, "", 1.0)
+
+
 def test_of_several_on_one_request_the_last_counts() -> None:
     rows = [record(time=1.0), record(time=9.0, label="wrong"), record(time=3.0), record(id="r2")]
     assert [piece.score for piece in read_pieces(rows, "f")] == [0.0, 1.0]
@@ -242,8 +247,9 @@ def test_of_several_on_one_request_the_last_counts() -> None:
         record(score="much", label=None),
         record(measured={"spam": {"right": 1, "gold": 0, "among": 0}}),
         record(time="noon"),
+        record(learnware=None, version=None),
     ],
-    ids=["no vector", "encoder", "damaged", "silent", "text", "no base", "time"],
+    ids=["no vector", "encoder", "damaged", "silent", "text", "no base", "time", "nobody answered"],
 )
 def test_records_that_say_nothing_are_left_out(row: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assert read_pieces([row], "f") == []

@@ -33,7 +33,7 @@ def rows(count: int, label: str = "wrong") -> list[tuple[dict[str, Any], dict[st
             {
                 "id": f"r{number}",
                 "tenant": f"t{number % 4}",
-                "learnware": None,
+                "learnware": "base-8b",
                 "version": None,
                 "vectors": {
                     "encoder": encoder.fingerprint,
