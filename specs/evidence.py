@@ -34,7 +34,8 @@ FORMAT_VERSION = 1
 MOST_LEARNT = 32
 """The most learnt tasks: each is a class of the task model, whose fit and whose time for a request grow with them."""
 MOST_POSTERIORS = 64
-"""The most learnwares with a posterior on one task: those with feedback, and the likeliest of the others."""
+"""Learnwares with a posterior on one task: all those with feedback, and of the others the likeliest, up to this number
+together."""
 MAX_BYTES = 16 << 20
 """The largest file that is read, in bytes; 32 learnt tasks of 64 points of 920 half-precision numbers take 3.8 MB."""
 LEARNT = "learnt:"

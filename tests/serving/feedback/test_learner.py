@@ -12,6 +12,7 @@ from router.prospects import known_tasks, prospects
 from router.selection import Selector
 from router.settings import SelectionSettings
 from serving.config_insight import FeedbackSettings
+from serving.feedback import learner
 from serving.feedback.learner import learn
 from serving.feedback.pieces import LARGEST_GAIN, Gain, Piece, read_pieces
 from specs.encoding.encoder import load_prompt_encoder
@@ -83,6 +84,18 @@ def test_below_the_fewest_pieces_nothing_changes(selector: Selector) -> None:
     assert not evidence.tasks
     assert not evidence.posteriors
     assert learn(answers({"spam2": 0.9})[: SETTINGS.min_pieces], selector, SETTINGS, NOW).posteriors
+
+
+def test_where_too_little_is_told_nothing_is_worked_out(selector: Selector, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = answers({"spam2": 0.9}, vectors("spam", SETTINGS.min_pieces - 1))
+    monkeypatch.setattr(Selector, "gains", lambda *_: pytest.fail("of a task that feedback says nothing of"))
+    assert not learn(few, selector, SETTINGS, NOW).posteriors
+
+
+def test_every_learnware_with_feedback_has_a_posterior(selector: Selector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "MOST_POSTERIORS", 1)
+    evidence = learn(answers({"spam2": 0.4, "recipe": -0.3}), selector, SETTINGS, NOW)
+    assert set(evidence.posteriors[evidence.tasks[0].name]) == {"spam2", "recipe"}
 
 
 def test_feedback_on_a_known_task_is_evidence_there_beside_the_probes(selector: Selector) -> None:
