@@ -107,9 +107,10 @@ def learn(
         settings: the guard rails.
         now: seconds since the epoch.
         before: the evidence so far, whose names, approvals and spans set aside are kept.
-        versions: engine names of the learnwares that are served; pieces on others of their versions say nothing.
+        versions: engine names of the learnwares that are served; pieces on others of their versions say nothing, and
+            approvals of them end.
     """
-    before = before or Evidence(0, now, selector.encoder.fingerprint)
+    before = (before or Evidence(0, now, selector.encoder.fingerprint)).of_versions(versions or {})
     used = _usable(pieces, selector, before)
     groups = _grouped(used, selector, settings.min_pieces, before)
     posteriors: dict[str, dict[str, Posterior]] = {}
@@ -212,7 +213,7 @@ def _judge(
     prior = _prior(ids, without, {*gains, *(one for one in scores if one is not None)})
     expected = posterior(prior, gains, scores)
     approved = before.approved.get(group.name, {})
-    baselines = {name: approved.get(name, prior[name]) for name in prior}
+    baselines = {name: approved[name].gain if name in approved else gain for name, gain in prior.items()}
     changes = {name: max(gain, 0.0) - max(baselines[name], 0.0) for name, gain in expected.gains.items()}
     largest = max(map(abs, changes.values()))
     part = min(1.0, settings.hold_above / largest) if largest else 1.0

@@ -142,6 +142,19 @@ def test_a_large_change_is_held_until_it_is_approved(selector: Selector) -> None
     assert again.posteriors[task.name]["spam2"].gain > 0.4
 
 
+def test_an_approval_ends_with_the_version_that_it_was_given_for(selector: Selector) -> None:
+    strict = SETTINGS.model_copy(update={"hold_above": 0.1})
+    pieces = answers({"spam2": 0.6})
+    evidence = learn(pieces, selector, strict, NOW, versions={"spam2": "spam2@1"})
+    approved = evidence.approving(evidence.held, 2, NOW)
+
+    def held(version: str) -> list[str]:
+        return [one.learnware for one in learn(pieces, selector, strict, NOW, approved, {"spam2": version}).held]
+
+    assert held("spam2@1") == []
+    assert held("spam2@2") == ["spam2"]
+
+
 def test_many_small_steps_are_no_way_around_approval(selector: Selector) -> None:
     strict = SETTINGS.model_copy(update={"hold_above": 0.1})
     evidence = None
