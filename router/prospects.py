@@ -1,5 +1,5 @@
-"""Prospects of requests that feedback speaks of: which known task they are of, and which learnwares are worth asking
-about them."""
+"""Prospects of requests that feedback speaks of: which known task they are of, what is expected of the learnwares there,
+and which of them are the likeliest to be good, so that a benchmark scores these alone (`benchmarks.learning`)."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from each other as from anything), and rows of tasks that no learnware was made 
 NEAREST_LEARNWARES = 6
 """Learnwares whose points are compared with a request."""
 CANDIDATES = 12
-"""Learnwares that are worth asking about a group of requests."""
+"""Learnwares that are worth scoring on a group of requests."""
 
 
 class Prospects(NamedTuple):

@@ -32,8 +32,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class Piece:
-    """Feedback on one request. Either `gains` tells every scored learnware, and `base` the base model's probability of
-    the right answer; or `score` tells the one that answered (None: the base model)."""
+    """Feedback on one request. Either `score` tells of the one that answered (`learnware`; None: the base model); or, where
+    a right answer was scored under several systems, `gains` tells of every learnware among them, and `base` is the base
+    model's probability of it."""
 
     tenant: str
     time: float
@@ -50,9 +51,10 @@ def read_pieces(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], enc
     request the last counts.
 
     Left out are requests whose vector was not kept, or was made by another encoder than that with this fingerprint;
-    scores of requests that nobody answered; feedback that says nothing yet (a right answer whose likelihoods are still
-    to be computed); and whatever has not the form of a record. `measured` of a piece of feedback holds, for each system (`BASE` among them), `right`, `gold` (the
-    right answer's log-likelihood in nats), `among` (its probability) and `version`.
+    scores of requests that nobody answered; feedback that says nothing yet (a right answer whose likelihoods are not
+    there); and whatever has not the form of a record. `measured` of a piece of feedback holds, for each system (`BASE`
+    among them), `right`, `gold` (the right answer's log-likelihood in nats), `among` (its probability) and `version`.
+    No stack computes it today, so that there a right answer is kept and says nothing.
     """
     found: dict[tuple[str, str], Piece] = {}
     for record, feedback in rows:
