@@ -32,9 +32,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class Piece:
-    """Feedback on one request. Either `score` tells of the one that answered (`learnware`; None: the base model); or, where
-    a right answer was scored under several systems, `gains` tells of every learnware among them, and `base` is the base
-    model's probability of it."""
+    """Feedback on one request. Either `score` tells of the one that answered (`learnware`; None: the base model); or,
+    where a right answer was scored under several systems, `gains` tells of every learnware among them, and `base` is
+    the base model's probability of it."""
 
     tenant: str
     time: float
