@@ -6,12 +6,14 @@ goes the same way, and no more than the stated share of them does.
 
 import hashlib
 
-from router.choice import MATCHED
+from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED
 from router.selection import Choice
 from specs.evidence import Evidence
 
 EXPLORED = ":explore"
 """Ending of the reason of a choice that explores."""
+BY_THE_RULE = (MATCHED, BASE_BETTER, LOW_CONFIDENCE)
+"""Reasons of choices that the expected qualities decided; only such a choice may explore."""
 NEAR_EQUAL = 0.1
 """Expected quality that exploration may give up: half the standard deviation that a gain has before feedback."""
 
@@ -21,18 +23,18 @@ def explored(choice: Choice, request_id: str, share: float, evidence: Evidence |
     expected quality is at most `NEAR_EQUAL` below that of the chosen one (the base model, or a learnware), the one that
     feedback has told least of for the likeliest task.
 
-    Choices by name, for a whole task, and those without candidates are left alone.
+    Left alone are choices by name, of an earlier turn, for a whole task (also where the base model answers it), and
+    all that something other than the expected qualities gave to the base model, such as an asked explanation.
     """
-    if share <= 0 or not choice.candidates or not _drawn(request_id, share):
-        return choice
-    if choice.learnware_id is not None and not choice.reason.startswith(MATCHED):
+    if share <= 0 or choice.reason not in BY_THE_RULE or not _drawn(request_id, share):
         return choice
     expected = {one.learnware_id: one.expected for one in choice.candidates}
     chosen = choice.base if choice.learnware_id is None else expected.get(choice.learnware_id, choice.base)
     equals = [
         one
         for one in choice.candidates
-        if one.learnware_id != choice.learnware_id and one.expected >= chosen - NEAR_EQUAL
+        # a whole task's candidates have the quality 0: none may replace its choice
+        if one.learnware_id != choice.learnware_id and one.quality > 0 and one.expected >= chosen - NEAR_EQUAL
     ]
     if not equals:
         return choice

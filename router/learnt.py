@@ -41,7 +41,11 @@ class LearntTasks:
 
     def doubted(self, probabilities: Probabilities) -> bool:
         """Whether a learnt task is so probable that its points must be looked at."""
-        return bool(len(self._numbers)) and float(probabilities.tasks[self._numbers].sum()) >= LEAST
+        return self.share(probabilities) >= LEAST
+
+    def share(self, probabilities: Probabilities) -> float:
+        """Returns the probability of all learnt tasks together."""
+        return float(probabilities.tasks[self._numbers].sum())
 
     def without(self, plain: Probabilities) -> Probabilities:
         """Returns the probabilities of the model of learnwares' own tasks alone, with none for the learnt ones."""

@@ -1,5 +1,5 @@
-"""Prospects of requests that feedback speaks of: which known task they are of, and which learnwares are worth asking
-about them."""
+"""Prospects of requests that feedback speaks of: which known task they are of, what is expected of the learnwares
+there, and which of them are the likeliest to be good, so that a benchmark scores these alone (`benchmarks.learning`)."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from each other as from anything), and rows of tasks that no learnware was made 
 NEAREST_LEARNWARES = 6
 """Learnwares whose points are compared with a request."""
 CANDIDATES = 12
-"""Learnwares that are worth asking about a group of requests."""
+"""Learnwares that are worth scoring on a group of requests."""
 
 
 class Prospects(NamedTuple):
@@ -42,12 +42,17 @@ class Prospects(NamedTuple):
 def prospects(selector: Selector, vectors: Matrix) -> Prospects:
     """Returns the prospects for requests with these vectors (n, dim), n ≥ 1."""
     learnwares = selector.learnwares
-    gains = np.mean([selector.gains(vector) for vector in vectors], 0)
     closeness = np.full((len(vectors), len(learnwares)), -np.inf)
     for row, vector in enumerate(vectors):
         found = selector.nearness(vector, 4 * CANDIDATES)
         closeness[row, found.owners] = found.values
-    return Prospects(tuple(one.id for one in learnwares), gains, np.median(closeness, 0))
+    return Prospects(tuple(one.id for one in learnwares), mean_gains(selector, vectors), np.median(closeness, 0))
+
+
+def mean_gains(selector: Selector, vectors: Matrix) -> NDArray[np.float64]:
+    """Returns the mean expected gains over the base model for requests with these vectors (n, dim), n ≥ 1, in the order
+    of the selector's learnwares."""
+    return np.asarray(np.mean([selector.gains(vector) for vector in vectors], 0))
 
 
 def known_tasks(selector: Selector, vectors: Matrix) -> list[str | None]:

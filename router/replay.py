@@ -26,11 +26,14 @@ from router.choice import (
 )
 from router.decision_record import form_from_json
 from router.explanation import DIGITS
+from router.exploring import EXPLORED
 from router.selection import Choice, Selector
 from router.snapshot import Snapshot
 from specs.answers.form import AnswerForm
 from specs.task import TASK_PREFIX
 
+STAND_INS = (RESIDENT, EXPLORED)
+"""Endings of the reasons of choices in which another than the best one by the rule answered."""
 SAME = 1e-4
 """Expected qualities that differ by less are told as the same: the vector is kept in half precision."""
 
@@ -96,7 +99,7 @@ def _choose_again(selector: Selector, kept: Kept, reason: str) -> Choice:
     if len(kept.vector) != selector.dim:
         raise CannotReplay("What is kept of this decision is damaged, so it cannot be replayed.")
     choice = selector.choose_embedded(kept.vector, form=kept.form)
-    chosen, before = choice.learnware_id, reason.removesuffix(RESIDENT)
+    chosen, before = choice.learnware_id, reason.removesuffix(RESIDENT).removesuffix(EXPLORED)
     if before == INTERFACE_TASK:
         return choice._replace(learnware_id=None, reason=INTERFACE_TASK)
     if before == EXPLANATION and chosen is not None and not selector.answers_in_sentences(chosen):
@@ -115,8 +118,7 @@ def compared(then: Mapping[str, Any], now: Choice, sequence: int, known: Collect
         sequence: number of the market's change that it was made over.
         known: ids of the learnwares that are served now.
     """
-    stood_in = str(then.get("reason", "")).endswith(RESIDENT)
-    best = _best(then) if stood_in else then.get("learnware")
+    best = _best(then) if _stood_in(then) else then.get("learnware")
     return {
         "differs": best != now.learnware_id,
         "why": " ".join(_why(then, best, now, sequence, known)),
@@ -149,10 +151,8 @@ def _why(then: Mapping[str, Any], best: str | None, now: Choice, sequence: int, 
     changes = sequence - int(then.get("market") or 0)
     market = "The market is the same" if changes == 0 else f"The market has changed {_times(changes)} since"
     if best == now.learnware_id:
-        stood_in = (
-            f"; {_name(then.get('learnware'), 'the')} stood in for it then, its adapter being nearer to the device"
-        )
-        return [f"{_name(best)} would answer again{stood_in if best != then.get('learnware') else ''}.", f"{market}."]
+        other = "" if best == then.get("learnware") else f"; {_name(then.get('learnware'), 'the')} {_how(then)}"
+        return [f"{_name(best)} would answer again{other}.", f"{market}."]
     return [
         f"{_name(now.learnware_id)} would answer instead of {_name(best, 'the')}.",
         _cause(then, best, now, known, market),
@@ -196,9 +196,27 @@ def _cause(then: Mapping[str, Any], best: str | None, now: Choice, known: Collec
     return f"What is expected of them has changed{moved}." if moved else f"{market}; they are as good as equal."
 
 
+def _stood_in(then: Mapping[str, Any]) -> bool:
+    return str(then.get("reason", "")).endswith(STAND_INS)
+
+
+def _how(then: Mapping[str, Any]) -> str:
+    """Says why another than the best one answered."""
+    if EXPLORED in str(then.get("reason")):
+        return "was tried in its place then, to learn of it"
+    return "stood in for it then, its adapter being nearer to the device"
+
+
 def _best(then: Mapping[str, Any]) -> str | None:
+    """Returns who would have answered by the rule: the first candidate where it is expected to be better than the base
+    model and is likely enough to be, else the base model."""
     candidates = then.get("candidates") or ()
-    return candidates[0]["learnware"] if candidates else then.get("learnware")
+    if not candidates:
+        answered: str | None = then.get("learnware")
+        return answered
+    first = candidates[0]
+    better = first["expected"] > (then.get("base") or 0.0) and first["score"] >= (then.get("bound") or 0.0)
+    return str(first["learnware"]) if better else None
 
 
 def _name(learnware: Any, article: str = "The") -> str:

@@ -234,7 +234,7 @@ class Selector:
             owners = nearest.owners[:COMPARED]
             known = (self._learnwares[owner].specified.whole_set.points for owner in owners)
             believed = self._learnt.believed(vector, known, probabilities)
-            if believed.tasks[self._tasks.learnt].sum() > 0:
+            if self._learnt.share(believed) > 0:
                 return believed
         return self._learnt.without(self._plain.probabilities(vector, nearest))
 

@@ -34,7 +34,8 @@ FORMAT_VERSION = 1
 MOST_LEARNT = 32
 """The most learnt tasks: each is a class of the task model, whose fit and whose time for a request grow with them."""
 MOST_POSTERIORS = 64
-"""The most learnwares with a posterior on one task: those with feedback, and the likeliest of the others."""
+"""Learnwares with a posterior on one task: all those with feedback, and of the others the likeliest, up to this number
+together."""
 MAX_BYTES = 16 << 20
 """The largest file that is read, in bytes; 32 learnt tasks of 64 points of 920 half-precision numbers take 3.8 MB."""
 LEARNT = "learnt:"
@@ -54,8 +55,8 @@ class Posterior(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A change of a learnware's expected gain on a task that waits for approval: the gain in effect, and the one that
-    feedback gives with this effective number of pieces."""
+    """A change of a learnware's expected gain on a task that waits for approval: the gain that the change is measured
+    from, and the one that feedback gives with this effective number of pieces."""
 
     task: str
     learnware: str
@@ -86,8 +87,8 @@ class LearntTask:
 class Evidence:
     """The content of feedback, by task: of the learnwares' tasks (the classes of the task model) and of learnt ones.
 
-    `encoder` is the fingerprint of the encoder that made the points. `approved` holds the gains that an operator has
-    approved, from which later changes are measured.
+    `encoder` is the fingerprint of the encoder that made the points. `approved` holds what an operator has approved,
+    from whose gains later changes are measured.
     """
 
     number: int
@@ -96,19 +97,17 @@ class Evidence:
     tasks: tuple[LearntTask, ...] = ()
     posteriors: Mapping[str, Mapping[str, Posterior]] = field(default_factory=dict)
     held: tuple[Change, ...] = ()
-    approved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    approved: Mapping[str, Mapping[str, Posterior]] = field(default_factory=dict)
     set_aside: tuple[Span, ...] = ()
 
     def of_versions(self, versions: Mapping[str, str]) -> "Evidence":
         """Returns the evidence that speaks for these versions: engine names by learnware. A new version of a learnware
-        starts from its own probes, so posteriors of other versions are left out."""
-        kept = {
-            task: {
-                name: one for name, one in row.items() if not one.version or versions.get(name, "") in ("", one.version)
-            }
-            for task, row in self.posteriors.items()
-        }
-        return replace(self, posteriors=kept)
+        starts from its own probes, so posteriors and approvals of other versions are left out."""
+        return replace(
+            self,
+            posteriors=_of_versions(self.posteriors, versions),
+            approved=_of_versions(self.approved, versions),
+        )
 
     def approving(self, changes: Iterable[Change], number: int, made: float) -> "Evidence":
         """Returns the evidence in which these held changes are in effect. Changes that are not held are refused.
@@ -124,9 +123,19 @@ class Evidence:
         approved = {task: dict(row) for task, row in self.approved.items()}
         for one in wanted:
             posteriors.setdefault(one.task, {})[one.learnware] = one.after
-            approved.setdefault(one.task, {})[one.learnware] = one.after.gain
+            approved.setdefault(one.task, {})[one.learnware] = one.after
         held = tuple(one for one in self.held if one not in wanted)
         return replace(self, number=number, made=made, posteriors=posteriors, approved=approved, held=held)
+
+
+def _of_versions(
+    rows: Mapping[str, Mapping[str, Posterior]], versions: Mapping[str, str]
+) -> dict[str, dict[str, Posterior]]:
+    """Returns the posteriors that speak for these versions; where either is unknown they do."""
+    return {
+        task: {name: one for name, one in row.items() if not one.version or versions.get(name, "") in ("", one.version)}
+        for task, row in rows.items()
+    }
 
 
 def dump(evidence: Evidence) -> bytes:
@@ -143,11 +152,9 @@ def dump(evidence: Evidence) -> bytes:
         "tasks": [
             {"name": one.name, "base": one.base, "pieces": one.pieces, "tenants": one.tenants} for one in evidence.tasks
         ],
-        "posteriors": {
-            task: {name: list(one) for name, one in row.items()} for task, row in evidence.posteriors.items()
-        },
+        "posteriors": _lists(evidence.posteriors),
         "held": [[one.task, one.learnware, one.before, list(one.after)] for one in evidence.held],
-        "approved": {task: dict(row) for task, row in evidence.approved.items()},
+        "approved": _lists(evidence.approved),
         "set_aside": [list(span) for span in evidence.set_aside],
     }
     # A file without any tensor is none of the library's: one number stands for "no points".
@@ -172,12 +179,9 @@ def parse(content: bytes) -> Evidence:
             _number(values["made"]),
             str(values["encoder"]),
             tasks,
-            {
-                str(task): {str(name): _posterior(one) for name, one in row.items()}
-                for task, row in values["posteriors"].items()
-            },
+            _rows(values["posteriors"]),
             tuple(Change(str(t), str(n), _number(b), _posterior(a)) for t, n, b, a in values["held"]),
-            {str(task): {str(n): _number(g) for n, g in row.items()} for task, row in values["approved"].items()},
+            _rows(values["approved"]),
             tuple(Span(_number(a), _number(u)) for a, u in values["set_aside"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -198,6 +202,14 @@ def _learnt(values: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> L
     base = _number(values["base"])
     reduced = ReducedSet(points.astype(np.float32), weights / weights.sum())
     return LearntTask(name, reduced, base, int(values["pieces"]), int(values["tenants"]))
+
+
+def _lists(rows: Mapping[str, Mapping[str, Posterior]]) -> dict[str, dict[str, list[Any]]]:
+    return {task: {name: list(one) for name, one in row.items()} for task, row in rows.items()}
+
+
+def _rows(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Posterior]]:
+    return {str(task): {str(name): _posterior(one) for name, one in row.items()} for task, row in values.items()}
 
 
 def _posterior(values: Iterable[Any]) -> Posterior:

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 
-from router.prospects import Prospects, known_tasks, prospects
+from router.prospects import known_tasks, mean_gains
 from router.ranking import PRIOR_AT_LEAST_BASE, SHRINKAGE_ROWS
 from router.selection import Selector
 from serving.feedback.pieces import Piece
-from serving.feedback.posterior import PIECE_VARIANCE, Expected, posterior
+from serving.feedback.posterior import PIECE_VARIANCE, posterior
 from serving.feedback.robust import Mean, robust_mean
 from specs.encoding.ask_encoder import ASK_DIM
 from specs.evidence import LEARNT, MOST_LEARNT, MOST_POSTERIORS, Change, Evidence, LearntTask, Posterior
@@ -83,6 +83,14 @@ class _Group(NamedTuple):
     reduced: ReducedSet | None
 
 
+class _Judged(NamedTuple):
+    """The posteriors in effect on a task, the base model's expected quality there, and the changes that are held."""
+
+    row: dict[str, Posterior]
+    base: float
+    held: list[Change]
+
+
 def learn(
     pieces: Iterable[Piece],
     selector: Selector,
@@ -99,23 +107,24 @@ def learn(
         settings: the guard rails.
         now: seconds since the epoch.
         before: the evidence so far, whose names, approvals and spans set aside are kept.
-        versions: engine names of the learnwares that are served; pieces on others of their versions say nothing.
+        versions: engine names of the learnwares that are served; pieces on others of their versions say nothing, and
+            approvals of them end.
     """
-    before = before or Evidence(0, now, selector.encoder.fingerprint)
+    before = (before or Evidence(0, now, selector.encoder.fingerprint)).of_versions(versions or {})
     used = _usable(pieces, selector, before)
     groups = _grouped(used, selector, settings.min_pieces, before)
     posteriors: dict[str, dict[str, Posterior]] = {}
     tasks: list[LearntTask] = []
     held: list[Change] = []
     for group in groups:
-        row, expected, changes = _judge(group, selector, settings, now, before, versions or {})
-        if not row:
+        judged = _judge(group, selector, settings, now, before, versions or {})
+        if judged is None:
             continue
-        posteriors[group.name] = row
-        held += changes
+        posteriors[group.name] = judged.row
+        held += judged.held
         if group.reduced is not None:
             tenants = len({piece.tenant for piece in group.pieces})
-            tasks.append(LearntTask(group.name, group.reduced, expected.base, len(group.pieces), tenants))
+            tasks.append(LearntTask(group.name, group.reduced, judged.base, len(group.pieces), tenants))
     return Evidence(
         before.number + 1,
         now,
@@ -194,17 +203,17 @@ def _judge(
     now: float,
     before: Evidence,
     versions: Mapping[str, str],
-) -> tuple[dict[str, Posterior], Expected, list[Change]]:
-    """Returns the posteriors in effect on a group's task, what is expected of it, and the changes that are held. There
-    are none where feedback says nothing of the task."""
-    there = prospects(selector, _vectors(group.pieces)[:: len(group.pieces) // PROSPECT_ROWS + 1])
-    gains, scores = _observed(group.pieces, settings, now, set(there.ids), versions)
-    prior = _prior(there, {*gains, *(one for one in scores if one is not None)})
-    expected = posterior(prior, gains, scores)
+) -> _Judged | None:
+    """Returns what feedback says of a group's task; None where that is nothing."""
+    ids = [one.id for one in selector.learnwares]
+    gains, scores = _observed(group.pieces, settings, now, set(ids), versions)
     if not gains and not scores:
-        return {}, expected, []
+        return None
+    without = mean_gains(selector, _vectors(group.pieces)[:: len(group.pieces) // PROSPECT_ROWS + 1])
+    prior = _prior(ids, without, {*gains, *(one for one in scores if one is not None)})
+    expected = posterior(prior, gains, scores)
     approved = before.approved.get(group.name, {})
-    baselines = {name: approved.get(name, prior[name]) for name in prior}
+    baselines = {name: approved[name].gain if name in approved else gain for name, gain in prior.items()}
     changes = {name: max(gain, 0.0) - max(baselines[name], 0.0) for name, gain in expected.gains.items()}
     largest = max(map(abs, changes.values()))
     part = min(1.0, settings.hold_above / largest) if largest else 1.0
@@ -218,15 +227,16 @@ def _judge(
         if weight or group.reduced is not None:
             in_effect = max(baselines[name], 0.0) + part * changes[name]
             row[name] = whole if part == 1.0 or in_effect <= 0 else whole._replace(gain=in_effect)
-    return row, expected, held
+    return _Judged(row, expected.base, held) if row else None
 
 
-def _prior(there: Prospects, observed: set[str]) -> dict[str, float]:
-    """Returns what the choice expects without feedback: of learnwares with feedback, and of the likeliest others."""
-    ids = {name: number for number, name in enumerate(there.ids)}
-    likely = [there.ids[one] for one in np.argsort(-there.gains, kind="stable")[:MOST_POSTERIORS]]
-    names = [*sorted(observed), *(one for one in likely if one not in observed)][:MOST_POSTERIORS]
-    return {name: float(there.gains[ids[name]]) for name in names}
+def _prior(ids: Sequence[str], gains: NDArray[np.float64], observed: set[str]) -> dict[str, float]:
+    """Returns what the choice expects without feedback (`gains` (n,) of the learnwares `ids`): of all learnwares with
+    feedback, and of the likeliest others."""
+    places = {name: number for number, name in enumerate(ids)}
+    likely = [ids[one] for one in np.argsort(-gains, kind="stable")[:MOST_POSTERIORS]]
+    names = [*sorted(observed), *(one for one in likely if one not in observed)]
+    return {name: float(gains[places[name]]) for name in names[: max(MOST_POSTERIORS, len(observed))]}
 
 
 def _observed(

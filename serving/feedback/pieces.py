@@ -32,8 +32,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class Piece:
-    """Feedback on one request. Either `gains` tells every scored learnware, and `base` the base model's probability of
-    the right answer; or `score` tells the one that answered (None: the base model)."""
+    """Feedback on one request. Either `score` tells of the one that answered (`learnware`; None: the base model); or,
+    where a right answer was scored under several systems, `gains` tells of every learnware among them, and `base` is
+    the base model's probability of it."""
 
     tenant: str
     time: float
@@ -50,9 +51,10 @@ def read_pieces(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], enc
     request the last counts.
 
     Left out are requests whose vector was not kept, or was made by another encoder than that with this fingerprint;
-    feedback that says nothing yet (a right answer whose likelihoods are still to be computed); and whatever has not the
-    form of a record. `measured` of a piece of feedback holds, for each system (`BASE` among them), `right`, `gold` (the
-    right answer's log-likelihood in nats), `among` (its probability) and `version`.
+    scores of requests that nobody answered; feedback that says nothing yet (a right answer whose likelihoods are not
+    there); and whatever has not the form of a record. `measured` of a piece of feedback holds, for each system (`BASE`
+    among them), `right`, `gold` (the right answer's log-likelihood in nats), `among` (its probability) and `version`.
+    No stack computes it today, so that there a right answer is kept and says nothing.
     """
     found: dict[tuple[str, str], Piece] = {}
     for record, feedback in rows:
@@ -82,9 +84,11 @@ def _piece(record: Mapping[str, Any], feedback: Mapping[str, Any], encoder: str)
     if (score is None and not gains) or not len(vector) or not np.isfinite(vector).all():
         return None
     tenant = str(feedback.get("tenant") or record.get("tenant") or "")
-    learnware = record.get("learnware")
-    version = str(record.get("version") or "")
-    return Piece(tenant, time, vector, None if learnware is None else str(learnware), version, score, gains, base)
+    learnware, version = record.get("learnware"), str(record.get("version") or "")
+    if score is not None and learnware is None:
+        return None  # nobody answered, so the score tells of nobody
+    answered = str(learnware) if version else None  # the base model has no version
+    return Piece(tenant, time, vector, answered, version, score, gains, base)
 
 
 def gains_of(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Gain]:

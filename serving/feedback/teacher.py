@@ -12,11 +12,11 @@ from typing import Any
 
 from router.selection import Selector
 from router.settings import SelectionSettings
-from router.snapshot import load_for_selection
+from router.snapshot import SnapshotBuilder
 from serving.feedback.learner import LearningSettings, learn
 from serving.feedback.pieces import read_pieces
 from specs.encoding.encoder import load_prompt_encoder
-from specs.errors import InvalidLearnware, InvalidSpecification
+from specs.errors import InvalidSpecification
 from specs.evidence import Evidence
 from specs.evidence_store import FOLDER, EvidenceStore
 from specs.market.catalogue import Catalogue, read_catalogue
@@ -39,10 +39,10 @@ class Teacher:
     ) -> None:
         self._market = market
         self._learning = learning
-        self._selection = selection
         self._clock = clock
         self._store = EvidenceStore(market / FOLDER)
-        self._selector: tuple[int, Selector | None, Mapping[str, str]] | None = None
+        self._selection = selection
+        self._builder: SnapshotBuilder | None = None  # made where it learns: what is sent there holds no lock
         self._seen: tuple[int, int, int] | None = None
 
     def learn(self, rows: Rows) -> Evidence | None:
@@ -68,18 +68,15 @@ class Teacher:
         return published
 
     def _over(self, catalogue: Catalogue) -> tuple[Selector | None, Mapping[str, str]]:
-        """Returns the choice without evidence over a state of the market, and the versions in it."""
-        held = self._selector
-        if held is None or held[0] != catalogue.sequence:
-            learnwares, versions = [], {}
-            for entry in catalogue.entries:
-                try:
-                    learnwares.append(load_for_selection(entry))
-                except (InvalidLearnware, InvalidSpecification) as error:
-                    logger.error("nothing is learnt of it: %s", error)
-                versions[entry.id] = entry.engine_name
-            specified = [one for one in learnwares if one.specification is not None]
-            before = None if held is None else held[1]
-            selector = Selector(specified, load_prompt_encoder(), self._selection, before) if specified else None
-            held = self._selector = (catalogue.sequence, selector, versions)
-        return held[1], held[2]
+        """Returns the choice without evidence over a state of the market (None where there is nothing to choose from),
+        and the versions in it."""
+        builder = self._builder = self._builder or SnapshotBuilder(self._selection)
+        try:
+            snapshot = builder.build(catalogue)
+            if builder.rebuild_due:
+                builder.rebuild()
+                snapshot = builder.snapshot
+        except InvalidSpecification as error:
+            logger.error("nothing is learnt: %s", error)
+            return None, {}
+        return (None, {}) if snapshot is None else (snapshot.selector, snapshot.adapters)

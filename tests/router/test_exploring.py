@@ -1,6 +1,8 @@
 """Exploration goes to near-equals only, for no more than the stated share of requests, and always the same way."""
 
-from router.choice import BASE_BETTER, MATCHED
+import pytest
+
+from router.choice import BASE_BETTER, EXPLANATION, INTERFACE_TASK, LOW_CONFIDENCE, MATCHED, SESSION, TASK
 from router.exploring import EXPLORED, NEAR_EQUAL, explored
 from router.selection import Candidate, Choice
 from specs.evidence import Evidence, Posterior
@@ -38,3 +40,22 @@ def test_the_base_model_gives_way_to_near_equals_alone() -> None:
 def test_what_was_asked_for_by_name_is_left_alone() -> None:
     named = Choice("best", 0.0, 0.0, "named", ())
     assert explored(named, "r", 1.0, None) is named
+
+
+@pytest.mark.parametrize("reason", [EXPLANATION, INTERFACE_TASK])
+def test_what_must_stay_with_the_base_model_stays_there(reason: str) -> None:
+    kept = CHOICE._replace(learnware_id=None, reason=reason, base=0.6)
+    assert explored(kept, "r", 1.0, None) is kept
+
+
+def test_an_earlier_turns_learnware_keeps_its_conversation() -> None:
+    kept = CHOICE._replace(reason=SESSION)
+    assert explored(kept, "r", 1.0, None) is kept
+
+
+@pytest.mark.parametrize("reason", [TASK, BASE_BETTER, LOW_CONFIDENCE])
+def test_a_whole_tasks_choice_is_left_alone_also_where_the_base_model_answers(reason: str) -> None:
+    candidates = tuple(one._replace(quality=0.0) for one in CANDIDATES)
+    chosen = "best" if reason == TASK else None
+    task = CHOICE._replace(learnware_id=chosen, reason=reason, base=0.6, candidates=candidates)
+    assert explored(task, "r", 1.0, None) is task

@@ -41,6 +41,13 @@ def test_an_improbable_learnt_task_is_not_looked_at() -> None:
     assert not LearntTasks(["d-x"], {}, ["d-x"]).doubted(AT)
 
 
+def test_the_share_of_learnt_tasks_is_that_of_all_of_them() -> None:
+    points = ReducedSet(vector(0, 1)[None], np.ones(1))
+    tasks = LearntTasks(["learnt:a", "d-x", "learnt:b"], {"learnt:b": points, "learnt:a": points}, ["d-x"])
+    assert tasks.share(Probabilities(np.array([0.1, 0.6, 0.2]), np.array([0.1]))) == pytest.approx(0.3)
+    assert LearntTasks(["d-x"], {}, ["d-x"]).share(Probabilities(np.array([0.9]), np.array([0.1]))) == 0
+
+
 def test_where_nothing_else_is_possible_all_stays() -> None:
     alone = Probabilities(np.array([0.0, 1.0]), np.array([0.0]))
     assert LEARNT.believed(vector(0, 0), [vector(0, 0)[None]], alone) is alone

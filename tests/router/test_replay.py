@@ -125,6 +125,21 @@ def test_a_stand_in_is_not_a_difference_and_is_named() -> None:
     assert "b stood in for it then" in found["why"]
 
 
+@pytest.mark.parametrize("reason", ["matched:explore", "matched:explore:resident"])
+def test_who_was_tried_then_is_not_a_difference_and_is_named(reason: str) -> None:
+    found = compared(THEN | {"learnware": "b", "reason": reason}, now("a", a=0.7), 3, {"a", "b"})
+    assert not found["differs"]
+    assert "a would answer again; b was tried in its place then, to learn of it" in found["why"]
+
+
+@pytest.mark.parametrize("weak", [{"base": 0.8}, {"bound": 0.95}])
+def test_who_was_tried_in_place_of_the_base_model_is_told_so(weak: dict[str, float]) -> None:
+    then = THEN | weak | {"learnware": "b", "reason": "matched:explore"}
+    found = compared(then, now(None, BASE_BETTER, 0.8, a=0.7), 3, {"a", "b"})
+    assert not found["differs"]
+    assert "The base model would answer again; b was tried in its place then" in found["why"]
+
+
 def test_the_base_model_then_and_a_learnware_now_says_what_moved() -> None:
     found = compared(THEN | {"learnware": None, "reason": BASE_BETTER}, now("a", a=0.9), 4, {"a"})
     assert "a would answer instead of the base model" in found["why"]

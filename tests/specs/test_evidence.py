@@ -22,7 +22,7 @@ EVIDENCE = Evidence(
     (LearntTask("learnt:ab", REDUCED, 0.4, 17, 5),),
     {"learnt:ab": {"one": Posterior(0.2, 0.8, 12.5, "one@1"), "two": Posterior(0.1, 0.7)}, "d-x": {}},
     (HELD,),
-    {"d-x": {"one": 0.3}},
+    {"d-x": {"one": Posterior(0.3, 0.9, 7.0, "one@1")}},
     (Span(10.0, 20.0),),
 )
 
@@ -57,9 +57,10 @@ def changed(**values: object) -> bytes:
         (changed(tasks=[{"name": "d-x", "base": 0, "pieces": 1, "tenants": 1}]), "d-x"),
         (changed(tasks=[{"name": "learnt:ab", "base": 0, "pieces": 1, "tenants": 1}] * 2), "name of its own"),
         (changed(posteriors={"d-x": {"one": [0.1]}}), "no whole file"),
+        (changed(approved={"d-x": {"one": 0.1}}), "no whole file"),
         (b"x" * (MAX_BYTES + 1), "at most"),
     ],
-    ids=["empty", "cut", "format", "text", "infinite", "name", "twice", "short", "large"],
+    ids=["empty", "cut", "format", "text", "infinite", "name", "twice", "short", "approved", "large"],
 )
 def test_a_file_that_is_not_whole_is_refused_in_words(content: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
@@ -76,13 +77,16 @@ def test_points_that_are_not_finite_are_refused() -> None:
 def test_a_new_version_of_a_learnware_starts_from_its_probes() -> None:
     other = EVIDENCE.of_versions({"one": "one@2", "two": "two@1"})
     assert set(other.posteriors["learnt:ab"]) == {"two"}
-    assert set(EVIDENCE.of_versions({"one": "one@1"}).posteriors["learnt:ab"]) == {"one", "two"}
+    assert other.approved == {"d-x": {}}
+    same = EVIDENCE.of_versions({"one": "one@1"})
+    assert set(same.posteriors["learnt:ab"]) == {"one", "two"}
+    assert same.approved == EVIDENCE.approved
 
 
 def test_an_approved_change_is_in_effect_and_later_ones_are_measured_from_it() -> None:
     approved = EVIDENCE.approving([HELD], 4, 2000.0)
     assert approved.posteriors["learnt:ab"]["two"] == HELD.after
-    assert approved.approved["learnt:ab"] == {"two": 0.6}
+    assert approved.approved["learnt:ab"] == {"two": HELD.after}
     assert approved.held == ()
     assert EVIDENCE.posteriors["learnt:ab"]["two"].gain == 0.1  # nothing is changed in place
     with pytest.raises(InvalidInput, match="no change of two"):

@@ -12,6 +12,7 @@ from router.prospects import known_tasks, prospects
 from router.selection import Selector
 from router.settings import SelectionSettings
 from serving.config_insight import FeedbackSettings
+from serving.feedback import learner
 from serving.feedback.learner import learn
 from serving.feedback.pieces import LARGEST_GAIN, Gain, Piece, read_pieces
 from specs.encoding.encoder import load_prompt_encoder
@@ -85,6 +86,18 @@ def test_below_the_fewest_pieces_nothing_changes(selector: Selector) -> None:
     assert learn(answers({"spam2": 0.9})[: SETTINGS.min_pieces], selector, SETTINGS, NOW).posteriors
 
 
+def test_where_too_little_is_told_nothing_is_worked_out(selector: Selector, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = answers({"spam2": 0.9}, vectors("spam", SETTINGS.min_pieces - 1))
+    monkeypatch.setattr(Selector, "gains", lambda *_: pytest.fail("of a task that feedback says nothing of"))
+    assert not learn(few, selector, SETTINGS, NOW).posteriors
+
+
+def test_every_learnware_with_feedback_has_a_posterior(selector: Selector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "MOST_POSTERIORS", 1)
+    evidence = learn(answers({"spam2": 0.4, "recipe": -0.3}), selector, SETTINGS, NOW)
+    assert set(evidence.posteriors[evidence.tasks[0].name]) == {"spam2", "recipe"}
+
+
 def test_feedback_on_a_known_task_is_evidence_there_beside_the_probes(selector: Selector) -> None:
     some = vectors("spam", 30)
     assert set(known_tasks(selector, some)) == {"d-spam"}
@@ -127,6 +140,19 @@ def test_a_large_change_is_held_until_it_is_approved(selector: Selector) -> None
     again = learn(answers({"spam2": 0.6, "spam": 0.3}), selector, strict, NOW, approved)
     assert again.held == ()
     assert again.posteriors[task.name]["spam2"].gain > 0.4
+
+
+def test_an_approval_ends_with_the_version_that_it_was_given_for(selector: Selector) -> None:
+    strict = SETTINGS.model_copy(update={"hold_above": 0.1})
+    pieces = answers({"spam2": 0.6})
+    evidence = learn(pieces, selector, strict, NOW, versions={"spam2": "spam2@1"})
+    approved = evidence.approving(evidence.held, 2, NOW)
+
+    def held(version: str) -> list[str]:
+        return [one.learnware for one in learn(pieces, selector, strict, NOW, approved, {"spam2": version}).held]
+
+    assert held("spam2@1") == []
+    assert held("spam2@2") == ["spam2"]
 
 
 def test_many_small_steps_are_no_way_around_approval(selector: Selector) -> None:
@@ -227,6 +253,11 @@ def test_records_are_read_as_pieces(row: tuple[dict[str, Any], dict[str, Any]], 
     assert piece.base == (0.1 if gains else None)
 
 
+def test_a_score_of_the_base_model_is_its_own_though_records_name_it() -> None:
+    (piece,) = read_pieces([record(learnware="base-8b", version=None)], "f")
+    assert (piece.learnware, piece.version, piece.score) == (None, "", 1.0)
+
+
 def test_of_several_on_one_request_the_last_counts() -> None:
     rows = [record(time=1.0), record(time=9.0, label="wrong"), record(time=3.0), record(id="r2")]
     assert [piece.score for piece in read_pieces(rows, "f")] == [0.0, 1.0]
@@ -242,8 +273,9 @@ def test_of_several_on_one_request_the_last_counts() -> None:
         record(score="much", label=None),
         record(measured={"spam": {"right": 1, "gold": 0, "among": 0}}),
         record(time="noon"),
+        record(learnware=None, version=None),
     ],
-    ids=["no vector", "encoder", "damaged", "silent", "text", "no base", "time"],
+    ids=["no vector", "encoder", "damaged", "silent", "text", "no base", "time", "nobody answered"],
 )
 def test_records_that_say_nothing_are_left_out(row: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assert read_pieces([row], "f") == []

@@ -1,11 +1,13 @@
 """The log of decisions becomes evidence in the market's folder, and an operator's command shows and changes it."""
 
 import base64
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from router import snapshot
 from router.evidence_follower import EvidenceFollower
 from router.settings import SelectionSettings
 from serving.cli.main import main
@@ -33,7 +35,7 @@ def rows(count: int, label: str = "wrong") -> list[tuple[dict[str, Any], dict[st
             {
                 "id": f"r{number}",
                 "tenant": f"t{number % 4}",
-                "learnware": None,
+                "learnware": "base-8b",
                 "version": None,
                 "vectors": {
                     "encoder": encoder.fingerprint,
@@ -114,3 +116,43 @@ def test_the_command_shows_approves_and_goes_back(
     assert main(["feedback", "roll-back", "1"]) == 0
     assert describe_evidence(tmp_path, held.learnware)["number"] == 3
     assert len(describe_evidence(tmp_path, held.learnware)["held"]) == 1
+
+
+def test_a_market_that_grows_is_learnt_over_again_and_what_cannot_be_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Entry("gone", 1, "9" * 64, tmp_path / "gone")
+    state = [Catalogue(1, (missing,))]
+    monkeypatch.setattr(module, "read_catalogue", lambda _root: state[0])
+    seen: list[tuple[set[str], set[str]]] = []
+
+    def learn(_pieces: Any, selector: Any, *rest: Any) -> Evidence:
+        seen.append(({one.id for one in selector.learnwares}, set(rest[-1])))
+        return Evidence(0, 1000.0, "f")
+
+    monkeypatch.setattr(module, "learn", learn)
+    loaded: list[str] = []
+    load = snapshot.load_for_selection
+    monkeypatch.setattr(snapshot, "load_for_selection", lambda entry: loaded.append(entry.id) or load(entry))
+    teacher = Teacher(tmp_path, FeedbackSettings(learn=True), SelectionSettings(), lambda: 1000.0)
+    assert teacher.learn(rows(6)) is None  # nothing to choose from
+    state[0] = Catalogue(2, (*ENTRIES[:1], missing))
+    assert teacher.learn(rows(6)) is not None
+    state[0] = Catalogue(3, (*ENTRIES, missing))
+    assert teacher.learn(rows(6)) is not None
+    assert [names for names, _ in seen] == [set(NAMES[:1]), set(NAMES)]
+    assert all(names == versions for names, versions in seen)
+    assert [one for one in loaded if one != "gone"] == list(NAMES)  # each is read once
+
+
+def test_where_no_learnware_passes_the_filter_nothing_is_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "read_catalogue", lambda _root: Catalogue(7, ENTRIES))
+    selection = SelectionSettings(languages=("tlh",))
+    assert Teacher(tmp_path, FeedbackSettings(learn=True), selection, lambda: 1000.0).learn(rows(6)) is None
+
+
+def test_it_can_be_sent_to_the_process_that_learns(tmp_path: Path) -> None:
+    sent = pickle.loads(pickle.dumps(Teacher(tmp_path, FeedbackSettings(learn=True), SelectionSettings())))
+    assert isinstance(sent, Teacher)
