@@ -89,14 +89,7 @@ def _without_cards(found: "re.Match[str]") -> str:
     taken: list[tuple[int, int]] = []
     first = 0
     while first < len(groups):
-        last = next(
-            (
-                last
-                for last in range(first, min(first + CARD_DIGITS.stop, len(groups)))
-                if _is_card(_joined(groups, first, last))
-            ),
-            None,
-        )
+        last = _end_of_card(groups, first)
         if last is None:
             first += 1
         else:
@@ -107,10 +100,17 @@ def _without_cards(found: "re.Match[str]") -> str:
     return "[card]".join(kept)
 
 
-def _joined(groups: Sequence["re.Match[str]"], first: int, last: int) -> str:
-    if groups[last].end() - groups[first].start() > 2 * CARD_DIGITS.stop:
-        return ""  # of a separator after each digit at most, it is no card number
-    return "".join(group[0] for group in groups[first : last + 1])
+def _end_of_card(groups: Sequence["re.Match[str]"], first: int) -> int | None:
+    """Returns the index of the group with which a card number ends that begins with the group `first`; None where none
+    does."""
+    digits = ""
+    for last in range(first, len(groups)):
+        digits += groups[last][0]
+        if len(digits) >= CARD_DIGITS.stop:
+            return None
+        if _is_card(digits):
+            return last
+    return None
 
 
 def _is_card(digits: str) -> bool:
