@@ -2,10 +2,13 @@
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 from serving.launch.ports import check_ports_free, derive_ports
 from specs.errors import StartupError
@@ -41,6 +44,21 @@ def load_program(path: str) -> ModuleType:
 def put_program(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """A PEM file with a new certificate for a host's name, which only itself vouches for, and with its private key.
+    Skips the test where there is no openssl."""
+    command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name}"
+    key, issued = folder / "key", folder / "crt"
+    made = ["-keyout", str(key), "-out", str(issued), "-addext", f"subjectAltName=DNS:{name}"]
+    try:
+        subprocess.run([*command.split(), *made], check=True, capture_output=True, timeout=20)
+    except FileNotFoundError:
+        pytest.skip("needs openssl")
+    pem = folder / "both.pem"
+    pem.write_text(issued.read_text() + key.read_text())
+    return pem
 
 
 def folder_of_tools(folder: Path, *names: str) -> Path:

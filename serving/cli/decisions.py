@@ -124,9 +124,7 @@ def _stack(options: argparse.Namespace) -> "StackClient":
     config = load_config(options.config, None if options.port is None else {"http": {"port": options.port}})
     if options.url is not None:
         return StackClient(options.url, options.key or os.environ.get(ADMIN_KEY_VARIABLE) or None)
-    host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host  # noqa: S104
-    scheme = "https" if config.http.tls_certificate else "http"
-    return StackClient(f"{scheme}://{host}:{config.http.port}", options.key or admin_key(config))
+    return StackClient.on_this_machine(config, options.key or admin_key(config))
 
 
 def _given(options: argparse.Namespace) -> dict[str, str]:

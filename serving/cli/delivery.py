@@ -58,10 +58,12 @@ def find_target(options: argparse.Namespace, config: "Config", open_: ExitStack)
     served = config.base_model.served_id
     if options.market is not None:
         return Target(served, market=_market(config, options.market, new=False))
-    url = options.url or _local_url(config)
-    key = options.key or (admin_key(config) if options.url is None else _key_of_environment())
-    api_key = named_keys(config.api_keys, "api_keys")[0].key if config.api_keys and options.url is None else None
-    stack = open_.enter_context(StackClient(url, key, api_key))
+    if options.url is None:
+        api_key = named_keys(config.api_keys, "api_keys")[0].key if config.api_keys else None
+        stack = StackClient.on_this_machine(config, options.key or admin_key(config), api_key)
+    else:
+        stack = StackClient(options.url, options.key or _key_of_environment())
+    open_.enter_context(stack)
     if options.out is not None:
         return Target(served)
     found = stack.look()
@@ -158,6 +160,7 @@ def _send(
 
 def _submit(market: "Market", made: Made, config: "Config") -> None:
     """Submits the learnware to a market's folder."""
+    from serving.launch.instance import local_url
     from specs.market.journal import State
 
     replaced = any(record.id == made.card.id for record in market.records(State.ACTIVE))
@@ -170,7 +173,7 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
         "itself and leaves it out if its engine refuses it. Added to a running stack (--url) it is tried at once."
     )
     _say_who_chooses(made)
-    _say_how_to_ask(made, _local_url(config), _needs_key(config))
+    _say_how_to_ask(made, local_url(config), _needs_key(config))
 
 
 def _say_notes(notes: Iterable[str]) -> None:
@@ -245,11 +248,6 @@ def _requirements(config: "Config", base: str) -> "Requirements":
     source, revision = config.base_model.source, config.base_model.revision
     folder = base_model.ensure_base_model(source, cache_folder(), lambda text: print(text, file=sys.stderr), revision)
     return replace(market_requirements(config, folder), base_model=base)
-
-
-def _local_url(config: "Config") -> str:
-    host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host  # noqa: S104
-    return f"http://{host}:{config.http.port}"
 
 
 def _needs_key(config: "Config") -> bool:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import quote, urlsplit
 
 from specs.errors import InvalidInput, LearnwareError, NotReady
+
+if TYPE_CHECKING:
+    from serving.config import Config
 
 LOOK_TIMEOUT_S = 5.0
 """Seconds that a stack may take to say which models it has."""
@@ -44,14 +47,28 @@ class Served(NamedTuple):
 
 
 class StackClient:
-    """Speaks with the stack at `url`. Requests of the market bear `key`, others `api_key`, where there is one."""
+    """Speaks with the stack at `url`. Requests of the market bear `key`, others `api_key`, where there is one. The
+    certificate of a stack with TLS is verified unless `verify` is false."""
 
-    def __init__(self, url: str, key: str | None = None, api_key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, api_key: str | None = None, *, verify: bool = True) -> None:
         import httpx
 
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key, self._api_key = key or api_key, api_key or key
-        self._client = httpx.Client(base_url=self.url, timeout=LOOK_TIMEOUT_S)
+        self._client = httpx.Client(base_url=self.url, timeout=LOOK_TIMEOUT_S, verify=verify)
+
+    @classmethod
+    def on_this_machine(cls, config: "Config", key: str | None, api_key: str | None = None) -> Self:
+        """Returns a client of this machine's stack of a configuration.
+
+        On loopback, which no other machine can answer at, the stack's certificate is not verified: it is issued for the
+        name by which clients come.
+        """
+        from serving.launch.edge_settings import is_loopback
+        from serving.launch.instance import local_url
+
+        url = local_url(config)
+        return cls(url, key, api_key, verify=not is_loopback(urlsplit(url).hostname or ""))
 
     def __enter__(self) -> Self:
         return self
@@ -65,12 +82,18 @@ class StackClient:
 
         Raises:
             NotReady: the stack is still starting.
+            InvalidInput: its certificate is not valid for this address, or was issued by nobody who is trusted here.
         """
         import httpx
 
         try:
             answer = self._client.get("/v1/models", headers=_bearer(self._api_key))
-        except (httpx.TransportError, httpx.InvalidURL):
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):  # not for want of a stack
+                raise InvalidInput(
+                    f"the certificate at {self.url} cannot be trusted ({error}): give --url the name that it is issued "
+                    "for, and SSL_CERT_FILE the issuer where it is your own"
+                ) from None
             return Look(False, None)
         if answer.status_code == 503:
             raise NotReady(f"the stack at {self.url} is still starting; try again when it says that it is ready")

@@ -7,7 +7,7 @@ from serving.access.keyring import keys_required, static_keys
 from serving.config import Config
 from serving.config_sections import MIB
 from serving.edge.settings import EdgeSettings
-from serving.launch.instance import LOOPBACK
+from serving.launch.instance import EVERYWHERE, LOOPBACK
 from serving.names import (
     CONSOLE_API,
     CONSOLE_PATH,
@@ -33,7 +33,6 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
             configuration or the environment cannot be used.
     """
     http, limits = config.http, config.limits
-    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104
     for key, values in (("more_paths", http.more_paths), ("cors_origins", http.cors_origins)):
         _check_words(key, values)
     absent = (
@@ -44,7 +43,7 @@ def edge_settings(host: str, config: Config) -> EdgeSettings:
     if any(not path.startswith("/") for path in http.more_paths):
         raise InvalidConfig(f"http.more_paths: each path begins with /: {', '.join(http.more_paths)}")
     return EdgeSettings(
-        frontend_host="*" if everywhere else host,
+        frontend_host="*" if host in EVERYWHERE else host,
         admin_host=LOOPBACK,
         header_wait_s=http.header_wait_s,
         body_wait_s=http.body_wait_s,

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple, Self
 
 from filelock import lock_descriptor
 
+from serving.config import Config
 from serving.edge import haproxy_wrapper
 from serving.edge.key_maps import write
 from serving.edge.settings import EdgeSettings
@@ -26,6 +27,8 @@ from serving.launch.ports import Ports, check_ports_free, derive_ports, end_left
 from specs.errors import StartupError
 
 LOOPBACK = "127.0.0.1"
+EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
+"""Values of `http.host` for every address of this machine."""
 
 LOCK_FILE = "lock"
 """File name in the run folder of the lock that a running stack holds, and in which it notes facts as JSON."""
@@ -88,6 +91,13 @@ def plan(host: str, http_port: int) -> Instance:
     if folder is None:
         raise StartupError(f"no temporary folder with a short enough path for Unix sockets below {name}")
     return Instance(host, ports, folder)
+
+
+def local_url(config: Config) -> str:
+    """Returns the URL, without a path, at which the stack of a configuration is reached from its own machine."""
+    http = config.http
+    host = LOOPBACK if http.host in EVERYWHERE else f"[{http.host}]" if ":" in http.host else http.host
+    return f"{'http' if http.tls_certificate is None else 'https'}://{host}:{http.port}"
 
 
 def prepare(instance: Instance, edge: EdgeSettings | None = None) -> None:

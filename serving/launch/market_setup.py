@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.config import Config
-from serving.launch.instance import LOCK_FILE, Claim, plan
+from serving.launch.instance import LOCK_FILE, Claim, local_url, plan
 from serving.launch.local_key import admin_key
 from serving.names import ENGINE, ROUTER
 from specs.errors import InvalidInput
@@ -30,21 +30,18 @@ _MARKET, _CONFIG = "market", "config"
 
 
 class RunningStack(NamedTuple):
-    """A stack that runs on this machine: its HTTP port, the address on which it answers, its market's folder, and its
-    configuration without keys."""
+    """A stack that runs on this machine: its HTTP port, its market's folder, and its configuration without keys."""
 
     port: int
-    host: str
     market: Path
     config: Config
 
     def has_followed(self, sequence: int) -> bool:
         """Whether every router and engine replica serves the market as of its change number `sequence`, or a later
         one."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
         key = admin_key(self.config)
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        url = f"{'https' if self.config.http.tls_certificate else 'http'}://{host}:{self.port}/metrics"
+        url = f"{local_url(self.config)}/metrics"
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 (a fixed scheme)
         # The certificate is for the name by which clients come, and this comes by an address of this machine.
         trusting = ssl._create_unverified_context() if url.startswith("https:") else None  # noqa: S323, SLF001
@@ -87,7 +84,7 @@ def _running(lock: Path) -> RunningStack | None:
             return None
         facts = json.loads(lock.read_text(encoding="utf-8"))
         config = Config.model_validate(facts[_CONFIG])
-        return RunningStack(config.http.port, config.http.host, Path(facts[_MARKET]), config)
+        return RunningStack(config.http.port, Path(facts[_MARKET]), config)
     except (OSError, ValueError, KeyError):
         return None  # it is just starting, or was started by another version
 

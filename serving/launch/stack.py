@@ -25,7 +25,7 @@ from serving.launch.drain import StopSignals, stop_stack
 from serving.launch.edge_settings import check_exposure, edge_settings
 from serving.launch.environment import instance_environment
 from serving.launch.haproxy_admin import unrouted, wait_until_routed
-from serving.launch.instance import LOOPBACK, Instance, claim, plan, prepare
+from serving.launch.instance import LOOPBACK, Instance, claim, local_url, plan, prepare
 from serving.launch.local_key import admin_key, make_local_key
 from serving.launch.market_setup import announce_market, market_folder
 from serving.launch.start_failure import told
@@ -215,7 +215,7 @@ def _answers(config: Config) -> bool:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         # The certificate is for the name by which clients come, and this comes by an address.
-        with httpx.Client(base_url=_url(config), headers=headers, timeout=60, verify=False) as client:  # noqa: S501
+        with httpx.Client(base_url=local_url(config), headers=headers, timeout=60, verify=False) as client:  # noqa: S501
             for _ in range(config.engine.replicas):
                 response = client.post("/v1/chat/completions", json=body)
                 if response.status_code != 200 or response.headers.get("x-learnware-reason") in (None, NO_CHOICE):
@@ -225,13 +225,8 @@ def _answers(config: Config) -> bool:
         return False
 
 
-def _url(config: Config) -> str:
-    host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host  # noqa: S104
-    return f"{'https' if config.http.tls_certificate else 'http'}://{host}:{config.http.port}"
-
-
 def _announce(config: Config, seconds: float, say: Say) -> None:
-    url = _url(config)
+    url = local_url(config)
     key = " -H 'Authorization: Bearer YOUR_KEY'" if keys_required(config) else ""
     message = f'{{"role": "user", "content": "{_EXAMPLE}"}}'
     body = f'{{"model": "{config.router.auto_names[0]}", "messages": [{message}], "max_tokens": 8, "temperature": 0}}'

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from serving.access.keyring import digest_of
 from serving.names import ALLOWED_PATHS, GENERATING_PATHS, OPEN_PATHS, is_allowed
 from tests.serving.edge.door import GENERATES, LOOPBACK, Door, opened, settings
+from tests.support import certificate
 
 pytestmark = pytest.mark.slow  # a real HAProxy
 
@@ -312,16 +312,9 @@ def test_the_proxy_protocol_names_the_source(tmp_path: Path) -> None:
 
 
 def test_with_a_certificate_the_door_speaks_tls_alone(tmp_path: Path) -> None:
-    pem = tmp_path / "door.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    made = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt"), "-addext", "subjectAltName=DNS:localhost"]
-    try:
-        subprocess.run([*command.split(), *made], check=True, capture_output=True, timeout=20)
-    except FileNotFoundError:
-        pytest.skip("needs openssl")
-    pem.write_text((tmp_path / "crt").read_text() + (tmp_path / "key").read_text())
+    pem = certificate(tmp_path, "localhost")
     with opened(tmp_path, settings({"tls_certificate": str(pem)})) as door:
-        trusting = ssl.create_default_context(cafile=str(tmp_path / "crt"))
+        trusting = ssl.create_default_context(cafile=str(pem))
         client = http.client.HTTPSConnection("localhost", door.port, timeout=10, context=trusting)
         client.request("POST", GENERATES, b"{}")
         assert client.getresponse().status == 200

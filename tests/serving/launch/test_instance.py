@@ -19,7 +19,7 @@ from serving.launch import haproxy_admin as admin
 from serving.launch.drain import StopSignals, drain, stop_stack
 from serving.launch.edge_settings import edge_settings
 from serving.launch.environment import instance_environment
-from serving.launch.instance import Instance, claim, plan, prepare
+from serving.launch.instance import Instance, claim, local_url, plan, prepare
 from serving.launch.ports import REPLICA_PORTS, check_ports_free, derive_ports, haproxies_of, listeners
 from specs.errors import StartupError
 from tests.support import free_stack_port
@@ -39,6 +39,20 @@ def instance() -> Iterator[Instance]:
 
 def silent(_: str) -> None:
     """Says nothing."""
+
+
+@pytest.mark.parametrize(
+    ("http", "url"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"host": "0.0.0.0", "port": 9000}, "http://127.0.0.1:9000"),
+        ({"host": "::"}, "http://127.0.0.1:8000"),
+        ({"host": "::1"}, "http://[::1]:8000"),
+        ({"host": "10.0.0.5", "tls_certificate": "door.pem"}, "https://10.0.0.5:8000"),
+    ],
+)
+def test_a_stack_is_reached_where_it_listens(http: dict[str, object], url: str) -> None:
+    assert local_url(Config.model_validate({"http": http})) == url
 
 
 def test_neighbouring_http_ports_share_no_port() -> None:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +72,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    monkeypatch.setattr(instance_module.tempfile, "gettempdir", lambda: str(tmp_path))
+def run_folders() -> Iterator[str]:
+    """A temporary folder without other stacks; short, since pytest's own paths are too long for Unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as folder:
+        yield folder
+
+
+@pytest.fixture
+def stack(tmp_path: Path, run_folders: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    monkeypatch.setattr(instance_module.tempfile, "gettempdir", lambda: run_folders)
     requirements(tmp_path / "base")
     monkeypatch.setattr(base_model, "ensure_base_model", lambda *_: tmp_path / "base")
     stack = Stack(tmp_path / "market")
