@@ -138,10 +138,8 @@ class Selector:
         """Fits the task model with the learnt tasks beside it, and ranks anew, with the evidence that there is."""
         learnt = learnt_sets(self._evidence, self._encoder)
         self._tasks = TaskModel(self._learnwares, load_home(), self._tasks, learnt) if learnt else self._plain
-        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home, self._evidence)
-        gone = set(range(len(self._learnwares))) - set(self._numbers.values())
-        if gone:
-            self._ranking = self._ranking.changed((), sorted(gone), self._tasks.classes)
+        gone = sorted(set(range(len(self._learnwares))) - set(self._numbers.values()))
+        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home, self._evidence, gone)
         self._forms = Forms(self._learnwares, self._tasks)
         self._learnt = LearntTasks(self._tasks.classes, learnt, self._plain.classes)
 
