@@ -224,7 +224,7 @@ class Selector:
 
     def _believed(self, vector: NDArray[np.float32], nearest: Closeness) -> Probabilities:
         """Returns the probabilities of tasks, the learnt ones where their own points are the nearest. Elsewhere those
-        of the model without any, so that a learnt task changes nothing for requests that are not its own."""
+        of the model without any, so that no learnt task takes a request from a learnware that is nearer."""
         if self._tasks is self._plain:
             return self._plain.probabilities(vector, nearest)
         probabilities = self._tasks.probabilities(vector, nearest)
