@@ -2,8 +2,8 @@
 
 The task model's classes are told apart by a plane each, and the few points of a learnt task say little of where it
 ends: of a task with nearly the same ask it took four requests in ten. So a learnt task is believed only where its own
-points are nearer to the request than those of any learnware's specification; for all other requests the model of the
-learnwares' own tasks alone decides, so that nothing changes for them.
+points are nearer to the request than those of the nearest learnwares' specifications; for all other requests the model
+of the learnwares' own tasks alone says of which task they are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Prospects of requests that feedback speaks of: which known task they are of, what is expected of the learnwares
-there, and which of them are the likeliest to be good, so that a benchmark scores these alone
-(`benchmarks.learning`)."""
+there, and which learnwares are the likeliest to be good, so that a benchmark scores these alone.
+"""
 
 from typing import NamedTuple
 

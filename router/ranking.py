@@ -87,9 +87,11 @@ class Ranking:
         classes: Sequence[str],
         home: Sequence[str],
         evidence: Evidence | None = None,
+        removed: Sequence[int] = (),
     ) -> None:
         """Makes the ranking. `classes` and `home` name the tasks and the parts of the home, in the order of their
-        probabilities; `evidence` is what feedback says."""
+        probabilities; `evidence` is what feedback says, and `removed` are the numbers of learnwares that were removed
+        since they got them."""
         self._home = tuple(home)
         self._evidence = evidence
         self._learnwares: tuple[Learnware, ...] = ()
@@ -102,7 +104,7 @@ class Ranking:
             if task in one.capability.probes
         ]
         self._usual = float(np.mean(at_home)) if at_home else USUAL_GAIN
-        self._append(learnwares, (), classes)
+        self._append(learnwares, removed, classes)
 
     def changed(self, added: Sequence[Learnware], removed: Sequence[int], classes: Sequence[str]) -> "Ranking":
         """Returns this ranking without the learnwares of some numbers and with others. The average learnware's gain on

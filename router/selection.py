@@ -138,10 +138,8 @@ class Selector:
         """Fits the task model with the learnt tasks beside it, and ranks anew, with the evidence that there is."""
         learnt = learnt_sets(self._evidence, self._encoder)
         self._tasks = TaskModel(self._learnwares, load_home(), self._tasks, learnt) if learnt else self._plain
-        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home, self._evidence)
-        gone = set(range(len(self._learnwares))) - set(self._numbers.values())
-        if gone:
-            self._ranking = self._ranking.changed((), sorted(gone), self._tasks.classes)
+        gone = sorted(set(range(len(self._learnwares))) - set(self._numbers.values()))
+        self._ranking = Ranking(self._learnwares, self._tasks.classes, self._tasks.home, self._evidence, gone)
         self._forms = Forms(self._learnwares, self._tasks)
         self._learnt = LearntTasks(self._tasks.classes, learnt, self._plain.classes)
 
@@ -226,7 +224,7 @@ class Selector:
 
     def _believed(self, vector: NDArray[np.float32], nearest: Closeness) -> Probabilities:
         """Returns the probabilities of tasks, the learnt ones where their own points are the nearest. Elsewhere those
-        of the model without any, so that a learnt task changes nothing for requests that are not its own."""
+        of the model without any, so that no learnt task takes a request from a learnware that is nearer."""
         if self._tasks is self._plain:
             return self._plain.probabilities(vector, nearest)
         probabilities = self._tasks.probabilities(vector, nearest)

@@ -73,12 +73,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _has_something_to_learn_from(self) -> Self:
+    def _can_learn(self) -> Self:
         if self.feedback.learn and not (self.decisions.enabled and self.decisions.vectors):
             raise ValueError(
                 "feedback.learn needs decisions.enabled and decisions.vectors: it learns from the records of requests, "
                 "by their vectors"
             )
+        if self.feedback.learn and self.market.path is None:
+            raise ValueError("feedback.learn needs market.path: the folder in which what is learnt is kept")
         return self
 
 

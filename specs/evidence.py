@@ -55,8 +55,9 @@ class Posterior(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A change of a learnware's expected gain on a task that waits for approval: the gain that the change is measured
-    from, and the one that feedback gives with this effective number of pieces."""
+    """A change of a learnware's expected gain on a task that waits for approval. `before` is the gain that was approved
+    last, and where none was, the one expected without feedback; meanwhile a gain between the two may be in effect.
+    `after` is what feedback says."""
 
     task: str
     learnware: str

@@ -5,11 +5,12 @@
 `FILE` is a score matrix (`learnware-serving matrix`) of test rows of tasks that no learnware in `FOLDER` was made for:
 what the likeliest candidates (`--candidates` prints them) and the base model answer right. The first rows of a task are
 feedback, the others judge. Compared are the choice without feedback, with scores of whoever answered, and with right
-answers; with a tenant of ten that tells the opposite; and with changes that wait for approval.
+answers scored under all candidates, which the matrix tells here and no stack computes today; with a tenant of ten that
+tells the opposite; and with changes that wait for approval.
 
 The way from random to the oracle is (quality of the choice - quality of a random candidate) / (quality of the task's
-best candidate on the very rows that judge - quality of a random candidate), summed over tasks. What a learnt task takes
-from tasks with a learnware of their own is bounded by the share of their rows whose choice changes at any step.
+best candidate on the very rows that judge - quality of a random candidate), summed over tasks. What feedback on these
+tasks takes from those with a learnware of their own is at most the share of their rows whose choice changes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks.common.report import add_output_options, result, setup, table, write_result
 from benchmarks.common.scores import read_scores
-from benchmarks.common.tasks import add_data_option, task_of
+from benchmarks.common.tasks import add_data_option, read_prompts, task_of
 from benchmarks.learning.replay import (
     Reached,
     ReplayTask,
@@ -63,13 +64,13 @@ def tasks_of(data: Path, matrix: Path, encoder: PromptEncoder, feedback_rows: in
     """Reads the tasks of a score matrix, with their rows' vectors.
 
     Raises:
-        InvalidInput: a task has no rows that could judge, or its rows are not in `data`.
+        InvalidInput: the file is no score matrix, a task has no rows that could judge, or its rows are not in `data`.
     """
     tasks = []
     for name, scores in read_scores(matrix).items():
         if len(scores.rows) <= feedback_rows:
             raise InvalidInput(f"{name} has {len(scores.rows)} measured rows, of which {feedback_rows} give feedback")
-        prompts = _prompts(data, name)
+        prompts = read_prompts(data, task_of(name), "test").whole
         if max(scores.rows) >= len(prompts):
             raise InvalidInput(
                 f"{name} has {len(prompts)} test rows in {data}, and row {max(scores.rows)} was measured"
@@ -79,49 +80,34 @@ def tasks_of(data: Path, matrix: Path, encoder: PromptEncoder, feedback_rows: in
     return tasks
 
 
-def _prompts(data: Path, name: str) -> list[str]:
-    path = data / f"{task_of(name)}.test.jsonl"
-    try:
-        return [json.loads(line)["prompt"] for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
-
-
 class OwnTasks:
-    """Rows of tasks with a learnware of their own: what is chosen for them without feedback, and how many of these
-    choices change."""
+    """Rows of tasks with a learnware of their own, and what is chosen for them without feedback."""
 
     def __init__(self, data: Path, learnwares: Sequence[Learnware], selector: Selector, rows: int) -> None:
-        encoder = selector.encoder
-        self._rows = []
-        self.worst: dict[str, float] = {}
-        for name in sorted({task for one in learnwares for task in own_tasks(one)}):
-            prompts = _prompts(data, name)[:rows]
-            vectors = encoder.encode(prompts)
-            forms = [asked_form(prompt) for prompt in prompts]
-            before = [selector.choose_embedded(v, 5, f).learnware_id for v, f in zip(vectors, forms, strict=True)]
-            self._rows.append((name, vectors, forms, before))
+        names = sorted({task for one in learnwares for task in own_tasks(one)})
+        prompts = [prompt for name in names for prompt in read_prompts(data, task_of(name), "test", rows).whole]
+        self._vectors = selector.encoder.encode(prompts)
+        self._forms = [asked_form(prompt) for prompt in prompts]
+        self._before = self._chosen(selector)
 
-    def changed(self, selector: Selector) -> dict[str, float]:
-        """Returns the share of each task's rows whose choice is another than without feedback, and keeps the largest
-        one of each task in `worst`."""
-        found = {}
-        for name, vectors, forms, before in self._rows:
-            now = [selector.choose_embedded(v, 5, f).learnware_id for v, f in zip(vectors, forms, strict=True)]
-            found[name] = float(np.mean([one != other for one, other in zip(now, before, strict=True)]))
-            self.worst[name] = max(self.worst.get(name, 0.0), found[name])
-        return found
+    def changed(self, selector: Selector) -> float:
+        """Returns the share of the rows whose choice is another than without feedback."""
+        return float(np.mean([now != before for now, before in zip(self._chosen(selector), self._before, strict=True)]))
+
+    def _chosen(self, selector: Selector) -> list[str | None]:
+        rows = zip(self._vectors, self._forms, strict=True)
+        return [selector.choose_embedded(vector, 5, form).learnware_id for vector, form in rows]
 
 
-def conditions() -> dict[str, tuple[Teller, bool, float]]:
-    """Returns what is compared: who tells what, whether held changes are approved, and the share that explores."""
+def conditions() -> dict[str, tuple[Teller, bool]]:
+    """Returns what is compared: who tells what, and whether held changes are approved."""
     return {
-        "right_answers": (right_answers, True, 0.0),
-        "right_answers_one_liar": (lying(right_answers, frozenset({LIAR})), True, 0.0),
-        "right_answers_unapproved": (right_answers, False, 0.0),
-        "scores": (scores_alone(0.0), True, 0.0),
-        "scores_exploring": (scores_alone(EXPLORE), True, EXPLORE),
-        "scores_one_liar": (lying(scores_alone(0.0), frozenset({LIAR})), True, 0.0),
+        "right_answers": (right_answers, True),
+        "right_answers_one_liar": (lying(right_answers, frozenset({LIAR})), True),
+        "right_answers_unapproved": (right_answers, False),
+        "scores": (scores_alone(0.0), True),
+        "scores_exploring": (scores_alone(EXPLORE), True),
+        "scores_one_liar": (lying(scores_alone(0.0), frozenset({LIAR})), True),
     }
 
 
@@ -137,25 +123,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = FeedbackSettings(learn=True)
     found: dict[str, dict[int, dict[str, Reached]]] = {}
     changes: dict[str, dict[int, float]] = {}
-    for name, (tell, approve, explore) in conditions().items():
-        judged: dict[int, dict[str, Reached]] = {}
-        other: dict[int, float] = {}
-
-        def watch(
-            count: int,
-            taught: Selector,
-            judged: dict[int, dict[str, Reached]] = judged,
-            other: dict[int, float] = other,
-        ) -> None:
+    for name, (tell, approve) in conditions().items():
+        judged, changed = found.setdefault(name, {}), changes.setdefault(name, {})
+        for count, taught in replay(tasks, selector, settings, tell, steps, tenants, approve):
             judged[count] = {task.name: reached(task, taught) for task in tasks}
-            other[count] = float(np.mean(list(own.changed(taught).values())))
-
-        chosen = settings.model_copy(update={"explore": explore})
-        replay(tasks, selector, chosen, tell, steps, tenants, approve, watch)
-        found[name], changes[name] = judged, other
+            changed[count] = own.changed(taught)
         ways = ", ".join(f"{count}: {way(one):.2f}" for count, one in judged.items())
         print(f"{name}: {ways}", file=sys.stderr, flush=True)
-    return _result(options, tasks, found, changes, own)
+    return _result(options, tasks, found, changes)
 
 
 def _result(
@@ -163,22 +138,18 @@ def _result(
     tasks: Sequence[ReplayTask],
     found: Mapping[str, Mapping[int, Mapping[str, Reached]]],
     changes: Mapping[str, Mapping[int, float]],
-    own: OwnTasks,
 ) -> dict[str, Any]:
     last = max(next(iter(found.values())))
     first = next(iter(found.values()))[0]
     figures: dict[str, float] = {"way_without": way(first)}
     figures |= {f"way_{name}": way(judged[last]) for name, judged in found.items()}
-    honest = found["right_answers"][last]
-    lied = found["right_answers_one_liar"][last]
-    figures["lost_by_a_liar"] = float(np.mean([honest[name].chosen - lied[name].chosen for name in honest]))
-    honest, lied = found["scores"][last], found["scores_one_liar"][last]
-    figures["lost_by_a_liar_scores"] = float(np.mean([honest[name].chosen - lied[name].chosen for name in honest]))
-    figures["own_rows_changed_most"] = max(max(one.values()) for one in changes.values())
+    for figure, told in (("lost_by_a_liar", "right_answers"), ("lost_by_a_liar_scores", "scores")):
+        honest, lied = found[told][last], found[f"{told}_one_liar"][last]
+        figures[figure] = float(np.mean([honest[name].chosen - lied[name].chosen for name in honest]))
+    figures["own_rows_changed_most"] = max(share for some in changes.values() for share in some.values())
     details = {
         "ways": {name: {str(count): way(one) for count, one in judged.items()} for name, judged in found.items()},
         "own_rows_changed": {name: {str(count): one for count, one in some.items()} for name, some in changes.items()},
-        "own_rows_changed_most": own.worst,
         "by_task": {
             task.name: {
                 "random": first[task.name].random,
@@ -206,7 +177,7 @@ def candidates(options: argparse.Namespace) -> dict[str, list[str]]:
     selector = Selector(load_learnwares(options.learnwares), encoder, SelectionSettings())
     found = {}
     for name in options.tasks:
-        vectors = encoder.encode(_prompts(options.data, name)[: options.feedback_rows])
+        vectors = encoder.encode(read_prompts(options.data, task_of(name), "test", options.feedback_rows).whole)
         found[name] = prospects(selector, vectors).likeliest(CANDIDATES)
     return found
 

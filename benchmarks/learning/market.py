@@ -78,11 +78,11 @@ def build(starters: Path, zoo: Path, rows: Rows, out: Path) -> list[str]:
     encoder = load_prompt_encoder()
     names: list[str] = []
 
-    def make(name: str, tasks: Sequence[str], adapter: Callable[[Path], None], note: str) -> None:
+    def make(name: str, tasks: Sequence[str], note: str, adapter: Callable[..., None], *sources: Path) -> None:
         names.append(name)
         if not (out / name / CARD_FILE).exists():
             print(name, flush=True)
-            adapter(out / name)
+            adapter(*sources, out / name)
             write_learnware(out / name, name, tasks, rows, encoder, note)
 
     for source in sorted(one.parent for one in starters.glob(f"*/{CARD_FILE}")):
@@ -90,12 +90,12 @@ def build(starters: Path, zoo: Path, rows: Rows, out: Path) -> list[str]:
             names.append(source.name)
             shutil.copytree(source, out / source.name, dirs_exist_ok=True)
     for task in TOPS:
-        make(task.replace("-", "-top_"), [task], lambda to, of=task: keep_top(zoo / of, to), "upper layers only")  # type: ignore[misc]
+        make(task.replace("-", "-top_"), [task], "upper layers only", keep_top, zoo / task)
     for task in NEGATED:
-        make(task.replace("-", "-negated_"), [task], lambda to, of=task: negate(out / of, to), "weight changes negated")  # type: ignore[misc]
+        make(task.replace("-", "-negated_"), [task], "weight changes negated", negate, out / task)
     for name, (first, second) in MERGES.items():
         tasks = list(dict.fromkeys(one.replace("-top_", "-") for one in (first, second)))
-        make(name, tasks, lambda to, a=first, b=second: merge(out / a, out / b, to), "mean of two adapters")  # type: ignore[misc]
+        make(name, tasks, "mean of two adapters", merge, out / first, out / second)
     return names
 
 

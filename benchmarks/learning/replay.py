@@ -4,7 +4,7 @@ Every task here has no learnware of its own on the market. Its first rows give f
 never told. Pieces of all tasks come in turn, dealt to tenants in turn, one every `PIECE_S`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -57,16 +57,16 @@ class ReplayTask:
     def measured(self, row: int) -> dict[str, dict[str, float | bool]]:
         """Returns what feedback with the right answer tells of one row, once it was scored under the candidates. A
         probability that is not the likelihood itself is one among answers to choose from, which the requests name."""
-        base = self.scores
-        named = bool(np.abs(base.among[BASE] - np.exp(base.gold[BASE])).max() > LIKELIHOOD_ROUNDING)
+        scores = self.scores
+        named = bool(np.abs(scores.among[BASE] - np.exp(scores.gold[BASE])).max() > LIKELIHOOD_ROUNDING)
         return {
             name: {
-                "right": bool(self.scores.right[name][row]),
-                "gold": float(self.scores.gold[name][row]),
-                "among": float(self.scores.among[name][row]),
+                "right": bool(scores.right[name][row]),
+                "gold": float(scores.gold[name][row]),
+                "among": float(scores.among[name][row]),
                 "choices": 2 if named else 0,
             }
-            for name in self.scores.right
+            for name in scores.right
         }
 
 
@@ -145,13 +145,9 @@ def replay(
     steps: Sequence[int],
     tenants: Sequence[str],
     approve: bool,
-    watch: Callable[[int, Selector], None],
-) -> Evidence | None:
-    """Gives feedback in rounds and calls `watch` with the number of pieces of each task, and the selector that has
-    learnt from them, at every step of `steps`. With `approve` an operator approves every change that is held.
-
-    Returns the last evidence.
-    """
+) -> Iterator[tuple[int, Selector]]:
+    """Gives feedback in rounds, and yields at every step of `steps` the number of pieces of each task and the selector
+    that has learnt from them. With `approve` an operator approves every change that is held."""
     pieces: list[Piece] = []
     evidence: Evidence | None = None
     now, taught, number = 0.0, selector, 0
@@ -163,7 +159,7 @@ def replay(
                     evidence = evidence.approving(evidence.held, evidence.number, now)
                 taught = taught.taught(evidence)  # from where the fit before was
             if count in steps:
-                watch(count, taught)
+                yield count, taught
         if count == max(steps):
             break
         for task in tasks:
@@ -171,4 +167,3 @@ def replay(
                 piece = tell(task, count, tenants[number % len(tenants)], taught)
                 pieces.append(replace(piece, time=now))
                 now, number = now + PIECE_S, number + 1
-    return evidence

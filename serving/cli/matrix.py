@@ -122,13 +122,22 @@ def read_candidates(path: Path) -> dict[str, list[str]]:
     """Reads the learnwares that are measured by task, <domain>-<task>.
 
     Raises:
-        InvalidInput: the file is no JSON object of lists of names.
+        InvalidInput: the file is not there, names no task, or is no JSON object of lists of names.
     """
+    from pydantic import TypeAdapter, ValidationError
+
+    right = 'it must be a JSON object that gives each task a list of learnwares: {"<domain>-<task>": ["<id>", …], …}'
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(task): [str(name) for name in names] for task, names in found.items() if isinstance(names, list)}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"{path} must be a JSON object, the learnwares by task: {error}") from None
+        found = TypeAdapter(dict[str, list[str]]).validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"{part!r}: " for part in first["loc"])
+        raise InvalidInput(f"{path}: {place}{first['msg']}; {right}") from None
+    if not found:
+        raise InvalidInput(f"{path} names no task; {right}")
+    return found
 
 
 def _verify(args: argparse.Namespace, adapters: Mapping[str, Path], base: Path, base_id: str) -> int:

@@ -192,6 +192,15 @@ def test_who_was_removed_is_no_longer_asked_for_and_does_not_count_in_the_old_ta
     assert after.best(likely(1, 0), NOTHING_NEAR, 5).owners.tolist() == [1]
 
 
+def test_a_ranking_made_without_some_is_one_from_which_they_were_removed() -> None:
+    both = learnware("a", ("x",), x=probe(0.9)), learnware("b", ("x",), x=probe(0.5))
+    whole = Ranking(both, ("d-x", "d-y"), HOME, removed=(0,))
+    assert whole.best(likely(1, 0), NOTHING_NEAR, 5).owners.tolist() == [1]
+    changed, made = (one.expect(likely(0.7, 0.3)) for one in (ranking(*both).changed([], [0], ("d-x", "d-y")), whole))
+    assert made[0].tolist() == changed[0].tolist()
+    assert made[2] == changed[2]
+
+
 def test_many_tasks_and_learnwares_need_no_table_of_both() -> None:
     """2,000 of each would make 32 MB a table; one task is measured."""
     count = 2000

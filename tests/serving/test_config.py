@@ -45,6 +45,11 @@ def test_an_empty_file_is_the_defaults_and_overrides_lie_over_the_file(tmp_path)
         ("router: {auto_names: [SmolLM2-135M-Instruct]}", "must not hold the base model's id"),
         ("router: {max_wait_ms: 1400}", "max_wait_ms (1400) and deadline_ms (500) together must be at most 1500"),
         ("router: {on_overload: wait}", "router.on_overload: Input should be 'refuse' or 'base'"),
+        ("feedback: {learn: true}", "feedback.learn needs market.path: the folder in which what is learnt is kept"),
+        (
+            "{feedback: {learn: true}, market: {path: here}, decisions: {vectors: false}}",
+            "feedback.learn needs decisions.enabled and decisions.vectors",
+        ),
         ("- a list", "must hold a mapping"),
         ("a: [", "is not YAML"),
     ],
@@ -55,6 +60,10 @@ def test_what_is_wrong_is_said_with_what_would_be_right(tmp_path, text, message)
         load_config(path)
     assert message in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+def test_with_a_market_that_is_kept_a_stack_may_learn(tmp_path):
+    assert load_config(write(tmp_path, "{feedback: {learn: true}, market: {path: here}}")).feedback.learn
 
 
 def test_a_missing_file_is_said(tmp_path):

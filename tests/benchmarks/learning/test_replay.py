@@ -46,13 +46,10 @@ def task() -> ReplayTask:
 
 
 def test_with_right_answers_the_choice_reaches_the_oracle(selector: Selector, task: ReplayTask) -> None:
-    seen: dict[int, Reached] = {}
-
-    def watch(count: int, taught: Selector) -> None:
-        seen[count] = reached(task, taught)
-
     settings = FeedbackSettings(learn=True)
-    evidence = replay([task], selector, settings, right_answers, (0, TOLD), ["a", "b", "c"], True, watch)
+    steps = dict(replay([task], selector, settings, right_answers, (0, TOLD), ["a", "b", "c"], True))
+    seen = {count: reached(task, taught) for count, taught in steps.items()}
+    evidence = steps[TOLD].evidence
     assert evidence is not None
     assert sum(one.pieces for one in evidence.tasks) == TOLD
     assert seen[0] == Reached(0.5, 0.5, 1.0, 0.5, 0.0)

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.common.scores import read_scores
 from serving.cli.main import main
+from serving.cli.matrix import read_candidates
 from serving.training.matrix import Cell, adapter_folders, sampled, task_rows, wanted_cells
 from serving.training.rows import hold_out
 from serving.training.scoring import RowScore
@@ -64,6 +65,36 @@ def test_with_candidates_only_their_cells_and_the_base_models_are_wanted() -> No
     assert cells == [Cell("d-x", "base"), Cell("d-x", "e-b"), Cell("e-y", "base")]
     with pytest.raises(InvalidInput, match="no learnware d-c"):
         wanted_cells(["d-x"], ["d-a"], 1.0, {"d-x": ["d-c"]})
+
+
+def test_candidates_are_read_as_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "candidates.json"
+    path.write_text('{"d-x": ["e-b", "d-a"], "e-y": []}')
+    assert read_candidates(path) == {"d-x": ["e-b", "d-a"], "e-y": []}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot read .*: No such file"),
+        (b"", "Invalid JSON"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b'["d-a"]', "an object; it must be a JSON object that gives each task a list"),
+        (b'{"d-x": "d-a"}', "'d-x': Input should be a valid array"),
+        (b'{"d-x": ["d-a", 3]}', "'d-x': 1: Input should be a valid string"),
+        (b"{}", "names no task"),
+    ],
+    ids=["none", "empty", "bytes", "list", "name", "number", "no task"],
+)
+def test_a_file_of_candidates_that_is_none_is_refused_in_words(
+    tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    path = tmp_path / "candidates.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidInput, match=says) as refused:
+        read_candidates(path)
+    assert str(path) in str(refused.value)
 
 
 def test_fewer_rows_are_the_first_of_more() -> None:
