@@ -150,7 +150,7 @@ def replay(
     that has learnt from them. With `approve` an operator approves every change that is held."""
     pieces: list[Piece] = []
     evidence: Evidence | None = None
-    now, taught, number = 0.0, selector, 0
+    now, taught = 0.0, selector
     for count in range(max(steps) + 1):
         if count in steps or count % ROUND == 0:
             if pieces:
@@ -162,8 +162,9 @@ def replay(
                 yield count, taught
         if count == max(steps):
             break
-        for task in tasks:
+        for place, task in enumerate(tasks):
             if count < task.feedback_rows:
-                piece = tell(task, count, tenants[number % len(tenants)], taught)
+                # each tenant tells of every task, one after another
+                piece = tell(task, count, tenants[(count + place) % len(tenants)], taught)
                 pieces.append(replace(piece, time=now))
-                now, number = now + PIECE_S, number + 1
+                now += PIECE_S

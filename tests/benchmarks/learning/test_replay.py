@@ -1,5 +1,8 @@
 """Feedback replayed on a made matrix: what judges is never told, liars tell the opposite, and the way is measured."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,7 @@ from benchmarks.learning.replay import (
 from router.selection import Selector
 from router.settings import SelectionSettings
 from serving.config_insight import FeedbackSettings
+from serving.feedback.pieces import Piece
 from specs.encoding.encoder import load_prompt_encoder
 from specs.learnware import load_learnwares
 from tests.router.made_learnwares import HARMLESS, capability, learnware, probe, request, specification_of
@@ -68,6 +72,18 @@ def test_liars_tell_the_opposite_and_others_do_not(selector: Selector, task: Rep
             name: gain.value for name, gain in liar.gains.items()
         }
         assert honest.score is None or liar.score == 1 - honest.score
+
+
+def test_every_tenant_tells_of_every_task_as_often(selector: Selector, task: ReplayTask) -> None:
+    told: Counter[tuple[str, str]] = Counter()
+
+    def tell(one: ReplayTask, row: int, tenant: str, current: Selector) -> Piece:
+        told[one.name, tenant] += 1
+        return right_answers(one, row, tenant, current)
+
+    both = [task, replace(task, name="d-other")]
+    list(replay(both, selector, FeedbackSettings(learn=True), tell, (TOLD,), ["a", "b"], True))
+    assert told == {(one.name, tenant): TOLD // 2 for one in both for tenant in ("a", "b")}
 
 
 def test_a_learnware_that_was_not_measured_counts_as_the_worst(task: ReplayTask) -> None:
