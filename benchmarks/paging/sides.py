@@ -159,7 +159,8 @@ def _ours(name: str, scratch: Path, port: int, slots: int, host: int, learnwares
         "kv_cache_gib": 1.0,
         "options": {"worker_cls": WORKERS["ours"]},
     } | WITHOUT.get(name, {})
-    config = {"http": {"port": port}, "learnwares": {"folder": str(learnwares)}, "engine": engine}
+    limits = {"max_waiting": 4096, "max_wait_s": 3600.0}  # stock refuses nothing either
+    config = {"http": {"port": port}, "learnwares": {"folder": str(learnwares)}, "engine": engine, "limits": limits}
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     return [str(Path(sys.executable).with_name("learnware-serving")), "serve", "--config", str(file)]
 

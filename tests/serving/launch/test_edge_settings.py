@@ -40,7 +40,7 @@ def test_the_settings_come_back_from_their_file(tmp_path: Path) -> None:
 
 
 def test_the_total_follows_from_what_replicas_take() -> None:
-    assert total_requests(Config()) == 48  # 16 that run, and 32 that wait
+    assert total_requests(Config()) == 32  # 16 that run, and 16 that wait
     many = config(engine={"replicas": 2, "max_num_seqs": 4}, limits={"max_waiting": 6})
     assert total_requests(many) == 20
 
