@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from specs.canary import canary_id
+from specs.canary import canary_id, learnware_of
 from specs.card import Card
 from specs.errors import InvalidInput, MarketBusy
 
@@ -116,7 +116,9 @@ class Record:
 
 
 def describe(record: Record) -> dict[str, Any]:
-    """Returns a record as it is shown to clients: JSON values, without the place of its files."""
+    """Returns a record as it is shown to clients: JSON values, without the place of its files. That of a canary says
+    whose it is, and its share."""
+    canary = {} if record.share is None else {"canary_of": learnware_of(record.id), "share": record.share}
     return {
         "id": record.id,
         "object": "learnware",
@@ -127,6 +129,7 @@ def describe(record: Record) -> dict[str, Any]:
         "changed": record.changed.isoformat(timespec="seconds"),
         "sha256": record.sha256,
         "card": None if record.card is None else record.card.model_dump(mode="json", exclude_none=True),
+        **canary,
     }
 
 
