@@ -191,6 +191,19 @@ def test_a_learnware_that_goes_takes_its_canary_along(market: Market, whole: Pat
     assert again(market).check_integrity() == []
 
 
+def test_a_canary_that_ends_with_its_learnware_is_not_looked_at_once_more(
+    market: Market, whole: Path, second: Path
+) -> None:
+    first = put(market, whole)
+    put_canary(market, second)
+    opened = Market(market.root, Requirements("another-base", max_rank=8), lock_timeout_s=2)
+    (opened.folder(first) or Path()).joinpath("adapter_model.safetensors").unlink()
+    (problem,) = opened.refit()
+    assert "adapter_model.safetensors" in problem
+    (over,) = opened.past_canaries(NAME)
+    assert (over.state, outcome(over)) == (State.REMOVED, "rolled back")
+
+
 def test_a_learnware_goes_back_into_service_whatever_canaries_it_had(market: Market, whole: Path, second: Path) -> None:
     put(market, whole)
     put_canary(market, second)
