@@ -15,6 +15,8 @@ The way of a request, each line made from the one above:
     Choice of a turn        that of the reading with most confidence (`router.conversation.best_reading`)
     Choice of a request     folded over a conversation's turns, agreed over all prompts (`router.conversation`)
     Decided, Decision       that choice with the time it waited (`router.decisions`, `router.deployment`)
+    Choice, drawn           now and then of a near-equal (`router.exploring`) or of the learnware's canary
+                            (`router.canaries`)
     Option                  a learnware that may answer: the chosen one or one nearly as good (`router.placer`)
     Placed                  one Option on one engine replica (`router.placement`)
     RoutedChoice            the answer to HAProxy: a signed header beside the replica's address (`router.choice`)

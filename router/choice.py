@@ -39,6 +39,8 @@ RESIDENT = ":resident"
 NEXT = ":next"
 """Ending of a reason: the replica could not load the chosen learnware's adapter, or does not serve it, and the next
 best one answers."""
+CANARY = ":canary"
+"""Ending of a reason: the request is among the share of a new version of the chosen learnware, which answers it."""
 LOW_CONFIDENCE = "base:low-confidence"
 """Reason for the base model: the best learnware's match is below the bound."""
 BASE_BETTER = "base:better"

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from router.canaries import with_canary
 from router.choice import (
     CHOICE_HEADER,
     NAMED,
@@ -165,7 +166,7 @@ class LearnwareRouter:
                 return JSONResponse({}, refusal.status, {"retry-after": str(refusal.retry_after_s)})
             # A model that could not be read may be a named one: the replica, which has the whole body, refuses.
             decision = Decision(_base(ROUTER_OVERLOAD), time.perf_counter() - begun)
-        choice, answer = self._place(self._explored(decision.choice, request))
+        choice, answer = self._place(self._drawn(decision.choice, request))
         self._watch.decided(choice, decision.waited_s)
         seconds = time.perf_counter() - arrived
         self._metrics.observe(choice, seconds - decision.waited_s)
@@ -179,13 +180,15 @@ class LearnwareRouter:
         """Number of the market's change that is in effect."""
         return self._sequence if self._options.market is None else self._follower.sequence
 
-    def _explored(self, choice: Choice, request: Request) -> Choice:
-        """Returns the choice for a request that may explore, which its id decides."""
+    def _drawn(self, choice: Choice, request: Request) -> Choice:
+        """Returns the choice for a request that may explore, or be a canary's, which its id decides."""
         request_id = request.headers.get("x-request-id")
         snapshot = self._snapshot
-        if not self._options.explore or request_id is None or snapshot is None or snapshot.selector is None:
+        if request_id is None or snapshot is None:
             return choice
-        return explored(choice, request_id, self._options.explore, snapshot.selector.evidence)
+        if self._options.explore and snapshot.selector is not None:
+            choice = explored(choice, request_id, self._options.explore, snapshot.selector.evidence)
+        return with_canary(choice, request_id, snapshot.canaries)
 
     async def _address(self, choice: Choice, arrived: float) -> dict[str, Any]:
         return self._place(choice)[1] or await self._any_replica(arrived)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from router.choice import (
     BASE_BETTER,
+    CANARY,
     EXPLANATION,
     INTERFACE_TASK,
     LOW_CONFIDENCE,
@@ -30,6 +31,7 @@ from router.exploring import EXPLORED
 from router.selection import Choice, Selector
 from router.snapshot import Snapshot
 from specs.answers.form import AnswerForm
+from specs.canary import learnware_of
 from specs.task import TASK_PREFIX
 
 STAND_INS = (RESIDENT, EXPLORED)
@@ -99,7 +101,8 @@ def _choose_again(selector: Selector, kept: Kept, reason: str) -> Choice:
     if len(kept.vector) != selector.dim:
         raise CannotReplay("What is kept of this decision is damaged, so it cannot be replayed.")
     choice = selector.choose_embedded(kept.vector, form=kept.form)
-    chosen, before = choice.learnware_id, reason.removesuffix(RESIDENT).removesuffix(EXPLORED)
+    chosen = choice.learnware_id
+    before = reason.removesuffix(CANARY).removesuffix(RESIDENT).removesuffix(EXPLORED)
     if before == INTERFACE_TASK:
         return choice._replace(learnware_id=None, reason=INTERFACE_TASK)
     if before == EXPLANATION and chosen is not None and not selector.answers_in_sentences(chosen):
@@ -118,7 +121,8 @@ def compared(then: Mapping[str, Any], now: Choice, sequence: int, known: Collect
         sequence: number of the market's change that it was made over.
         known: ids of the learnwares that are served now.
     """
-    best = _best(then) if _stood_in(then) else then.get("learnware")
+    ruled = _without_canary(then)
+    best = _best(ruled) if _stood_in(ruled) else ruled.get("learnware")
     return {
         "differs": best != now.learnware_id,
         "why": " ".join(_why(then, best, now, sequence, known)),
@@ -200,8 +204,18 @@ def _stood_in(then: Mapping[str, Any]) -> bool:
     return str(then.get("reason", "")).endswith(STAND_INS)
 
 
+def _without_canary(then: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a recorded choice as the rule made it, before a canary was drawn."""
+    reason = str(then.get("reason", ""))
+    if not reason.endswith(CANARY):
+        return then
+    return {**then, "reason": reason.removesuffix(CANARY), "learnware": learnware_of(str(then.get("learnware")))}
+
+
 def _how(then: Mapping[str, Any]) -> str:
     """Says why another than the best one answered."""
+    if str(then.get("reason")).endswith(CANARY):
+        return "had its share of the requests then"
     if EXPLORED in str(then.get("reason")):
         return "was tried in its place then, to learn of it"
     return "stood in for it then, its adapter being nearer to the device"

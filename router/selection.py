@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED, TASK
+from router.choice import BASE_BETTER, CANARY, LOW_CONFIDENCE, MATCHED, TASK
 from router.forms import Forms
 from router.index.index import Closeness, SpecificationIndex
 from router.index.metric import Metric, fit_metric, rows_of
@@ -27,6 +27,7 @@ from router.ranking import Ranking
 from router.settings import SelectionSettings
 from router.task_model import Probabilities, TaskModel
 from specs.answers.form import AnswerForm, asked_form
+from specs.canary import learnware_of
 from specs.encoding.encoder import Encoder
 from specs.errors import InvalidSpecification
 from specs.evidence import Evidence
@@ -86,8 +87,13 @@ class Choice(NamedTuple):
 
 def next_best(choice: Choice) -> str | None:
     """Returns the learnware that answers a matched request if the chosen one cannot be loaded: the best other candidate
-    by the rule that chose (see the module); None where that is the base model."""
-    if choice.learnware_id is None or not choice.reason.startswith(MATCHED):
+    by the rule that chose (see the module); None where that is the base model. In a canary's place its learnware
+    answers."""
+    if choice.learnware_id is None:
+        return None
+    if choice.reason.endswith(CANARY):
+        return learnware_of(choice.learnware_id)
+    if not choice.reason.startswith(MATCHED):
         return None
     others = (one for one in choice.candidates if one.learnware_id != choice.learnware_id)
     good = (one.learnware_id for one in others if one.expected > choice.base and one.score >= choice.bound)

@@ -17,9 +17,11 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from router.canaries import Canary
 from router.follow_ups import FollowUps
 from router.selection import Selector
 from router.settings import SelectionSettings
+from specs.canary import learnware_of
 from specs.encoding.encoder import PROMPT_ENCODER, STATIC_ENCODER, load_encoder
 from specs.errors import InvalidLearnware, InvalidSpecification
 from specs.evidence import Evidence
@@ -42,11 +44,12 @@ choice lets go of the interpreter several times."""
 
 class Snapshot(NamedTuple):
     """The selector over one state of the market (None where every learnware is called by name only), the follow-ups,
-    and the engines' names of the adapters by learnware."""
+    the engines' names of the adapters by learnware, those of canaries among them, and the canaries by learnware."""
 
     selector: Selector | None
     follow_ups: FollowUps
     adapters: Mapping[str, str]
+    canaries: Mapping[str, Canary] = {}
 
 
 class SnapshotBuilder:
@@ -67,7 +70,8 @@ class SnapshotBuilder:
         """The snapshot of the catalogue that was built last; None when that holds nothing."""
 
     def build(self, catalogue: Catalogue) -> Snapshot | None:
-        """Returns the snapshot for a catalogue, which is `snapshot` from now on. A learnware that cannot be read is not
+        """Returns the snapshot for a catalogue, which is `snapshot` from now on. Canaries are no candidates, and are
+        not read. A learnware that cannot be read is not
         chosen from, with the reason in the log, and read again at the next change; requests may name it. When it
         raises, `snapshot` stays.
 
@@ -75,21 +79,22 @@ class SnapshotBuilder:
             InvalidSpecification: none passes the filter of the settings, or one is of another encoder.
         """
         with self._lock:
-            removed, found = _differences(self._entries, catalogue.entries)
+            entries = tuple(entry for entry in catalogue.entries if entry.canary is None)
+            removed, found = _differences(self._entries, entries)
             loaded = {entry: self._known.get(entry.sha256) or self._load_or_none(entry) for entry in found}
             failed = {entry for entry, learnware in loaded.items() if learnware is None}
             added = [entry for entry in found if entry not in failed]
+            snapshot = self.snapshot
             if removed or added:
                 known = dict(self._known)
                 for entry in removed:
                     del known[entry.sha256]
                 known |= {entry.sha256: each for entry, each in loaded.items() if each is not None}
-                self.snapshot = self._changed(known, removed, added) if known else None
+                snapshot = self._changed(known, removed, added) if known else None
                 self._known = known
             # one that failed is tried again with the next change
-            self._entries = (
-                tuple(each for each in catalogue.entries if each not in failed) if failed else catalogue.entries
-            )
+            self._entries = tuple(each for each in entries if each not in failed) if failed else entries
+            self.snapshot = _with_canaries(snapshot, catalogue)
             return self.snapshot
 
     def teach(self, evidence: Evidence | None) -> Snapshot | None:
@@ -155,7 +160,8 @@ class SnapshotBuilder:
         adapters |= {entry.id: entry.engine_name for entry in added}
         if self._follow_ups is None:
             self._follow_ups = FollowUps(load_encoder(STATIC_ENCODER))
-        return self._taught(Snapshot(selector, self._follow_ups, adapters))
+        canaries = {} if before is None else before.canaries
+        return self._taught(Snapshot(selector, self._follow_ups, adapters, canaries))
 
     def _selector(self, known: Mapping[str, Learnware]) -> Selector | None:
         learnwares = [one for one in known.values() if one.specification is not None]
@@ -165,6 +171,21 @@ class SnapshotBuilder:
         selector = Selector(learnwares, load_encoder(PROMPT_ENCODER), self._settings, before)
         selector.choose("warm-up: the first call loads tables that every later one finds in cache")
         return selector
+
+
+def _with_canaries(snapshot: Snapshot | None, catalogue: Catalogue) -> Snapshot | None:
+    """Returns a snapshot with the canaries of a catalogue in the place of those that it has."""
+    canaries = {
+        learnware_of(entry.id): Canary(entry.id, entry.engine_name, entry.canary)
+        for entry in catalogue.entries
+        if entry.canary is not None
+    }
+    if snapshot is None or snapshot.canaries == canaries:
+        return snapshot
+    gone = {canary.id for canary in snapshot.canaries.values()}
+    adapters = {name: adapter for name, adapter in snapshot.adapters.items() if name not in gone}
+    adapters |= {canary.id: canary.engine_name for canary in canaries.values()}
+    return snapshot._replace(adapters=adapters, canaries=canaries)
 
 
 def serve_beside_changes() -> None:

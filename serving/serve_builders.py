@@ -21,7 +21,7 @@ from ray.serve.deployment import Application
 from serving.applications.access import configured_access
 from serving.applications.console import console_application
 from serving.applications.decisions import decisions_application
-from serving.applications.market import market_application
+from serving.applications.market_server import market_application
 from serving.applications.metrics import metrics_application
 from serving.applications.task_specs import task_specs_application
 from serving.base_model import ensure_base_model

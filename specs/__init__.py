@@ -10,6 +10,7 @@ Terms of the field, as this project uses them:
     task specification   the noisy mean of a task's prompt vectors, which its owner sends instead of rows (`specs.task`)
     capability           how well a learnware was measured to answer, beside its base model (`specs.capability`)
     parameter vector     the change that a set of texts makes to a small shared model, PAVE (`specs.pave`)
+    canary               a new version of a learnware that answers a share of its requests at first (`specs.canary`)
     market               the store of learnwares that are served, and of what became of all others (`specs.market`)
 
 Terms of this project's own, each used in this sense alone:

@@ -24,7 +24,7 @@ CARD_FILE = "learnware.yaml"
 ID_LENGTH = 96
 """The most characters of an id, owner and slash included: every header, label and engine name that holds one is made
 for this length."""
-RESERVED_NAMES = frozenset({"purge", "quarantine", "release", "versions"})
+RESERVED_NAMES = frozenset({"promote", "purge", "quarantine", "release", "roll-back", "versions"})
 """Names that no id has after its slash: `/v1/learnwares/{id}/quarantine` is a path of the learnware `{id}`, and cannot
 be that of a learnware too however its slash is written, since proxies on the way may write `%2F` as `/`. The others are
 kept free for further paths of that form: an id that was given away cannot be taken back."""

@@ -5,6 +5,7 @@
     │   ├── InvalidConfig         400  a configuration file or option
     │   ├── InvalidLearnware      400  a learnware's folder: adapter, card or specification
     │   │   ├── DuplicateLearnware 409  two learnwares with one id, or one that is in the market already
+    │   │   ├── CanaryRuns        409  a change of a learnware that its canary is in the way of
     │   │   └── CheckDied         400  a learnware whose check crashed, or needed too much memory or time
     │   ├── InvalidSpecification  400  a specification's shapes, values, type or encoder
     │   ├── TooLarge              413  a body larger than the configuration allows
@@ -13,6 +14,7 @@
     ├── Forbidden                 403  what no key of this stack allows
     ├── UnknownModel              404  a model, learnware or task id that is not served
     │   └── UnknownLearnware      404  a learnware that is not in the market
+    │       └── UnknownCanary     404  a canary that the learnware has not
     ├── UnknownDecision           404  a request id of which no decision is kept for this key
     ├── NotReplayable             409  a decision of which too little is kept to make it again
     ├── DecisionsUnavailable      503  the log of decisions cannot be read or written
@@ -74,6 +76,13 @@ class DuplicateLearnware(InvalidLearnware):
     code = "duplicate_learnware"
 
 
+class CanaryRuns(InvalidLearnware):
+    """A learnware has a canary, which is to be promoted or rolled back first."""
+
+    status = 409
+    code = "canary_runs"
+
+
 class CheckDied(InvalidLearnware):
     """The process that checked a learnware crashed, or needed more memory or time than a check may."""
 
@@ -127,6 +136,12 @@ class UnknownLearnware(UnknownModel):
     """The market has no learnware with this id."""
 
     code = "learnware_not_found"
+
+
+class UnknownCanary(UnknownLearnware):
+    """The learnware has no canary, or not of the version that is meant."""
+
+    code = "canary_not_found"
 
 
 class UnknownDecision(LearnwareError):

@@ -1,6 +1,7 @@
 """The small Ray Serve applications beside the endpoint.
 
 market         `/v1/learnwares`: lists, submits, replaces and removes learnwares
+market_server  the market as Ray Serve runs it: the trial on an engine, the rule for canaries, the replicas that follow
 market_record  the description of one learnware, for `market` and the command line
 console        `/console/`: the pages in the browser
 console_files  the pages' files, and the headers that they are served with

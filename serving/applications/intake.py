@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.applications.market_record import off_task
 from serving.applications.upload_events import Note, no_note
@@ -39,6 +39,14 @@ class MarketThreads:
         self.keeping = ThreadPoolExecutor(1, "market-keep")
 
 
+class Destination(NamedTuple):
+    """The place in the market that an upload is for: a new learnware's, that of the learnware `replaced`, or beside
+    that, as a canary with this share of its requests."""
+
+    replaced: str | None = None
+    share: float | None = None
+
+
 class Intake:
     """Takes uploads, one at a time (`line`)."""
 
@@ -51,16 +59,17 @@ class Intake:
         self._give_up = give_up
         self.line = UploadLine()
 
-    async def take(self, source: Path, replaced: str | None, note: Note = no_note) -> Record:
-        """Checks, tries and activates the zip at `source`, in the place of the learnware `replaced` if that is given.
-        Cancelled, it leaves nothing behind; but an activation that has begun is made. Calls `note` after each stage.
+    async def take(self, source: Path, destination: Destination, note: Note = no_note) -> Record:
+        """Checks, tries and activates the zip at `source`. Cancelled, it leaves nothing behind; but an activation that
+        has begun is made. Calls `note` after each stage.
 
         Raises:
-            InvalidInput: the zip holds another learnware than the one to be replaced.
+            InvalidInput: the zip holds another learnware than the destination's.
             InvalidLearnware: it is refused, and in quarantine now.
             MarketFull: its turn did not come.
         """
         pool = self._threads.taking
+        replaced, share = destination
         async with self.line.turn():
             staging = self._market.stage(source, recorded_as=replaced)
             async with entered_in_thread(pool, staging, self._give_up) as staged:
@@ -68,7 +77,8 @@ class Intake:
                     raise InvalidInput(
                         f"The zip holds learnware {staged.learnware.id!r}, but {replaced!r} is to be replaced."
                     )
-                await in_thread(pool, partial(self._market.check_acceptable, staged, replace=replaced is not None))
+                check = self._market.check_acceptable
+                await in_thread(pool, partial(check, staged, replace=replaced is not None, canary=share is not None))
                 note("checked", {"id": staged.learnware.id, "version": staged.card.version})
                 trial = await self._probe(staged)
                 if trial.refusal is not None:
@@ -77,15 +87,17 @@ class Intake:
                 note("tried", {"notes": list(trial.notes)})
                 tried, capability = await in_thread(pool, partial(self._measured, staged, trial), self._give_up)
                 note("measured", {"off_task": off_task(capability)})
-                return await self._activated(tried, replaced)
+                return await self._activated(tried, destination)
 
     def _measured(self, staged: Staged, trial: Trial) -> tuple[Staged, Capability]:
         capability = measured(staged, trial)
         tried = self._market.with_capability(staged, capability)
         return tried._replace(notes=(*staged.notes, *trial.notes)), capability
 
-    async def _activated(self, tried: Staged, replaced: str | None) -> Record:
-        change = self._market.submit if replaced is None else self._market.replace
+    async def _activated(self, tried: Staged, destination: Destination) -> Record:
+        change = self._market.submit if destination.replaced is None else self._market.replace
+        if destination.share is not None:
+            change = partial(self._market.submit_canary, share=destination.share)
         for left in reversed(range(BUSY_TRIES)):
             try:
                 return await in_thread(self._threads.taking, partial(change, tried))

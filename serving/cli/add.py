@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from serving.cli.card_options import add_card_arguments, changed_card, make_card
 from serving.cli.delivery import Made, Target, deliver, find_target, known_version
 from serving.cli.fetching import fetch_named
+from specs.canary import read_share
 from specs.card import CARD_FILE, BaseModelReference, Card, load_card, save_card
 from specs.errors import DuplicateLearnware, InvalidInput
 
@@ -57,7 +58,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--card", type=Path, help="a card to use instead of the source's own")
     add_card_arguments(parser)
     parser.add_argument("--points", type=int, help="reduced points of each view of the specification (default: 50)")
-    parser.add_argument("--replace", action="store_true", help="replace the learnware that is served under its id")
+    served = parser.add_mutually_exclusive_group()
+    served.add_argument("--replace", action="store_true", help="replace the learnware that is served under its id")
+    served.add_argument(
+        "--canary",
+        metavar="SHARE",
+        help="give it this share of the requests of the learnware that is served under its id, such as 5%%, as a new "
+        "version that is promoted or rolled back later",
+    )
     parser.add_argument(
         "--convert-pickle",
         action="store_true",
@@ -81,11 +89,14 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     if options.out is not None and options.out.exists() and any(options.out.iterdir()):
         raise InvalidInput(f"{options.out} is not empty; give --out a new folder")
+    share = None if options.canary is None else read_share(options.canary)
+    if share is not None and options.out is not None:
+        raise InvalidInput("a canary is served beside its learnware: give --canary without --out")
     with ExitStack() as stack:
         target = find_target(options, config, stack)
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="learnware-add-")))
         made = _make(options, target, place)
-        deliver(options, config, target, made, place)
+        deliver(options, config, target, made._replace(share=share), place)
     return 0
 
 
@@ -144,16 +155,19 @@ def _with_version(card: Card, options: argparse.Namespace, target: Target) -> Ca
     """Returns the card with a version above all that its id had, where no option says which.
 
     Raises:
-        DuplicateLearnware: the id is served, and --replace is not given.
+        DuplicateLearnware: the id is served, and neither --replace nor --canary is given.
+        InvalidInput: it is not served, and --canary is given.
     """
     found = known_version(card.id, target)
+    if options.canary and not options.dry_run and (found is None or not found[1]):
+        raise InvalidInput(f"no learnware {card.id!r} is served that a canary could be compared with: omit --canary")
     if found is None:
         return card
     version, active = found
-    if active and not options.replace:
+    if active and not options.replace and not options.canary:
         raise DuplicateLearnware(
-            f"learnware {card.id!r} is served already, in version {version}: give --replace to replace it, or another "
-            "--id"
+            f"learnware {card.id!r} is served already, in version {version}: give --replace to replace it, --canary 5% "
+            "to give it some of its requests at first, or another --id"
         )
     return card if options.version or card.version > version else card.model_copy(update={"version": version + 1})
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from serving.cli.stack_client import Refused, StackClient
+from specs.canary import share_in_words
 from specs.card import Card
 from specs.errors import InvalidInput, UnknownLearnware
 
@@ -38,12 +39,13 @@ class Target(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A learnware's folder that has all that it needs."""
+    """A learnware's folder that has all that it needs; `share` where it is a canary."""
 
     folder: Path
     card: Card
     rows: "Sequence[FormedRow]"
     specified: bool
+    share: float | None = None
 
 
 def find_target(options: argparse.Namespace, config: "Config", open_: ExitStack) -> Target:
@@ -84,16 +86,20 @@ def find_target(options: argparse.Namespace, config: "Config", open_: ExitStack)
 
 
 def known_version(learnware_id: str, target: Target) -> tuple[int, bool] | None:
-    """Returns the latest version of an id at the target, and whether it is served; None where the id is new."""
+    """Returns the latest version of an id at the target, canaries included, and whether the id is served; None where
+    it is new."""
     if target.stack is not None:
         found = target.stack.show(learnware_id)
-        return None if found is None else (int(found["version"]), found["state"] == "active")
+        if found is None:
+            return None
+        versions = [found, *(found.get("canaries") or ()), *filter(None, [found.get("canary")])]
+        return max(int(one["version"]) for one in versions), found["state"] == "active"
     if target.market is not None:
         try:
             record = target.market.show(learnware_id)
         except UnknownLearnware:
             return None
-        return record.version, record.state == "active"
+        return max(record.version, target.market.highest_version(learnware_id) or 0), record.state == "active"
     return None
 
 
@@ -142,7 +148,7 @@ def _send(
     replaced = made.card.id if known is not None and known["state"] == "active" else None
     print(f"the stack at {stack.url} checks and tries {made.card.id}", flush=True)
     try:
-        served = stack.submit(zipped, replaced)
+        served = stack.submit(zipped, replaced, made.share)
     except Refused as refused:
         hint = "; give it with --key or LEARNWARE_ADMIN_KEY" if refused.answered in (401, 403) else ""
         raise Refused(f"{str(refused).rstrip('.')}{hint}", refused.answered) from None
@@ -153,6 +159,9 @@ def _send(
     off_task = (shown.get("off_task") or {}).get("note")
     if off_task:
         print(f"off its task: {off_task}")
+    if made.share is not None:
+        _say_share(made)
+        return
     routed = _routed(stack, made) if options.url is None else None
     _say_who_chooses(made, routed)
     _say_how_to_ask(made, stack.url, _needs_key(config))
@@ -166,14 +175,27 @@ def _submit(market: "Market", made: Made, config: "Config") -> None:
     replaced = any(record.id == made.card.id for record in market.records(State.ACTIVE))
     with market.stage(made.folder) as staged:
         _say_notes(staged.notes)
-        record = (market.replace if replaced else market.submit)(staged)
+        if made.share is not None:
+            record = market.submit_canary(staged, made.share)
+        else:
+            record = (market.replace if replaced else market.submit)(staged)
     print(f"{record.id}, version {record.version}, is in the market in {market.root}")
     print(
         "No engine has tried it, and it was not measured off its task: a stack that serves this market takes it up by "
         "itself and leaves it out if its engine refuses it. Added to a running stack (--url) it is tried at once."
     )
+    if made.share is not None:
+        _say_share(made)
+        return
     _say_who_chooses(made)
     _say_how_to_ask(made, local_url(config), _needs_key(config))
+
+
+def _say_share(made: Made) -> None:
+    print(
+        f"It gets {share_in_words(made.share or 0)} of the requests for which {made.card.id} is chosen, until `market "
+        f"promote {made.card.id}` or `market roll-back {made.card.id}`, or the rule for canaries decides."
+    )
 
 
 def _say_notes(notes: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serving.cli.fetching import fetch_named
 from serving.terminal import ByteBar
+from specs.canary import learnware_of, read_share, share_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     submit.add_argument(
         "--create", action="store_true", help="make the market if there is none in the folder (default: an error)"
     )
+    submit.add_argument(
+        "--canary",
+        metavar="SHARE",
+        help="it is a new version of a learnware that is served, which answers this share of its requests at first, "
+        "such as 5%% (default: it is a new learnware)",
+    )
     command(
         "replace", _replace, "check a new version of a learnware and serve it instead of the old one", source=_SOURCE
     )
@@ -94,6 +101,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "take a learnware out of quarantine: one that was served is served again, any other may be submitted again",
     )
     release.add_argument("id", help="the learnware's id, as `market list --quarantined` shows it")
+    promote = command("promote", _promote, "put a learnware's canary in its place: its version answers all requests")
+    promote.add_argument("id", help="the learnware's id")
+    promote.add_argument("--reason", help="why, in words, for the learnware's history (default: none)")
+    roll_back = command("roll-back", _roll_back, "serve a learnware's canary no more; the learnware stays as it is")
+    roll_back.add_argument("id", help="the learnware's id")
+    roll_back.add_argument("--reason", required=True, help="why, in words, for the learnware's history")
     command(
         "purge",
         _purge,
@@ -105,9 +118,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _submit(options: argparse.Namespace) -> int:
+    share = None if options.canary is None else read_share(options.canary)
     opened = _open(options)
     with _staged(options, opened.market) as staged:
-        record = opened.market.submit(staged._replace(notes=(*staged.notes, *UNTRIED)))
+        noted = staged._replace(notes=(*staged.notes, *UNTRIED))
+        record = opened.market.submit(noted) if share is None else opened.market.submit_canary(noted, share)
         _say_unmeasured(staged)
     _say_served(opened, record)
     return 0
@@ -139,16 +154,16 @@ def _followed(opened: _Opened) -> str | None:
 
 def _say_served(opened: _Opened, record: "Record") -> None:
     later = _followed(opened)
-    if later is None:
-        print(f"{record.id}, version {record.version}, is served from now on")
-    else:
-        print(f"{record.id}, version {record.version}, is in the market; it is served {later}")
+    what = f"{record.id}, version {record.version}, "
+    print(f"{what}is served from now on" if later is None else f"{what}is in the market; it is served {later}")
+    if record.share is not None:
+        print(f"it gets {share_in_words(record.share)} of the requests for which {learnware_of(record.id)} is chosen")
 
 
 def _say_gone(opened: _Opened, record: "Record") -> None:
     later = _followed(opened)
     what = f"{record.id}, version {record.version}, "
-    if record.reason is not None:
+    if record.state == "quarantined":
         what += f"is in quarantine: {record.reason}; it "
     print(f"{what}is served no more" if later is None else f"{what}is served no more {later}")
 
@@ -223,6 +238,18 @@ def _release(options: argparse.Namespace) -> int:
     return 0
 
 
+def _promote(options: argparse.Namespace) -> int:
+    opened = _open(options)
+    _say_served(opened, opened.market.promote(options.id, reason=options.reason or None))
+    return 0
+
+
+def _roll_back(options: argparse.Namespace) -> int:
+    opened = _open(options)
+    _say_gone(opened, opened.market.roll_back(options.id, options.reason))
+    return 0
+
+
 def _purge(options: argparse.Namespace) -> int:
     freed = _open(options).market.purge()
     print(f"freed {freed.bytes / (1 << 20):.1f} MiB: the files of {freed.learnwares} learnwares that are not served")
@@ -274,6 +301,8 @@ def _print(records: "list[Record]") -> None:
         card = record.card
         tags = f"{card.domain}: {', '.join(card.tasks)}  {card.name}" if card else ""
         print(f"{record.id}  version {record.version}  {record.state}  {tags or record.reason or ''}".rstrip())
+        if record.share is not None:
+            print(f"    canary with {share_in_words(record.share)} of the requests")
         if card and record.reason:
             print(f"    {record.reason}")
         for note in record.notes:

@@ -128,15 +128,16 @@ class StackClient:
         except (Refused, InvalidInput):
             return None
 
-    def submit(self, zipped: Path, replaced: str | None = None) -> Served:
-        """Sends a learnware's zip, as a new one or in the place of `replaced`; the stack checks it, tries it on an
-        engine, and serves it.
+    def submit(self, zipped: Path, replaced: str | None = None, share: float | None = None) -> Served:
+        """Sends a learnware's zip, as a new one, in the place of `replaced`, or beside that with a share of its
+        requests; the stack checks it, tries it on an engine, and serves it.
 
         Raises:
             Refused: the stack refuses it; the message says why.
             InvalidInput: the connection broke.
         """
         method, path = ("POST", MARKET) if replaced is None else ("PUT", self._path(replaced))
+        path += "" if share is None else f"?canary={share}"
         content = zipped.read_bytes()
         found = self._json(method, path, content=content, headers={"content-type": "application/zip"})
         return Served(str(found["id"]), int(found["version"]), bool(found.get("served")))

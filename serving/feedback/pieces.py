@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specs.canary import is_canary
 from specs.off_task import LIKELIHOOD_WEIGHT
 
 BASE = "base"
@@ -51,10 +52,11 @@ def read_pieces(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], enc
     request the last counts.
 
     Left out are requests whose vector was not kept, or was made by another encoder than that with this fingerprint;
-    scores of requests that nobody answered; feedback that says nothing yet (a right answer whose likelihoods are not
-    there); and whatever has not the form of a record. `measured` of a piece of feedback holds, for each system (`BASE`
-    among them), `right`, `gold` (the right answer's log-likelihood in nats), `among` (its probability) and `version`.
-    No stack computes it today, so that there a right answer is kept and says nothing.
+    those that a canary answered, which is no candidate and is judged for itself; scores of requests that nobody
+    answered; feedback that says nothing yet (a right answer whose likelihoods are not there); and whatever has not the
+    form of a record. `measured` of a piece of feedback holds, for each system (`BASE` among them), `right`, `gold` (the
+    right answer's log-likelihood in nats), `among` (its probability) and `version`. No stack computes it today, so that
+    there a right answer is kept and says nothing.
     """
     found: dict[tuple[str, str], Piece] = {}
     for record, feedback in rows:
@@ -70,6 +72,8 @@ def read_pieces(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], enc
 def _piece(record: Mapping[str, Any], feedback: Mapping[str, Any], encoder: str) -> Piece | None:
     vectors = record.get("vectors")
     if not isinstance(vectors, Mapping) or vectors.get("encoder") != encoder:
+        return None
+    if is_canary(str(record.get("learnware"))):
         return None
     try:
         vector = np.frombuffer(base64.b64decode(vectors["vector"], validate=True), "<f2").astype(np.float32)

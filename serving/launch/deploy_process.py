@@ -116,7 +116,8 @@ def _deploy(deployment: Deployment) -> None:
     from serving.applications.access import configured_access
     from serving.applications.console import ROUTE_PREFIX as CONSOLE_PREFIX, console_application
     from serving.applications.decisions import ROUTE_PREFIX as DECISIONS_PREFIX, decisions_application
-    from serving.applications.market import ROUTE_PREFIX as MARKET_PREFIX, market_application
+    from serving.applications.market import ROUTE_PREFIX as MARKET_PREFIX
+    from serving.applications.market_server import market_application
     from serving.applications.metrics import ROUTE_PREFIX, metrics_application
     from serving.applications.task_specs import ROUTE_PREFIX as TASKS_PREFIX, task_specs_application
     from serving.names import (

@@ -17,6 +17,7 @@ registered.
     vllm_metrics      keeps vLLM's own metrics bounded
     admission         the names that are served now, and the requests that run under each version
     adapter_registry  registers and unregisters adapters with vLLM as the market's catalogue changes
+    model_list        the models that clients may name
     prompt_logprobs   refuses log-probabilities of the prompt while they would break the engine
     trial             tries an adapter on the engine before it is served
     off_task_meter    measures on the engine how a learnware changes answers to requests off its task

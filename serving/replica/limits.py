@@ -37,6 +37,7 @@ from serving.replica.asked import GENERATE_PATH, SAMPLING, Asked, asked
 from serving.replica.places import Places
 from serving.replica.request_body import replay
 from serving.replica.token_budgets import TokenBudgets
+from specs.canary import learnware_of
 from specs.errors import EngineUnavailable, InvalidInput, LearnwareError, TooLarge, TooSlow, UnknownModel
 from specs.task import TASK_PREFIX
 
@@ -179,18 +180,18 @@ class Turn:
             self._tokens_per_minute = limits.settings.tokens_per_minute
 
     def may_use(self, model: str, automatic: bool) -> bool:
-        """Whether the tenant may be answered by `model`: one that it lists, or any that the router chooses where it
-        lists nothing but automatic names and tasks."""
+        """Whether the tenant may be answered by `model`: one that it lists, also as its canary, or any that the router
+        chooses where it lists nothing but automatic names and tasks."""
         listed = self.tenant.models
-        if listed is None or model in listed:
+        if listed is None or model in listed or learnware_of(model) in listed:
             return True
         return automatic and all(name in self._limits.auto_names or name.startswith(TASK_PREFIX) for name in listed)
 
     def check_model(self, model: str | None) -> None:
         """Raises UnknownModel, as OpenAI's API does, where the tenant may not name this model. Whoever may use an
-        automatic name may use tasks."""
+        automatic name may use tasks, and whoever may use a learnware may use its canary."""
         listed = self.tenant.models
-        if listed is None or not model or model in listed:
+        if listed is None or not model or model in listed or learnware_of(model) in listed:
             return
         if model.startswith(TASK_PREFIX) and self._limits.auto_names & set(listed):
             return

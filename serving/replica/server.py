@@ -33,6 +33,7 @@ from serving.replica.front_door import add_front_door
 from serving.replica.limits import Limits, ReplicaLimits
 from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
+from serving.replica.model_list import model_objects
 from serving.replica.off_task_meter import off_task_meter
 from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
@@ -238,32 +239,10 @@ class LearnwareServer(EngineServer):
         return error_response(unknown, "/v1/models")
 
     async def _cards(self) -> list[dict[str, Any]]:
-        """Returns the model objects of every value that `model` may hold: the automatic names, the base model, the
-        learnwares."""
-        base = self._options.base
+        """Returns the model objects of every value that `model` may hold."""
         listed = await self._models.show_available_models()
-        template = listed.data[0].model_dump() | {"root": base, "parent": None}
-        automatic = [
-            template | {"id": name, "parent": base, "owned_by": "learnware-serving"}
-            for name in self._options.auto_names
-        ]
-        learnwares = [
-            template
-            | {
-                "id": card.id,
-                "root": card.id,
-                "parent": base,
-                "owned_by": "learnware-serving",
-                "learnware": {
-                    "version": card.version,
-                    "description": card.description,
-                    "domain": card.domain,
-                    "tasks": list(card.tasks),
-                },
-            }
-            for card in self._adapters.cards.values()
-        ]
-        return [*automatic, template | {"id": base}, *learnwares]
+        template = listed.data[0].model_dump()
+        return model_objects(template, self._options.base, self._options.auto_names, self._adapters.cards)
 
     async def _explain(self, request: Request) -> JSONResponse:
         """Answers with the router's choice for a request body, ranked candidates included, without generating."""

@@ -5,10 +5,12 @@ it, so a read-only shared folder is all that they need.
 
     {"format": 1, "sequence": 7, "unserved": {"unfit": 1}, "learnwares": [
     {"id": …, "version": …, "sha256": …, "folder": "objects/<sha256>"},
+    {"id": "…@canary", …, "canary": 0.05},
     …
     ]}
 
-One learnware a line, so that a reader parses only the lines that are new since its last read: at 10,000 learnwares a
+An entry with `canary` is a new version of a learnware, which answers that share of its requests (`specs.canary`). One
+entry a line, so that a reader parses only the lines that are new since its last read: at 10,000 learnwares a
 whole parse would keep a router's requests waiting.
 """
 
@@ -48,6 +50,8 @@ class Entry(NamedTuple):
     version: int
     sha256: str
     folder: Path
+    canary: float | None = None
+    """The share of its learnware's requests that a canary answers; None for a learnware."""
 
     @property
     def engine_name(self) -> str:
@@ -56,8 +60,8 @@ class Entry(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """The learnwares that are served since change number `sequence`, and the number of those that the market has and
-    does not serve, by the reason's kind (`specs.market.journal.Journal.unserved`, or
+    """The learnwares and canaries that are served since change number `sequence`, and the number of those that the
+    market has and does not serve, by the reason's kind (`specs.market.journal.Journal.unserved`, or
     `specs.market.fitness` for a plain folder)."""
 
     sequence: int
@@ -112,7 +116,10 @@ class CatalogueReader:
         learnware_id, version, sha256 = entry["id"], entry["version"], entry["sha256"]
         if not isinstance(learnware_id, str) or type(version) is not int or not isinstance(sha256, str):
             raise ValueError(f"{learnware_id!r} has no id, version and hash of a learnware")
-        return Entry(learnware_id, version, sha256, self._root / entry["folder"])
+        share = entry.get("canary")
+        if share is not None and (type(share) is not float or not 0 < share < 1):
+            raise ValueError(f"{learnware_id!r} is no canary with a share of {share!r}")
+        return Entry(learnware_id, version, sha256, self._root / entry["folder"], share)
 
 
 def _checked_sequence(content: dict[str, Any]) -> int:
@@ -157,7 +164,8 @@ def write_catalogue(root: Path, catalogue: Catalogue) -> None:
                 "version": entry.version,
                 "sha256": entry.sha256,
                 "folder": str(entry.folder).removeprefix(above),
-            },
+            }
+            | ({} if entry.canary is None else {"canary": entry.canary}),
             separators=(",", ":"),
         )
         for entry in catalogue.entries

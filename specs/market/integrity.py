@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from specs.canary import learnware_of
 from specs.card import CARD_FILE, load_card
 from specs.errors import InvalidInput, InvalidLearnware
 from specs.learnware import Learnware, load_learnware, served_over
 from specs.market import journal
+from specs.market.canaries import end
 from specs.market.catalogue import Catalogue, Entry, read_catalogue
 from specs.market.checks import Requirements, check_fits_market
 from specs.market.fitness import BROKEN, UNFIT, Unserved, why_unfit
@@ -18,9 +20,14 @@ LOOK_TIMEOUT_S = 10.0
 
 
 def catalogue_of(book: Journal, objects: ObjectStore) -> Catalogue:
-    """Returns the catalogue of the learnwares that the journal says are served."""
+    """Returns the catalogue of the learnwares that the journal says are served. A canary whose learnware is not, since
+    it is unfit, is left out."""
+    served = book.served()
+    ids = {learnware_id for learnware_id, *_ in served}
     entries = (
-        Entry(learnware_id, version, sha256, objects.folder(sha256)) for learnware_id, version, sha256 in book.served()
+        Entry(learnware_id, version, sha256, objects.folder(sha256), share)
+        for learnware_id, version, sha256, share in served
+        if share is None or learnware_of(learnware_id) in ids
     )
     return Catalogue(book.fact("sequence"), tuple(entries), book.unserved())
 
@@ -46,8 +53,8 @@ def find_problems(root: Path, objects: ObjectStore, book: Journal, progress: Cal
 
 
 def examine_market(root: Path, requirements: Requirements) -> Iterator[Learnware | Unserved]:
-    """Yields each learnware that holds an id in the market, or why it would not be served under these requirements;
-    changes nothing. Weights are read by their headers alone.
+    """Yields each learnware that holds an id in the market, canaries apart, or why it would not be served under these
+    requirements; changes nothing. Weights are read by their headers alone.
 
     Raises:
         InvalidInput: there is no market.
@@ -55,6 +62,8 @@ def examine_market(root: Path, requirements: Requirements) -> Iterator[Learnware
     objects = ObjectStore(root)
     with journal.reading(root, LOOK_TIMEOUT_S) as book:
         for record in book.holders():
+            if record.share is not None:
+                continue
             folder = objects.folder(str(record.sha256))
             try:
                 learnware = load_learnware(folder, values=False)
@@ -99,7 +108,7 @@ def recheck(record: Record, objects: ObjectStore, book: Journal) -> bool:
 def withdraw_damaged(record: Record, objects: ObjectStore, book: Journal, reason: str) -> None:
     """Puts a learnware into quarantine whose files in the market were harmed; what was submitted is not to blame."""
     assert record.sha256 is not None
-    book.clear_origin(book.end(record, State.QUARANTINED, reason))
+    book.clear_origin(end(book, record, State.QUARANTINED, reason))
     book.set_fact("sequence", book.fact("sequence") + 1)
     objects.withdraw(record.sha256)
 
@@ -112,6 +121,8 @@ def refit(book: Journal, objects: ObjectStore, requirements: Requirements) -> li
     for record in book.holders():
         assert record.sha256 is not None
         assert record.card is not None
+        if record.share is not None and book.active(record.id) is None:
+            continue  # it ended with its learnware just now
         try:
             unfit = why_unfit(record.card, objects.folder(record.sha256), requirements)
         except InvalidLearnware as error:
@@ -137,4 +148,5 @@ def _problems_of(record: Record, objects: ObjectStore) -> list[str]:
         card = load_card(folder / CARD_FILE)
     except InvalidLearnware as error:
         return [f"{record.id}: {error}"]
-    return [] if (card == record.card and card.id == record.id) else [f"{record.id}: the journal has another card"]
+    same = card == record.card and card.id == learnware_of(record.id)
+    return [] if same else [f"{record.id}: the journal has another card"]

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from specs.canary import canary_id, learnware_of
 from specs.card import Card
 from specs.errors import InvalidInput, MarketBusy
 
@@ -22,7 +23,7 @@ JOURNAL_FILE = "market.sqlite"
 """File name of the database in the market's folder."""
 _LOST = "origin IS NULL AND stamp IS NOT NULL AND number IN (SELECT max(number) FROM learnwares GROUP BY id)"
 """Condition of those in quarantine that were served, and whose files were harmed in the market."""
-_FORMAT = 2
+_FORMAT = 3
 """Version of the schema, kept in SQLite's `user_version`."""
 
 LONGEST_TEXT = 2000
@@ -42,6 +43,8 @@ CREATE TABLE learnwares (
     unfit TEXT,
     origin TEXT,
     notes TEXT,
+    share REAL,
+    since TEXT,
     CHECK (state != 'active' OR (sha256 IS NOT NULL AND card IS NOT NULL))
 );
 CREATE UNIQUE INDEX one_active ON learnwares (id) WHERE state = 'active';
@@ -56,7 +59,13 @@ ALTER TABLE learnwares ADD COLUMN origin TEXT;
 ALTER TABLE learnwares ADD COLUMN notes TEXT;
 UPDATE learnwares SET origin = sha256;
 """
-_COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes"
+_FROM_FORMAT_2 = """
+ALTER TABLE learnwares ADD COLUMN share REAL;
+ALTER TABLE learnwares ADD COLUMN since TEXT;
+"""
+_CHANGES = {0: _SCHEMA, 1: _FROM_FORMAT_1 + _FROM_FORMAT_2, 2: _FROM_FORMAT_2}
+"""Statements that bring a database of each earlier format to today's; 0 is that of a new file."""
+_COLUMNS = "number, id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes, share, since"
 _SERVED = "state = 'active' AND unfit IS NULL"
 _IN_STATE = {"active": _SERVED, "unfit": "state = 'active' AND unfit IS NOT NULL"}
 """Conditions of the two states that one value of the column `state` stands for: so that an id is held by one learnware,
@@ -80,7 +89,11 @@ class Record:
     quarantine or unfit; `stamp` is its object's (`specs.market.objects.stamp`), None for one that was never served;
     `origin` is the hash of the files as they were submitted, before anything was measured and added, None where those
     files are not to blame; `notes` are sentences on it that refuse nothing, such as those of its trial. The card is
-    parsed when it is asked for: most operations go over all records and need none."""
+    parsed when it is asked for: most operations go over all records and need none.
+
+    The record of a canary (`specs.canary`) has the canary's id, the share of its learnware's requests that it gets, and
+    the time since when; of one that is over, `state` says whether it was promoted (`REPLACED`: its version goes on as
+    the learnware's) and `reason` says why."""
 
     number: int
     id: str
@@ -93,6 +106,8 @@ class Record:
     stamp: str | None
     origin: str | None = None
     notes: tuple[str, ...] = ()
+    share: float | None = None
+    since: datetime | None = None
 
     @cached_property
     def card(self) -> Card | None:
@@ -101,7 +116,9 @@ class Record:
 
 
 def describe(record: Record) -> dict[str, Any]:
-    """Returns a record as it is shown to clients: JSON values, without the place of its files."""
+    """Returns a record as it is shown to clients: JSON values, without the place of its files. That of a canary says
+    whose it is, and its share."""
+    canary = {} if record.share is None else {"canary_of": learnware_of(record.id), "share": record.share}
     return {
         "id": record.id,
         "object": "learnware",
@@ -112,6 +129,7 @@ def describe(record: Record) -> dict[str, Any]:
         "changed": record.changed.isoformat(timespec="seconds"),
         "sha256": record.sha256,
         "card": None if record.card is None else record.card.model_dump(mode="json", exclude_none=True),
+        **canary,
     }
 
 
@@ -141,10 +159,12 @@ class Journal:
         """Returns the records that hold an id, active or unfit, sorted by id."""
         return self._select("WHERE state = ? ORDER BY id", State.ACTIVE)
 
-    def highest_version(self, learnware_id: str) -> int | None:
-        """Returns the highest version that was ever served under this id, or None."""
+    def highest_version(self, learnware_id: str, *, canaries: bool = True) -> int | None:
+        """Returns the highest version that was ever served under this id, with `canaries` also as its canary; None if
+        none was."""
         row = self._connection.execute(
-            "SELECT max(version) FROM learnwares WHERE id = ? AND stamp IS NOT NULL", (learnware_id,)
+            "SELECT max(version) FROM learnwares WHERE id IN (?, ?) AND stamp IS NOT NULL",
+            (learnware_id, canary_id(learnware_id) if canaries else None),
         ).fetchone()
         version: int | None = row[0]
         return version
@@ -175,11 +195,19 @@ class Journal:
         counts = {str(State.UNFIT): unfit, str(State.QUARANTINED): quarantined}
         return {state: count for state, count in counts.items() if count}
 
-    def served(self) -> list[tuple[str, int, str]]:
-        """Returns id, version and SHA-256 of the active learnwares, sorted by id: the content of a catalogue, which
-        each change needs, without the rest of 10,000 records."""
+    def canaries(self) -> list[Record]:
+        """Returns the records of the canaries that run or are unfit, sorted by id."""
+        return self._select("WHERE state = ? AND share IS NOT NULL ORDER BY id", State.ACTIVE)
+
+    def ended(self, learnware_id: str) -> list[Record]:
+        """Returns the records under this id that hold it no more, the oldest first."""
+        return self._select("WHERE id = ? AND state != ? ORDER BY number", learnware_id, State.ACTIVE)
+
+    def served(self) -> list[tuple[str, int, str, float | None]]:
+        """Returns id, version, SHA-256 and, of a canary, the share of the active learnwares, sorted by id: the content
+        of a catalogue, which each change needs, without the rest of 10,000 records."""
         return self._connection.execute(
-            f"SELECT id, version, sha256 FROM learnwares WHERE {_SERVED} ORDER BY id"  # noqa: S608 - a constant
+            f"SELECT id, version, sha256, share FROM learnwares WHERE {_SERVED} ORDER BY id"  # noqa: S608 - a constant
         ).fetchall()
 
     def add(
@@ -195,14 +223,18 @@ class Journal:
         unfit: str | None = None,
         origin: str | None = None,
         notes: Sequence[str] = (),
+        share: float | None = None,
     ) -> Record:
-        """Adds a record and returns it. One with a reason `unfit` is active in name and not served."""
+        """Adds a record and returns it. One with a reason `unfit` is active in name and not served; one with a `share`
+        is a canary from now on."""
         text = None if card is None else card.model_dump_json(exclude_none=True)
         kept = json.dumps(notes) if notes else None
+        now = _now()
+        since = None if share is None else now
+        values = (learnware_id, version, sha256, state, reason, now, text, stamp, unfit, origin, kept, share, since)
         number = self._connection.execute(
-            "INSERT INTO learnwares (id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (learnware_id, version, sha256, state, reason, _now(), text, stamp, unfit, origin, kept),
+            f"INSERT INTO learnwares ({_COLUMNS}) VALUES (NULL{', ?' * len(values)})",  # noqa: S608 - a constant
+            values,
         ).lastrowid
         return self._select("WHERE number = ?", number)[0]
 
@@ -262,8 +294,7 @@ def prepare(root: Path, timeout_s: float) -> None:
                 f"{_FORMAT}"
             )
         if found < _FORMAT:
-            change = _FROM_FORMAT_1 if found else _SCHEMA
-            connection.executescript(f"BEGIN IMMEDIATE; {change} PRAGMA user_version = {_FORMAT}; COMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE; {_CHANGES[found]} PRAGMA user_version = {_FORMAT}; COMMIT;")
 
 
 def is_current(root: Path) -> bool:
@@ -323,7 +354,7 @@ def _as_busy() -> Iterator[None]:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
-    number, learnware_id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes = row
+    number, learnware_id, version, sha256, state, reason, changed, card, stamp, unfit, origin, notes, share, since = row
     why = reason if unfit is None else unfit
     return Record(
         number,
@@ -337,6 +368,8 @@ def _record(row: tuple[Any, ...]) -> Record:
         stamp,
         origin,
         tuple(_shown(note) for note in json.loads(notes)) if notes else (),
+        share,
+        None if since is None else datetime.fromisoformat(since),
     )
 
 

@@ -37,15 +37,15 @@ def check_not_held_back(book: Journal, sha256: str) -> None:
 
 
 def release(book: Journal, objects: ObjectStore, record: Record, requirements: Requirements) -> Record:
-    """Takes a record out of quarantine and returns it. One that was served is served again if its files are whole and
-    pass every check; the files of any other may be submitted again.
+    """Takes a record out of quarantine and returns it. A learnware that was served is served again if its files are
+    whole and pass every check; the files of any other, and of a canary, may be submitted again.
 
     Raises:
         InvalidLearnware: it was served, and does not pass the checks now, or a higher version was served since.
         DuplicateLearnware: it was served, and another learnware has its id now.
     """
     assert record.reason is not None
-    if record.stamp is None or not _restored(book, objects, record, requirements):
+    if record.stamp is None or record.share is not None or not _restored(book, objects, record, requirements):
         return book.end(record, State.REMOVED, f"released from quarantine, where it was because: {record.reason}")
     served = book.end(record, State.ACTIVE)
     book.set_stamp(served, stamp(objects.folder(str(record.sha256))))
@@ -65,7 +65,7 @@ def _restored(book: Journal, objects: ObjectStore, record: Record, requirements:
             f"learnware {record.id!r} is in the market in version {active.version}; remove that before version "
             f"{record.version} is released"
         )
-    highest = book.highest_version(record.id)
+    highest = book.highest_version(record.id, canaries=False)
     if highest is not None and highest > record.version:
         raise InvalidLearnware(
             f"learnware {record.id!r} was served in version {highest} since, and versions never go back: submit "

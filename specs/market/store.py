@@ -19,11 +19,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from specs.canary import canary_id
 from specs.capability import Capability, save_capability
 from specs.errors import InvalidInput, InvalidLearnware, MarketBusy, MarketUnwritable, UnknownLearnware
 from specs.learnware import SPECIFICATION_FOLDER
 from specs.market import journal
-from specs.market.acceptance import check_vacant, holder, replaceable, unknown
+from specs.market.acceptance import check_canary, check_vacant, holder, replaceable
+from specs.market.canaries import end, promote, roll_back
 from specs.market.checks import Requirements, check_learnware
 from specs.market.examination import Checks, ChecksHere
 from specs.market.intake import Limits, Progress
@@ -33,9 +35,9 @@ from specs.market.locking import market_lock
 from specs.market.objects import ObjectStore, fingerprint, stamp
 from specs.market.publishing import Publisher
 from specs.market.quarantine import Freed, drop_beyond_bounds, purge, release
-from specs.market.search import search
 from specs.market.staged import Staged
 from specs.market.staging import Refused, Staging
+from specs.market.view import MarketView
 from specs.market.writing import MARKET, unwritable_as_error
 from specs.suggestion import did_you_mean
 
@@ -47,7 +49,7 @@ KEPT_S = 3600.0
 """Seconds that the files of a learnware are kept after it was served last: running requests may still need them."""
 
 
-class Market:
+class Market(MarketView):
     """The market in folder `root`, which is made if absent. Opening it repairs the traces of a crash.
 
     Safe to use from several threads and processes: each change takes the lock, and raises MarketBusy if it cannot have
@@ -72,14 +74,13 @@ class Market:
             MarketBusy: another process is changing it.
             MarketUnwritable: the disk is full, or cannot be written.
         """
-        self.root = root.resolve()
+        root = root.resolve()
+        with unwritable_as_error(MARKET):
+            if not root.is_dir():
+                root.mkdir(parents=True, exist_ok=True)
+            super().__init__(root, ObjectStore(root), lock_timeout_s)
         self._requirements = requirements or Requirements()
         self._limits = limits or Limits()
-        self._timeout_s = lock_timeout_s
-        with unwritable_as_error(MARKET):
-            if not self.root.is_dir():
-                self.root.mkdir(parents=True, exist_ok=True)
-            self._objects = ObjectStore(self.root)
         self._checks = checks or ChecksHere()
         self._publisher = Publisher(self.root)
         self._repaired = False
@@ -119,12 +120,6 @@ class Market:
             yield staged
 
     @property
-    def sequence(self) -> int:
-        """Number of the last change."""
-        with journal.reading(self.root, self._timeout_s) as book:
-            return book.fact("sequence")
-
-    @property
     def unpublished(self) -> str | None:
         """Reason why the last change is made and not published; None while the catalogue is up to date."""
         return self._publisher.failure
@@ -144,15 +139,11 @@ class Market:
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
             return self._publisher.reconcile(catalogue_of(book, self._objects))
 
-    def active(self, learnware_id: str) -> Record:
-        """Returns the learnware that holds this id: it is served, or unfit. Raises UnknownLearnware."""
+    def check_acceptable(self, staged: Staged, *, replace: bool, canary: bool = False) -> None:
+        """Raises the error that `submit`, `replace`, or `submit_canary` would raise now; changes nothing."""
         with journal.reading(self.root, self._timeout_s) as book:
-            return holder(book, learnware_id)
-
-    def check_acceptable(self, staged: Staged, *, replace: bool) -> None:
-        """Raises the error that `submit`, or `replace`, would raise now; changes nothing."""
-        with journal.reading(self.root, self._timeout_s) as book:
-            (replaceable if replace else check_vacant)(book, staged.learnware)
+            check = check_canary if canary else replaceable if replace else check_vacant
+            check(book, staged.learnware)
 
     def with_capability(self, staged: Staged, capability: Capability) -> Staged:
         """Returns a staged submission with this capability in the place of the one that it came with, if any. Its
@@ -184,19 +175,48 @@ class Market:
 
         Raises:
             UnknownLearnware: there is none of that id.
+            CanaryRuns: it has a canary.
             InvalidLearnware: the version is not higher.
         """
         with self._change() as book:
             book.end(replaceable(book, staged.learnware), State.REPLACED)
             return self._activate(book, staged)
 
-    def remove(self, learnware_id: str) -> Record:
-        """Stops serving a learnware. Raises UnknownLearnware."""
+    def submit_canary(self, staged: Staged, share: float) -> Record:
+        """Serves a new version of a learnware beside it, as its canary, which gets this share of its requests. Raises
+        as `replace`, and InvalidLearnware where the learnware is not served."""
         with self._change() as book:
-            return book.end(holder(book, learnware_id), State.REMOVED)
+            check_canary(book, staged.learnware)
+            return self._activate(book, staged, share)
+
+    def promote(self, learnware_id: str, *, sha256: str | None = None, reason: str | None = None) -> Record:
+        """Puts a learnware's canary in its place, and returns its new record. `sha256` says which canary is meant.
+
+        Raises:
+            UnknownLearnware, UnknownCanary: there is no such learnware, or it has no such canary.
+            InvalidLearnware: the canary does not fit today's configuration.
+        """
+        with self._change() as book:
+            return promote(book, learnware_id, sha256, reason)
+
+    def roll_back(self, learnware_id: str, reason: str, *, sha256: str | None = None) -> Record:
+        """Stops serving a learnware's canary, for a reason, and returns the canary's record. `sha256` says which canary
+        is meant.
+
+        Raises:
+            UnknownLearnware, UnknownCanary: there is no such learnware, or it has no such canary.
+            InvalidInput: the reason is empty.
+        """
+        with self._change() as book:
+            return roll_back(book, learnware_id, sha256, reason)
+
+    def remove(self, learnware_id: str) -> Record:
+        """Stops serving a learnware, and its canary. Raises UnknownLearnware."""
+        with self._change() as book:
+            return end(book, holder(book, learnware_id), State.REMOVED)
 
     def quarantine(self, learnware_id: str, reason: str) -> Record:
-        """Stops serving a learnware and keeps its files, with the reason.
+        """Stops serving a learnware, and its canary, and keeps its files, with the reason.
 
         Raises:
             UnknownLearnware: no learnware is served under this id.
@@ -205,7 +225,7 @@ class Market:
         if not reason.strip():
             raise InvalidInput("a learnware is put into quarantine with a reason")
         with self._change() as book:
-            return book.end(holder(book, learnware_id), State.QUARANTINED, reason)
+            return end(book, holder(book, learnware_id), State.QUARANTINED, reason)
 
     def refuse(self, staged: Staged, reason: str, *, held_back: bool = True) -> Record:
         """Puts a staged submission into quarantine instead of serving it. With `held_back` False the same files may be
@@ -243,7 +263,7 @@ class Market:
                     check_learnware(self._objects.folder(sha256), self._requirements)
                     return None
                 except InvalidLearnware as error:
-                    book.end(record, State.QUARANTINED, f"the engine could not load it: {reason}; {error}")
+                    end(book, record, State.QUARANTINED, f"the engine could not load it: {reason}; {error}")
                     book.set_fact("sequence", book.fact("sequence") + 1)
             return book.in_quarantine(learnware_id)
 
@@ -252,51 +272,6 @@ class Market:
         not served. What does not fit is kept, and served as soon as it does; what is broken is put into quarantine."""
         with self._mending() as book:
             return refit(book, self._objects, self._requirements)
-
-    def lost(self) -> list[str]:
-        """Returns why learnwares that were in the market by right are not served: those that do not fit today's
-        configuration, and those whose files were harmed in the market."""
-        with journal.reading(self.root, self._timeout_s) as book:
-            unfit = [str(record.reason) for record in book.records(State.UNFIT)]
-            return unfit + [f"learnware {record.id}: {record.reason}" for record in book.lost()]
-
-    def unserved(self) -> dict[str, int]:
-        """Returns how many learnwares the market has and does not serve, by state: unfit ones, and those whose latest
-        submission is in quarantine."""
-        with journal.reading(self.root, self._timeout_s) as book:
-            return book.unserved()
-
-    def records(self, state: State | None = State.ACTIVE) -> list[Record]:
-        """Returns the records in one state, or all of them if it is None, sorted by id."""
-        with journal.reading(self.root, self._timeout_s) as book:
-            return book.records(state)
-
-    def show(self, learnware_id: str) -> Record:
-        """Returns the active learnware of that id, else the latest that had it. Raises UnknownLearnware."""
-        with journal.reading(self.root, self._timeout_s) as book:
-            found = book.active(learnware_id) or book.latest(learnware_id)
-            if found is None:
-                raise unknown(book, learnware_id)
-            return found
-
-    def search(
-        self, text: str = "", *, domain: str | None = None, task: str | None = None, language: str | None = None
-    ) -> list[Record]:
-        """Returns active learnwares whose card holds every word of `text`, the best match first; all if it is empty."""
-        return search(self.records(), text, domain=domain, task=task, language=language)
-
-    def folder(self, record: Record) -> Path | None:
-        """Returns the place of a record's files, or None if they are kept no more."""
-        if record.sha256 is None:
-            return None
-        places = (self._objects.folder(record.sha256), self._objects.quarantined(record.sha256))
-        return next((place for place in places if place.is_dir()), None)
-
-    @property
-    def seeded(self) -> bool:
-        """Whether the market has been filled (`specs.market.seeding`)."""
-        with journal.reading(self.root, self._timeout_s) as book:
-            return bool(book.fact("seeded"))
 
     def end_seeding(self) -> None:
         """Keeps that the market has been filled."""
@@ -333,10 +308,11 @@ class Market:
         with self._lock(), journal.reading(self.root, self._timeout_s) as book:
             return purge(self._objects, (str(record.sha256) for record in book.holders()))
 
-    def _activate(self, book: Journal, staged: Staged) -> Record:
+    def _activate(self, book: Journal, staged: Staged, share: float | None = None) -> Record:
         self._objects.put(staged.folder, staged.sha256)
+        learnware_id = staged.learnware.id
         return book.add(
-            staged.learnware.id,
+            learnware_id if share is None else canary_id(learnware_id),
             State.ACTIVE,
             version=staged.learnware.version,
             sha256=staged.sha256,
@@ -345,6 +321,7 @@ class Market:
             unfit=staged.unfit,
             origin=staged.origin,
             notes=staged.notes,
+            share=share,
         )
 
     def _refuse(self, refused: Refused) -> Record:

@@ -219,3 +219,36 @@ def test_lists_searches_and_refusals(http: httpx.Client, tmp_path: Path):
     assert error(http.post("/v1/learnwares", content=same, headers=ZIP))[0] == 409
     assert error(http.patch("/v1/learnwares"))[0] == 405
     assert chat(http, QUESTIONS[0].text).headers["x-learnware-reason"] == "matched"
+
+
+def test_a_canary_gets_its_share_of_the_requests_and_leaves_no_trace(http: httpx.Client, tmp_path: Path):
+    question = {"messages": [{"role": "user", "content": QUESTIONS[0].text}]}
+    name = http.post("/v1/route", json=question).json()["learnware"]
+    version = http.get(f"/v1/learnwares/{name}").json()["version"] + 1
+    content = zipped(copy_of(name, tmp_path / "new", name, version, weights_of="mathematics-svamp_operation"))
+
+    def answers() -> dict[str, str]:
+        """Who answered, by the request's id."""
+        ids = [f"canary-{number}" for number in range(24)]
+        body = question | {"model": "auto", "max_tokens": 1}
+        return {
+            one: http.post("/v1/chat/completions", json=body, headers={"x-request-id": one}).headers["x-learnware"]
+            for one in ids
+        }
+
+    before = answers()
+    response = http.put(f"/v1/learnwares/{name}?canary=0.5", content=content, headers=ZIP)
+    assert (response.status_code, response.json()["served"]) == (200, True), response.text
+    found = answers()
+    drawn = {one for one, who in found.items() if who == f"{name}@canary"}
+    assert 4 < len(drawn) < 20
+    assert {one: who for one, who in answers().items() if one in drawn} == dict.fromkeys(drawn, f"{name}@canary")
+    assert f"{name}@canary" not in before.values()
+    named = chat(http, "hi", f"{name}@canary", max_tokens=1)
+    assert (named.status_code, named.json()["model"]) == (200, f"{name}@canary")
+    listed = [one["id"] for one in http.get("/v1/models").json()["data"]]
+    assert (listed.count(name), listed.count(f"{name}@canary")) == (1, 1)
+    response = http.post(f"/v1/learnwares/{name}/roll-back", json={"reason": "tried"}, headers=ADMIN)
+    assert (response.status_code, response.json()["version"], response.json()["canary"]) == (200, version - 1, None)
+    assert f"{name}@canary" not in answers().values()
+    assert chat(http, "hi", f"{name}@canary", max_tokens=1).status_code == 404

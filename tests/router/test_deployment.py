@@ -304,7 +304,7 @@ def test_an_explanation_names_what_is_asked_of_the_turn_that_decides(make_router
 
 def test_every_reason_of_a_router_has_its_sentence(make_router: Any) -> None:
     reasons = {value for name, value in vars(choice).items() if name.isupper() and isinstance(value, str)}
-    others = {choice.CHOICE_HEADER, choice.FAILED_HEADER, choice.RESIDENT, choice.NEXT}
+    others = {choice.CHOICE_HEADER, choice.FAILED_HEADER, choice.RESIDENT, choice.NEXT, choice.CANARY}
     edge = {choice.NO_CHOICE, choice.ROUTER_UNREACHABLE, choice.ROUTER_TIMEOUT, choice.GENERATES_NOTHING}
     assert {choice.MATCHED, choice.NO_TEXT, choice.SESSION} <= reasons - others - edge
     for reason in reasons - others - edge:  # the edge's own reasons: no router gave them

@@ -169,6 +169,29 @@ def test_a_served_id_is_replaced_by_a_higher_version_when_it_is_said(
     assert "mine, version 3, is served" in capsys.readouterr().out
 
 
+def test_a_new_version_of_a_served_id_gets_a_share_as_its_canary(
+    stack: Stack, adapter: Path, rows: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary = (adapter, "--id", "mine", "--config", config, "--examples", "Which colour?", "--canary", "5%")
+    assert add(*canary) == 1
+    assert "no learnware 'mine' is served that a canary could be compared with" in capsys.readouterr().err
+    assert add(*canary[:-2]) == 0
+    assert add(*canary, "--out", tmp_path / "out") == 1
+    assert "give --canary without --out" in capsys.readouterr().err
+    for version in (2, 3):
+        capsys.readouterr()
+        assert add(*canary) == 0
+        said = capsys.readouterr().out
+        assert f"mine@canary, version {version}, is served" in said
+        assert "It gets 5 % of the requests for which mine is chosen, until `market promote mine`" in said
+        (record,) = stack.market.canaries()
+        assert (record.version, record.share, stack.market.active("mine").version) == (version, 0.05, 1)
+        stack.market.roll_back("mine", "worse")
+    assert len(stack.tried) == 3
+    assert add(adapter, "--id", "mine", "--config", config, "--rows", rows) == 1
+    assert "--canary 5% to give it some of its requests at first" in capsys.readouterr().err
+
+
 def test_with_neither_rows_nor_examples_it_answers_to_its_name_only(
     stack: Stack, adapter: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +235,11 @@ def test_without_a_stack_it_goes_to_the_configured_market(
     assert add(*command, "--replace") == 0
     (record,) = Market(tmp_path / "kept").records()
     assert (record.id, record.version) == ("mine", 2)
+    assert add(*command, "--canary", "0.2") == 0
+    assert "It gets 20 % of the requests for which mine is chosen" in capsys.readouterr().out
+    Market(tmp_path / "kept").roll_back("mine", "worse")
+    assert add(*command, "--replace") == 0
+    assert Market(tmp_path / "kept").active("mine").version == 4
 
 
 def test_with_neither_stack_nor_market_it_says_what_to_give_before_it_fetches(

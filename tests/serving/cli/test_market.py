@@ -109,7 +109,8 @@ def test_a_mistyped_folder_makes_no_market(market, whole: Path, tmp_path: Path, 
 
 
 def test_every_option_says_what_holds_without_it(capsys):
-    for command in ("submit", "replace", "list", "show", "search", "remove", "quarantine", "release", "purge", "check"):
+    changes = ("submit", "replace", "remove", "quarantine", "release", "promote", "roll-back", "purge")
+    for command in (*changes, "list", "show", "search", "check"):
         with pytest.raises(SystemExit):
             main(["market", command, "--help"])
         text = " ".join(capsys.readouterr().out.split())
@@ -178,3 +179,33 @@ def test_what_is_not_on_this_machine_is_fetched_first_and_called_by_its_name(
     assert "it is an adapter for 'another'" in capsys.readouterr().err
     assert market("submit", f"{place.url}/a/gone.zip") == 1
     assert "/a/gone.zip" in capsys.readouterr().err
+
+
+def test_a_canary_comes_and_is_promoted_or_rolled_back(market, whole: Path, tmp_path: Path, capsys):
+    second, third = (variant(whole, tmp_path / f"v{number}", "colours-objects", number, number) for number in (2, 3))
+    market("submit", whole, "--create")
+    assert market("submit", second, "--canary", "5") == 1
+    assert "the share of a canary is a number above 0 and below 1" in capsys.readouterr().err
+    assert market("submit", second, "--canary", "5%") == 0
+    said = capsys.readouterr().out
+    assert f"colours-objects@canary, version 2, is in the market; it is served {LATER}" in said
+    assert "it gets 5 % of the requests for which colours-objects is chosen" in said
+    assert market("list") == 0
+    listed = capsys.readouterr().out
+    assert "colours-objects@canary  version 2  active" in listed
+    assert "    canary with 5 % of the requests" in listed
+    assert market("replace", third) == 1
+    assert "has a canary, version 2: promote it or roll it back" in capsys.readouterr().err
+    assert market("promote", "colours-objects", "--reason", "as good") == 0
+    assert "colours-objects, version 2, is in the market" in capsys.readouterr().out
+    assert market("submit", third, "--canary", "0.25") == 0
+    assert market("roll-back", "colours-objects", "--reason", "worse") == 0
+    assert f"colours-objects@canary, version 3, is served no more {LATER}" in capsys.readouterr().out
+    assert market("roll-back", "colours-objects", "--reason", "worse") == 1
+    assert "has no canary" in capsys.readouterr().err
+    assert market("show", "colours-objects") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["version"], shown["canary"]) == (2, None)
+    told = [(one["version"], one["share"], one["outcome"], one["reason"]) for one in shown["canaries"]]
+    assert told == [(2, 0.05, "promoted", "as good"), (3, 0.25, "rolled back", "worse")]
+    assert market("check") == 0

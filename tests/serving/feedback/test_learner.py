@@ -274,8 +274,9 @@ def test_of_several_on_one_request_the_last_counts() -> None:
         record(measured={"spam": {"right": 1, "gold": 0, "among": 0}}),
         record(time="noon"),
         record(learnware=None, version=None),
+        record(learnware="spam@canary", version="spam@canary@2"),
     ],
-    ids=["no vector", "encoder", "damaged", "silent", "text", "no base", "time", "nobody answered"],
+    ids=["no vector", "encoder", "damaged", "silent", "text", "no base", "time", "nobody answered", "canary"],
 )
 def test_records_that_say_nothing_are_left_out(row: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assert read_pieces([row], "f") == []

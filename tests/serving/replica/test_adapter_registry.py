@@ -105,6 +105,23 @@ async def test_answers_say_the_public_id(folder: Path):
     assert models.model_name() == models.model_name(None) == "base"
 
 
+async def test_a_canary_is_served_beside_its_learnware_and_then_in_its_place(folder: Path):
+    registry, models, admission = start()
+    await registry.apply(Catalogue(1, (entry(folder, "a", "1"),)))
+    canary = entry(folder, "a@canary", "2")._replace(canary=0.05)
+    await registry.apply(Catalogue(2, (entry(folder, "a", "1"), canary)))
+    assert admission.names.learnwares == {"a": "a@" + "1" * 12, "a@canary": "a@canary@" + "2" * 12}
+    assert models.model_name(models.lora_requests["a@canary"]) == "a@canary"
+    await use(models)
+    with admission.use("a@canary@" + "2" * 12):
+        await registry.apply(Catalogue(3, (entry(folder, "a", "2"),)))
+        await settle()
+        assert len(models.engine_client.loaded) == 1  # a request of the canary's still runs
+    await settle()
+    assert admission.names.learnwares == {"a": "a@" + "2" * 12}
+    assert (set(models.lora_requests), models.engine_client.loaded) == ({"a"}, {})
+
+
 async def test_an_id_with_a_slash_is_a_name_and_no_path(folder: Path):
     registry, models, admission = start()
     await registry.apply(Catalogue(1, (entry(folder, "acme/tfns", "1"), entry(folder, "acme-tfns", "1"))))

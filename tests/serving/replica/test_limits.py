@@ -22,6 +22,7 @@ from serving.replica.request_metrics import ReplicaMetrics
 from tests.serving.replica.middleware_client import NAMES, SECRET, TASK, choice
 
 CHAT = "/v1/chat/completions"
+CANARY = "finance-tfns@canary"
 
 
 class Replica:
@@ -35,11 +36,12 @@ class Replica:
         self.arrived, self.awaited = asyncio.Event(), 0
         self.took = took
         self.able = True
+        names = settings.pop("names", NAMES)
         self.scheduler: dict[str, object] | None = None
         http = HTTPSettings(max_body_mib=settings.pop("max_body_mib", 4.0), body_wait_s=settings.pop("body_wait_s", 30))
         self.limits = Limits(
             LearnwareMiddleware(
-                self._answer, admission=Admission(NAMES), secret=SECRET, metrics=ReplicaMetrics(CollectorRegistry())
+                self._answer, admission=Admission(names), secret=SECRET, metrics=ReplicaMetrics(CollectorRegistry())
             ),
             settings=ReplicaLimits(LimitSettings(**settings), http, 2, NAMES.auto_names),
             engine=SimpleNamespace(residency=SimpleNamespace(scheduler=None)),
@@ -278,6 +280,27 @@ async def test_a_tenant_is_answered_by_the_models_that_its_key_allows(models, mo
         assert replica.seen == []
     else:
         assert response.headers["x-learnware"] == answers
+
+
+@pytest.mark.parametrize(
+    ("models", "model", "status"),
+    [
+        (("auto", "finance-tfns"), "auto", 200),
+        (("finance-tfns",), CANARY, 200),
+        ((CANARY,), CANARY, 200),
+        ((CANARY,), "finance-tfns", 404),
+        (("auto", "elsewhere"), "auto", 404),
+        (("elsewhere",), CANARY, 404),
+    ],
+)
+async def test_who_may_use_a_learnware_may_be_answered_by_its_canary(models, model, status):
+    names = NAMES._replace(learnwares=NAMES.learnwares | {CANARY: f"{CANARY}@2"})
+    replica = Replica(names=names)
+    routed = encode_choice(RoutedChoice(CANARY, "matched:canary", 0.875, 0.42, "finance-tfns"), SECRET)
+    response = await replica.ask({"model": model}, Tenant("some", models=models), headers={CHOICE_HEADER: routed})
+    assert response.status_code == status
+    if status == 200:
+        assert response.headers["x-learnware"] == CANARY
 
 
 async def test_tokens_a_minute_are_charged_as_the_engine_takes_them_and_the_headers_say_what_is_left():

@@ -12,7 +12,7 @@ from serving.replica.admission import Admission
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.request_metrics import ReplicaMetrics
-from tests.serving.replica.middleware_client import NAMES, SECRET, Adapters, choice, echo, send
+from tests.serving.replica.middleware_client import NAMES, SECRET, TASK, Adapters, choice, echo, send
 
 
 @pytest.mark.parametrize(("model", "held"), [("finance-tfns", ["finance-tfns@1"]), ("base-8b", [])])
@@ -83,6 +83,41 @@ def test_when_the_choice_is_not_served_here_the_next_best_answers(app):
     response = send(app, {"model": "auto"}, {CHOICE_HEADER: encode_choice(routed, SECRET)})
     assert json.loads(response.json()["body"])["model"] == "finance-tfns"
     assert response.headers["x-learnware-reason"] == "matched:next"
+
+
+@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize("reason", ["matched", "session", "task", "matched:explore"])
+def test_where_a_canary_cannot_be_loaded_or_is_not_there_its_learnware_answers(registry, reason, served):
+    adapters = Adapters()
+    canary = {"finance-tfns@canary": "healthcare-pubmedqa@1"} if served else {}
+    names = NAMES._replace(learnwares=NAMES.learnwares | canary)
+    app = LearnwareMiddleware(
+        adapters.app, admission=Admission(names), secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+    )
+    routed = RoutedChoice("finance-tfns@canary", f"{reason}:canary", 0.875, 0.42, "finance-tfns")
+    headers = {CHOICE_HEADER: encode_choice(routed, SECRET)}
+    response = send(app, {"model": TASK if reason == "task" else "auto"}, headers)
+    assert json.loads(response.json()["body"]) == {"model": "finance-tfns"}
+    assert response.headers["x-learnware-reason"] == f"{reason}:canary:next"
+    assert adapters.seen == [["finance-tfns@1"]]
+
+
+def test_a_canary_answers_under_its_own_id_by_choice_and_by_name(registry):
+    names = NAMES._replace(learnwares=NAMES.learnwares | {"finance-tfns@canary": "finance-tfns@canary@2"})
+    adapters = Adapters()
+    app = LearnwareMiddleware(
+        adapters.app, admission=Admission(names), secret=SECRET, metrics=ReplicaMetrics(registry), hold=adapters.hold
+    )
+    routed = RoutedChoice("finance-tfns@canary", "matched:canary", 0.875, 0.42, "finance-tfns")
+    response = send(app, {"model": "auto"}, {CHOICE_HEADER: encode_choice(routed, SECRET)})
+    named = send(app, {"model": "finance-tfns@canary"})
+    for answer, reason in ((response, "matched:canary"), (named, "named")):
+        assert json.loads(answer.json()["body"]) == {"model": "finance-tfns@canary"}
+        found = (answer.headers["x-learnware"], answer.headers["x-learnware-reason"])
+        assert found == ("finance-tfns@canary", reason)
+    assert adapters.seen == [["finance-tfns@canary@2"]] * 2
+    canary = {"learnware": "finance-tfns@canary", "reason": "matched:canary"}
+    assert registry.get_sample_value("learnware_requests_total", canary) == 1
 
 
 def test_after_a_load_failure_the_base_model_answers_where_the_configuration_says_so(registry):

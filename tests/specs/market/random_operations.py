@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from specs.canary import canary_id
 from specs.errors import LearnwareError
 from specs.market import quarantine
 from specs.market.catalogue import read_catalogue
@@ -35,11 +36,13 @@ LIFE_S = (0.002, 0.05)
 
 
 class Known(NamedTuple):
-    """What the returned operations made of the market: the served ids and their versions, the highest version that each
-    id ever had, and the versions of each id in quarantine, in the order in which they came there."""
+    """What the returned operations made of the market: the served ids and their versions, canaries among them; the
+    highest version that each id ever had, itself or as its canary, and itself; and the versions of each id in
+    quarantine, in the order in which they came there."""
 
     served: dict[str, int]
     highest: dict[str, int]
+    own: dict[str, int]
     held: dict[str, list[int]]
 
 
@@ -74,7 +77,8 @@ def open_market(folder: Path) -> Market:
 def choose(rng: random.Random, known: Known) -> tuple[str, str, int]:
     """An operation, mostly one that succeeds: (kind, id, version)."""
     name = rng.choice(IDS)
-    kinds = ["submit"] if name not in known.served else ["replace", "remove", "quarantine"]
+    canary = ["promote", "roll-back"] if canary_id(name) in known.served else ["canary", "canary"]
+    kinds = ["submit"] if name not in known.served else ["replace", "remove", "quarantine", *canary]
     kind = rng.choice([*kinds, *kinds, "release", "refuse", "collect"])
     highest = known.highest.get(name, 0)
     return kind, name, rng.choice([highest + 1, highest + 1, max(1, highest)])
@@ -88,29 +92,43 @@ def apply(market: Market, folder: Path, kind: str, name: str, version: int, pack
         market.quarantine(name, "by chance")
     elif kind == "release":
         market.release(name)
+    elif kind == "promote":
+        market.promote(name)
+    elif kind == "roll-back":
+        market.roll_back(name, "by chance")
     elif kind == "collect":
         market.collect_garbage(kept_s=0)
     else:
         source = folder / "bad" if kind == "refuse" else submission(folder, name, version, packed)
         with market.stage(source) as staged:
-            (market.replace if kind == "replace" else market.submit)(staged)
+            if kind == "canary":
+                market.submit_canary(staged, 0.1)
+            else:
+                (market.replace if kind == "replace" else market.submit)(staged)
 
 
 def expect(known: Known, kind: str, name: str, version: int) -> Known:
     """What is known after an operation."""
-    served, highest = dict(known.served), known.highest.get(name, 0)
+    served, highest, canary = dict(known.served), known.highest.get(name, 0), canary_id(name)
     held = {each: list(versions) for each, versions in known.held.items()}
-    new = (kind == "submit" and name not in served) or (kind == "replace" and name in served)
+    above = name in served and canary not in served
+    new = (kind == "submit" and name not in served) or (kind in ("replace", "canary") and above)
     if new and version > highest:
-        served[name] = version
-        return Known(served, known.highest | {name: version}, held)
+        served[canary if kind == "canary" else name] = version
+        own = known.own if kind == "canary" else known.own | {name: version}
+        return Known(served, known.highest | {name: version}, own, held)
+    if kind == "promote" and canary in served:
+        served[name] = served.pop(canary)
+        return Known(served, known.highest, known.own | {name: served[name]}, held)
+    if kind in ("remove", "quarantine", "roll-back"):
+        served.pop(canary, None)
     if kind == "remove":
         served.pop(name, None)
     elif kind == "quarantine" and name in served:
         held.setdefault(name, []).append(served.pop(name))
-    elif kind == "release" and held.get(name) and name not in served and held[name][-1] == highest:
+    elif kind == "release" and held.get(name) and name not in served and held[name][-1] == known.own[name]:
         served[name] = held[name].pop()
-    return Known(served, known.highest, held)
+    return Known(served, known.highest, known.own, held)
 
 
 def child(folder: Path, known: Known, seed: int, pipe: int) -> None:
@@ -164,7 +182,7 @@ def one_life(folder: Path, known: Known, rng: random.Random, limit: int) -> list
 def main(folder: Path, operations: int, seed: int) -> None:
     rng = random.Random(seed)
     prepare(folder)
-    known = Known({}, {}, {})
+    known = Known({}, {}, {}, {})
     done = kills = kept = lost = refusals = 0
     kinds: dict[str, int] = {}
     while done < operations:
@@ -180,10 +198,8 @@ def main(folder: Path, operations: int, seed: int) -> None:
             _, kind, name, version = under_way
             refused = told[0] == "refused"
             after = expect(known, str(kind), str(name), int(str(version)))
-            assert refused == (kind == "refuse" or (kind in ("submit", "replace", "release") and after == known)), (
-                under_way,
-                told,
-            )
+            may_fail = kind in ("submit", "replace", "release", "canary", "promote", "roll-back")
+            assert refused == (kind == "refuse" or (may_fail and after == known)), (under_way, told)
             known, under_way = after, None
             refusals += refused
             kinds[str(kind)] = kinds.get(str(kind), 0) + 1

@@ -153,22 +153,29 @@ def test_an_engine_that_cannot_load_one_has_its_files_looked_after(market: Marke
     assert read_catalogue(market.root).unserved == {"quarantined": 1}
 
 
-def test_a_market_of_the_first_format_is_brought_to_todays(market: Market, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "missing"), [(1, ("unfit", "origin", "notes", "share", "since")), (2, ("share", "since"))]
+)
+def test_a_market_of_an_earlier_format_is_brought_to_todays(
+    market: Market, whole: Path, tmp_path: Path, version: int, missing: tuple[str, ...]
+) -> None:
     put(market, whole)
     put(market, variant(whole, tmp_path / "b", "b", scale=2))
     market.quarantine("b", "wrong")
     connection = sqlite3.connect(market.root / "market.sqlite", isolation_level=None)
-    for column in ("unfit", "origin", "notes"):
+    for column in missing:
         connection.execute(f"ALTER TABLE learnwares DROP COLUMN {column}")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {version}")
     opened = Market(market.root, lock_timeout_s=2)
     assert served(opened) == {"colours-objects": 1}
     with pytest.raises(InvalidLearnware, match="wrong"):
         put(opened, tmp_path / "b")
     assert opened.release("b").state is State.ACTIVE
     assert opened.check_integrity() == []
-    connection.execute("PRAGMA user_version = 3")
-    with pytest.raises(InvalidInput, match="has format 3, of a later version of this project"):
+    with opened.stage(variant(whole, tmp_path / "c", "b", 2, 3)) as staged:
+        assert opened.submit_canary(staged, 0.1).share == 0.1
+    connection.execute("PRAGMA user_version = 4")
+    with pytest.raises(InvalidInput, match="has format 4, of a later version of this project"):
         Market(market.root, lock_timeout_s=2)
     connection.close()
 
