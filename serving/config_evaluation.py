@@ -15,7 +15,7 @@ def _endpoint(url: str) -> str:
             "must be the URL of an OpenAI-compatible endpoint, which begins with http:// or https:// and as a rule "
             f"ends with /v1, such as http://127.0.0.1:8001/v1, and not {url!r}"
         )
-    return url.rstrip("/").removesuffix("/chat/completions")
+    return url
 
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]

@@ -46,7 +46,7 @@ DIGITS = 4
 
 
 class Evaluation(NamedTuple):
-    """What is compared by whom: the judge and its key, the rule for canaries, and whether there is a market."""
+    """The settings of comparisons: the judge and its key, the rule for canaries, and whether there is a market."""
 
     judge: JudgeSettings | None = None
     key: str | None = None

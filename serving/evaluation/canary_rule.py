@@ -50,8 +50,8 @@ class RuleSettings(Protocol):
 
 
 class Decision(NamedTuple):
-    """What is to be done with a canary, what is known of it, and why, in a sentence; the difference of quality with its
-    interval, and that of the shares of failed answers."""
+    """A decision on a canary: what is to be done, what is known, and why, in a sentence; the difference of quality with
+    its interval, and that of the shares of failed answers."""
 
     action: Action
     verdict: Verdict
@@ -62,15 +62,15 @@ class Decision(NamedTuple):
 
 def decide(evidence: Evidence, settings: RuleSettings) -> Decision:
     """Applies the rule to what is known of a canary."""
-    values = evidence.values(MOST_UNJUDGED)
-    quality, failures = bounds(values), bounds(evidence.failures)
+    values, failed = evidence.values(MOST_UNJUDGED), evidence.failures
+    quality, failures = bounds(values), bounds(failed)
     compared, margin = len(values), settings.margin
     enough = 1 / LEVEL
 
     def found(action: Action, verdict: Verdict, why: str) -> Decision:
         return Decision(action, verdict, why, quality, failures)
 
-    if evidence_above(evidence.failures, 0.0) >= enough:
+    if evidence_above(failed, 0.0) >= enough:
         return found("roll back", "worse", f"It fails more often, by {failures.mean:.1%} of its answers.")
     said = f"The difference of quality is {quality.mean:+.3f} ({quality.low:+.3f} to {quality.high:+.3f}) after "
     said += f"{compared} compared answers"

@@ -1,4 +1,4 @@
-"""What is known of a canary beside its learnware, as differences in [-1, 1] (canary less learnware).
+"""Evidence on a canary beside its learnware, as differences in [-1, 1] (canary less learnware).
 
 Counted are requests that the choice gave to the learnware since the canary is there: by their ids a share of them went
 to the canary, so both answer requests of one kind. Requests that name their model are left out.

@@ -19,6 +19,7 @@ import httpx
 
 from specs.errors import LearnwareError
 
+CHAT = "/chat/completions"
 ANSWER_BYTES = 1 << 20
 """Size in bytes of the largest answer of a judge that is read."""
 VERDICT_TOKENS = 1024
@@ -76,7 +77,8 @@ class Judge:
         place of the network."""
         self.model = settings.model
         self._redacted = redacted
-        self._url = f"{settings.url}/chat/completions"
+        base = settings.url.rstrip("/").removesuffix(CHAT)
+        self._url = base + CHAT
         self._timeout_s = settings.timeout_s
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._client = httpx.AsyncClient(timeout=settings.timeout_s, headers=headers, transport=transport)

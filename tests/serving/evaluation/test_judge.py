@@ -154,5 +154,9 @@ def test_a_url_that_is_none_is_said(url: str) -> None:
         JudgeSettings(url=url, model="m")
 
 
-def test_the_path_of_chats_may_be_given_too() -> None:
-    assert JudgeSettings(url="http://x/v1/chat/completions/", model="m").url == "http://x/v1"
+@pytest.mark.parametrize("ending", ["/v1/", "/v1/chat/completions", "/v1/chat/completions/"])
+async def test_the_path_of_chats_may_be_given_too(server: JudgeServer, ending: str) -> None:
+    judge = Judge(server.settings(url=server.url + ending), None, lambda text: text)
+    assert await judge.compare("q", "one", "another") == 0.0
+    await judge.close()
+    assert set(server.paths) == {"/v1/chat/completions"}
