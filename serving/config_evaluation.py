@@ -53,7 +53,8 @@ class ShadowSettings(Section):
 
 class CanarySettings(Section):
     """How long a canary answers a share of its learnware's requests, and what decides on it. Answers are compared by
-    feedback, by right answers given as feedback, and by the judge (`shadow.judge`)."""
+    feedback, by right answers given as feedback, and by the judge (`shadow.judge`), beside the log of decisions:
+    without `decisions.enabled` nothing decides."""
 
     decide: bool = Field(
         True,

@@ -26,8 +26,8 @@ Models = Callable[[np.random.Generator, int], "tuple[Right, Right]"]
 
 
 class Known(NamedTuple):
-    """What is known of answers: the share that gets feedback (right or wrong), the share of requests that both answer,
-    how often the judge is wrong about one order, and how often it names the first place whatever stands there."""
+    """The sources of a run: the share of answers with feedback (right or wrong), that of requests that both answer, how
+    often the judge is wrong about one order, and how often it names the first place whatever stands there."""
 
     feedback: float = 0.0
     both: float = 0.0

@@ -96,7 +96,9 @@ class Judge:
             NoVerdict: an answer of the judge is none, or it refuses the request.
             JudgeUnavailable: it cannot be asked now.
         """
-        prompt, first, second = map(self._redacted, (prompt, first, second))
+        # in a thread: an operator's patterns may take a while
+        texts = await asyncio.to_thread(lambda: [self._redacted(one) for one in (prompt, first, second)])
+        prompt, first, second = texts
         forward = await self._asked(prompt, first, second)
         backward = await self._asked(prompt, second, first)
         if (forward, backward) == ("b", "a"):
