@@ -66,14 +66,14 @@ class CanarySettings(Section):
         description="Compared answers of a canary below which it is not promoted; a bad one may be rolled back before.",
     )
     most_answers: int = Field(
-        500, ge=1, description="Compared answers of a canary after which their mean decides where the rule could not."
+        800, ge=1, description="Compared answers of a canary after which their mean decides where the rule could not."
     )
     margin: float = Field(
         0.1,
         gt=0,
         le=0.5,
         description="Loss of quality, from 0 to 1, that a canary is tested for: one that is worse by less may be "
-        "promoted. 500 answers tell a loss of 0.1 from none; half of it takes four times as many.",
+        "promoted. 800 answers tell a loss of 0.1 from none; half of it takes four times as many.",
     )
 
     @model_validator(mode="after")

@@ -59,14 +59,22 @@ def test_few_answers_promote_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "action", "verdict"), [(130, "promote", "equal"), (180, "roll back", "worse"), (125, "promote", "equal")]
+    ("wins", "losses", "margin", "action", "verdict"),
+    [
+        (380, 400, 0.1, "promote", "equal"),
+        (370, 430, 0.1, "roll back", "worse"),
+        (375, 385, 0.03, "promote", "equal"),
+        (375, 395, 0.03, "roll back", "worse"),
+    ],
 )
-def test_after_the_most_answers_the_mean_decides(losses: int, action: str, verdict: str) -> None:
-    evidence = paired(120, RULE.most_answers - 120 - losses, losses)
-    wide = RULE.model_copy(update={"margin": 0.1 if losses != 125 else 0.03})
-    assert decide(evidence, wide.model_copy(update={"most_answers": RULE.most_answers + 1})).action in ("wait", action)
-    found = decide(evidence, wide)
+def test_after_the_most_answers_the_mean_decides(
+    wins: int, losses: int, margin: float, action: str, verdict: str
+) -> None:
+    evidence = paired(wins, 800 - wins - losses, losses)
+    assert decide(evidence, CanarySettings(margin=margin, most_answers=801)).action == "wait"
+    found = decide(evidence, CanarySettings(margin=margin, most_answers=800))
     assert (found.action, found.verdict) == (action, verdict)
+    assert "the mean decides" in found.why
 
 
 def test_without_evidence_nothing_is_promoted_and_the_rule_says_so() -> None:
