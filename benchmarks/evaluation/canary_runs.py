@@ -14,8 +14,10 @@ TENANTS = 10
 """Tenants that send requests and give feedback, each as often as another."""
 LIAR = 0
 """The tenant that lies, where one does."""
-LOOK_EVERY = 10
-"""Answers of the canary between two looks of the rule, on average: one a minute of a busy learnware."""
+LOOK_EVERY, LATER = 10, 40
+"""Answers of the canary between two looks of the rule, on average: at first, and after `EARLY` of them, where looks cost
+more. On a busy learnware ten come in less than a minute."""
+EARLY = 100
 MOST_REQUESTS = 40_000
 """Requests after which a canary is left undecided."""
 WRONG_ALIKE = 0.5
@@ -73,12 +75,12 @@ def run(
     """Runs one canary with this share of the requests until the rule decides, or `most` requests came. Nothing fails
     here, so answers of which nothing is known are not even kept."""
     generator = np.random.default_rng(seed)
-    step = max(1, round(LOOK_EVERY / share))
     answers: list[Answer] = []
     compared: list[Compared] = []
     wrong = of_canary = came = 0
     action = "wait"
     while action == "wait" and came < most:
+        step = max(1, round((LOOK_EVERY if of_canary < EARLY else LATER) / share))
         current, canary = models(generator, step)
         chance: NDArray[np.float64] = generator.random((step, 3))
         tenants = generator.integers(0, TENANTS, step)
