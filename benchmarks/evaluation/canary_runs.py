@@ -15,8 +15,8 @@ TENANTS = 10
 LIAR = 0
 """The tenant that lies, where one does."""
 LOOK_EVERY, LATER = 10, 40
-"""Answers of the canary between two looks of the rule, on average: at first, and after `EARLY` of them, where looks cost
-more. On a busy learnware ten come in less than a minute."""
+"""Answers of the canary between two looks of the rule, on average: at first, and after `EARLY` of them, when looks take
+longer. On a busy learnware ten come in less than a minute."""
 EARLY = 100
 MOST_REQUESTS = 40_000
 """Requests after which a canary is left undecided."""
