@@ -212,17 +212,17 @@ class Comparisons:
         )
         return [dict(row) for row in self._store.look(lambda db: db.execute(query, (version,)).fetchall())]
 
-    def answers(self, models: Sequence[str], not_loaded: str, since: float) -> list[dict[str, Any]]:
-        """Returns what records since a time say of the answers of these models, and of requests with the reason
-        `not_loaded`: tenant, id, time, learnware, version, reason, status, of the choice `chosen` and `choice_reason`,
+    def answers(self, models: Sequence[str], lost: Sequence[str], since: float) -> list[dict[str, Any]]:
+        """Returns what records since a time say of the answers of these models, and of requests whose reason is like
+        one of `lost` (SQL's LIKE): tenant, id, time, learnware, version, reason, status, of the choice `chosen` and `choice_reason`,
         and the feedback's pieces. The newest `MOST_ANSWERS`."""
-        marks = ", ".join("?" * len(models))
+        marks, like = ", ".join("?" * len(models)), " OR r.reason LIKE ?" * len(lost)
         query = (
             "SELECT r.seq, r.tenant, r.id, r.time, r.learnware, json_extract(r.body, '$.version') AS version, "  # noqa: S608
             "r.reason, r.status, json_extract(c.body, '$.learnware') AS chosen, "
             "json_extract(c.body, '$.reason') AS choice_reason "
             "FROM records r LEFT JOIN choices c ON c.decision = r.decision "
-            f"WHERE r.time >= ? AND (r.learnware IN ({marks}) OR r.reason = ?) ORDER BY r.time DESC LIMIT ?"
+            f"WHERE r.time >= ? AND (r.learnware IN ({marks}){like}) ORDER BY r.time DESC LIMIT ?"
         )
         pieces_query = (
             "SELECT f.record, f.tenant, f.body FROM feedback f JOIN records r ON r.seq = f.record "  # noqa: S608
@@ -230,7 +230,7 @@ class Comparisons:
         )
 
         def read(db: sqlite3.Connection) -> list[dict[str, Any]]:
-            rows = db.execute(query, (since, *models, not_loaded, MOST_ANSWERS)).fetchall()
+            rows = db.execute(query, (since, *models, *lost, MOST_ANSWERS)).fetchall()
             found = {row["seq"]: {**dict(row), "feedback": []} for row in rows}
             for piece in db.execute(pieces_query, (since, *models)):
                 if piece["record"] in found:

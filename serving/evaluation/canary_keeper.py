@@ -9,13 +9,15 @@ from typing import Any, Protocol
 from serving.evaluation.canary_rule import Decision, RuleSettings, decide
 from serving.evaluation.comparison import CANARY_ID
 from serving.evaluation.evaluator import FAILED, Run
-from serving.evaluation.evidence import NOT_LOADED, Answer, Compared, Evidence, answers_in
+from serving.evaluation.evidence import NEXT, NOT_LOADED, Answer, Compared, Evidence, answers_in
 from serving.evaluation.win_rates import WinRate, win_rate, win_rate_of_scores
 
 logger = logging.getLogger("ray.serve")
 
 RUNNING, PROMOTED, ROLLED_BACK, ENDED = "running", "promoted", "rolled back", "ended"
 """States of a canary. One that is over without the rule's doing has ended: an operator promoted or removed it."""
+LOST = (NOT_LOADED, f"%{NEXT}")
+"""Patterns of the reasons of requests whose chosen learnware could not be loaded."""
 DIGITS = 4
 """Digits after the point of what is told."""
 
@@ -36,8 +38,8 @@ class Market(Protocol):
 class Log(Protocol):
     """The log's tables, as the rule needs them (`serving.decisions.comparisons.Comparisons`)."""
 
-    def answers(self, models: Sequence[str], not_loaded: str, since: float) -> list[dict[str, Any]]:
-        """Returns what records since a time say of these models' answers."""
+    def answers(self, models: Sequence[str], lost: Sequence[str], since: float) -> list[dict[str, Any]]:
+        """Returns what records since a time say of these models' answers, and of those with a reason like `lost`."""
 
     def of_canary(self, version: str) -> list[dict[str, Any]]:
         """Returns the comparisons of a canary's version."""
@@ -133,7 +135,7 @@ def since_of(canary: Mapping[str, Any]) -> float:
 def gather(log: Log, learnware: str, version: str, since: float) -> Evidence:
     """Collects what the log knows of a canary with this engine name, of requests since a time."""
     canary = learnware + CANARY_ID
-    answers = answers_in(log.answers((learnware, canary), NOT_LOADED, since), learnware, canary, version)
+    answers = answers_in(log.answers((learnware, canary), LOST, since), learnware, canary, version)
     compared = [
         Compared((one["tenant"], one["id"]), one["reference"], one["judge"], one["state"] == FAILED)
         for one in log.of_canary(version)

@@ -105,9 +105,12 @@ def test_answers_of_a_canary_come_with_choice_and_feedback(tmp_path: Path, clock
     store = opened(tmp_path, clock)
     store.add([replica_half(1, version="finance-tfns@a"), router_half(1), replica_half(2, learnware="other")])
     store.add([replica_half(3, learnware="base", reason="base:not-loaded"), replica_half(0, time=10.0)])
+    store.add([replica_half(4, learnware="other", reason="matched:next")])
     store.feedback("alice", "request-1", {"label": "right"}, "bob")
     store.feedback("alice", "request-1", {"score": 0.5}, "alice")
-    last, first = store.comparisons.answers(("finance-tfns", "finance-tfns@canary"), "base:not-loaded", 500.0)
+    models, lost = ("finance-tfns", "finance-tfns@canary"), ("base:not-loaded", "%:next")
+    after, last, first = store.comparisons.answers(models, lost, 500.0)
+    assert after["id"] == "request-4"
     assert (first["id"], first["version"], first["chosen"]) == ("request-1", "finance-tfns@a", "finance-tfns")
     assert first["feedback"] == [{"tenant": "bob", "label": "right"}, {"tenant": "alice", "score": 0.5}]
     assert (last["id"], last["chosen"], last["feedback"]) == ("request-3", None, [])

@@ -70,8 +70,12 @@ def test_failures_of_the_canary_are_its_own(changes: dict[str, Any]) -> None:
 
 
 def test_a_failure_to_load_the_learnware_itself_is_its_own() -> None:
-    lost = row(2, reason="base:not-loaded", learnware="SmolLM", version=None)
-    assert [(one.canary, one.failed) for one in read(row(1, canary=True), lost)] == [(True, False), (False, True)]
+    for changes in (
+        {"reason": "base:not-loaded", "learnware": "SmolLM", "version": None},
+        {"reason": "matched:next", "learnware": "finance/y", "version": "finance/y@old"},
+    ):
+        found = read(row(1, canary=True), row(2, **changes))
+        assert [(one.canary, one.failed) for one in found] == [(True, False), (False, True)]
 
 
 def test_without_the_routers_half_the_reason_tells() -> None:
