@@ -214,8 +214,8 @@ class Comparisons:
 
     def answers(self, models: Sequence[str], lost: Sequence[str], since: float) -> list[dict[str, Any]]:
         """Returns what records since a time say of the answers of these models, and of requests whose reason is like
-        one of `lost` (SQL's LIKE): tenant, id, time, learnware, version, reason, status, of the choice `chosen` and `choice_reason`,
-        and the feedback's pieces. The newest `MOST_ANSWERS`."""
+        one of `lost` (SQL's LIKE): tenant, id, time, learnware, version, reason, status, of the choice `chosen` and
+        `choice_reason`, and the feedback's pieces. The newest `MOST_ANSWERS`."""
         marks, like = ", ".join("?" * len(models)), " OR r.reason LIKE ?" * len(lost)
         query = (
             "SELECT r.seq, r.tenant, r.id, r.time, r.learnware, json_extract(r.body, '$.version') AS version, "  # noqa: S608
