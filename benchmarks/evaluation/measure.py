@@ -179,8 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines(matrix)):
         rows[line.name] = measure(line, options.runs, settings, options.seed + number * options.runs)
-        print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        print(" | ".join(_cells({line.name: rows[line.name]})[0]), file=sys.stderr, flush=True)
     print(
         table(
             ["canary", "promoted", "rolled back", "undecided", "answers: median", "95 %", "most", "wrong"], _cells(rows)

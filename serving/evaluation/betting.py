@@ -71,34 +71,36 @@ def bounds(values: Sequence[Value], level: float = LEVEL) -> Bounds:
     grid where there are no values."""
     if not values:
         return Bounds(0, 0.0, -1.0, 1.0)
-    owner, numbers, counts = _grouped(values)
+    begins, numbers, counts = _grouped(values)
     enough = np.log(1 / level)
     inner = GRID[1:-1]
-    above = _log_money(owner, numbers, counts, inner) >= enough  # the mean is larger than these
-    below = _log_money(owner, -numbers, counts, -inner) >= enough
+    above = _log_money(begins, numbers, counts, inner) >= enough  # the mean is larger than these
+    below = _log_money(begins, -numbers, counts, -inner) >= enough
     low = float(inner[above].max()) if above.any() else -1.0
     high = float(inner[below].min()) if below.any() else 1.0
     return Bounds(len(values), float(numbers @ counts / len(values)), low, high)
 
 
 def _grouped(values: Sequence[Value]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Returns the number of a source, a value, and how often it has that value: most answers do not fail."""
+    """Returns the places where each source's values begin, the values source by source, and how often each comes there:
+    most answers do not fail, so few differ."""
     counted = Counter((one.source, round(one.value, DIGITS)) for one in values)
-    places = {source: place for place, source in enumerate(sorted({source for source, _ in counted}))}
-    owner = np.array([places[source] for source, _ in counted], np.int64)
-    return owner, np.array([value for _, value in counted], np.float64), np.array(list(counted.values()), np.int64)
+    kept = sorted(counted)
+    begins = [place for place, (source, _) in enumerate(kept) if not place or kept[place - 1][0] != source]
+    numbers = np.array([value for _, value in kept], np.float64)
+    return np.array(begins, np.int64), numbers, np.array([counted[one] for one in kept], np.int64)
 
 
 def _log_money(
-    owner: NDArray[np.int64], numbers: NDArray[np.float64], counts: NDArray[np.int64], means: NDArray[np.float64]
+    begins: NDArray[np.int64], numbers: NDArray[np.float64], counts: NDArray[np.int64], means: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Returns the logarithm of the money for each of these means (m,), without the source that gained most."""
-    sources = int(owner.max()) + 1
+    sources = len(begins)
     # a bet of c / (1 + mean) loses at most c of the money: no value is below -1
     logs = np.zeros((sources, len(STAKES), len(means)))
     for place, stake in enumerate(STAKES):
         gained = np.log1p(stake / (1 + means) * (numbers[:, None] - means))
-        np.add.at(logs[:, place], owner, counts[:, None] * gained)
+        logs[:, place] = np.add.reduceat(counts[:, None] * gained, begins, axis=0)
     whole = logs.sum(0)
     if sources < FEWEST_SOURCES:
         return _mixed(whole)
