@@ -187,11 +187,10 @@ class Comparisons:
         )
         return [
             Pair(
-                *(row[name] for name in _GROUP),
-                source,
-                *(row[name] for name in ("wins", "ties", "losses")),
-                (row["t1"], row["t2"]),
-                (row["s1"], row["s2"]),
+                **{name: row[name] for name in (*_GROUP, "wins", "ties", "losses")},
+                source=source,
+                tokens=(row["t1"], row["t2"]),
+                seconds=(row["s1"], row["s2"]),
             )
             for row in self._store.look(lambda db: db.execute(query, values).fetchall())
         ]

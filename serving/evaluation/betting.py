@@ -48,7 +48,8 @@ class Value(NamedTuple):
 class Bounds(NamedTuple):
     """The mean of some values, and an interval for what it is the mean of."""
 
-    count: int
+    values: int
+    """Number of values."""
     mean: float
     low: float
     high: float

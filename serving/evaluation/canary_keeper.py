@@ -172,8 +172,8 @@ def described(evidence: Evidence, decision: Decision) -> dict[str, Any]:
         "pairs": {source: rate_in_words(rate) for source, rate in pairs.items() if rate.comparisons},
         "unjudged": evidence.unjudged,
         "quality": {
-            "compared": quality.count,
-            "difference": round(quality.mean, DIGITS) if quality.count else None,
+            "compared": quality.values,
+            "difference": round(quality.mean, DIGITS) if quality.values else None,
             "interval": [round(quality.low, DIGITS), round(quality.high, DIGITS)],
         },
     }

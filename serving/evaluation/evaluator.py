@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from serving.evaluation.comparison import Comparison, read_comparison, settled
@@ -137,7 +138,7 @@ class Evaluator:
             seq, one = await self._queue.get()
             try:
                 state, found = await self._asked(judge, one)
-                await self._run(lambda seq=seq, state=state, found=found: self._table.judged(seq, state, found))
+                await self._run(partial(self._table.judged, seq, state, found))
             except Exception:
                 logger.exception("a comparison could not be judged")
 

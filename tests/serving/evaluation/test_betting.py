@@ -18,7 +18,7 @@ def test_without_values_nothing_is_known() -> None:
 def test_the_interval_closes_around_the_mean() -> None:
     alternating = values([1.0, -1.0, 0.0, 0.0] * 200)
     found = bounds(alternating)
-    assert found.count == 800
+    assert found.values == 800
     assert found.mean == 0.0
     assert -0.12 < found.low < -0.05
     assert 0.05 < found.high < 0.12
