@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from serving.access.keyring import named_keys
 from serving.config_access import KeySettings, LimitSettings
+from serving.config_evaluation import CanarySettings, ShadowSettings
 from serving.config_insight import ConsoleSettings, DecisionSettings, FeedbackSettings, TraceSettings
 from serving.config_sections import (
     BaseModelSettings,
@@ -44,6 +45,8 @@ class Config(Section):
     decisions: DecisionSettings = Field(default_factory=DecisionSettings)
     traces: TraceSettings = Field(default_factory=TraceSettings)
     feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
+    shadow: ShadowSettings = Field(default_factory=ShadowSettings)
+    canary: CanarySettings = Field(default_factory=CanarySettings)
     api_keys: tuple[str, ...] = Field(
         (),
         description="API keys in plain text, as KEY or NAME:KEY, each a tenant without limits of its own; "
@@ -81,6 +84,12 @@ class Config(Section):
             )
         if self.feedback.learn and self.market.path is None:
             raise ValueError("feedback.learn needs market.path: the folder in which what is learnt is kept")
+        return self
+
+    @model_validator(mode="after")
+    def _can_compare(self) -> Self:
+        if self.shadow.share and not self.decisions.enabled:
+            raise ValueError("shadow.share needs decisions.enabled: answers are compared beside the log of decisions")
         return self
 
 

@@ -5,9 +5,10 @@
     GET  /v1/decisions/{request id}    one record
     POST /v1/decisions/{id}/replay     the choice made again over today's market, and why it differs
     POST /v1/decisions/feedback        how good an answer was; the edge sends POST /v1/feedback here
+    GET  /v1/decisions/evaluations     how models compare (`serving.applications.evaluations`)
 
 A key sees its own tenant's records, those of others are not there for it; the admin key sees all. Routers and engine
-replicas send their halves of records to `DecisionsServer.add` (`serving.decisions.recorder`).
+replicas send their halves of records, and comparisons, to `DecisionsServer.add` (`serving.decisions.recorder`).
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from starlette.routing import Route
 from router.ray_internals import keep_grpc_on_loopback
 from serving.access.tenant import Tenant
 from serving.applications.access import Access, configured_access
+from serving.applications.evaluations import Evaluation, Evaluations, configured_evaluation
 from serving.applications.liveness import HEALTH_OPTIONS, check_threads
 from serving.applications.one_router import ask_a_router
 from serving.applications.routing import PrefixedApplication
@@ -79,8 +81,16 @@ Replay = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 class DecisionsAPI:
     """The routes of `/v1/decisions`. It knows nothing of Ray: the function that asks a router is passed in."""
 
-    def __init__(self, store: DecisionStore, access: Access, replay: Replay, record_s: float = RECORD_S) -> None:
+    def __init__(
+        self,
+        store: DecisionStore,
+        access: Access,
+        replay: Replay,
+        record_s: float = RECORD_S,
+        evaluations: Evaluations | None = None,
+    ) -> None:
         self._store = store
+        self._evaluations = evaluations
         self._access = access
         self._replay = replay
         self._record_s = record_s
@@ -92,6 +102,7 @@ class DecisionsAPI:
         return PrefixedApplication(
             [
                 Route(ROUTE_PREFIX, self._list, methods=["GET"]),
+                *([] if self._evaluations is None else self._evaluations.routes(self.reading)),
                 Route(f"{ROUTE_PREFIX}/feedback", self._feedback, methods=["POST"]),
                 Route(f"{ROUTE_PREFIX}/{{request_id}}", self._show, methods=["GET"]),
                 Route(f"{ROUTE_PREFIX}/{{request_id}}/replay", self._replayed, methods=["POST"]),
@@ -135,6 +146,8 @@ class DecisionsAPI:
             record = await in_thread(self.reading, give)
         if record is None:
             raise unknown_decision(request_id)
+        if self._evaluations is not None and "answer" in piece:
+            await self._evaluations.reference(record["tenant"], request_id, piece["answer"])
         kept = {
             "id": request_id,
             "object": "feedback",
@@ -203,11 +216,13 @@ class DecisionsServer:
         on_loopback: bool,
         lines: str | None,
         teacher: Teacher | None = None,
+        evaluation: Evaluation | None = None,
     ) -> None:
         """Opens the store. `lines` is the launcher's Unix socket for JSON lines; None: standard output. `teacher`
-        learns from feedback; None: nothing does."""
+        learns from feedback; None: nothing does. `evaluation` says how answers are compared."""
         if on_loopback:
             keep_grpc_on_loopback()
+        redactor = Redactor(settings.redact)
         self._store = DecisionStore(
             path,
             settings.max_records,
@@ -215,15 +230,17 @@ class DecisionsServer:
             vectors=settings.vectors,
             prompts=settings.prompts,
             prompt_keep_days=settings.prompt_keep_days,
-            redactor=Redactor(settings.redact),
+            redactor=redactor,
         )
         outlets: list[Outlet] = [JsonLines(lines)] if settings.stdout else []
         if settings.otlp_endpoint is not None:
             outlets.append(OtlpLogs(settings.otlp_endpoint))
         self._outlets = Outlets(self._store, outlets)
         self._emits = bool(outlets)
-        self._api = DecisionsAPI(self._store, access, _ask_a_router)
         self._writing: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="decisions-write")
+        table = self._store.comparisons
+        self._evaluations = Evaluations(table, access, evaluation or Evaluation(), redactor, self._write)
+        self._api = DecisionsAPI(self._store, access, _ask_a_router, evaluations=self._evaluations)
         self._teacher = teacher
         self._learning = ThreadPoolExecutor(1, thread_name_prefix="decisions-learn")
 
@@ -232,18 +249,24 @@ class DecisionsServer:
             self._emitting = asyncio.create_task(self._emit())
         if self._teacher is not None:
             self._lessons = asyncio.create_task(self._learn(self._teacher))
+        await self._evaluations.start()
         return self._api.application()
 
     async def add(self, content: bytes) -> int:
-        """Stores halves of records, JSON lines; returns how many could not be."""
+        """Stores halves of records and comparisons, JSON lines; returns how many could not be."""
 
-        def add() -> int:
+        def add() -> tuple[int, list[dict[str, Any]]]:
             parts = [json.loads(line) for line in content.splitlines()]
-            lost = self._store.add(parts)
-            self._outlets.note(parts)
-            return lost
+            halves = [part for part in parts if "sides" not in part]
+            lost = self._store.add(halves)
+            self._outlets.note(halves)
+            return lost, [part for part in parts if "sides" in part]
 
-        return await in_thread(self._pool, add)
+        lost, compared = await in_thread(self._pool, add)
+        return lost + await self._evaluations.take(compared)
+
+    async def _write(self, work: Callable[[], Any]) -> Any:
+        return await in_thread(self._pool, work)
 
     async def check_health(self) -> None:
         """Fails when the threads that do the store's work are stuck."""
@@ -317,6 +340,12 @@ def decisions_application(
     if config.feedback.learn and market is not None:
         teacher = Teacher(market, config.feedback, config.router.selection)
     built: Application = deployment.bind(
-        config.decisions, decisions_path(config, market), configured_access(config), on_loopback, lines, teacher
+        config.decisions,
+        decisions_path(config, market),
+        configured_access(config),
+        on_loopback,
+        lines,
+        teacher,
+        configured_evaluation(config, market=market is not None),
     )
     return built

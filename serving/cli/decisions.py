@@ -44,13 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         parser = commands.add_parser(name, help=summary, description=summary)
-        parser.add_argument("--url", help="the stack, such as http://127.0.0.1:8000 (default: that of this machine)")
-        parser.add_argument(
-            "--key", help="API key or admin key (default: LEARNWARE_ADMIN_KEY, else that of the stack's run here)"
-        )
-        parser.add_argument("--config", type=Path, help="the stack's YAML file (default: the default configuration)")
-        parser.add_argument("--port", type=int, help="HTTP port of the stack on this machine (default: http.port)")
-        parser.add_argument("--json", action="store_true", help="print JSON (default: words)")
+        add_stack_options(parser)
         parser.set_defaults(run=run)
         return parser
 
@@ -64,9 +58,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         if name == "list":
             parser.add_argument("--limit", type=int, default=50, help="the most records, up to 1000 (default: 50)")
             parser.add_argument(
-                "--before", type=_time, help="only requests before this time (ISO 8601, or epoch seconds)"
+                "--before", type=time_of, help="only requests before this time (ISO 8601, or epoch seconds)"
             )
-            parser.add_argument("--after", type=_time, help="only requests after this time")
+            parser.add_argument("--after", type=time_of, help="only requests after this time")
     show = command("show", _show, "say everything that is kept of one request, as JSON")
     replay = command(
         "replay", _replay, "make a request's choice again over today's market; the status is 1 if it differs"
@@ -76,8 +70,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         parser.add_argument("--tenant", help="the tenant, where the admin key finds the id with several (default: any)")
 
 
+def add_stack_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which stack is asked, by whom, and in which form the answer is printed."""
+    parser.add_argument("--url", help="the stack, such as http://127.0.0.1:8000 (default: that of this machine)")
+    parser.add_argument(
+        "--key", help="API key or admin key (default: LEARNWARE_ADMIN_KEY, else that of the stack's run here)"
+    )
+    parser.add_argument("--config", type=Path, help="the stack's YAML file (default: the default configuration)")
+    parser.add_argument("--port", type=int, help="HTTP port of the stack on this machine (default: http.port)")
+    parser.add_argument("--json", action="store_true", help="print JSON (default: words)")
+
+
 def _tail(options: argparse.Namespace) -> int:
-    with _stack(options) as stack:
+    with stack_of(options) as stack:
         seen: dict[tuple[str, str, float], float] | None = None  # nothing was looked at yet
         while True:
             oldest = time.time() - LOOK_BACK_S
@@ -92,20 +97,20 @@ def _tail(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     times = {name: f"{value:.6f}" for name in ("before", "after") if (value := getattr(options, name)) is not None}
-    with _stack(options) as stack:
+    with stack_of(options) as stack:
         _print(reversed(_records(stack, _given(options) | times | {"limit": str(options.limit)})), options)
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    with _stack(options) as stack:
+    with stack_of(options) as stack:
         record = json.loads(stack.ask("GET", _path(options), params=_of_tenant(options)))
     print(json.dumps(record, indent=None if options.json else 1))
     return 0
 
 
 def _replay(options: argparse.Namespace) -> int:
-    with _stack(options) as stack:
+    with stack_of(options) as stack:
         found = json.loads(stack.ask("POST", f"{_path(options)}/replay", params=_of_tenant(options)))
     if options.json:
         print(json.dumps(found))
@@ -115,7 +120,8 @@ def _replay(options: argparse.Namespace) -> int:
     return 1 if found["differs"] else 0
 
 
-def _stack(options: argparse.Namespace) -> "StackClient":
+def stack_of(options: argparse.Namespace) -> "StackClient":
+    """Returns the stack that the options of `add_stack_options` name."""
     from serving.access.keyring import ADMIN_KEY_VARIABLE
     from serving.cli.stack_client import StackClient
     from serving.config import load_config
@@ -177,7 +183,7 @@ def _key(one: Mapping[str, Any]) -> tuple[str, str, float]:
     return one["tenant"], one["id"], one["time"]
 
 
-def _time(text: str) -> float:
+def time_of(text: str) -> float:
     """Reads a time of the command line as epoch seconds."""
     try:
         return float(text) if text.replace(".", "", 1).isdecimal() else datetime.fromisoformat(text).timestamp()

@@ -24,6 +24,7 @@ _COMMAND_MODULES = (
     "serving.cli.learnware",
     "serving.cli.keys",
     "serving.cli.decisions",
+    "serving.cli.evaluations",
 )
 """Modules that add subcommands of their own through `add_parser(subparsers)`; importing them is cheap."""
 

@@ -10,6 +10,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from serving.decisions.comparisons import SCHEMA as COMPARISONS_SCHEMA
+
 logger = logging.getLogger("ray.serve")
 
 FORMAT = 1
@@ -181,7 +183,7 @@ class Database:
             "foreign_keys=ON",
         ):
             connection.execute(f"PRAGMA {pragma}")
-        connection.executescript(SCHEMA)
+        connection.executescript(SCHEMA + COMPARISONS_SCHEMA)
         connection.execute(f"PRAGMA user_version={FORMAT}")
 
     def _failed(self, error: Exception) -> None:

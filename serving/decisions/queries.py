@@ -46,6 +46,16 @@ def filters_of(query: Sequence[tuple[str, str]], default: int = 50) -> Filters:
     )
 
 
+def evaluations_query(query: Sequence[tuple[str, str]]) -> tuple[str | None, float | None]:
+    """Reads the query parameters of the evaluations: `learnware`, and `after`, an epoch time in seconds.
+
+    Raises:
+        InvalidInput: as `filters_of`.
+    """
+    given = checked_query(query, ("learnware", "after"))
+    return _word(given, "learnware"), _time(given, "after")
+
+
 def checked_query(query: Sequence[tuple[str, str]], names: Collection[str]) -> dict[str, str]:
     """Returns the query parameters by name.
 

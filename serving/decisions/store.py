@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from serving.decisions.comparisons import Comparisons, erase_texts, prune
 from serving.decisions.database import Database
 from serving.decisions.filters import Filters
 from serving.decisions.redaction import Redactor
@@ -89,8 +90,10 @@ class DecisionStore:
         self._pruned = False
         self.lost = 0
         """Halves that could not be stored."""
-        self._guarded(self._erase_what_is_off, None)
-        self._guarded(self._prune, None)
+        self.comparisons = Comparisons(self, max_records, self._redactor if prompts else None)
+        """The table of compared answers, in the same file."""
+        self.change(self._erase_what_is_off, None)
+        self.change(self._prune, None)
 
     @property
     def fault(self) -> str | None:
@@ -106,7 +109,7 @@ class DecisionStore:
         """Stores halves of records; returns how many could not be, which are counted in `lost`. Never raises."""
         wanted = list(parts)
         try:
-            lost = self._guarded(lambda db: self._add(db, wanted), len(wanted))
+            lost = self.change(lambda db: self._add(db, wanted), len(wanted))
         except Exception:
             logger.exception("halves of records were not understood")
             lost = len(wanted)
@@ -121,7 +124,7 @@ class DecisionStore:
         """
         where, values = filters.as_sql()
         query = f"{SELECT} {where} ORDER BY r.time DESC, r.seq DESC LIMIT ?"
-        return self._look(lambda db: self._with_feedback(db, db.execute(query, (*values, filters.limit)).fetchall()))
+        return self.look(lambda db: self._with_feedback(db, db.execute(query, (*values, filters.limit)).fetchall()))
 
     def get(self, tenant: str | None, request_id: str) -> dict[str, Any] | None:
         """Returns the newest record of a request's id, of one tenant or (None) of any; None where there is none.
@@ -145,7 +148,7 @@ class DecisionStore:
             found = [row for key in keys for row in db.execute(query, key)]
             return self._with_feedback(db, found)
 
-        return {(record["tenant"], record["id"]): record for record in self._look(read)}
+        return {(record["tenant"], record["id"]): record for record in self.look(read)}
 
     def feedback(self, tenant: str | None, request_id: str, piece: Mapping[str, Any], by: str) -> dict[str, Any] | None:
         """Adds a piece of feedback (score, label, answer) of the tenant `by` to the newest record of a request's id, of
@@ -197,14 +200,18 @@ class DecisionStore:
                 records = {row["seq"]: one for row, one in zip(found, self._with_feedback(db, found), strict=True)}
                 return [FeedbackRow(records[row[1]], {"seq": row[0], **_piece(row)}) for row in rows]
 
-            page = self._look(read)
+            page = self.look(read)
             yield from page
             if len(page) < PAGE:
                 return
             after = page[-1].piece["seq"]
 
-    def _look(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
-        """Reads beside the writer; where the file cannot be read so, as the writer, who mends what can be mended."""
+    def look(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
+        """Reads beside the writer; where the file cannot be read so, as the writer, who mends what can be mended.
+
+        Raises:
+            DecisionsUnavailable: the file cannot be used now.
+        """
         try:
             found: Found = self._database.look(work)
         except TimeoutError:
@@ -217,12 +224,12 @@ class DecisionStore:
 
     def _read(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
         missing = object()
-        found: Any = self._guarded(work, missing)
+        found: Any = self.change(work, missing)
         if found is missing:
             raise DecisionsUnavailable(f"The log of decisions cannot be used now: {self.fault}.")
         return found
 
-    def _guarded(self, work: Callable[[sqlite3.Connection], Any], otherwise: Any) -> Any:
+    def change(self, work: Callable[[sqlite3.Connection], Any], otherwise: Any) -> Any:
         """Runs a transaction; on a broken file once more, over a new one. Returns `otherwise` where the file cannot be
         used."""
         with self._lock:
@@ -308,6 +315,7 @@ class DecisionStore:
         old = now - self._prompt_keep_s
         db.execute("UPDATE records SET text = NULL WHERE text IS NOT NULL AND time < ?", (old,))
         db.execute("UPDATE choices SET ask = NULL WHERE ask IS NOT NULL AND time < ?", (old,))
+        prune(db, now - self._keep_s, old)
         self._pruned = True
 
     def _erase_what_is_off(self, db: sqlite3.Connection) -> None:
@@ -316,6 +324,7 @@ class DecisionStore:
         if not self._prompts:
             db.execute("UPDATE records SET text = NULL WHERE text IS NOT NULL")
             db.execute("UPDATE choices SET ask = NULL WHERE ask IS NOT NULL")
+            erase_texts(db)
 
     @staticmethod
     def _with_feedback(db: sqlite3.Connection, rows: list[sqlite3.Row]) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ def test_records_wait_while_the_store_cannot_be_used(tmp_path: Path, monkeypatch
         raise DecisionsUnavailable("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_look", unavailable)
+        patch.setattr(store, "look", unavailable)
         outlets.emit()
     assert not taken.records
     outlets.emit()

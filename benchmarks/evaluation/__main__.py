@@ -1,0 +1,7 @@
+"""Runs `python -m benchmarks.evaluation`."""
+
+import sys
+
+from benchmarks.evaluation.measure import main
+
+sys.exit(main())
