@@ -8,14 +8,20 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from serving.access.keyring import named_keys
 from serving.config_access import KeySettings, LimitSettings
-from serving.config_insight import ConsoleSettings, DecisionSettings, FeedbackSettings, TraceSettings
+from serving.config_insight import (
+    ConsoleSettings,
+    DecisionSettings,
+    FeedbackSettings,
+    ShadowSettings,
+    TraceSettings,
+)
 from serving.config_sections import (
     BaseModelSettings,
     EngineSettings,
@@ -44,6 +50,7 @@ class Config(Section):
     decisions: DecisionSettings = Field(default_factory=DecisionSettings)
     traces: TraceSettings = Field(default_factory=TraceSettings)
     feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
+    shadow: ShadowSettings = Field(default_factory=ShadowSettings)
     api_keys: tuple[str, ...] = Field(
         (),
         description="API keys in plain text, as KEY or NAME:KEY, each a tenant without limits of its own; "
@@ -78,6 +85,18 @@ class Config(Section):
             raise ValueError(
                 "feedback.learn needs decisions.enabled and decisions.vectors: it learns from the records of requests, "
                 "by their vectors"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_a_shadow_needs(self) -> Self:
+        if self.shadow.share and not self.decisions.enabled:
+            raise ValueError(
+                "shadow.share needs decisions.enabled: comparisons are kept beside the records of requests"
+            )
+        if self.shadow.share and self.engine.scheduling != "paged":
+            raise ValueError(
+                "shadow.share needs engine.scheduling: paged, by which second answers give way to requests"
             )
         return self
 
@@ -137,7 +156,9 @@ def _model_at(path: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = Config
     for part in path:
         field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # of an optional one, too
+        section = next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        if section is None:
             return model
-        model = field.annotation
+        model = section
     return model

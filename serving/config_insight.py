@@ -1,4 +1,5 @@
-"""The sections of the configuration for whoever runs or teaches a stack: console, decision log, traces, feedback."""
+"""The sections of the configuration for whoever runs or teaches a stack: console, decision log, traces, feedback,
+shadow answers."""
 
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -125,3 +126,51 @@ class FeedbackSettings(Section):
         if self.explore and not self.learn:
             raise ValueError("feedback.explore needs feedback.learn: without it nothing is learnt from exploring")
         return self
+
+
+class JudgeSettings(Section):
+    """A model that says which of two answers is better."""
+
+    url: str = Field(
+        description="Base URL of an OpenAI-compatible endpoint, such as https://judge.example.org/v1; it gets the "
+        "prompts of compared requests and both answers."
+    )
+    model: str = Field(min_length=1, description="The judge's `model`.")
+    key_env: str | None = Field(
+        None, description="Environment variable that holds the judge's API key; null: it needs none."
+    )
+    timeout_s: float = Field(60.0, gt=0, description="Seconds that one judgement may take.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"must be a URL that begins with http:// or https://, and not {url!r}")
+        return url
+
+
+class ShadowSettings(Section):
+    """Requests that are answered a second time by another model, on idle engine time, to compare the two."""
+
+    share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the ordinary requests that are answered a second time, after their answer and while the "
+        "engine has nothing else to do. No client gets or waits for the second answer.",
+    )
+    against: Literal["next", "base"] = Field(
+        "next",
+        description="Who answers the second time: the runner-up of the choice (the base model where there is none), or "
+        "always the base model. A learnware with a canary is compared with that in any case. What the base model "
+        "answered is not compared.",
+    )
+    most_waiting: int = Field(
+        32, ge=1, description="Requests that wait on a replica for their second answer; further ones get none."
+    )
+    judge: JudgeSettings | None = Field(
+        None,
+        description="The judge (url, model, key_env, timeout_s) that compares the answers; null: they are compared by "
+        "feedback with a right answer alone.",
+    )
