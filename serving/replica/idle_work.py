@@ -35,7 +35,7 @@ LONGEST_S = 120.0
 
 DONE, FAILED, GIVEN_UP, PUT_BACK, DROPPED = "done", "failed", "given-up", "put-back", "dropped"
 OUTCOMES = (DONE, FAILED, GIVEN_UP, PUT_BACK, DROPPED)
-"""What becomes of a job: it ended; it failed or took too long; it was given up for requests twice; it was given up and
+"""The ends of a job: it ended by itself; it failed or took too long; it was given up for requests twice; it was given up and
 waits once more; it was never begun, since too many wait."""
 
 Job = Callable[[], Awaitable[None]]

@@ -79,7 +79,7 @@ class Drawn(NamedTuple):
     tenant: Tenant
     record: OpenRecord
     first: Mapping[str, Any]
-    """What the client got, as a side of the comparison."""
+    """The answer that the client got, as a side of the comparison."""
 
 
 class Shadowing:

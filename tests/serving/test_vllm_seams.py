@@ -173,6 +173,11 @@ def test_the_scheduler_takes_requests_from_the_queues_that_we_replace():
     assert parameters(Scheduler._free_request)[:2] == ["self", "request"]
     for method in (Scheduler.finish_requests, Scheduler.update_from_output):  # aborted, and ended by itself
         assert "self._free_request(" in inspect.getsource(method)
+    # idle work is preempted between two steps, as vLLM does it to reset the prefix cache
+    assert parameters(Scheduler._preempt_request) == ["self", "request", "timestamp", "drop_stale_output"]
+    assert "self._preempt_request(request, timestamp" in inspect.getsource(Scheduler.reset_prefix_cache)
+    assert "self.waiting.prepend_request(request)" in inspect.getsource(Scheduler._preempt_request)
+    assert "preempted_req = self.running.pop()" in schedule  # the last one first
     assert issubclass(AsyncScheduler, Scheduler)
     assert "def schedule(" not in inspect.getsource(AsyncScheduler)
     wanted = {name for name, value in vars(RequestQueue).items() if getattr(value, "__isabstractmethod__", False)}
@@ -189,6 +194,7 @@ def test_requests_carry_what_the_scheduler_reads():
         "num_stale_output_tokens",
         "drop_stale_output",
         "num_preemptions",
+        "is_prefill_chunk",
     ):
         assert f"self.{name}" in constructor, name
     assert "max_tokens" in constructor
