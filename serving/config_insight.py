@@ -96,8 +96,8 @@ class FeedbackSettings(Section):
 
     learn: bool = Field(
         False,
-        description="Whether scores and labels change what is chosen; else feedback is kept with its decision and no "
-        "more, as right answers are.",
+        description="Whether feedback changes what is chosen; else it is kept with its decision and no more. Right "
+        "answers teach where decisions.prompts keeps what they answer.",
     )
     min_pieces: int = Field(5, ge=1, description="Pieces of feedback below which nothing changes.")
     half_life_days: float = Field(30.0, gt=0, description="Days after which a piece of feedback counts half.")

@@ -31,6 +31,7 @@ from serving.access.tenant import Tenant
 from serving.applications.access import Access, configured_access
 from serving.applications.liveness import HEALTH_OPTIONS, check_threads
 from serving.applications.one_router import ask_a_router
+from serving.applications.right_answers import RightAnswers, ask_an_engine
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import bounded_body
 from serving.applications.upload_line import in_thread
@@ -225,6 +226,7 @@ class DecisionsServer:
         self._api = DecisionsAPI(self._store, access, _ask_a_router)
         self._writing: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="decisions-write")
         self._teacher = teacher
+        self._keeps_prompts = settings.prompts
         self._learning = ThreadPoolExecutor(1, thread_name_prefix="decisions-learn")
 
     async def __serve_build_asgi_app__(self) -> Starlette:
@@ -232,6 +234,8 @@ class DecisionsServer:
             self._emitting = asyncio.create_task(self._emit())
         if self._teacher is not None:
             self._lessons = asyncio.create_task(self._learn(self._teacher))
+            if self._keeps_prompts:
+                self._right_answers = asyncio.create_task(RightAnswers(self._store, ask_an_engine).run())
         return self._api.application()
 
     async def add(self, content: bytes) -> int:

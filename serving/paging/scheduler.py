@@ -15,7 +15,8 @@ part in the order.
 Idle work (`serving.paging.idle`) stands beside that order. It begins only when nothing else waits, in a step that reads
 no other prompt, with half of the seats free or more, and a slot for its adapter. It is preempted at the beginning of a
 step in which others wait, if a seat or a slot may be short, if it would read its prompt beside theirs, or if they have
-waited through a step already (for blocks of the KV cache, say).
+waited through a step already (for blocks of the KV cache, say). A step reads at most `IDLE_PROMPT_TOKENS` of its
+prompt, so that what comes meanwhile does not wait for a long one.
 
 Settings come from `additional_config`, since the scheduler has a process of its own: `{"paging": {"patience_s": …}}`.
 """
@@ -25,6 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -43,6 +45,9 @@ from serving.paging.settings import UPCOMING, PagingSettings, Share
 from serving.paging.slots import SlotTable
 from serving.paging.sockets import SCHEDULER, SchedulerSocket, socket_path
 
+IDLE_PROMPT_TOKENS = 256
+"""Tokens of an idle prompt that one step reads at most. A request that comes waits for a step in any case; one of so
+many tokens takes as long as that of a short prompt."""
 AHEAD = 2
 """Number of adapters that a step announces to the workers: few slots become free at a time."""
 REPORT_INTERVAL_S = 0.25
@@ -121,7 +126,7 @@ class PagedRequestQueue(RequestQueue):
             self.prepend_request(request)
 
     def pop_request(self) -> Request:
-        idle = self._first_idle()
+        idle = self.first_idle()
         if idle is not None:
             del self.idle_waiting[idle]
             self.idle_running[idle] = None
@@ -129,7 +134,7 @@ class PagedRequestQueue(RequestQueue):
         self.begun = True
         return self.queue.pop()
 
-    def _first_idle(self) -> Request | None:
+    def first_idle(self) -> Request | None:
         """Returns the idle work that runs next, None where there is none, something else waits, or none may begin."""
         if self.queue:
             return None
@@ -137,7 +142,7 @@ class PagedRequestQueue(RequestQueue):
         return first if first is not None and self._idle_may_begin(first) else None
 
     def peek_request(self) -> Request:
-        request = self.queue.peek() or self._first_idle()
+        request = self.queue.peek() or self.first_idle()
         if request is None:
             raise IndexError("no waiting request may run now")
         return request
@@ -151,7 +156,7 @@ class PagedRequestQueue(RequestQueue):
             self.remove_request(request)
 
     def __bool__(self) -> bool:
-        return self.queue.peek() is not None or self._first_idle() is not None
+        return self.queue.peek() is not None or self.first_idle() is not None
 
     def __len__(self) -> int:
         return len(self.queue) + len(self.idle_waiting)
@@ -204,6 +209,7 @@ class PagedSchedulerMixin:
 
     vllm_config: Any
     lora_config: Any
+    scheduler_config: Any
     running: list[Request]
     requests: dict[str, Request]
     max_num_running_reqs: int
@@ -252,7 +258,8 @@ class PagedSchedulerMixin:
             for request in self.running
         )
         self.adapter_queue.begin_step(now, running, self.slot_table.residents, self.slot_table.pinned_residents)
-        output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        with self._idle_prompts_in_parts():
+            output = super().schedule(*args, **kwargs)  # type: ignore[misc]
         self._waited_through = bool(self.adapter_queue)
         if self._paging.pinned:
             self.slot_table.pinned.update(
@@ -274,7 +281,7 @@ class PagedSchedulerMixin:
         queue = self.adapter_queue
         self._reported = now
         self._report = {
-            "running": len(self.running) - len(self.waiting.idle_running),
+            "running": sum(one not in self.waiting.idle_running for one in self.running),
             "waiting": queue.waiting_by_reason()
             | {"parked": sum(not share_of(one).idle for one in self.skipped_waiting)},
             "draining": len(queue.draining),
@@ -331,6 +338,19 @@ class PagedSchedulerMixin:
             return True
         wanted = self._active() | queue.waiting_by_adapter().keys() - {None}
         return len(wanted) > self.slot_table.slots
+
+    @contextmanager
+    def _idle_prompts_in_parts(self) -> Iterator[None]:
+        """Has a step read no more than a part of an idle prompt, by vLLM's bound for all prompts: beside an idle one no
+        other is read."""
+        settings, usual = self.scheduler_config, self.scheduler_config.long_prefill_token_threshold
+        reads = any(one.is_prefill_chunk for one in self.waiting.idle_running)
+        if not self.adapter_queue and (reads or self.waiting.first_idle() is not None):
+            settings.long_prefill_token_threshold = min(usual or IDLE_PROMPT_TOKENS, IDLE_PROMPT_TOKENS)
+        try:
+            yield
+        finally:
+            settings.long_prefill_token_threshold = usual
 
     def _unpark(self) -> None:
         """Moves the parked requests that may run now to the waiting queue."""

@@ -35,8 +35,8 @@ LONGEST_S = 120.0
 
 DONE, FAILED, GIVEN_UP, PUT_BACK, DROPPED = "done", "failed", "given-up", "put-back", "dropped"
 OUTCOMES = (DONE, FAILED, GIVEN_UP, PUT_BACK, DROPPED)
-"""The ends of a job: it ended by itself; it failed or took too long; it was given up for requests twice; it was given up and
-waits once more; it was never begun, since too many wait."""
+"""The ends of a job: it ended by itself; it failed or took too long; it was given up for requests twice; it was given
+up for the first time, and waits once more; it was never begun, since too many wait."""
 
 Job = Callable[[], Awaitable[None]]
 Count = Callable[[str], object]
@@ -72,7 +72,10 @@ class Room:
     def is_free(self) -> bool:
         """Returns whether idle work may begin: nothing waits, and half of the seats and a slot are free."""
         engine = self._engine
-        has_room = 2 * engine.entered <= self._seats and not len(engine.adapters) >= engine.residency.slots > 0
+        taken = max(
+            engine.entered, (engine.residency.scheduler or {}).get("running", 0)
+        )  # one request may take several
+        has_room = 2 * taken <= self._seats and not len(engine.adapters) >= engine.residency.slots > 0
         return has_room and engine.waiting == 0 and not self._waiting_in_engine()
 
     def is_wanted(self) -> bool:

@@ -31,18 +31,17 @@ from serving.replica.admission import Admission, Names
 from serving.replica.answering import Answering
 from serving.replica.anthropic_errors import AnthropicErrors
 from serving.replica.front_door import add_front_door
-from serving.replica.idle_work import IdleWork, Room
 from serving.replica.limits import Limits, ReplicaLimits
 from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.off_task_meter import off_task_meter
+from serving.replica.own_work import OwnWork
 from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.recording import Recording
 from serving.replica.request_body import EXPLAIN_PATH
 from serving.replica.request_metrics import NOT_LOADED, ReplicaMetrics
 from serving.replica.room import shorten_answers_to_the_room
-from serving.replica.shadowing import Shadowing
 from serving.replica.trial import probe
 from serving.replica.usage_metrics import UsageMetrics
 from serving.replica.verification import without_wrong_values
@@ -97,8 +96,8 @@ class ReplicaOptions(NamedTuple):
     """Makes what takes the records of requests, with its metrics in the registry; None records nothing."""
     traces: TraceOptions | None = None
     """The collector of spans, and how many are sampled; None: there are no spans."""
-    shadow: ShadowSettings | None = None
-    """Which requests are answered a second time; None: none is. It needs `record`."""
+    shadow: ShadowSettings = ShadowSettings()
+    """Which requests are answered a second time. It needs `record`."""
 
 
 class LearnwareServer(EngineServer):
@@ -111,7 +110,7 @@ class LearnwareServer(EngineServer):
     """The watchdog, None until the engine runs."""
     _verifying: asyncio.Task[None] | None = None
     _recorder: Recorder | None = None
-    _idle_work: IdleWork | None = None
+    _own_work: OwnWork | None = None
     _tracing: Tracing | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
@@ -172,9 +171,9 @@ class LearnwareServer(EngineServer):
         add_middleware(app, Recording, recorder=self._recorder, replica=replica, secrets=keys)
         add_middleware(app, AnthropicErrors)
         add_middleware(app, Answering, failure=lambda: self._failure)
-        width = engine.vllm_config.scheduler_config.max_num_seqs
         if options.limits is not None:
             shorten_answers_to_the_room()
+            width = engine.vllm_config.scheduler_config.max_num_seqs
             limits = options.limits._replace(max_num_seqs=width)
             add_middleware(app, Limits, settings=limits, engine=self._gate, able=lambda: self._failure is None)
         add_middleware(
@@ -189,20 +188,12 @@ class LearnwareServer(EngineServer):
             base_without_choice=options.base_without_choice,
             prompt_logprobs=prompt_logprobs,
         )
-        if options.shadow is not None and self._recorder is not None:
-            self._idle_work = IdleWork(Room(self._gate, width), options.shadow.most_waiting)
-            self._idle_work.start()
-            self._gate.on_entry = self._idle_work.look
-            add_middleware(
-                app,
-                Shadowing,
-                settings=options.shadow,
-                admission=self._admission,
-                hold=self._hold,
-                idle_work=self._idle_work,
-                recorder=self._recorder,
-                registry=self._registry,
+        if self._recorder is not None and self._gate.residency.scheduler is not None:  # which idle work gives way in
+            self._own_work = OwnWork(
+                engine, self._gate, self._admission, self._adapters.request, self._hold, options.shadow
             )
+            if options.shadow.share:
+                self._own_work.add_shadow(app, self._recorder, self._registry)
         add_front_door(app, options.keyring, options.allowed)
         if options.traces is not None or json_logs_wanted():
             self._tracing = add_traces(app, options.traces)
@@ -350,6 +341,12 @@ class LearnwareServer(EngineServer):
             "waiting": self._gate.waiting + self._gate.entered - running,
         }
 
+    async def likelihood(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """Scores answers on idle engine time (`serving.replica.own_work.OwnWork.likelihood`)."""
+        if self._own_work is None:
+            return {"why_not": "This replica has no idle time: it records nothing, or its engine schedules by itself."}
+        return await self._own_work.likelihood(asked)
+
     async def prefetch(self, engine_name: str) -> bool:
         """Starts reading an adapter into host memory for a request that is to come, and returns at once. Returns False
         when this replica serves no such version."""
@@ -360,8 +357,8 @@ class LearnwareServer(EngineServer):
         return True
 
     async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
-        if self._idle_work is not None:
-            await self._idle_work.close()
+        if self._own_work is not None:
+            await self._own_work.close()
         if self._gate is not None:
             self._warm_up.end()
             if self._watchdog is not None:

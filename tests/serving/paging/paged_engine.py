@@ -49,6 +49,7 @@ class Driver:
         self.steps = self.needed = 0
         self.began: dict[str, int] = {}
         self.done: dict[str, Any] = {}
+        self.logprobs: dict[str, Any] = {}
 
     def wait(self, awaitable: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(60)
@@ -62,9 +63,10 @@ class Driver:
         priority: int = 0,
         tenant: Tenant = ANONYMOUS,
         idle: bool = False,
+        **more: Any,
     ) -> None:
         caller.set(tenant)
-        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=2)
+        sampling = SamplingParams(**{"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "logprobs": 2} | more)
         with as_idle_work() if idle else nullcontext():
             (entering, sampling), _ = with_caller((prompt, sampling), {"priority": priority})
         request = self.adapters[adapter] if adapter is not None else None
@@ -82,6 +84,7 @@ class Driver:
                 self.began.setdefault(name, self.steps)
             if output.finished:
                 self.done[name] = answer_of(output.outputs[0])
+                self.logprobs[name] = output.outputs[0].logprobs
                 self.wait(self.leases.pop(name).aclose())
         # an adapter that was needed and had no slot has one now: a batch never needs more than there are
         self.needed += len(set(self.scheduler.slot_table.residents) - before)
@@ -209,6 +212,22 @@ def idle(driver: Driver, adapter: str, other: str, many: int) -> dict[str, Any]:
     }
 
 
+def forced(driver: Driver, adapter: str) -> list[list[Any]]:
+    """The likeliest tokens after a prompt with their log-probabilities, each as the engine lists it, and as it is told
+    of where nothing else is allowed (`serving.replica.likelihood`)."""
+    prompt = "The capital of France is"
+    driver.add("listed", prompt, adapter, 1, logprobs=5)
+    driver.finish()
+    (listed,) = driver.logprobs["listed"]
+    found = []
+    for token, one in listed.items():
+        driver.add(f"forced-{token}", prompt, adapter, 1, logprobs=0, allowed_token_ids=[token])
+        driver.finish()
+        (alone,) = driver.logprobs[f"forced-{token}"]
+        found.append([one.logprob, alone[token].logprob, one.rank, alone[token].rank])
+    return found
+
+
 def busy(driver: Driver, adapters: list[str], cold: str, clients: int, limit: int) -> dict[str, Any]:
     """`adapters` with `clients` requests each, always, and one request to another; how many steps until it began, and
     the most steps that a request of the others took."""
@@ -293,6 +312,7 @@ def main(order_file: str, result_file: str) -> None:
         "not_granted": prioritised(driver, free, Tenant("plain")),
         "shared": shared(driver, free[0], order["many"]),
         "idle": idle(driver, free[0], free[1], order["seats"]),
+        "forced": forced(driver, free[0]),
         "pinned_keeps_its_slot": driver.adapters[order["pinned"]].lora_int_id in driver.report()["slots"],
         "busy": busy(driver, free[: slots - 1], free[slots - 1], order["clients"], order["limit"]),
         "broken": broken(driver, order["broken"]),

@@ -112,6 +112,16 @@ def test_idle_work_gives_its_place_to_requests_at_once_and_goes_on_as_if_alone_w
     assert idle["left"] == [0, 0]
 
 
+def test_a_forced_token_has_the_log_probability_and_the_rank_that_it_has_among_all(result):
+    forced = result["forced"]
+    assert len(forced) == 5
+    for listed, alone, rank, alone_rank in forced:
+        assert alone == pytest.approx(listed, abs=1e-3)
+        assert alone_rank == rank
+    assert sorted(rank for *_, rank in forced) == [1, 2, 3, 4, 5]
+    assert min(listed for listed, *_ in forced) < -1e-3
+
+
 def test_a_cold_adapter_begins_beside_busy_ones(result):
     """All slots that are not pinned have adapters with requests always waiting. Without patience the cold one ages out
     at once, one adapter drains, and the cold one begins when the longest request of it has ended."""

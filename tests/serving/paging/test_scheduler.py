@@ -19,6 +19,7 @@ with warnings.catch_warnings():
     from vllm.v1.request import Request, RequestStatus
 
     from serving.paging.scheduler import (
+        IDLE_PROMPT_TOKENS,
         OTHERS,
         REPORTED_TENANTS,
         PagedRequestQueue,
@@ -146,8 +147,11 @@ class Steps:
         self.requests: dict[str, Request] = {}
         self.prefill_steps: dict[str, int] = {}
         self.lora_config = SimpleNamespace(max_loras=slots)
+        self.scheduler_config = SimpleNamespace(long_prefill_token_threshold=0)
+        self.bounds: list[int] = []
 
     def schedule(self) -> Any:
+        self.bounds.append(self.scheduler_config.long_prefill_token_threshold)
         tokens = {one.request_id: 1 for one in self.running}
         while self.waiting and len(self.running) < self.max_num_running_reqs and not self.blocks_are_short:
             one = self.waiting.peek_request()
@@ -326,3 +330,22 @@ def test_idle_work_of_any_number_waits_behind_the_lowest_priority_of_a_client():
     paged.waiting.add_request(lowest)
     assert paged.step() == ["0"]
     assert paged.step() == ["0", "idle"]
+
+
+@pytest.mark.parametrize(("usual", "idle"), [(0, IDLE_PROMPT_TOKENS), (100, 100), (5000, IDLE_PROMPT_TOKENS)])
+def test_a_step_reads_a_part_of_an_idle_prompt_and_requests_are_read_as_usual(usual: int, idle: int):
+    paged = Paged()
+    paged.scheduler_config.long_prefill_token_threshold = usual
+    paged.add("0", prefill_steps=2)
+    paged.step()
+    paged.add("idle", idle=True, prefill_steps=2)
+    paged.step()  # it waits until the other prompt is read
+    paged.step()
+    paged.step()
+    assert [one.request_id for one in paged.running] == ["0", "idle"]
+    paged.step()
+    paged.add("waits", idle=True)
+    paged.add("1")
+    paged.step()
+    assert paged.bounds == [usual, usual, idle, idle, usual, usual]
+    assert paged.scheduler_config.long_prefill_token_threshold == usual

@@ -103,6 +103,10 @@ def more_than_half_of_the_seats_are_taken(engine: Engine) -> None:
     engine.entered = SEATS // 2 + 1
 
 
+def one_request_takes_more_than_half_of_the_seats(engine: Engine) -> None:
+    engine.entered, engine.residency.scheduler = 1, {"waiting": {}, "running": SEATS // 2 + 1}
+
+
 def a_request_waits_for_a_seat(engine: Engine) -> None:
     engine.reports(seat=1)
 
@@ -124,6 +128,7 @@ def all_slots_are_taken(engine: Engine) -> None:
     [
         a_request_waits,
         all_slots_are_taken,
+        one_request_takes_more_than_half_of_the_seats,
         more_than_half_of_the_seats_are_taken,
         a_request_waits_for_a_seat,
         a_request_waits_for_a_slot,
