@@ -79,7 +79,7 @@ class RightAnswers:
             return
 
     def _look(self) -> list[_Waiting]:
-        found = []
+        found: list[_Waiting] = []
         for record, piece in self._store.feedback_rows(self._after):
             self._after = max(self._after, int(piece["seq"]))
             asked = question(record, piece, TEXT_CHARS)

@@ -118,7 +118,7 @@ class IdleWork:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to do jobs, in the running event loop."""
+        """Begins to do jobs, in the running event loop and in a context of its own, which each try gets a copy of."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
@@ -164,7 +164,7 @@ class IdleWork:
         """Tries a job, and puts it back where it was given up for the first time."""
         one.tries += 1
         self._gives_up = False
-        self._trying = asyncio.get_running_loop().create_task(_as_idle_work(one.job), context=Context())
+        self._trying = asyncio.get_running_loop().create_task(_as_idle_work(one.job))
         until = time.monotonic() + self._longest_s
         try:
             while not (await asyncio.wait([self._trying], timeout=LOOK_S))[0]:

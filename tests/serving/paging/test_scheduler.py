@@ -214,6 +214,7 @@ def test_idle_work_begins_only_beside_a_half_empty_batch_in_which_no_prompt_is_r
         paged.add(str(number), prefill_steps=2)
     paged.add("idle", idle=True)
     assert paged.step() == ["0", "1", "2"]  # as many begin
+    assert paged.step() == ["0", "1", "2"]  # their prompts are read
     assert paged.step() == ["0", "1", "2"]  # more than half of four
     paged.end("0")
     paged.prefill_steps["1"] = 1
