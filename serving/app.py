@@ -111,6 +111,7 @@ def build_application(config: Config, base: Path, market: Path | None, *, on_loo
         limits=ReplicaLimits(config.limits, config.http, config.engine.max_num_seqs, frozenset(router.auto_names)),
         record=record,
         traces=traces,
+        shadow=config.shadow,
     )
     # A stack of one machine says at once why it cannot start; a cluster, where nodes fail, tries three times.
     tries = {"max_constructor_retry_count": 1} if on_loopback else {}

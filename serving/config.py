@@ -8,7 +8,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -87,9 +87,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _can_compare(self) -> Self:
+    def _has_what_a_shadow_needs(self) -> Self:
         if self.shadow.share and not self.decisions.enabled:
-            raise ValueError("shadow.share needs decisions.enabled: answers are compared beside the log of decisions")
+            raise ValueError(
+                "shadow.share needs decisions.enabled: comparisons are kept beside the records of requests"
+            )
+        if self.shadow.share and self.engine.scheduling != "paged":
+            raise ValueError(
+                "shadow.share needs engine.scheduling: paged, by which second answers give way to requests"
+            )
         return self
 
 
@@ -148,7 +154,9 @@ def _model_at(path: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = Config
     for part in path:
         field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # of an optional one, too
+        section = next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        if section is None:
             return model
-        model = field.annotation
+        model = section
     return model

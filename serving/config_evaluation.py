@@ -36,13 +36,24 @@ class JudgeSettings(Section):
 
 
 class ShadowSettings(Section):
-    """Requests that are answered a second time, by another model, while the engine is idle."""
+    """Requests that are answered a second time by another model, on idle engine time, to compare the two."""
 
-    share: float = Field(0.0, ge=0, le=1, description="Share of requests that are answered a second time.")
-    against: Literal["next", "base"] = Field(
-        "next", description="Who answers a second time: the choice's next best, or the base model."
+    share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the ordinary requests that are answered a second time, after their answer and while the "
+        "engine has nothing else to do. No client gets or waits for the second answer.",
     )
-    most_waiting: int = Field(32, ge=1, description="Second answers that wait on a replica; further ones are dropped.")
+    against: Literal["next", "base"] = Field(
+        "next",
+        description="Who answers the second time: the runner-up of the choice (the base model where there is none), or "
+        "always the base model. A learnware with a canary is compared with that in any case. What the base model "
+        "answered is not compared.",
+    )
+    most_waiting: int = Field(
+        32, ge=1, description="Requests that wait on a replica for their second answer; further ones get none."
+    )
     judge: JudgeSettings | None = Field(
         None,
         description="The judge that compares both answers, with the keys url (an OpenAI-compatible endpoint), model, "

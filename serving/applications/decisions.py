@@ -33,6 +33,7 @@ from serving.applications.access import Access, configured_access
 from serving.applications.evaluations import Evaluation, Evaluations, configured_evaluation
 from serving.applications.liveness import HEALTH_OPTIONS, check_threads
 from serving.applications.one_router import ask_a_router
+from serving.applications.right_answers import RightAnswers, ask_an_engine
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload import bounded_body
 from serving.applications.upload_line import in_thread
@@ -242,6 +243,7 @@ class DecisionsServer:
         self._evaluations = Evaluations(table, access, evaluation or Evaluation(), redactor, self._write)
         self._api = DecisionsAPI(self._store, access, _ask_a_router, evaluations=self._evaluations)
         self._teacher = teacher
+        self._keeps_prompts = settings.prompts
         self._learning = ThreadPoolExecutor(1, thread_name_prefix="decisions-learn")
 
     async def __serve_build_asgi_app__(self) -> Starlette:
@@ -249,6 +251,8 @@ class DecisionsServer:
             self._emitting = asyncio.create_task(self._emit())
         if self._teacher is not None:
             self._lessons = asyncio.create_task(self._learn(self._teacher))
+            if self._keeps_prompts:
+                self._right_answers = asyncio.create_task(RightAnswers(self._store, ask_an_engine).run())
         await self._evaluations.start()
         return self._api.application()
 

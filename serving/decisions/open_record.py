@@ -48,6 +48,7 @@ class OpenRecord:
         "_answers",
         "_answers_chars",
         "choice",
+        "gathers_text",
         "keeps_text",
         "learnware",
         "model",
@@ -67,7 +68,7 @@ class OpenRecord:
     def __init__(self, request_id: str, tenant: str, path: str, trace: str | None, keeps_text: bool) -> None:
         """Opens the record of a request that comes now."""
         self.request_id, self.tenant, self.path, self.trace = request_id, tenant, path, trace
-        self.keeps_text = keeps_text
+        self.keeps_text = self.gathers_text = keeps_text
         self.started, self.time = time.monotonic(), time.time()
         self.model: str | None = None
         self.learnware: str | None = None
@@ -100,6 +101,11 @@ class OpenRecord:
             if room > 0:
                 pieces.append(text[:room])
                 self._answers_chars += len(pieces[-1])
+
+    @property
+    def answer(self) -> str:
+        """The text of the answers so far, at most twice `TEXT_CHARS` characters; empty unless `gathers_text`."""
+        return "\n".join("".join(pieces) for pieces in self._answers.values())
 
     def part(self, status: int | None, *, stream: bool, complete: bool, replica: str) -> dict[str, Any]:
         """Returns the replica's half of the record, for JSON, of a request that ends now."""
@@ -134,8 +140,7 @@ class OpenRecord:
             "trace": self.trace,
         }
         if self.keeps_text:
-            answer = "\n".join("".join(pieces) for pieces in self._answers.values())
-            part["text"] = {"prompt": self.prompt, "answer": answer}
+            part["text"] = {"prompt": self.prompt, "answer": self.answer}
         return part
 
 

@@ -1,4 +1,4 @@
-"""Passes records from routers and engine replicas on to the application that keeps them.
+"""Passes records from routers and engine replicas on to the application that keeps them, and comparisons of two models.
 
 A half of a record is put into a bounded buffer, which costs a request some microseconds, and every half second what has
 gathered goes to the application in one call. What the application cannot take waits, and what does not fit the buffer,
@@ -31,6 +31,8 @@ PERIOD_S = 0.5
 """Seconds between two calls."""
 SEND_S = 5.0
 """Seconds that one call may take; the application that starts anew takes some seconds."""
+COMPARISONS = 256
+"""The most comparisons that wait, each of a prompt and two answers of at most `TEXT_CHARS` characters: some 12 MB."""
 SAY_EVERY_S = 60.0
 """Seconds between two lines of the log about records that do not get through."""
 
@@ -57,6 +59,7 @@ class Recorder:
         self._send, self._size, self._period_s = send, size, period_s
         self._batch = TEXT_BATCH if prompts else BATCH
         self._parts: deque[Mapping[str, Any]] = deque()
+        self._comparisons: deque[Mapping[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._said = float("-inf")
         self._dropped = Counter(
@@ -77,18 +80,29 @@ class Recorder:
         else:
             self._parts.append(part)
 
+    def compared(self, part: Mapping[str, Any]) -> bool:
+        """Takes what two models said to one request (`serving.replica.shadowing`), which goes where halves go. Returns
+        False, and drops it, when many wait."""
+        if len(self._comparisons) >= COMPARISONS:
+            return False
+        self._comparisons.append(part)
+        return True
+
     async def flush(self) -> bool:
         """Sends all that waits. Returns False when the application does not take it; it goes on waiting then."""
-        while self._parts:
-            batch = [self._parts.popleft() for _ in range(min(self._batch, len(self._parts)))]
+        return await self._flush(self._parts, self._batch) and await self._flush(self._comparisons, TEXT_BATCH)
+
+    async def _flush(self, parts: deque[Mapping[str, Any]], most: int) -> bool:
+        while parts:
+            batch = [parts.popleft() for _ in range(min(most, len(parts)))]
             try:
                 content = await asyncio.to_thread(_encoded, batch)
                 lost = await asyncio.wait_for(self._send(content), SEND_S)
             except asyncio.CancelledError:
-                self._give_back(batch)  # what may have come through all the same is stored once
+                self._give_back(parts, batch)  # what may have come through all the same is stored once
                 raise
             except Exception as error:  # noqa: BLE001 (whatever it is, no request may notice)
-                self._give_back(batch)
+                self._give_back(parts, batch)
                 self._say("the application that keeps them does not take them: %r", error)
                 return False
             if lost:
@@ -108,10 +122,10 @@ class Recorder:
             await asyncio.sleep(self._period_s)
             await self.flush()
 
-    def _give_back(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        room = max(self._size - len(self._parts), 0)
+    def _give_back(self, parts: deque[Mapping[str, Any]], batch: Sequence[Mapping[str, Any]]) -> None:
+        room = max((self._size if parts is self._parts else COMPARISONS) - len(parts), 0)
         self._dropped.inc(max(len(batch) - room, 0))
-        self._parts.extendleft(reversed(batch[:room]))
+        parts.extendleft(reversed(batch[:room]))
 
     def _say(self, what: str, detail: object) -> None:
         if time.monotonic() - self._said >= SAY_EVERY_S:

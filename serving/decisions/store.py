@@ -180,6 +180,24 @@ class DecisionStore:
             return None
         return self.get(tenant, request_id)
 
+    def note_measured(self, seq: int, found: Mapping[str, Any]) -> bool:
+        """Adds what the scores of a right answer say, as `measured`, to the piece of feedback with this `seq`. Returns
+        False where it is gone.
+
+        Raises:
+            DecisionsUnavailable: the file cannot be used now.
+        """
+
+        def write(db: sqlite3.Connection) -> bool:
+            row = db.execute("SELECT body FROM feedback WHERE seq = ?", (seq,)).fetchone()
+            if row is None:
+                return False
+            body = json.dumps({**json.loads(row["body"]), "measured": dict(found)})
+            db.execute("UPDATE feedback SET body = ? WHERE seq = ?", (body, seq))
+            return True
+
+        return bool(self._read(write))
+
     def feedback_rows(self, after: int = 0) -> Iterator[FeedbackRow]:
         """Yields the pieces of feedback whose `seq` is above `after`, in that order, each with its record as it is now.
 

@@ -55,8 +55,8 @@ def read_pieces(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], enc
     those that a canary answered, which is no candidate and is judged for itself; scores of requests that nobody
     answered; feedback that says nothing yet (a right answer whose likelihoods are not there); and whatever has not the
     form of a record. `measured` of a piece of feedback holds, for each system (`BASE` among them), `right`, `gold` (the
-    right answer's log-likelihood in nats), `among` (its probability) and `version`. No stack computes it today, so that
-    there a right answer is kept and says nothing.
+    right answer's log-likelihood in nats), `among` (its probability) and `version` (`serving.feedback.right_answers`).
+    A right answer whose prompt was not kept says nothing.
     """
     found: dict[tuple[str, str], Piece] = {}
     for record, feedback in rows:

@@ -14,6 +14,7 @@
     buffer          an adapter's tensors in one piece of memory
     sockets         messages between the front end and the engine's processes
     gate            the admission gate: requests enter the engine when their adapter is in host memory
+    idle            marks what a replica gives the engine of its own accord, which gives way to all requests
     caller_params   what the tenant of a request changes of what is given to the engine
     inflight        what is in the engine on behalf of which HTTP request, and how it is ended from outside
     orphan          ends an engine's processes when their front end is gone

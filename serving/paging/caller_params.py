@@ -16,6 +16,7 @@ from vllm.v1.engine import EngineCoreRequest
 
 from serving.access.caller import caller
 from serving.access.tenant import ANONYMOUS, Tenant
+from serving.paging.idle import is_idle_work
 from serving.paging.settings import EXTRA_ARGS, Share
 
 PRIORITY_HEAD_START = 2048.0
@@ -23,6 +24,9 @@ PRIORITY_HEAD_START = 2048.0
 what other tenants have waiting, and no more."""
 LOWEST_PRIORITY = 1 << 20
 """Largest value of a priority; larger ones count as this one. It puts a request behind whatever waits."""
+
+IDLE = Share(idle=True)
+"""The share of idle work."""
 
 SALT_SEPARATOR = ":"
 """Stands between a tenant's name, which has none, and the client's own salt."""
@@ -37,10 +41,12 @@ def with_caller(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple
     - `priority` is vLLM's default, since the order is this project's; what was asked for is a head start, as far as the
       tenant's key grants it.
     - The prompt carries the tenant's name as `cache_salt` where there are keys; a client's own salt is kept beside it.
+    - Idle work (`serving.paging.idle`) has the share `IDLE` instead, behind all that anybody can ask for.
     """
     tenant = caller.get()
     arguments = dict(kwargs)
-    share = Share(tenant.name, tenant.weight, head_start(tenant, arguments.pop("priority", 0)))
+    priority = arguments.pop("priority", 0)
+    share = IDLE if is_idle_work() else Share(tenant.name, tenant.weight, head_start(tenant, priority))
     positional = list(args)
     if len(positional) > 1:
         positional[1] = _with_share(positional[1], share)

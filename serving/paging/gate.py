@@ -11,8 +11,9 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +26,7 @@ from vllm.sampling_params import RequestOutputKind
 from serving.access.account import counted
 from serving.access.caller import caller
 from serving.paging.caller_params import with_caller
+from serving.paging.idle import is_idle_work
 from serving.paging.inflight import Inflight, TimeLimits, exchange, parameters_of, seconds_allowed
 from serving.paging.residency import Residency
 from serving.paging.sockets import SCHEDULER, socket_path
@@ -175,7 +177,13 @@ class AdapterGate:
         self.waiting = 0
         """Number of requests whose adapter is on its way into host memory."""
         self.entered = 0
-        """Number of requests that were given to the engine and are not done."""
+        """Number of requests that were given to the engine and are not done. Here and above, idle work is none."""
+        self.idle = 0
+        """Number of runs of idle work (`serving.paging.idle`) that were given to the engine and are not done."""
+        self.adapters: Counter[str] = Counter()
+        """Number of requests in the engine by the engine name of their adapter, idle work among them."""
+        self.on_entry: Callable[[], object] = _nothing
+        """Called when a request is given to the engine, which idle work may be in the way of."""
         self._workers = [
             Peer(socket_path(instance, str(rank)), lambda report, rank=rank: self.residency.note_worker(rank, report))  # type: ignore[misc]
             for rank in range(ranks)
@@ -219,15 +227,16 @@ class AdapterGate:
             yield
             return
         asked = [(peer, peer.ask(request)) for peer in self._workers]
+        counts = not is_idle_work()
         try:
-            self.waiting += 1
+            self.waiting += counts
             try:
                 for _, one in asked:
                     reason = await one.granted
                     if reason is not None:
                         raise AdapterNotLoaded(request.lora_name, reason)
             finally:
-                self.waiting -= 1
+                self.waiting -= counts
             yield
         finally:
             for peer, one in asked:
@@ -296,14 +305,15 @@ class AdapterGate:
             args, kwargs = with_caller(args, kwargs)
             name = lora_request.lora_name if lora_request is not None else None
             meter = Meter(name, caller.get().name, _is_incremental(args, kwargs))
+            idle = is_idle_work()
             async with AsyncExitStack() as stack:
-                if exchange.get() is not None:
+                if exchange.get() is not None and not idle:
                     stack.callback(lambda: self.on_usage(meter.usage()))
-                inflight = stack.enter_context(self._in_flight(stack, args, kwargs))
+                limits = TimeLimits() if idle else self._limits
+                inflight = stack.enter_context(self._in_flight(stack, limits, args, kwargs))
                 if lora_request is not None:
                     await stack.enter_async_context(self.lease(lora_request))
-                self.entered += 1
-                stack.callback(self._leave)
+                stack.enter_context(self._inside(name, idle))
                 meter.enters()
                 # closed before the lease is given back: a client that hangs up ends its request in the engine first
                 outputs = await stack.enter_async_context(aclosing(enter(*args, lora_request=lora_request, **kwargs)))
@@ -319,9 +329,11 @@ class AdapterGate:
 
         return entered
 
-    def _in_flight(self, stack: AsyncExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inflight:
-        first_s = seconds_allowed(self._limits, parameters_of(args, kwargs))
-        return Inflight(self._inflight, stack, first_s, self._limits.between_tokens_s, exchange.get())
+    def _in_flight(
+        self, stack: AsyncExitStack, limits: TimeLimits, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Inflight:
+        first_s = seconds_allowed(limits, parameters_of(args, kwargs))
+        return Inflight(self._inflight, stack, first_s, limits.between_tokens_s, exchange.get())
 
     def end_all(self, reason: Exception) -> None:
         """Ends every request in flight: whoever waits for one gets `reason`."""
@@ -335,8 +347,28 @@ class AdapterGate:
             for one in tuple(self._inflight):
                 one.expire(now)
 
-    def _leave(self) -> None:
-        self.entered -= 1
+    @contextmanager
+    def _inside(self, engine_name: str | None, idle: bool) -> Iterator[None]:
+        """Counts a request, or a run of idle work, while it is in the engine."""
+        self.entered += not idle
+        self.idle += idle
+        if engine_name is not None:
+            self.adapters[engine_name] += 1
+        if not idle:
+            self.on_entry()
+        try:
+            yield
+        finally:
+            self.entered -= not idle
+            self.idle -= idle
+            if engine_name is not None:
+                self.adapters[engine_name] -= 1
+                if not self.adapters[engine_name]:
+                    del self.adapters[engine_name]
+
+
+def _nothing() -> None:
+    """Does nothing."""
 
 
 def _is_incremental(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -24,6 +24,8 @@ class Share(NamedTuple):
     tenant: str | None = None
     weight: float = 1.0
     head_start: float = 0.0
+    idle: bool = False
+    """Whether it is idle work (`serving.paging.idle`), which has no tenant and stands in no order with others."""
 
     @classmethod
     def of(cls, extra_args: Mapping[str, Any] | None) -> Self:

@@ -48,7 +48,7 @@ class Meter:
         if self._first is None:
             self._first = time.monotonic() - self.came
         self._last = output
-        if self._record is not None and self._record.keeps_text:
+        if self._record is not None and self._record.gathers_text:
             self._record.note_text(self, output, self._incremental)
 
     @property

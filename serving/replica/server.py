@@ -18,6 +18,7 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from router.placement import DISK
 from router.ray_internals import keep_grpc_on_loopback, replica_line
 from serving.access.keyring import Keyring
+from serving.config_evaluation import ShadowSettings
 from serving.decisions.open_record import open_record
 from serving.decisions.recorder import Recorder
 from serving.names import MARKET, MARKET_APPLICATION, ROUTER, is_allowed
@@ -35,6 +36,7 @@ from serving.replica.load_failures import LoadFailures
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.model_list import model_objects
 from serving.replica.off_task_meter import off_task_meter
+from serving.replica.own_work import OwnWork
 from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.prompt_logprobs import PromptLogprobs
 from serving.replica.recording import Recording
@@ -95,6 +97,8 @@ class ReplicaOptions(NamedTuple):
     """Makes what takes the records of requests, with its metrics in the registry; None records nothing."""
     traces: TraceOptions | None = None
     """The collector of spans, and how many are sampled; None: there are no spans."""
+    shadow: ShadowSettings = ShadowSettings()
+    """Which requests are answered a second time. It needs `record`."""
 
 
 class LearnwareServer(EngineServer):
@@ -107,6 +111,7 @@ class LearnwareServer(EngineServer):
     """The watchdog, None until the engine runs."""
     _verifying: asyncio.Task[None] | None = None
     _recorder: Recorder | None = None
+    _own_work: OwnWork | None = None
     _tracing: Tracing | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
@@ -184,6 +189,12 @@ class LearnwareServer(EngineServer):
             base_without_choice=options.base_without_choice,
             prompt_logprobs=prompt_logprobs,
         )
+        if self._recorder is not None and self._gate.residency.scheduler is not None:  # which idle work gives way in
+            self._own_work = OwnWork(
+                engine, self._gate, self._admission, self._adapters.request, self._hold, options.shadow
+            )
+            if options.shadow.share:
+                self._own_work.add_shadow(app, self._recorder, self._registry)
         add_front_door(app, options.keyring, options.allowed)
         if options.traces is not None or json_logs_wanted():
             self._tracing = add_traces(app, options.traces)
@@ -309,6 +320,12 @@ class LearnwareServer(EngineServer):
             "waiting": self._gate.waiting + self._gate.entered - running,
         }
 
+    async def likelihood(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """Scores answers on idle engine time (`serving.replica.own_work.OwnWork.likelihood`)."""
+        if self._own_work is None:
+            return {"why_not": "This replica has no idle time: it records nothing, or its engine schedules by itself."}
+        return await self._own_work.likelihood(asked)
+
     async def prefetch(self, engine_name: str) -> bool:
         """Starts reading an adapter into host memory for a request that is to come, and returns at once. Returns False
         when this replica serves no such version."""
@@ -319,6 +336,8 @@ class LearnwareServer(EngineServer):
         return True
 
     async def __del__(self) -> None:  # Ray Serve awaits it when it stops the replica
+        if self._own_work is not None:
+            await self._own_work.close()
         if self._gate is not None:
             self._warm_up.end()
             if self._watchdog is not None:

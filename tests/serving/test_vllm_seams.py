@@ -16,7 +16,7 @@ import torch
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # vLLM and torch warn while they are imported; not about us
     import vllm.entrypoints
-    from vllm.config import ParallelConfig, VllmConfig
+    from vllm.config import ModelConfig, ParallelConfig, VllmConfig
     from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
     from vllm.lora.layers import LogitsProcessorWithLoRA, LoRAMapping, VocabParallelEmbeddingWithLoRA
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
@@ -39,6 +39,7 @@ with warnings.catch_warnings():
     from vllm.v1.engine.utils import CoreEngineProcManager
     from vllm.v1.executor import multiproc_executor
     from vllm.v1.request import Request
+    from vllm.v1.sample.sampler import Sampler
     from vllm.v1.worker import cpu_model_runner, gpu_model_runner
     from vllm.v1.worker.cpu_worker import CPUWorker
     from vllm.v1.worker.gpu_worker import Worker
@@ -173,6 +174,12 @@ def test_the_scheduler_takes_requests_from_the_queues_that_we_replace():
     assert parameters(Scheduler._free_request)[:2] == ["self", "request"]
     for method in (Scheduler.finish_requests, Scheduler.update_from_output):  # aborted, and ended by itself
         assert "self._free_request(" in inspect.getsource(method)
+    # idle work is preempted between two steps, as vLLM does it to reset the prefix cache
+    assert parameters(Scheduler._preempt_request) == ["self", "request", "timestamp", "drop_stale_output"]
+    assert "self._preempt_request(request, timestamp" in inspect.getsource(Scheduler.reset_prefix_cache)
+    assert "self.waiting.prepend_request(request)" in inspect.getsource(Scheduler._preempt_request)
+    assert "preempted_req = self.running.pop()" in schedule  # the last one first
+    assert schedule.count("self.scheduler_config.long_prefill_token_threshold") >= 2  # running and waiting prompts
     assert issubclass(AsyncScheduler, Scheduler)
     assert "def schedule(" not in inspect.getsource(AsyncScheduler)
     wanted = {name for name, value in vars(RequestQueue).items() if getattr(value, "__isabstractmethod__", False)}
@@ -189,6 +196,7 @@ def test_requests_carry_what_the_scheduler_reads():
         "num_stale_output_tokens",
         "drop_stale_output",
         "num_preemptions",
+        "is_prefill_chunk",
     ):
         assert f"self.{name}" in constructor, name
     assert "max_tokens" in constructor
@@ -197,6 +205,17 @@ def test_requests_carry_what_the_scheduler_reads():
     assert {"scheduled_new_reqs", "num_scheduled_tokens"} <= {
         field.name for field in dataclasses.fields(SchedulerOutput)
     }
+
+
+def test_a_forced_tokens_log_probability_is_the_models_own():
+    """By which `serving.replica.likelihood` scores answers."""
+    forward = inspect.getsource(Sampler.forward)
+    assert forward.index("raw_logprobs = self.compute_logprobs(logits)") < forward.index(
+        "self.apply_logits_processors("
+    )
+    assert parameters(Sampler.__init__)[1] == "logprobs_mode"
+    assert inspect.signature(Sampler.__init__).parameters["logprobs_mode"].default == "raw_logprobs"
+    assert ModelConfig.logprobs_mode == "raw_logprobs"
 
 
 def test_requests_and_adapters_enter_the_engine_where_the_gate_stands():

@@ -137,6 +137,22 @@ async def test_what_is_being_sent_at_its_end_is_sent_again() -> None:
     assert dropped(registry) == 0
 
 
+async def test_comparisons_go_in_batches_of_their_own_and_too_many_are_refused() -> None:
+    application = Application()
+    recorder, registry = made(application)
+    taken = [recorder.compared({"id": number, "sides": []}) for number in range(module.COMPARISONS + 1)]
+    assert taken == [True] * module.COMPARISONS + [False]
+    recorder.add({"id": "half"})
+    application.failure = OSError("down")
+    assert not await recorder.flush()
+    assert not recorder.compared({"id": "more"})  # they wait as before
+    application.failure = None
+    assert await recorder.flush()
+    assert [one["id"] for one in application.taken] == ["half", *range(module.COMPARISONS)]
+    assert application.calls == 2 + module.COMPARISONS / module.TEXT_BATCH
+    assert dropped(registry) == 0
+
+
 def test_the_factory_travels_to_another_process() -> None:
     make = pickle.loads(pickle.dumps(recorder_factory(vectors=False, prompts=True)))
     recorder = make(CollectorRegistry())

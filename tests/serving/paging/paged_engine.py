@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from serving.access.caller import caller
 from serving.access.tenant import ANONYMOUS, Tenant
 from serving.paging.caller_params import with_caller
 from serving.paging.gate import AdapterGate
+from serving.paging.idle import as_idle_work
 from serving.paging.scheduler import share_of
 from specs.errors import AdapterUnavailable
 from tests.serving.random_adapters import answer_of
@@ -48,16 +49,26 @@ class Driver:
         self.steps = self.needed = 0
         self.began: dict[str, int] = {}
         self.done: dict[str, Any] = {}
+        self.logprobs: dict[str, Any] = {}
 
     def wait(self, awaitable: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(60)
 
     def add(
-        self, name: str, prompt: str, adapter: str | None, tokens: int, priority: int = 0, tenant: Tenant = ANONYMOUS
+        self,
+        name: str,
+        prompt: str,
+        adapter: str | None,
+        tokens: int,
+        priority: int = 0,
+        tenant: Tenant = ANONYMOUS,
+        idle: bool = False,
+        **more: Any,
     ) -> None:
         caller.set(tenant)
-        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=2)
-        (entering, sampling), _ = with_caller((prompt, sampling), {"priority": priority})
+        sampling = SamplingParams(**{"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "logprobs": 2} | more)
+        with as_idle_work() if idle else nullcontext():
+            (entering, sampling), _ = with_caller((prompt, sampling), {"priority": priority})
         request = self.adapters[adapter] if adapter is not None else None
         self.leases[name] = AsyncExitStack()
         if request is not None:
@@ -73,6 +84,7 @@ class Driver:
                 self.began.setdefault(name, self.steps)
             if output.finished:
                 self.done[name] = answer_of(output.outputs[0])
+                self.logprobs[name] = output.outputs[0].logprobs
                 self.wait(self.leases.pop(name).aclose())
         # an adapter that was needed and had no slot has one now: a batch never needs more than there are
         self.needed += len(set(self.scheduler.slot_table.residents) - before)
@@ -149,7 +161,7 @@ def prioritised(driver: Driver, adapters: list[str], tenant: Tenant) -> dict[str
         driver.add(f"{tenant.name}-{adapter}", "Once upon a time", adapter, 3, tenant=tenant)
     driver.add(f"{tenant.name}-urgent", "Once upon a time", adapters[-1], 3, priority=-9, tenant=tenant)
     request = next(one for name, one in driver.scheduler.requests.items() if "urgent" in name)
-    known = [*share_of(request), request.cache_salt, request.priority]
+    known = [*share_of(request)[:3], request.cache_salt, request.priority]
     driver.finish()
     names = [name for name in driver.began if name.startswith(f"{tenant.name}-")]
     return {"order": sorted(names, key=lambda name: driver.began[name]), "known": known}
@@ -167,6 +179,53 @@ def shared(driver: Driver, adapter: str, many: int) -> dict[str, Any]:
     shares = driver.scheduler.adapter_queue.shares
     shares.check_integrity()
     return {"later": later, "left": sum(one.waiting + one.running for one in shares.accounts.values())}
+
+
+def idle(driver: Driver, adapter: str, other: str, many: int) -> dict[str, Any]:
+    """Idle work that has begun to answer, and then as many requests as there are seats; what became of it at the next
+    step, how many of the requests began there, and both answers: as a request alone, and as idle work."""
+    prompt, tokens = "Once upon a time there was a small", 12
+    driver.add("idle-alone", prompt, adapter, tokens)
+    driver.finish()
+    driver.add("idle", prompt, adapter, tokens, idle=True)
+    for _ in range(4):
+        driver.step()
+    (request,) = driver.scheduler.waiting.idle_running
+    for number in range(many):
+        driver.add(f"beside-idle-{number}", f"Count to {number}:", other, 4, tenant=Tenant("many"))
+    driver.step()
+    found = {
+        "preempted": request.num_preemptions,
+        "waits": request in driver.scheduler.waiting.idle_waiting,
+        "begun": sum(f"beside-idle-{number}" in driver.began for number in range(many)),
+        "running": len(driver.scheduler.running),
+    }
+    ended_before = len(driver.done)
+    while "idle" not in driver.done:
+        driver.step()
+    driver.finish()
+    driver.scheduler.adapter_queue.shares.check_integrity()
+    return found | {
+        "ended_before": list(driver.done).index("idle") - ended_before,
+        "answers": [driver.done["idle-alone"], driver.done["idle"]],
+        "left": [len(driver.scheduler.waiting), len(driver.scheduler.waiting.idle_running)],
+    }
+
+
+def forced(driver: Driver, adapter: str) -> list[list[Any]]:
+    """The likeliest tokens after a prompt with their log-probabilities, each as the engine lists it, and as it is told
+    of where nothing else is allowed (`serving.replica.likelihood`)."""
+    prompt = "The capital of France is"
+    driver.add("listed", prompt, adapter, 1, logprobs=5)
+    driver.finish()
+    (listed,) = driver.logprobs["listed"]
+    found = []
+    for token, one in listed.items():
+        driver.add(f"forced-{token}", prompt, adapter, 1, logprobs=0, allowed_token_ids=[token])
+        driver.finish()
+        (alone,) = driver.logprobs[f"forced-{token}"]
+        found.append([one.logprob, alone[token].logprob, one.rank, alone[token].rank])
+    return found
 
 
 def busy(driver: Driver, adapters: list[str], cold: str, clients: int, limit: int) -> dict[str, Any]:
@@ -252,6 +311,8 @@ def main(order_file: str, result_file: str) -> None:
         "prioritised": prioritised(driver, free, Tenant("granted", weight=2.0, priority=-2)),
         "not_granted": prioritised(driver, free, Tenant("plain")),
         "shared": shared(driver, free[0], order["many"]),
+        "idle": idle(driver, free[0], free[1], order["seats"]),
+        "forced": forced(driver, free[0]),
         "pinned_keeps_its_slot": driver.adapters[order["pinned"]].lora_int_id in driver.report()["slots"],
         "busy": busy(driver, free[: slots - 1], free[slots - 1], order["clients"], order["limit"]),
         "broken": broken(driver, order["broken"]),

@@ -24,8 +24,9 @@ with warnings.catch_warnings():
     from vllm.v1.request import Request
     from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-    from serving.paging.caller_params import LOWEST_PRIORITY, PRIORITY_HEAD_START, head_start, with_caller
+    from serving.paging.caller_params import IDLE, LOWEST_PRIORITY, PRIORITY_HEAD_START, head_start, with_caller
     from serving.paging.gate import AdapterGate
+    from serving.paging.idle import as_idle_work
     from serving.paging.scheduler import share_of
 
 pytestmark = pytest.mark.vllm
@@ -197,3 +198,20 @@ async def test_the_gate_lets_requests_in_as_their_tenant_may_give_them():
         assert [output async for output in stream] == ["answer"]
     expected = Share("ann", 3.0, 2 * PRIORITY_HEAD_START)
     assert seen == [(tokens_input([1], cache_salt="ann"), expected, {"lora_request": None})]
+
+
+def test_idle_work_has_no_tenants_share_and_keeps_the_tenants_prefixes_apart():
+    with as_idle_work():
+        prompt, parameters, kwargs = entered("hello", priority=-9)
+    assert Share.of(parameters.extra_args) == IDLE == Share(None, 1.0, 0.0, idle=True)
+    assert prompt["cache_salt"] == "ann"
+    assert kwargs == {}
+
+
+@pytest.mark.parametrize("priority", [-9, 0, LOWEST_PRIORITY, 1 << 62])
+def test_nothing_that_a_client_puts_into_a_request_makes_it_idle_work(priority: int):
+    forged = SamplingParams(extra_args={EXTRA_ARGS: {"idle": True}, "idle": True, "idle_work": True})
+    _, parameters, kwargs = entered("hello", forged, priority=priority)
+    assert not Share.of(parameters.extra_args).idle
+    assert parameters.extra_args[EXTRA_ARGS]["tenant"] == "ann"
+    assert kwargs == {}

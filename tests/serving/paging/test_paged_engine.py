@@ -48,6 +48,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "clients": CLIENTS,
         "limit": LIMIT,
         "many": MANY,
+        "seats": SEATS,
     }
     return run_engine(Path(__file__).with_name("paged_engine.py"), folder, order)
 
@@ -98,6 +99,27 @@ def test_tenant_weight_head_start_and_salt_reach_the_scheduler_and_no_priority_d
 def test_a_tenants_request_passes_those_of_another_that_sent_many(result):
     assert result["shared"]["later"] >= MANY - 2 * SEATS  # those that ran already, and those that began with it
     assert result["shared"]["left"] == 0
+
+
+def test_idle_work_gives_its_place_to_requests_at_once_and_goes_on_as_if_alone_when_they_are_done(result):
+    idle = result["idle"]
+    assert (idle["preempted"], idle["waits"]) == (1, True)
+    assert idle["begun"] == idle["running"] >= 2
+    assert idle["ended_before"] >= SEATS
+    alone, again = idle["answers"]
+    assert len(again["tokens"]) == 12
+    assert not differences(again, alone)
+    assert idle["left"] == [0, 0]
+
+
+def test_a_forced_token_has_the_log_probability_and_the_rank_that_it_has_among_all(result):
+    forced = result["forced"]
+    assert len(forced) == 5
+    for listed, alone, rank, alone_rank in forced:
+        assert alone == pytest.approx(listed, abs=1e-3)
+        assert alone_rank == rank
+    assert sorted(rank for *_, rank in forced) == [1, 2, 3, 4, 5]
+    assert min(listed for listed, *_ in forced) < -1e-3
 
 
 def test_a_cold_adapter_begins_beside_busy_ones(result):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from specs.answers.options import offers_letters
+from specs.answers.options import offered_letters, offers_letters
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,16 @@ def test_lettered_options_are_seen(text: str) -> None:
 )
 def test_other_texts_offer_none(text: str) -> None:
     assert not offers_letters(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("Which one floats?\nA. iron\nB. cork", "AB"),
+        ("which one floats (a) iron (b) cork (c) lead", "abc"),
+        ("A. one\nB. two\nAnswer: A\n\nA. iron\nB. cork\nC. lead\nD. gold\n\nA. x\nB. y", "ABCD"),
+        ("Is it A. iron or B. cork?", ""),
+    ],
+)
+def test_the_letters_are_those_of_the_longest_list(text: str, letters: str) -> None:
+    assert "".join(offered_letters(text)) == letters
