@@ -101,6 +101,71 @@ export interface Learnware {
   off_task?: { measured: Record<string, OffTask | null>; loss: Record<string, number>; note: string; protocol: string };
   served?: boolean;
   pending?: string;
+  canary?: Canary | null;
+  canaries?: PastCanary[];
+}
+
+/** A new version that answers a share of its learnware's requests. */
+export interface Canary {
+  version: number;
+  share: number;
+  since: Moment;
+  sha256?: string | null;
+}
+
+export interface PastCanary {
+  version: number;
+  share: number;
+  since: Moment;
+  until: Moment | null;
+  outcome: string;
+  reason: string | null;
+}
+
+/** Seconds since 1970, or ISO 8601. */
+export type Moment = number | string;
+
+/** Two models' answers to the same requests, or what was said of their own ones, compared. */
+export interface Pair {
+  first: string;
+  first_version: string | null;
+  second: string;
+  second_version: string | null;
+  kind: string;
+  source: string;
+  comparisons: number;
+  wins: number | null;
+  ties: number | null;
+  losses: number | null;
+  win_rate: number | null;
+  interval: [number, number] | null;
+  tokens: [number | null, number | null] | null;
+  seconds: [number | null, number | null] | null;
+}
+
+/** How a canary does, and what its rule says of it. */
+export interface Trial {
+  learnware: string;
+  version: number;
+  share: number;
+  since: Moment;
+  answers: number;
+  state: string;
+  verdict: string;
+  why: string;
+  evidence?: { feedback?: { canary: Scored; current: Scored } | null } | null;
+}
+
+/** A number of scores, and their mean. */
+export type Scored = [number, number | null];
+
+export interface Evaluations {
+  since: Moment | null;
+  pairs: Pair[];
+  canaries: Trial[];
+  judge: string | null;
+  waiting: number;
+  failed: number;
 }
 
 export interface LearnwareList {

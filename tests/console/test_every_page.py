@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.console.browser import PAGES, Open, overflow, serious_findings
-from tests.console.made_answers import BASE, HOSTILE_ID
+from tests.console.made_answers import BASE, HOSTILE_ID, ON_TRIAL
 from tests.console.stub_stack import ADMIN_KEY
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def test_axe_finds_nothing_serious(opened: Open, scheme: str) -> None:
         ("live", ".slots"),
         ("decisions", ".list"),
         ("decisions/req-0000", ".sheet"),
+        ("evaluations", ".list"),
+        (f"market/{ON_TRIAL}", ".sheet"),
     ):
         tab.go(place)
         page.wait_for_selector(awaited)
@@ -73,6 +75,8 @@ def test_a_small_screen_shows_everything_without_scrolling_sideways(opened: Open
         ("live", ".slots"),
         ("decisions", ".list"),
         ("decisions/req-0000", ".sheet"),
+        ("evaluations", ".list"),
+        (f"market/{ON_TRIAL}", ".sheet"),
     ):
         tab.go(place)
         page.wait_for_selector(awaited)
