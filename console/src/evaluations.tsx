@@ -1,10 +1,10 @@
 // What was found out about models that answered the same requests, and about new versions on trial.
 import { useState } from "preact/hooks";
 import { Confirm, afterwards, type Change } from "./changes";
-import { canaryOf, compact, count, percent, seconds, share, unit, when } from "./format";
+import { compact, count, percent, seconds, share, unit, when } from "./format";
 import { useFetched, useRested, useSession } from "./hooks";
 import { Empty, Fault, Model, Placeholder, Tag } from "./parts";
-import type { Evaluations, Learnware, Pair, Scored, Trial } from "./types";
+import type { Beside, Evaluations, Learnware, Pair, Rate, Trial } from "./types";
 
 const PERIODS = [
   { title: "All that is kept", seconds: null },
@@ -151,7 +151,6 @@ function Canaries({ state, made }: { state: Evaluations; made: (said: string) =>
           <TrialView
             key={`${one.learnware}@${one.version}@${one.since}`}
             trial={one}
-            pairs={state.pairs.filter((pair) => pair.second === canaryOf(one.learnware))}
             ask={session.admin && one.state === "running" ? (change) => setAsks({ change, id: one.learnware }) : null}
           />
         ))}
@@ -171,13 +170,16 @@ function Canaries({ state, made }: { state: Evaluations; made: (said: string) =>
 }
 
 /** One canary: its state, what its rule says of it and why, and what that rests on. */
-function TrialView({ trial, pairs, ask }: { trial: Trial; pairs: Pair[]; ask: ((change: Change) => void) | null }) {
-  const feedback = trial.evidence?.feedback;
+function TrialView({ trial, ask }: { trial: Trial; ask: ((change: Change) => void) | null }) {
+  const { feedback, failures, pairs } = trial.evidence ?? {};
+  const rates = Object.entries(pairs ?? {}).filter(([, rate]) => rate.win_rate !== null);
   return (
     <article class="trial" aria-label={`Canary of ${trial.learnware}`}>
       <header>
         <Model id={trial.learnware} link />
-        <span class="muted">version {trial.version}</span>
+        <span class="muted">
+          version <bdi class={typeof trial.version === "string" ? "mono" : ""}>{shortVersion(trial.version)}</bdi>
+        </span>
         <Tag tone={STATE_TONES[trial.state] ?? ""}>{trial.state}</Tag>
         {trial.verdict !== "waiting" && <Tag tone={VERDICT_TONES[trial.verdict] ?? ""}>{trial.verdict}</Tag>}
         <span class="space" />
@@ -206,34 +208,51 @@ function TrialView({ trial, pairs, ask }: { trial: Trial; pairs: Pair[]; ask: ((
           <dt>Since</dt>
           <dd>{when(trial.since)}</dd>
         </div>
-        {feedback && (
-          <>
-            <Score name="Feedback to the canary" scored={feedback.canary} />
-            <Score name="Feedback to the current version" scored={feedback.current} />
-          </>
+        {trial.until != null && (
+          <div>
+            <dt>Until</dt>
+            <dd>{when(trial.until)}</dd>
+          </div>
         )}
       </dl>
-      {pairs.map((pair) => (
-        <div class="found" key={pair.source}>
-          <span class="muted small">Beside the current version, by {SOURCES[pair.source] ?? <bdi>{pair.source}</bdi>}</span>
-          <WinRate pair={pair} />
+      {(feedback || failures) && (
+        <table class="figures">
+          <thead>
+            <tr>
+              <th scope="col">Mean</th>
+              <th scope="col">Canary</th>
+              <th scope="col">Current version</th>
+            </tr>
+          </thead>
+          <tbody>
+            {feedback && <Means name="Feedback" of={feedback} shown={unit} />}
+            {failures && <Means name="Failed answers" of={failures} shown={(share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`)} />}
+          </tbody>
+        </table>
+      )}
+      {rates.map(([source, rate]) => (
+        <div class="found" key={source}>
+          <span class="muted small">Win rate over the current version, by {SOURCES[source] ?? <bdi>{source}</bdi>}</span>
+          <WinRate rate={rate} />
         </div>
       ))}
     </article>
   );
 }
 
-function Score({ name, scored }: { name: string; scored: Scored }) {
-  const [number, mean] = scored;
+function Means({ name, of, shown }: { name: string; of: Beside; shown: (mean: number | null) => string }) {
   return (
-    <div class="wide">
-      <dt>{name}</dt>
-      <dd>
-        {number === 0 ? "none" : `${unit(mean)} on average, of ${count(number)}`}
-      </dd>
-    </div>
+    <tr>
+      <th scope="row">{name}</th>
+      {[of.canary, of.current].map(([number, mean], place) => (
+        <td key={place}>{number === 0 ? <span class="muted">none</span> : `${shown(mean)} of ${count(number)}`}</td>
+      ))}
+    </tr>
   );
 }
+
+/** What tells a version from others: the beginning of the hash in its name in the engine, or its number. */
+const shortVersion = (version: string | number): string => String(version).split("@").pop()!.slice(0, 12);
 
 function Pairs({ pairs, base }: { pairs: Pair[]; base: string }) {
   const rows = [...pairs].sort((one, other) => other.comparisons - one.comparisons);
@@ -269,7 +288,7 @@ function Pairs({ pairs, base }: { pairs: Pair[]; base: string }) {
                   <Side id={one.first} version={one.first_version} base={base} />
                 </td>
                 <td data-label="Win rate" class="rate">
-                  <WinRate pair={one} />
+                  <WinRate rate={one} />
                 </td>
                 <td data-label="Won, tied, lost" class="right">
                   {one.wins === null ? count(one.comparisons) : [one.wins, one.ties ?? 0, one.losses ?? 0].map(count).join(" / ")}
@@ -281,9 +300,11 @@ function Pairs({ pairs, base }: { pairs: Pair[]; base: string }) {
                   <Both values={one.seconds} shown={seconds} />
                 </td>
                 <td data-label="Known by">
-                  <bdi title={SOURCES[one.source]}>{one.source}</bdi>
-                  <span class="sub plain-sub">
-                    <bdi>{one.kind}</bdi>
+                  <span class="side">
+                    <bdi title={SOURCES[one.source]}>{one.source}</bdi>
+                    <span class="sub plain-sub">
+                      <bdi>{one.kind}</bdi>
+                    </span>
                   </span>
                 </td>
               </tr>
@@ -300,37 +321,37 @@ function Pairs({ pairs, base }: { pairs: Pair[]; base: string }) {
 }
 
 function Side({ id, version, base }: { id: string; version: string | null; base: string }) {
-  const hash = version?.includes("@") ? version.split("@").pop()!.slice(0, 12) : null;
+  const hash = version === null ? null : shortVersion(version);
   return (
-    <>
+    <span class="side">
       <Model id={id} base={id === base} link />
       {hash && (
         <span class="sub">
           <bdi class="mono">{hash}</bdi>
         </span>
       )}
-    </>
+    </span>
   );
 }
 
 /** The second model's figure before the first one's, as the columns have them. */
 function Both({ values, shown }: { values: [number | null, number | null] | null; shown: (value: number | null) => string }) {
-  return <>{values === null ? "–" : `${shown(values[1])} · ${shown(values[0])}`}</>;
+  return <>{!values?.some((value) => value !== null) ? "–" : `${shown(values[1])} · ${shown(values[0])}`}</>;
 }
 
 /** A win rate with its interval: the line in the middle is that of equals. */
-function WinRate({ pair }: { pair: Pair }) {
-  if (pair.win_rate === null) return <span class="muted">–</span>;
-  const [low, high] = pair.interval ?? [pair.win_rate, pair.win_rate];
+function WinRate({ rate }: { rate: Rate }) {
+  if (rate.win_rate === null) return <span class="muted">–</span>;
+  const [low, high] = rate.interval ?? [rate.win_rate, rate.win_rate];
   const tone = low > 0.5 ? "better" : high < 0.5 ? "worse" : "";
-  const said = `${percent(pair.win_rate)}, ${Math.round(low * 100)} to ${percent(high)}`;
+  const said = `${percent(rate.win_rate)}, ${Math.round(low * 100)} to ${percent(high)}`;
   return (
     <span class="win-rate">
       <svg class={`interval ${tone}`} viewBox="0 0 100 12" preserveAspectRatio="none" role="img" aria-label={`Win rate ${said}`}>
         <rect class="track" x="0" y="4" width="100" height="4" />
         <rect class="between" x={100 * low} y="2" width={Math.max(1, 100 * (high - low))} height="8" />
         <line class="equal" x1="50" y1="0" x2="50" y2="12" />
-        <line class="at" x1={100 * pair.win_rate} y1="0" x2={100 * pair.win_rate} y2="12" />
+        <line class="at" x1={100 * rate.win_rate} y1="0" x2={100 * rate.win_rate} y2="12" />
       </svg>
       <span class="figure" aria-hidden="true">
         {said}

@@ -30,10 +30,15 @@ export function clock(epoch: number): string {
   return today ? time : `${date.toISOString().slice(0, 10)} ${time.slice(0, 5)}`;
 }
 
-/** When something was: seconds since 1970, or ISO 8601. */
+/** Seconds since 1970 of a time that is written so, or as ISO 8601; null where there is none. */
+export function epoch(moment: number | string | null | undefined): number | null {
+  const found = typeof moment === "string" ? Date.parse(moment) / 1000 : moment;
+  return found === null || found === undefined || !Number.isFinite(found) ? null : found;
+}
+
 export function when(moment: number | string | null | undefined): string {
-  const epoch = typeof moment === "string" ? Date.parse(moment) / 1000 : moment;
-  return epoch === null || epoch === undefined || !Number.isFinite(epoch) ? "–" : clock(epoch);
+  const found = epoch(moment);
+  return found === null ? "–" : clock(found);
 }
 
 /** The share of a canary: small ones have a place behind the point. */

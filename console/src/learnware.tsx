@@ -1,5 +1,5 @@
 // One learnware: its card, its measured quality, what it does off its task, its versions and traffic.
-import { canaryOf, compact, percent, seconds, share, signed, when } from "./format";
+import { canaryOf, compact, epoch, percent, seconds, share, signed, when } from "./format";
 import { Bar, Fault, Tag } from "./parts";
 import { StateTag } from "./market";
 import type { Known, Learnware, PastCanary, Usage } from "./types";
@@ -31,7 +31,9 @@ export function LearnwareView({
               Version {one.canary.version} is on trial as a canary since {when(one.canary.since)}: it answers {share(one.canary.share)} of
               the requests for which this learnware is chosen, and is recorded as <bdi class="mono">{canaryOf(one.id)}</bdi>.
             </span>
-            <a href="#/evaluations">How it does</a>
+            <a href="#/evaluations" class="whole">
+              How it does
+            </a>
           </div>
         )}
         {card && (
@@ -112,7 +114,7 @@ export function LearnwareView({
 
 /** The canaries that there were, the newest first. */
 function Canaries({ past }: { past: PastCanary[] }) {
-  const ended = past.filter((one) => one.until !== null);
+  const ended = past.filter((one) => one.until !== null).sort((one, other) => (epoch(other.until) ?? 0) - (epoch(one.until) ?? 0));
   if (!ended.length) return null;
   return (
     <>

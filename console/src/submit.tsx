@@ -130,7 +130,7 @@ function CanaryShare({ percents, set }: { percents: string; set: (percents: stri
       <input
         type="number"
         min={0.1}
-        max={50}
+        max={99.9}
         step="any"
         value={percents}
         placeholder="empty: it replaces the current version at once"

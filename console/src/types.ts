@@ -126,7 +126,7 @@ export interface PastCanary {
 export type Moment = number | string;
 
 /** Two models' answers to the same requests, or what was said of their own ones, compared. */
-export interface Pair {
+export interface Pair extends Rate {
   first: string;
   first_version: string | null;
   second: string;
@@ -137,8 +137,6 @@ export interface Pair {
   wins: number | null;
   ties: number | null;
   losses: number | null;
-  win_rate: number | null;
-  interval: [number, number] | null;
   tokens: [number | null, number | null] | null;
   seconds: [number | null, number | null] | null;
 }
@@ -146,18 +144,37 @@ export interface Pair {
 /** How a canary does, and what its rule says of it. */
 export interface Trial {
   learnware: string;
-  version: number;
+  /** The name of this version in the engine, or its number. */
+  version: string | number;
   share: number;
   since: Moment;
+  until?: Moment | null;
   answers: number;
   state: string;
   verdict: string;
   why: string;
-  evidence?: { feedback?: { canary: Scored; current: Scored } | null } | null;
+  evidence?: TrialEvidence | null;
 }
 
-/** A number of scores, and their mean. */
-export type Scored = [number, number | null];
+export interface TrialEvidence {
+  feedback?: Beside | null;
+  /** Shares of failed answers. */
+  failures?: Beside | null;
+  /** The canary's win rates by what they are known by. */
+  pairs?: Record<string, Rate>;
+}
+
+/** A number of values with their mean, of a canary and of the current version. */
+export interface Beside {
+  canary: [number, number | null];
+  current: [number, number | null];
+}
+
+/** How often the second of two models wins, a tie counted half, with a 95 % interval. */
+export interface Rate {
+  win_rate: number | null;
+  interval: [number, number] | null;
+}
 
 export interface Evaluations {
   since: Moment | null;

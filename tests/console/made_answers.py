@@ -209,34 +209,43 @@ def evaluations(tenant: str | None) -> dict[str, Any]:
     """An answer of `GET /v1/evaluations`: all comparisons (None), or those of one tenant's requests."""
     canary = f"{ON_TRIAL}@canary"
     worse = {"wins": 4, "ties": 6, "losses": 30, "win_rate": 0.175, "interval": [0.09, 0.31], "comparisons": 40}
-    unpaired = {"wins": None, "ties": None, "losses": None, "win_rate": None, "interval": None, "comparisons": 31}
+    scores = {"wins": 14.25, "ties": 2.5, "losses": 14.25, "win_rate": 0.5, "interval": [0.32, 0.68], "comparisons": 31}
     pairs = [
         pair("mathematics-svamp_operation", "mathematics-gsm8k_first_operation"),
         pair(BASE, "finance-tfns", first_version=None, source="reference", **worse),
         pair(ON_TRIAL, canary, kind="canary", interval=[0.41, 0.63], win_rate=0.52, comparisons=88),
-        pair(ON_TRIAL, canary, kind="canary", source="feedback", tokens=None, seconds=None, **unpaired),
+        pair(ON_TRIAL, canary, kind="canary", source="feedback", tokens=[None, None], seconds=None, **scores),
     ]
     trial = {
         "learnware": ON_TRIAL,
-        "version": 4,
+        "version": f"{canary}@{'c4' * 32}",
         "share": 0.05,
         "since": 1_780_000_000.0,
+        "until": None,
         "answers": 212,
         "state": "running",
         "verdict": "waiting",
         "why": "88 comparisons do not tell it from the current version yet.",
-        "evidence": {"feedback": {"canary": [12, 0.75], "current": [201, 0.71]}, "pairs": []},
+        "evidence": {
+            "feedback": {"canary": [12, 0.75], "current": [201, 0.71]},
+            "failures": {"canary": [212, 0.0094], "current": [4031, 0.0]},
+            "pairs": {"judge": {"comparisons": 88, "win_rate": 0.52, "interval": [0.41, 0.63]}},
+        },
     }
     ended = {
         "learnware": HOSTILE_ID,
-        "version": 2,
+        "version": f"{HOSTILE_ID}@canary@{'a5' * 32}",
         "share": 0.2,
         "since": 1_779_900_000.0,
+        "until": 1_779_903_600.0,
         "answers": 37,
         "state": "rolled back",
         "verdict": "worse",
         "why": HOSTILE_TEXT,
-        "evidence": {"feedback": {"canary": [0, None], "current": [3, 0.9]}, "pairs": []},
+        "evidence": {
+            "feedback": {"canary": [0, None], "current": [3, 0.9]},
+            "pairs": {HOSTILE_TEXT: {"comparisons": 0, "win_rate": None, "interval": [0.0, 1.0]}},
+        },
     }
     hostile_pair = pair(HOSTILE_TEXT, HOSTILE_ID, kind=HOSTILE_TEXT, source=HOSTILE_TEXT, first_version=HOSTILE_TEXT)
     whole = tenant is None

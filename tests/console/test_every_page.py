@@ -95,6 +95,20 @@ def test_a_small_screen_shows_everything_without_scrolling_sideways(opened: Open
     assert send["y"] + send["height"] <= nav["y"]
 
 
+def test_the_header_fits_between_a_phone_and_a_desk(opened: Open) -> None:
+    _, tab = opened(stub={"keys": True}, viewport={"width": 710, "height": 500})
+    page = tab.enter(ADMIN_KEY, "evaluations")
+    page.wait_for_selector(".list")
+    assert overflow(page) <= 0
+    wraps = "[...document.querySelectorAll('nav a')].filter((one) => one.scrollWidth > one.clientWidth + 1).length"
+    assert page.evaluate(wraps) == 0
+    corner, nav = page.locator(".corner").bounding_box(), page.locator("nav").bounding_box()
+    assert corner is not None
+    assert nav is not None
+    assert nav["x"] + nav["width"] <= corner["x"]
+    assert corner["x"] + corner["width"] <= 710
+
+
 def focused(page: "Page") -> str:
     name: str = page.evaluate(
         "document.activeElement.textContent || document.activeElement.id || document.activeElement.tagName"
