@@ -146,6 +146,7 @@ function Canaries({ state, made }: { state: Evaluations; made: (said: string) =>
   return (
     <section aria-labelledby="canaries">
       <h2 id="canaries">Canaries</h2>
+      {!session.admin && <p class="muted small">The answers behind a verdict are those of all tenants: the admin key shows them.</p>}
       <div class="trials">
         {state.canaries.map((one) => (
           <TrialView
@@ -194,16 +195,18 @@ function TrialView({ trial, ask }: { trial: Trial; ask: ((change: Change) => voi
           </span>
         )}
       </header>
-      <p dir="auto">{trial.why}</p>
+      {trial.why !== null && <p dir="auto">{trial.why}</p>}
       <dl class="pairs">
         <div>
           <dt>Share</dt>
           <dd>{share(trial.share)}</dd>
         </div>
-        <div>
-          <dt>Answers</dt>
-          <dd>{compact(trial.answers)}</dd>
-        </div>
+        {trial.answers !== null && (
+          <div>
+            <dt>Answers</dt>
+            <dd>{compact(trial.answers)}</dd>
+          </div>
+        )}
         <div>
           <dt>Since</dt>
           <dd>{when(trial.since)}</dd>

@@ -141,7 +141,7 @@ export interface Pair extends Rate {
   seconds: [number | null, number | null] | null;
 }
 
-/** How a canary does, and what its rule says of it. */
+/** How a canary does, and what its rule says of it. What comes from all tenants' requests is null to others than the admin key. */
 export interface Trial {
   learnware: string;
   /** The name of this version in the engine, or its number. */
@@ -149,10 +149,10 @@ export interface Trial {
   share: number;
   since: Moment;
   until?: Moment | null;
-  answers: number;
+  answers: number | null;
   state: string;
   verdict: string;
-  why: string;
+  why: string | null;
   evidence?: TrialEvidence | null;
 }
 

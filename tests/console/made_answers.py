@@ -253,7 +253,7 @@ def evaluations(tenant: str | None) -> dict[str, Any]:
         "object": "evaluations",
         "since": 1_779_900_000.0,
         "pairs": [*pairs, hostile_pair] if whole else [pair(BASE, "finance-tfns", comparisons=7)],
-        "canaries": [trial, ended] if whole else [trial],
+        "canaries": [trial, ended] if whole else [trial | dict.fromkeys(("answers", "why", "evidence"))],
         "judge": "a-large-model" if whole else None,
         "waiting": 3 if whole else 0,
         "failed": 1 if whole else 0,

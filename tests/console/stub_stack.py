@@ -7,6 +7,7 @@ import asyncio
 import json
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -116,7 +117,7 @@ class StubStack:
             "x-learnware-reason": reason,
             "x-learnware-score": "0.873",
             "x-learnware-route-ms": "1.24",
-            "x-request-id": request.headers["x-request-id"],
+            "x-request-id": request.headers.get("x-request-id", str(uuid.uuid4())),
         }
         text = ANSWER if model != BASE else "Pencils are sold in boxes."
         if "hostile" in body["messages"][-1]["content"]:

@@ -98,7 +98,7 @@ def test_a_new_version_is_submitted_as_a_canary_or_in_the_place_of_the_current_o
     page.click("dialog >> text=Close")
     page.click(".head >> text=New version")
     page.set_input_files("dialog input[type=file]", ZIP)
-    for wrong in ("0", "-3", "80"):
+    for wrong in ("0", "-3", "100"):
         page.fill("dialog input[type=number]", wrong)
         page.click("dialog button[type=submit]")
         assert page.evaluate("document.querySelector('dialog input[type=number]').matches(':invalid')"), wrong
