@@ -10,14 +10,12 @@ const here = dirname(fileURLToPath(import.meta.url));
 const out = join(here, "..", "serving", "console", "static");
 const assets = join(out, "assets");
 
-/** All files below a folder, sorted by their path. */
+/** All files below a folder. */
 function files(folder) {
-  return readdirSync(folder, { withFileTypes: true })
-    .flatMap((entry) => {
-      const path = join(folder, entry.name);
-      return entry.isDirectory() ? files(path) : [path];
-    })
-    .sort();
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    return entry.isDirectory() ? files(path) : [path];
+  });
 }
 
 const digest = (content) => createHash("sha256").update(content).digest("hex");

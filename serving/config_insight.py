@@ -96,8 +96,7 @@ class FeedbackSettings(Section):
     learn: bool = Field(
         False,
         description="Whether feedback changes what is chosen; else it is kept with its decision and no more. Right "
-        "answers teach where decisions.prompts keeps what they answer. Needs market.path, where what is learnt outlasts "
-        "the stack.",
+        "answers teach where decisions.prompts keeps what they answer. Needs market.path, where what is learnt stays.",
     )
     min_pieces: int = Field(5, ge=1, description="Pieces of feedback below which nothing changes.")
     half_life_days: float = Field(30.0, gt=0, description="Days after which a piece of feedback counts half.")

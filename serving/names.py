@@ -33,10 +33,14 @@ CONSOLE_PATH = "/console/"
 """Path of the console's first page. GET and HEAD need no key below it."""
 CONSOLE_API = "/console/api"
 """Path at and below which the console's own interface answers, which needs a key."""
-DECISION_PATHS = ("/v1/decisions", "/v1/decisions/", "/v1/feedback")
+DECISION_PATHS = ("/v1/decisions", "/v1/decisions/", "/v1/feedback", "/v1/evaluations")
 """Paths, and a beginning of paths, that the application `DECISIONS_APPLICATION` answers."""
-FEEDBACK_REWRITE = ("/v1/feedback", "/v1/decisions/feedback")
-"""The path by which clients give feedback, and the one by which it reaches the application that takes it."""
+DECISION_REWRITES = (
+    ("POST", "/v1/feedback", "/v1/decisions/feedback"),
+    ("GET", "/v1/evaluations", "/v1/decisions/evaluations"),
+)
+"""Methods and paths by which clients give feedback and see comparisons, and the paths by which these requests reach the
+application that answers them."""
 
 OPEN_PATHS = ("/health", "/ping", "/-/healthz")
 """Paths that need no key."""
@@ -59,6 +63,7 @@ ALLOWED_PATHS = (
     "/v1/task-specs",
     "/v1/decisions",
     "/v1/feedback",
+    "/v1/evaluations",
     CONSOLE_PATH,
 )
 """Paths that clients may reach, decoded. Rendering and counting cost what tokenizing costs."""

@@ -129,21 +129,20 @@ export interface StreamEnd {
   finish: string | null;
 }
 
-/** Asks for a chat completion and calls `more` with each piece of the answer. `begun` gets the headers and the id that was sent. */
+/** Asks for a chat completion and calls `more` with each piece of the answer. `begun` gets its headers. */
 export async function stream(
   body: object,
-  begun: (headers: Headers, sentId: string) => void,
+  begun: (headers: Headers) => void,
   more: (text: string) => void,
   signal: AbortSignal,
 ): Promise<StreamEnd> {
-  const id = newRequestId();
   const response = await send("/v1/chat/completions", {
     method: "POST",
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
-    headers: { "content-type": "application/json", "x-request-id": id },
+    headers: { "content-type": "application/json" },
     signal,
   });
-  begun(response.headers, id);
+  begun(response.headers);
   const end: StreamEnd = { usage: null, finish: null };
   const events = new EventReader();
   const decoder = new TextDecoder();
@@ -174,11 +173,6 @@ export async function stream(
   }
   if (!done) throw new ApiError(502, "The answer broke off before its end.");
   return end;
-}
-
-/** A request id, for answers that do not name their own. (`crypto.randomUUID` is missing without TLS.) */
-export function newRequestId(): string {
-  return `console-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 export interface Upload {

@@ -30,11 +30,34 @@ export function clock(epoch: number): string {
   return today ? time : `${date.toISOString().slice(0, 10)} ${time.slice(0, 5)}`;
 }
 
+/** Seconds since 1970 of a time that is written so, or as ISO 8601; null where there is none. */
+export function epoch(moment: number | string | null | undefined): number | null {
+  const found = typeof moment === "string" ? Date.parse(moment) / 1000 : moment;
+  return found === null || found === undefined || !Number.isFinite(found) ? null : found;
+}
+
+export function when(moment: number | string | null | undefined): string {
+  const found = epoch(moment);
+  return found === null ? "–" : clock(found);
+}
+
+/** The share of a canary: small ones have a place behind the point. */
+export const share = (value: number): string => `${Number((value * 100).toFixed(value < 0.1 ? 1 : 0))} %`;
+
+const CANARY = "@canary";
+
+/** The id by which a learnware's canary is served and recorded. */
+export const canaryOf = (id: string): string => id + CANARY;
+
+/** The learnware of an id that may be its canary's. */
+export const learnwareOf = (id: string): string => (id.endsWith(CANARY) ? id.slice(0, -CANARY.length) : id);
+
 /** The last part of a long name of a replica, which tells it from others. */
 export const short = (id: string): string => id.split("#").pop() ?? id;
 
-/** A hue in degrees for a learnware, always the same one. */
-export function hue(id: string): number {
+/** A hue in degrees for a learnware, always the same one, and its canary's too. */
+export function hue(model: string): number {
+  const id = learnwareOf(model);
   let hash = 2166136261;
   for (let place = 0; place < id.length; place++) hash = Math.imul(hash ^ id.charCodeAt(place), 16777619);
   return (((hash >>> 0) % 24) * 15 + 10) % 360;
@@ -73,6 +96,7 @@ export function reason(value: string): string {
     resident: ", standing in for the chosen one",
     next: ", the next best",
     explore: "; nearly as good as the best, tried to learn of it",
+    canary: ", answered by its canary: a new version on trial",
   };
   return (known[name] ?? "") + rest.map((part) => stands[part] ?? "").join("");
 }

@@ -1,8 +1,8 @@
 // One learnware: its card, its measured quality, what it does off its task, its versions and traffic.
-import { compact, percent, seconds, signed } from "./format";
+import { canaryOf, compact, epoch, percent, seconds, share, signed, when } from "./format";
 import { Bar, Fault, Tag } from "./parts";
 import { StateTag } from "./market";
-import type { Known, Learnware, Usage } from "./types";
+import type { Known, Learnware, PastCanary, Usage } from "./types";
 
 export function LearnwareView({
   one,
@@ -25,6 +25,17 @@ export function LearnwareView({
           </div>
         )}
         {one.not_chosen_because && one.state === "active" && <div class="note">{one.not_chosen_because}</div>}
+        {one.canary && (
+          <div class="note">
+            <span>
+              Version {one.canary.version} is on trial as a canary since {when(one.canary.since)}: it answers {share(one.canary.share)} of
+              the requests for which this learnware is chosen, and is recorded as <bdi class="mono">{canaryOf(one.id)}</bdi>.
+            </span>
+            <a href="#/evaluations" class="whole">
+              How it does
+            </a>
+          </div>
+        )}
         {card && (
           <>
             <h2 dir="auto">{card.name}</h2>
@@ -95,8 +106,35 @@ export function LearnwareView({
             </li>
           ))}
         </ol>
+        <Canaries past={one.canaries ?? []} />
       </aside>
     </div>
+  );
+}
+
+/** The canaries that there were, the newest first. */
+function Canaries({ past }: { past: PastCanary[] }) {
+  const ended = past.filter((one) => one.until !== null).sort((one, other) => (epoch(other.until) ?? 0) - (epoch(one.until) ?? 0));
+  if (!ended.length) return null;
+  return (
+    <>
+      <h3>Canaries</h3>
+      <ol class="versions">
+        {ended.map((one) => (
+          <li key={`${one.version}${one.since}`}>
+            <b>{one.version}</b> <Tag tone={one.outcome === "promoted" ? "good" : "bad"}>{one.outcome}</Tag>
+            <span class="muted small">
+              {share(one.share)}, until {when(one.until)}
+            </span>
+            {one.reason && (
+              <span class="small" dir="auto">
+                {one.reason}
+              </span>
+            )}
+          </li>
+        ))}
+      </ol>
+    </>
   );
 }
 

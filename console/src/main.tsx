@@ -2,6 +2,7 @@ import { Component, render, type ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { ApiError, ConnectionLost, key, listen, session as askSession } from "./api";
 import { DecisionsPage } from "./decisions";
+import { EvaluationsPage } from "./evaluations";
 import { SessionContext } from "./hooks";
 import { LivePage } from "./live";
 import { MarketPage } from "./market";
@@ -16,6 +17,7 @@ const PAGES = [
   { name: "market", title: "Market", icon: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z" },
   { name: "live", title: "Live", icon: "M3 12h4l3-8 4 16 3-8h4" },
   { name: "decisions", title: "Decisions", icon: "M4 6h16M4 12h16M4 18h10" },
+  { name: "evaluations", title: "Evaluations", icon: "M12 3v18M7 21h10M5 6h14M5 6l-3 8h6zM19 6l-3 8h6z" },
 ];
 const RETRY_MS = 2000;
 
@@ -220,6 +222,7 @@ function Shell({ lost, askKey }: { lost: boolean; askKey: () => void }) {
           {shown.name === "market" && <MarketPage id={rest[0]} />}
           {shown.name === "live" && <LivePage />}
           {shown.name === "decisions" && <DecisionsPage id={rest[0]} />}
+          {shown.name === "evaluations" && <EvaluationsPage />}
         </Guard>
       </main>
     </div>

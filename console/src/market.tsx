@@ -1,7 +1,8 @@
 // The market: who is in it, how good each is, and the changes that the admin key may make.
 import { useMemo, useState } from "preact/hooks";
-import { learnwarePath, post, send } from "./api";
-import { compact, seconds } from "./format";
+import { learnwarePath } from "./api";
+import { Confirm, afterwards, type Change } from "./changes";
+import { compact, seconds, share } from "./format";
 import { useFetched, useRested, useSession } from "./hooks";
 import { LearnwareView } from "./learnware";
 import { Dialog, Empty, Fault, Model, Placeholder, Tag } from "./parts";
@@ -150,27 +151,32 @@ function List({ live }: { live: Live | null }) {
 
 export function StateTag({ one }: { one: Learnware }) {
   if (one.state === "active") {
-    return one.chosen_by_auto ? <Tag tone="good">served</Tag> : <Tag>by name only</Tag>;
+    return (
+      <>
+        {one.chosen_by_auto ? <Tag tone="good">served</Tag> : <Tag>by name only</Tag>}
+        {one.canary && (
+          <>
+            {" "}
+            <Tag tone="warn">canary {share(one.canary.share)}</Tag>
+          </>
+        )}
+      </>
+    );
   }
   return <Tag tone={one.state === "quarantined" ? "bad" : one.state === "unfit" ? "warn" : ""}>{one.state}</Tag>;
 }
-
-type Change = "quarantine" | "release" | "remove" | "replace";
 
 function LearnwarePage({ id, live }: { id: string; live: Live | null }) {
   const session = useSession();
   const found = useFetched<Learnware>(learnwarePath(id));
   const all = useFetched<LearnwareList>("/v1/learnwares?state=all");
   const versions = (all.value?.data ?? []).filter((one) => one.id === id).reverse();
-  const [change, setChange] = useState<Change | null>(null);
+  const [change, setChange] = useState<Change | "replace" | null>(null);
   const [said, setSaid] = useState("");
   const one = found.value?.id === id ? found.value : null;
   const made = (answer: Learnware) => {
+    setSaid(afterwards(change as Change, answer));
     setChange(null);
-    setSaid(
-      answer.pending ??
-        `${answer.id} version ${answer.version} is ${answer.state === "active" ? "served" : answer.state} on every replica.`,
-    );
     found.again();
     all.again();
   };
@@ -191,11 +197,23 @@ function LearnwarePage({ id, live }: { id: string; live: Live | null }) {
             <span class="space" />
             {session.admin && (
               <div class="actions">
+                {one.canary && (
+                  <>
+                    <button type="button" onClick={() => setChange("promote")}>
+                      Promote canary
+                    </button>
+                    <button type="button" onClick={() => setChange("roll-back")}>
+                      Roll back canary
+                    </button>
+                  </>
+                )}
                 {one.state === "active" && (
                   <>
-                    <button type="button" onClick={() => setChange("replace")}>
-                      New version
-                    </button>
+                    {!one.canary && (
+                      <button type="button" onClick={() => setChange("replace")}>
+                        New version
+                      </button>
+                    )}
                     <button type="button" onClick={() => setChange("quarantine")}>
                       Quarantine
                     </button>
@@ -232,69 +250,5 @@ function LearnwarePage({ id, live }: { id: string; live: Live | null }) {
         </>
       )}
     </>
-  );
-}
-
-const CHANGES = {
-  quarantine: { title: "Quarantine", says: "It is served no more, and its files are kept. Requests that name it are refused." },
-  release: { title: "Release", says: "If its files are still there it is served again; otherwise they may be submitted again." },
-  remove: { title: "Remove", says: "It is served no more. A later version may be submitted; this one does not come back." },
-} as const;
-
-function Confirm({
-  change,
-  id,
-  close,
-  made,
-}: {
-  change: keyof typeof CHANGES;
-  id: string;
-  close: () => void;
-  made: (answer: Learnware) => void;
-}) {
-  const [reason, setReason] = useState("");
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
-  const { title, says } = CHANGES[change];
-  const go = async () => {
-    setBusy(true);
-    setError(null);
-    try {
-      made(
-        change === "remove"
-          ? ((await (await send(learnwarePath(id), { method: "DELETE" })).json()) as Learnware)
-          : await post<Learnware>(`${learnwarePath(id)}/${change}`, change === "quarantine" ? { reason } : undefined),
-      );
-    } catch (wrong) {
-      setError(wrong);
-      setBusy(false);
-    }
-  };
-  return (
-    <Dialog title={`${title} ${id}?`} close={close}>
-      <form
-        onSubmit={(event) => {
-          event.preventDefault();
-          void go();
-        }}
-      >
-        <p>{says}</p>
-        {change === "quarantine" && (
-          <label>
-            Reason
-            <textarea rows={3} required value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
-          </label>
-        )}
-        <Fault error={error} />
-        <div class="actions">
-          <button type="submit" class={change === "remove" ? "danger" : "primary"} disabled={busy || (change === "quarantine" && !reason.trim())}>
-            {title}
-          </button>
-          <button type="button" onClick={close}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
   );
 }

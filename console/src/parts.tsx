@@ -1,7 +1,7 @@
 // Small parts that several pages share.
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
-import { hue, unit } from "./format";
+import { hue, learnwareOf, unit } from "./format";
 
 /** The name of a model with its colour: each learnware has one, everywhere; the base model is grey. */
 export function Model({ id, base = false, link = false }: { id: string; base?: boolean; link?: boolean }) {
@@ -12,7 +12,7 @@ export function Model({ id, base = false, link = false }: { id: string; base?: b
     </>
   );
   return link && !base ? (
-    <a class="model" href={`#/market/${encodeURIComponent(id)}`}>
+    <a class="model" href={`#/market/${encodeURIComponent(learnwareOf(id))}`}>
       {name}
     </a>
   ) : (

@@ -1,7 +1,7 @@
 // Submits a zip, and shows what the stack does with it.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { learnwarePath, upload } from "./api";
-import { bytes, percent, seconds } from "./format";
+import { bytes, percent, seconds, share } from "./format";
 import { useSession } from "./hooks";
 import { Fault } from "./parts";
 
@@ -26,6 +26,8 @@ export function Submit({ replaces, done, close }: { replaces?: string; done: () 
   const [progress, set] = useState<Progress | null>(null);
   const [error, setError] = useState<unknown>(null);
   const [over, setOver] = useState(false);
+  const [percents, setPercents] = useState("");
+  const canary = Number(percents) > 0 ? Number((Number(percents) / 100).toFixed(6)) : null;
   const stop = useRef<AbortController | null>(null);
   const [, tick] = useState(0);
   const ended = progress !== null && (progress.refused !== null || "served" in progress.passed || error !== null);
@@ -44,7 +46,7 @@ export function Submit({ replaces, done, close }: { replaces?: string; done: () 
     try {
       await upload(
         replaces === undefined ? "POST" : "PUT",
-        replaces === undefined ? "/v1/learnwares" : learnwarePath(replaces),
+        replaces === undefined ? "/v1/learnwares" : learnwarePath(replaces) + (canary === null ? "" : `?canary=${canary}`),
         file,
         {
           sent: (share) => set((before) => before && { ...before, sent: share }),
@@ -90,6 +92,7 @@ export function Submit({ replaces, done, close }: { replaces?: string; done: () 
             <span class="muted small">{file ? bytes(file.size) : `choose a file or drop it here; at most ${bytes(most)}`}</span>
             <input type="file" accept=".zip,application/zip" onChange={(event) => setFile(event.currentTarget.files?.[0] ?? null)} />
           </label>
+          {replaces !== undefined && <CanaryShare percents={percents} set={setPercents} />}
           {tooLarge && <Fault error={`The file is larger than ${bytes(most)} (market.max_upload_mib).`} />}
         </>
       )}
@@ -97,13 +100,13 @@ export function Submit({ replaces, done, close }: { replaces?: string; done: () 
       <Fault error={error ?? progress?.refused} />
       {"served" in (progress?.passed ?? {}) && (
         <div class="note good" role="status">
-          {String(progress!.passed["served"]!.said["pending"] ?? `${progress!.passed["served"]!.said["id"]} is served on every replica.`)}
+          {String(progress!.passed["served"]!.said["pending"] ?? (canary === null ? `${progress!.passed["served"]!.said["id"]} is served on every replica.` : `Its canary answers ${share(canary)} of the requests for which ${replaces} is chosen.`))}
         </div>
       )}
       <div class="actions">
         {progress === null && (
           <button type="submit" class="primary" disabled={!file || tooLarge}>
-            {replaces === undefined ? "Submit" : "Replace"}
+            {replaces === undefined ? "Submit" : canary === null ? "Replace" : "Begin the canary"}
           </button>
         )}
         {error !== null && (
@@ -116,6 +119,25 @@ export function Submit({ replaces, done, close }: { replaces?: string; done: () 
         </button>
       </div>
     </form>
+  );
+}
+
+/** The share of requests that a new version gets while it is on trial; none: it takes the place of the current one. */
+function CanaryShare({ percents, set }: { percents: string; set: (percents: string) => void }) {
+  return (
+    <label>
+      Share of requests, in percent, that it gets as a canary
+      <input
+        type="number"
+        min={0.1}
+        max={99.9}
+        step="any"
+        value={percents}
+        placeholder="empty: it replaces the current version at once"
+        onInput={(event) => set(event.currentTarget.value)}
+      />
+      <span class="small">A canary is promoted or rolled back by what is found out about its answers, or by hand.</span>
+    </label>
   );
 }
 

@@ -101,6 +101,88 @@ export interface Learnware {
   off_task?: { measured: Record<string, OffTask | null>; loss: Record<string, number>; note: string; protocol: string };
   served?: boolean;
   pending?: string;
+  canary?: Canary | null;
+  canaries?: PastCanary[];
+}
+
+/** A new version that answers a share of its learnware's requests. */
+export interface Canary {
+  version: number;
+  share: number;
+  since: Moment;
+  sha256?: string | null;
+}
+
+export interface PastCanary {
+  version: number;
+  share: number;
+  since: Moment;
+  until: Moment | null;
+  outcome: string;
+  reason: string | null;
+}
+
+/** Seconds since 1970, or ISO 8601. */
+export type Moment = number | string;
+
+/** Two models' answers to the same requests, or what was said of their own ones, compared. */
+export interface Pair extends Rate {
+  first: string;
+  first_version: string | null;
+  second: string;
+  second_version: string | null;
+  kind: string;
+  source: string;
+  comparisons: number;
+  wins: number | null;
+  ties: number | null;
+  losses: number | null;
+  tokens: [number | null, number | null] | null;
+  seconds: [number | null, number | null] | null;
+}
+
+/** How a canary does, and what its rule says of it. What comes from all tenants' requests is null to others than the admin key. */
+export interface Trial {
+  learnware: string;
+  /** The name of this version in the engine, or its number. */
+  version: string | number;
+  share: number;
+  since: Moment;
+  until?: Moment | null;
+  answers: number | null;
+  state: string;
+  verdict: string;
+  why: string | null;
+  evidence?: TrialEvidence | null;
+}
+
+export interface TrialEvidence {
+  feedback?: Beside | null;
+  /** Shares of failed answers. */
+  failures?: Beside | null;
+  /** The canary's win rates by what they are known by. */
+  pairs?: Record<string, Rate>;
+}
+
+/** A number of values with their mean, of a canary and of the current version. */
+export interface Beside {
+  canary: [number, number | null];
+  current: [number, number | null];
+}
+
+/** How often the second of two models wins, a tie counted half, with a 95 % interval. */
+export interface Rate {
+  win_rate: number | null;
+  interval: [number, number] | null;
+}
+
+export interface Evaluations {
+  since: Moment | null;
+  pairs: Pair[];
+  canaries: Trial[];
+  judge: string | null;
+  waiting: number;
+  failed: number;
 }
 
 export interface LearnwareList {

@@ -175,8 +175,8 @@ def _path_rules(settings: EdgeSettings, folder: str) -> list[str]:
         refusal("404", folder, "!edge_exact edge_odd"),
         f"http-request set-path %[var({_PATH})] if edge_exact",
         *(
-            f"http-request set-path {target} if METH_POST {{ var({_PATH}) -m str {path} }}"
-            for path, target in settings.rewrites
+            f"http-request set-path {target} if METH_{method} {{ var({_PATH}) -m str {path} }}"
+            for method, path, target in settings.rewrites
         ),
     ]
 

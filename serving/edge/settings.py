@@ -54,8 +54,8 @@ class EdgeSettings(NamedTuple):
     """The key file, which is followed while HAProxy runs."""
     redirects: tuple[tuple[str, str], ...] = ()
     """Pairs of a path and the one that a GET or HEAD of it is sent to."""
-    rewrites: tuple[tuple[str, str], ...] = ()
-    """Pairs of a path of `paths` and the one by which a POST to it goes on."""
+    rewrites: tuple[tuple[str, str, str], ...] = ()
+    """A method (GET holds for HEAD too), a path of `paths`, and the one by which such a request for it goes on."""
     pages: tuple[str, str] | None = None
     """A beginning of paths below which GET and HEAD need no key, and the path in it at and below which they do."""
     trace_share: float | None = None

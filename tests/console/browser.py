@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-PAGES = ("try", "market", "live", "decisions")
+PAGES = ("try", "market", "live", "decisions", "evaluations")
 INTERACTIVE_S = 2.0
 """Seconds after which the first page must take what is typed."""
 SERIOUS = frozenset({"serious", "critical"})

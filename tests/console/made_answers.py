@@ -1,4 +1,5 @@
-"""What a stack answers, made up in the forms of the real ones: learnwares, explained choices, decisions, and a scrape.
+"""What a stack answers, made up in the forms of the real ones: learnwares, explained choices, decisions, evaluations,
+and a scrape.
 
 Cards and measurements off their tasks are those of the starter learnwares, described by the functions of the market.
 """
@@ -11,6 +12,8 @@ from specs.capability import load_capability
 from specs.card import load_card
 
 BASE = "SmolLM2-135M-Instruct"
+ON_TRIAL = "finance-fin_ner_type"
+"""Learnware that has a canary."""
 HOSTILE_ID = "mallory/hostile"
 HOSTILE_TEXT = "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\u202egnp.exe\u202c"
 REPLICA = "learnware#engine#a1b2c3d4"
@@ -44,8 +47,16 @@ def starters() -> list[dict[str, Any]]:
                     },
                 },
                 "off_task": off_task(capability),
+                "canary": None,
+                "canaries": [],
             }
         )
+    (tried,) = [one for one in found if one["id"] == ON_TRIAL]
+    ended = {"version": 1, "share": 0.1, "since": 1_779_000_000.0, "until": 1_779_003_600.0}
+    tried |= {
+        "canary": {"version": 4, "share": 0.05, "since": 1_780_000_000.0, "sha256": "c4" * 32},
+        "canaries": [ended | {"outcome": "rolled back", "reason": "its answers are worse"}],
+    }
     return found
 
 
@@ -171,6 +182,82 @@ def recorded() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def pair(first: str, second: str, **changed: Any) -> dict[str, Any]:
+    """A comparison of two models as `GET /v1/evaluations` has it."""
+    made = {
+        "first": first,
+        "first_version": f"{first}@{'1f' * 32}",
+        "second": second,
+        "second_version": f"{second}@{'2e' * 32}",
+        "kind": "shadow",
+        "source": "judge",
+        "comparisons": 120,
+        "wins": 70,
+        "ties": 20,
+        "losses": 30,
+        "win_rate": 0.667,
+        "interval": [0.58, 0.74],
+        "tokens": [61.4, 23.8],
+        "seconds": [1.91, 0.84],
+    }
+    return made | changed
+
+
+def evaluations(tenant: str | None) -> dict[str, Any]:
+    """An answer of `GET /v1/evaluations`: all comparisons (None), or those of one tenant's requests."""
+    canary = f"{ON_TRIAL}@canary"
+    worse = {"wins": 4, "ties": 6, "losses": 30, "win_rate": 0.175, "interval": [0.09, 0.31], "comparisons": 40}
+    scores = {"wins": 14.25, "ties": 2.5, "losses": 14.25, "win_rate": 0.5, "interval": [0.32, 0.68], "comparisons": 31}
+    pairs = [
+        pair("mathematics-svamp_operation", "mathematics-gsm8k_first_operation"),
+        pair(BASE, "finance-tfns", first_version=None, source="reference", **worse),
+        pair(ON_TRIAL, canary, kind="canary", interval=[0.41, 0.63], win_rate=0.52, comparisons=88),
+        pair(ON_TRIAL, canary, kind="canary", source="feedback", tokens=[None, None], seconds=None, **scores),
+    ]
+    trial = {
+        "learnware": ON_TRIAL,
+        "version": f"{canary}@{'c4' * 32}",
+        "share": 0.05,
+        "since": 1_780_000_000.0,
+        "until": None,
+        "answers": 212,
+        "state": "running",
+        "verdict": "waiting",
+        "why": "88 comparisons do not tell it from the current version yet.",
+        "evidence": {
+            "feedback": {"canary": [12, 0.75], "current": [201, 0.71]},
+            "failures": {"canary": [212, 0.0094], "current": [4031, 0.0]},
+            "pairs": {"judge": {"comparisons": 88, "win_rate": 0.52, "interval": [0.41, 0.63]}},
+        },
+    }
+    ended = {
+        "learnware": HOSTILE_ID,
+        "version": f"{HOSTILE_ID}@canary@{'a5' * 32}",
+        "share": 0.2,
+        "since": 1_779_900_000.0,
+        "until": 1_779_903_600.0,
+        "answers": 37,
+        "state": "rolled back",
+        "verdict": "worse",
+        "why": HOSTILE_TEXT,
+        "evidence": {
+            "feedback": {"canary": [0, None], "current": [3, 0.9]},
+            "pairs": {HOSTILE_TEXT: {"comparisons": 0, "win_rate": None, "interval": [0.0, 1.0]}},
+        },
+    }
+    hostile_pair = pair(HOSTILE_TEXT, HOSTILE_ID, kind=HOSTILE_TEXT, source=HOSTILE_TEXT, first_version=HOSTILE_TEXT)
+    whole = tenant is None
+    return {
+        "object": "evaluations",
+        "since": 1_779_900_000.0,
+        "pairs": [*pairs, hostile_pair] if whole else [pair(BASE, "finance-tfns", comparisons=7)],
+        "canaries": [trial, ended] if whole else [trial | dict.fromkeys(("answers", "why", "evidence"))],
+        "judge": "a-large-model" if whole else None,
+        "waiting": 3 if whole else 0,
+        "failed": 1 if whole else 0,
+    }
 
 
 def exposition(passed: float, names: list[str]) -> str:

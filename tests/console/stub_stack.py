@@ -7,6 +7,7 @@ import asyncio
 import json
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,8 +26,18 @@ from serving.applications.console_files import PageFiles
 from serving.applications.routing import PrefixedApplication
 from serving.applications.upload_events import EventAnswer, Note
 from serving.openai_errors import error_response
-from specs.errors import Forbidden, InvalidLearnware, UnknownLearnware, UnknownModel
-from tests.console.made_answers import BASE, HOSTILE_TEXT, choice_of, explained, exposition, hostile, recorded, starters
+from specs.errors import DecisionsUnavailable, Forbidden, InvalidLearnware, UnknownLearnware, UnknownModel
+from tests.console.made_answers import (
+    BASE,
+    HOSTILE_TEXT,
+    choice_of,
+    evaluations,
+    explained,
+    exposition,
+    hostile,
+    recorded,
+    starters,
+)
 
 ADMIN_KEY = "the-admin-key"
 USER_KEY = "lw-the-key-of-alice"
@@ -36,12 +47,19 @@ ANSWER = "The first operation is a multiplication: 12 boxes of 8 pencils are 12 
 class StubStack:
     """The stand-ins, and what tests change of them and ask them about."""
 
-    def __init__(self, *, keys: bool = False, feedback: bool = True) -> None:
+    def __init__(self, *, keys: bool = False, feedback: bool = True, evaluations: bool = True) -> None:
         tenants = [(digest_of(USER_KEY), Tenant("alice"))] if keys else []
         self.access = Access(Keyring(None, tenants, ADMIN_KEY))
         self.feedback_on = feedback
         self.learnwares = {one["id"]: one for one in [*starters(), hostile()]}
         self.feedback: list[dict[str, Any]] = []
+        self.evaluations_on = evaluations
+        self.compares = True
+        """Whether there is anything on the page of evaluations."""
+        self.ended: dict[str, str] = {}
+        """What became of canaries, by learnware."""
+        self.began_canaries: list[tuple[str, str | None]] = []
+        """Learnwares that got a new version, with the share that was asked for."""
         self.asked: list[dict[str, Any]] = []
         self.refuses_uploads = False
         self.live_calls = 0
@@ -60,8 +78,12 @@ class StubStack:
                 Route("/v1/learnwares", self._submit, methods=["POST"]),
                 Route(one + "/quarantine", self._quarantine, methods=["POST"]),
                 Route(one + "/release", self._release, methods=["POST"]),
+                Route(one + "/promote", self._end_canary, methods=["POST"]),
+                Route(one + "/roll-back", self._end_canary, methods=["POST"]),
                 Route(one, self._show, methods=["GET"]),
+                Route(one, self._replace, methods=["PUT"]),
                 Route(one, self._remove, methods=["DELETE"]),
+                Route("/v1/evaluations", self._evaluations, methods=["GET"]),
                 Route("/v1/decisions", self._decisions, methods=["GET"]),
                 Route("/v1/decisions/{request_id}", self._decision, methods=["GET"]),
                 Route("/v1/decisions/{request_id}/replay", self._replay, methods=["POST"]),
@@ -95,7 +117,7 @@ class StubStack:
             "x-learnware-reason": reason,
             "x-learnware-score": "0.873",
             "x-learnware-route-ms": "1.24",
-            "x-request-id": request.headers["x-request-id"],
+            "x-request-id": request.headers.get("x-request-id", str(uuid.uuid4())),
         }
         text = ANSWER if model != BASE else "Pencils are sold in boxes."
         if "hostile" in body["messages"][-1]["content"]:
@@ -187,7 +209,57 @@ class StubStack:
         one |= {"state": "removed", "chosen_by_auto": False}
         return JSONResponse(one | {"served": False})
 
+    async def _replace(self, request: Request) -> Response:
+        self.access.check_change(request)
+        one, share = self._one(request), request.query_params.get("canary")
+        await request.body()
+        self.began_canaries.append((one["id"], share))
+
+        async def work(note: Note) -> dict[str, Any]:
+            for stage in ("received", "checked", "tried", "measured"):
+                note(stage, {"id": one["id"]})
+            canary = {
+                "version": one["version"] + 1,
+                "share": float(share or 0),
+                "since": time.time(),
+                "sha256": "9" * 64,
+            }
+            changed = {"version": one["version"] + 1} if share is None else {"canary": canary}
+            one.update(changed)
+            return one | {"served": True}
+
+        return EventAnswer(work, "served")
+
+    async def _end_canary(self, request: Request) -> Response:
+        self.access.check_change(request)
+        one = self._one(request)
+        promoted = request.url.path.endswith("/promote")
+        self.ended[one["id"]] = "promoted" if promoted else (await request.json())["reason"]
+        one |= {"version": one["canary"]["version"] if promoted else one["version"], "canary": None}
+        return JSONResponse(one | {"served": True})
+
     # Decisions
+
+    async def _evaluations(self, request: Request) -> Response:
+        tenant = self.access.check_read(request)
+        if not self.evaluations_on:
+            raise DecisionsUnavailable("The log of decisions cannot be read.")
+        whole = tenant.admin or not self.access.keyring.required
+        found = evaluations(None if whole else tenant.name)
+        query = request.query_params
+        asked = query.get("learnware")
+        after = float(query.get("after", 0))
+        if not self.compares or after > found["since"]:
+            found |= {"pairs": [], "canaries": [], "judge": None, "waiting": 0, "failed": 0}
+        if asked is not None:
+            sides = ("first", "second")
+            found["pairs"] = [one for one in found["pairs"] if any(one[side].startswith(asked) for side in sides)]
+            found["canaries"] = [one for one in found["canaries"] if one["learnware"].startswith(asked)]
+        for one in found["canaries"]:
+            ended = self.ended.get(one["learnware"])
+            if ended is not None:
+                one |= {"state": "promoted" if ended == "promoted" else "rolled back", "why": f"By hand: {ended}."}
+        return JSONResponse(found)
 
     async def _decisions(self, request: Request) -> Response:
         tenant = self.access.check_read(request)

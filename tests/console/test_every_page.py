@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.console.browser import PAGES, Open, overflow, serious_findings
-from tests.console.made_answers import BASE, HOSTILE_ID
+from tests.console.made_answers import BASE, HOSTILE_ID, ON_TRIAL
 from tests.console.stub_stack import ADMIN_KEY
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def test_axe_finds_nothing_serious(opened: Open, scheme: str) -> None:
         ("live", ".slots"),
         ("decisions", ".list"),
         ("decisions/req-0000", ".sheet"),
+        ("evaluations", ".list"),
+        (f"market/{ON_TRIAL}", ".sheet"),
     ):
         tab.go(place)
         page.wait_for_selector(awaited)
@@ -73,6 +75,8 @@ def test_a_small_screen_shows_everything_without_scrolling_sideways(opened: Open
         ("live", ".slots"),
         ("decisions", ".list"),
         ("decisions/req-0000", ".sheet"),
+        ("evaluations", ".list"),
+        (f"market/{ON_TRIAL}", ".sheet"),
     ):
         tab.go(place)
         page.wait_for_selector(awaited)
@@ -89,6 +93,20 @@ def test_a_small_screen_shows_everything_without_scrolling_sideways(opened: Open
     assert send is not None
     assert nav is not None
     assert send["y"] + send["height"] <= nav["y"]
+
+
+def test_the_header_fits_between_a_phone_and_a_desk(opened: Open) -> None:
+    _, tab = opened(stub={"keys": True}, viewport={"width": 710, "height": 500})
+    page = tab.enter(ADMIN_KEY, "evaluations")
+    page.wait_for_selector(".list")
+    assert overflow(page) <= 0
+    wraps = "[...document.querySelectorAll('nav a')].filter((one) => one.scrollWidth > one.clientWidth + 1).length"
+    assert page.evaluate(wraps) == 0
+    corner, nav = page.locator(".corner").bounding_box(), page.locator("nav").bounding_box()
+    assert corner is not None
+    assert nav is not None
+    assert nav["x"] + nav["width"] <= corner["x"]
+    assert corner["x"] + corner["width"] <= 710
 
 
 def focused(page: "Page") -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.console.browser import Open, until
-from tests.console.made_answers import HOSTILE_ID, HOSTILE_TEXT
+from tests.console.made_answers import HOSTILE_ID, HOSTILE_TEXT, ON_TRIAL
 from tests.console.stub_stack import ADMIN_KEY
 
 if TYPE_CHECKING:
@@ -63,6 +63,53 @@ def test_the_admin_key_quarantines_releases_and_removes(opened: Open) -> None:
     page.wait_for_selector("dialog >> text=is pinned; take it out of engine.pinned first")
 
 
+def test_a_canary_is_shown_with_those_before_it_and_ended_by_hand(opened: Open) -> None:
+    played, tab = opened()
+    page = tab.enter(page="market")
+    row = page.locator(f".list tbody tr:has-text('{ON_TRIAL}')")
+    row.wait_for()
+    assert "canary 5 %" in row.inner_text()
+    assert page.locator(".list .tag >> text=canary").count() == 1
+    row.locator("a").click()
+    page.wait_for_selector(".sheet")
+    shown = page.inner_text("main")
+    for text in ("Version 4 is on trial", "5 %", f"{ON_TRIAL}@canary", "rolled back", "its answers are worse"):
+        assert text in shown, text
+    assert page.locator(".head button").count() == 0  # not without the admin key
+    page = tab.enter(ADMIN_KEY, f"market/{ON_TRIAL}")
+    page.reload()
+    page.wait_for_selector(".head button")
+    assert page.locator(".head >> text=New version").count() == 0  # one canary at a time
+    page.click(".head >> text=Promote canary")
+    page.click("dialog button[type=submit]")
+    page.wait_for_selector(f"text={ON_TRIAL} version 4 is served on every replica.")
+    assert played.ended == {ON_TRIAL: "promoted"}
+    assert page.locator(".head .tag >> text=canary").count() == 0
+    page.wait_for_selector(".head >> text=New version")
+
+
+def test_a_new_version_is_submitted_as_a_canary_or_in_the_place_of_the_current_one(opened: Open) -> None:
+    played, tab = opened()
+    page = tab.enter(ADMIN_KEY, "market/finance-fiqa_sa")
+    page.click(".head >> text=New version")
+    page.set_input_files("dialog input[type=file]", ZIP)
+    page.click("dialog button[type=submit] >> text=Replace")
+    page.wait_for_selector("text=finance-fiqa_sa is served on every replica.")
+    page.click("dialog >> text=Close")
+    page.click(".head >> text=New version")
+    page.set_input_files("dialog input[type=file]", ZIP)
+    for wrong in ("0", "-3", "100"):
+        page.fill("dialog input[type=number]", wrong)
+        page.click("dialog button[type=submit]")
+        assert page.evaluate("document.querySelector('dialog input[type=number]').matches(':invalid')"), wrong
+    page.fill("dialog input[type=number]", "7")
+    page.click("dialog button[type=submit] >> text=Begin the canary")
+    page.wait_for_selector("text=Its canary answers 7 % of the requests for which finance-fiqa_sa is chosen.")
+    assert played.began_canaries == [("finance-fiqa_sa", None), ("finance-fiqa_sa", "0.07")]
+    page.click("dialog >> text=Close")
+    page.wait_for_selector(".head .tag >> text=canary 7 %")
+
+
 def test_a_submission_shows_what_the_stack_does_with_it(opened: Open) -> None:
     _, tab = opened()
     page = tab.enter(ADMIN_KEY, "market")
@@ -101,7 +148,7 @@ def test_a_hostile_learnware_stays_text(opened: Open) -> None:
     tab.go("try")
     tab.ask("hostile")
     assert HOSTILE_TEXT in page.evaluate("document.querySelector('.answer').textContent")
-    for place in ("try", "market", HOSTILE_PAGE):
+    for place in ("try", "market", HOSTILE_PAGE, "evaluations"):
         tab.go(place)
         page.wait_for_timeout(200)
         assert page.evaluate("window.owned") is None

@@ -1,8 +1,10 @@
-"""Every metric that the dashboard and the alert rules ask for exists."""
+"""Every metric that the dashboard and the alert rules ask for exists, and every alert leads into the playbook."""
 
+import argparse
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,10 +16,14 @@ from prometheus_client import CollectorRegistry
 
 from router.metrics import RouterMetrics
 from serving.applications.metrics import Scraper
+from serving.cli.decisions import add_parser
+from serving.decisions.open_record import OpenRecord
+from serving.decisions.queries import filters_of
 from serving.paging.residency import Residency
 from serving.replica.paging_metrics import PagingCollector, PagingState
 from serving.replica.request_metrics import ReplicaMetrics
 from serving.replica.usage_metrics import UsageMetrics
+from tests.readmes import MAIN, quoted, section, table
 from tests.support import ROOT
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text(encoding="utf-8"))
@@ -26,6 +32,9 @@ ALERTS = ROOT / "deploy/alerts.yml"
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]
 ]
+PLAYBOOK = "From an alert to the decision"
+"""Heading of the steps that every alert leads into."""
+PLAYBOOK_ROWS = table(section(f"serving/{MAIN}", PLAYBOOK), "alert", "filter of step 2")
 METRIC = re.compile(r"\b(?:vllm:|learnware_|haproxy_|process_)[a-z_]+")
 EXPORTED = {
     "haproxy_backend_current_sessions",
@@ -100,7 +109,51 @@ def test_an_alert_asks_for_metrics_that_exist_and_says_what_to_do(rule: dict[str
     assert asked
     assert asked <= known
     assert rule["labels"]["severity"] in {"page", "ticket"}
-    assert rule["annotations"].keys() == {"summary", "what_to_do"}
+    assert rule["annotations"].keys() == {"summary", "what_to_do", "runbook"}
+    page, _, anchor = rule["annotations"]["runbook"].partition("#")
+    assert (page, anchor) == (f"serving/{MAIN}", PLAYBOOK.lower().replace(" ", "-"))
+    assert [row for row in PLAYBOOK_ROWS if rule["alert"] in quoted(row[0])], "the playbook does not say how to go on"
+
+
+def test_the_playbook_knows_no_other_alerts_and_filters_by_what_there_is() -> None:
+    alerts = [name for row in PLAYBOOK_ROWS for name in quoted(row[0])]
+    assert sorted(alerts) == sorted(rule["alert"] for rule in RULES)
+    reasons = {quoted(row[0])[0] for row in table(section(f"serving/{MAIN}", "Reasons"), "value", "meaning")}
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    text = section(f"serving/{MAIN}", PLAYBOOK).replace("\\\n", "")
+    commands = re.findall(r"learnware-serving (decisions [^\n|`]+)", text)
+    for row in PLAYBOOK_ROWS:
+        commands += [f"decisions list {one}" for one in quoted(row[1]) if one.startswith("--")]
+    assert len(commands) >= 10
+    for command in commands:
+        options = parser.parse_args(shlex.split(command))
+        if getattr(options, "status", None) is not None:
+            assert filters_of([("status", options.status)]).status is not None
+        assert getattr(options, "reason", None) in {None, *reasons}
+
+
+def test_the_playbook_has_five_steps_with_commands() -> None:
+    steps = re.split(r"^\*\*(\d)\. ", section(f"serving/{MAIN}", PLAYBOOK), flags=re.MULTILINE)
+    assert steps[1::2] == ["1", "2", "3", "4", "5"]
+    assert all("\n```\n" in step for step in steps[2::2])
+    kept = set(
+        OpenRecord("an-id", "a-tenant", "/v1/completions", None, keeps_text=False).part(
+            200, stream=False, complete=True, replica="r"
+        )
+    )
+    (query,) = re.findall(r"\{(id, .*?)\}'", steps[4])
+    assert set(query.split(", ")) <= kept
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_slowest_requests_are_found_as_the_playbook_says() -> None:
+    (program,) = re.findall(r"jq -sc '(.*?)'", section(f"serving/{MAIN}", PLAYBOOK))
+    times = [0.4, None, 2.5, 0.1, *(1 + number / 100 for number in range(20))]
+    lines = "".join(json.dumps({"id": f"r{place}", "ttft_s": time}) + "\n" for place, time in enumerate(times))
+    done = subprocess.run(["jq", "-sc", program], input=lines, capture_output=True, text=True, check=True)
+    found = [json.loads(line)["ttft_s"] for line in done.stdout.splitlines()]
+    assert found == sorted(time for time in times if time is not None)[-10:]
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

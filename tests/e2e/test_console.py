@@ -49,7 +49,7 @@ def test_the_shell_is_served_to_anybody_and_nothing_else_is(stack: Stack, tab: W
         page = client.get("/console/")
         assert page.status_code == 200
         assert "default-src 'none'" in page.headers["content-security-policy"]
-        for path in ("/console/api/session", "/console/api/live", "/v1/learnwares", "/v1/decisions"):
+        for path in ("/console/api/session", "/console/api/live", "/v1/learnwares", "/v1/decisions", "/v1/evaluations"):
             assert client.get(path).status_code == 401, path
     began = time.monotonic()
     tab.page.goto(f"{stack.url}/console/", wait_until="commit")
@@ -141,13 +141,38 @@ def test_a_decision_is_found_and_replayed(tab: Watched, pictures: Path) -> None:
     tab.check()
 
 
+def test_evaluations_are_shown_to_each_key_as_far_as_they_are_its_own(
+    stack: Stack, browser: "Browser", pictures: Path
+) -> None:
+    for key in (USER_KEY, ADMIN_KEY):
+        tab = Watched(browser, stack.url)
+        try:
+            page = tab.enter(key, "evaluations")
+            page.wait_for_selector("main .compared, main .trial, main .empty")
+            whose = page.inner_text(".head p")
+            assert whose.startswith("of all tenants’ requests" if key == ADMIN_KEY else "of user’s requests")
+            assert "NaN" not in page.inner_text("main")
+            assert key == ADMIN_KEY or page.locator(".trial button").count() == 0
+            assert serious_findings(page) == []
+            screenshot(page, pictures, "console-evaluations")
+            tab.check()
+        finally:
+            tab.close()
+
+
 def test_a_small_dark_screen_shows_it_too(stack: Stack, browser: "Browser", pictures: Path) -> None:
     tab = Watched(browser, stack.url, viewport={"width": 360, "height": 740}, color_scheme="dark")
     try:
         page = tab.enter(ADMIN_KEY)
         tab.ask(QUESTION)
         page.wait_for_selector(".why meter")
-        for name, awaited in (("try", ".answer"), ("market", ".list"), ("live", ".slots"), ("decisions", ".list")):
+        for name, awaited in (
+            ("try", ".answer"),
+            ("market", ".list"),
+            ("live", ".slots"),
+            ("decisions", ".list"),
+            ("evaluations", ".head h1"),
+        ):
             tab.go(name)
             page.wait_for_selector(awaited)
             assert overflow(page) <= 0, name

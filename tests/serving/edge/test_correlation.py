@@ -232,14 +232,22 @@ def test_an_odd_path_below_the_console_is_none(plain: Door, path: str) -> None:
     assert plain.ask(path, HELD, method="GET").status == 404
 
 
-def test_feedback_goes_on_under_the_path_of_the_decisions(plain: Door) -> None:
-    for written in ("/v1/feedback", "/v1/%66eedback?a=1"):
-        assert plain.ask(written, HELD).content["path"].startswith("/v1/decisions/feedback")
-    assert plain.ask("/v1/feedback", {}).status == 401
-    assert plain.ask("/v1/feedback", HELD, method="GET").content["path"] == "/v1/feedback"
+@pytest.mark.parametrize(("method", "name", "other"), [("POST", "feedback", "GET"), ("GET", "evaluations", "POST")])
+def test_feedback_and_evaluations_go_on_under_the_path_of_the_decisions(
+    plain: Door, method: str, name: str, other: str
+) -> None:
+    for written in (name, f"%{ord(name[0]):02x}{name[1:]}"):
+        found = plain.ask(f"/v1/{written}?learnware=acme%2Fx", HELD, method=method).content["path"]
+        assert found == f"/v1/decisions/{name}?learnware=acme%2Fx"
+    assert plain.ask(f"/v1/{name}", {}, method=method).status == 401
+    assert plain.ask(f"/v1/{name}", HELD, method=other).content["path"] == f"/v1/{name}"
+    assert plain.ask(f"/v1/{name}/more", HELD, method=method).status == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/console", CONSOLE_PATH, "/console/app.js", "/v1/feedback", "/v1/decisions/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/console", CONSOLE_PATH, "/console/app.js", "/v1/feedback", "/v1/evaluations", "/v1/decisions/x"],
+)
 def test_what_is_not_configured_is_not_there(traced: Door, path: str) -> None:
     before = traced.calls()
     for method in ("GET", "POST"):
