@@ -252,9 +252,8 @@ class StubStack:
         if not self.compares or after > found["since"]:
             found |= {"pairs": [], "canaries": [], "judge": None, "waiting": 0, "failed": 0}
         if asked is not None:
-            sides = ("first", "second")
-            found["pairs"] = [one for one in found["pairs"] if any(one[side].startswith(asked) for side in sides)]
-            found["canaries"] = [one for one in found["canaries"] if one["learnware"].startswith(asked)]
+            found["pairs"] = [one for one in found["pairs"] if asked in (one["first"], one["second"])]
+            found["canaries"] = [one for one in found["canaries"] if one["learnware"] == asked]
         for one in found["canaries"]:
             ended = self.ended.get(one["learnware"])
             if ended is not None:

@@ -121,8 +121,7 @@ def test_the_playbook_knows_no_other_alerts_and_filters_by_what_there_is() -> No
     reasons = {quoted(row[0])[0] for row in table(section(f"serving/{MAIN}", "Reasons"), "value", "meaning")}
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers(required=True))
-    text = section(f"serving/{MAIN}", PLAYBOOK).replace("\\\n", "")
-    commands = re.findall(r"learnware-serving (decisions [^\n|`]+)", text)
+    commands = re.findall(r"learnware-serving (decisions [^\n>`]+)", section(f"serving/{MAIN}", PLAYBOOK))
     for row in PLAYBOOK_ROWS:
         commands += [f"decisions list {one}" for one in quoted(row[1]) if one.startswith("--")]
     assert len(commands) >= 10
