@@ -128,6 +128,8 @@ def measure(line: Line, runs: int, settings: CanarySettings, first_seed: int) ->
         "runs": runs,
         **{name: _share(ended, action) for name, action in _ACTIONS.items()},
         "answers": [float(np.quantile(taken, at)) for at in (0.5, 0.95, 1.0)] if taken else None,
+        # a mean: of the few requests until an early end the canary's share may be larger than its own by chance
+        "wrong": float(np.mean([one.wrong for one in ended])),
         "wrong_most": max(one.wrong for one in ended),
         "rolled_back_within": sum(one.action == "roll back" and one.answers <= WITHIN for one in ended) / runs,
     }
@@ -149,7 +151,7 @@ def figures(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         key = group.replace(",", "").replace(" ", "_")
         if group.startswith("bad"):
             found[f"{key}_rolled_back_within_{WITHIN}"] = min(row["rolled_back_within"] for row in own)
-            found[f"{key}_wrong_of_all_most"] = max(row["wrong_most"] for row in own)
+            found[f"{key}_wrong_of_all"] = max(row["wrong"] for row in own)
         elif group.startswith(("equal", "better")):
             found[f"{key}_promoted"] = min(row["promoted"]["share"] for row in own)
         else:
@@ -197,7 +199,7 @@ def _cells(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
             name,
             *(f"{row[kind]['share']:.2f}" for kind in _ACTIONS),
             *(["–"] * 3 if row["answers"] is None else [f"{value:.0f}" for value in row["answers"]]),
-            f"{row['wrong_most']:.3f}",
+            f"{row['wrong']:.3f}",
         ]
         for name, row in rows.items()
     ]
