@@ -26,11 +26,11 @@ from serving.decisions.comparisons import Comparisons, Pair
 from serving.decisions.queries import evaluations_query
 from serving.decisions.redaction import Redactor
 from serving.evaluation.canary_keeper import RUNNING, CanaryKeeper, Market, gather, rate_in_words
-from serving.evaluation.comparison import CANARY_ID
 from serving.evaluation.evaluator import Evaluator, Run
 from serving.evaluation.judge import Judge
 from serving.evaluation.win_rates import win_rate, win_rate_of_scores
 from serving.names import MARKET, MARKET_APPLICATION
+from specs.canary import canary_id, learnware_of
 from specs.errors import InvalidConfig
 
 logger = logging.getLogger("ray.serve")
@@ -144,7 +144,7 @@ class Evaluations:
 
     def _described(self, tenant: str | None, learnware: str | None, after: float | None) -> dict[str, Any]:
         counts = self._table.counts(tenant, learnware, after)
-        own = None if learnware is None else learnware.removesuffix(CANARY_ID)
+        own = None if learnware is None else learnware_of(learnware)
         canaries = self._table.canaries(own)
         pairs = [
             _pair(one)
@@ -176,7 +176,7 @@ class Evaluations:
         return {
             "first": canary["learnware"],
             "first_version": None,
-            "second": canary["learnware"] + CANARY_ID,
+            "second": canary_id(canary["learnware"]),
             "second_version": canary["version"],
             "kind": "canary",
             "source": "feedback",

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from serving.evaluation.canary_rule import Decision, RuleSettings, decide
-from serving.evaluation.comparison import CANARY_ID
 from serving.evaluation.evaluator import FAILED, Run
 from serving.evaluation.evidence import NEXT, NOT_LOADED, Answer, Compared, Evidence, answers_in
 from serving.evaluation.win_rates import WinRate, win_rate, win_rate_of_scores
+from specs.canary import canary_id, learnware_of
 
 logger = logging.getLogger("ray.serve")
 
@@ -123,7 +123,7 @@ class CanaryKeeper:
 
 def learnware_of(canary: Mapping[str, Any]) -> str:
     """Returns the id of the learnware of one of the market's canaries."""
-    return str(canary["id"]).removesuffix(CANARY_ID)
+    return learnware_of(str(canary["id"]))
 
 
 def since_of(canary: Mapping[str, Any]) -> float:
@@ -134,7 +134,7 @@ def since_of(canary: Mapping[str, Any]) -> float:
 
 def gather(log: Log, learnware: str, version: str, since: float) -> Evidence:
     """Collects what the log knows of a canary with this engine name, of requests since a time."""
-    canary = learnware + CANARY_ID
+    canary = canary_id(learnware)
     answers = answers_in(log.answers((learnware, canary), LOST, since), learnware, canary, version)
     compared = [
         Compared((one["tenant"], one["id"]), one["reference"], one["judge"], one["state"] == FAILED)

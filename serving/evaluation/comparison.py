@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from serving.evaluation.evidence import FAILED_FROM
+from specs.canary import is_canary
 from specs.errors import InvalidInput
 
 Kind = Literal["shadow", "canary"]
 """The second side was asked by `shadow.share`, or one of both is the other's canary."""
-CANARY_ID = "@canary"
-"""Ending of a canary's id, which no learnware's own has."""
 WORD_CHARS = 512
 """Characters that a name has at most."""
 TEXT_CHARS = 32_768
@@ -60,7 +59,7 @@ def read_comparison(part: Mapping[str, Any]) -> Comparison:
         if first.learnware == second.learnware and first.version == second.version:
             raise ValueError("both sides are the same model")
         # either may have been asked first; a verdict is always about the canary
-        if kind == "canary" and first.learnware.endswith(CANARY_ID):
+        if kind == "canary" and is_canary(first.learnware):
             first, second = second, first
         names = (str(part["tenant"]), str(part["id"]))
         return Comparison(*names, float(part["time"]), kind, str(part["prompt"])[-TEXT_CHARS:], first, second)

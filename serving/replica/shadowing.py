@@ -39,6 +39,7 @@ from serving.replica.middleware import Hold
 from serving.replica.prompt_logprobs import asks_for_them
 from serving.replica.request_shape import parse_object
 from serving.replica.shortening import shortened
+from specs.canary import canary_id, is_canary, learnware_of
 from specs.errors import InvalidInput, LearnwareError
 
 MESSAGES_PATH = "/v1/messages"
@@ -46,8 +47,6 @@ PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH, RESPONSES_PATH, MESSAGES_PATH})
 """Paths whose requests are answered a second time."""
 LARGEST_BODY = 256 << 10
 """Largest body in bytes that is kept for a second answer: as many as may wait then take some MiB."""
-CANARY = "@canary"
-"""Ending of the id under which the canary of a learnware is served."""
 SHADOW, OF_CANARY = "shadow", "canary"
 """Kinds of comparisons."""
 ENDING = b"-shadow"
@@ -149,7 +148,7 @@ class Shadowing:
         headers = [(b"content-type", b"application/json"), (b"x-request-id", record.request_id.encode() + ENDING)]
         kept = {name: scope[name] for name in _KEPT if name in scope}
         again = {**kept, "headers": headers, "query_string": b"", "state": dict(scope.get("state", {}))}
-        kind = OF_CANARY if other.endswith(CANARY) or str(record.learnware).endswith(CANARY) else SHADOW
+        kind = OF_CANARY if is_canary(other) or is_canary(str(record.learnware)) else SHADOW
         return Drawn(again, payload, other, kind, caller.get(), record, _side(record, 200))
 
     async def _answer(self, drawn: Drawn) -> None:
@@ -228,11 +227,11 @@ def other_model(record: OpenRecord, names: Names, against: str) -> str | None:
     first = record.learnware
     if first is None:
         return None
-    if first.endswith(CANARY):
-        learnware = first.removesuffix(CANARY)
+    if is_canary(first):
+        learnware = learnware_of(first)
         return learnware if learnware in names.learnwares else None
-    if first + CANARY in names.learnwares:
-        return first + CANARY
+    if (canary := canary_id(first)) in names.learnwares:
+        return canary
     runner_up = None if record.choice is None else record.choice.next
     if against == "next" and runner_up != first and runner_up in names.learnwares:
         return runner_up
