@@ -72,7 +72,9 @@ class CanaryKeeper:
         """Looks at every canary once, and promotes or rolls back those that the rule is certain of. What fails with one
         canary does not concern another, and is tried again at the next look."""
         running = await self._market.canaries()
-        await self._run(lambda: self._end_others({(learnware_of(one), str(one["sha256"])) for one in running}))
+        await self._run(
+            lambda: self._end_others({(learnware_of(str(one["id"])), str(one["sha256"])) for one in running})
+        )
         for one in running:
             try:
                 await self._look_at(one)
@@ -80,7 +82,7 @@ class CanaryKeeper:
                 logger.exception("the canary of %s could not be looked after", one["id"])
 
     async def _look_at(self, one: Mapping[str, Any]) -> None:
-        learnware, sha256, since = learnware_of(one), str(one["sha256"]), since_of(one)
+        learnware, sha256, since = learnware_of(str(one["id"])), str(one["sha256"]), since_of(one)
 
         def known() -> tuple[Evidence, Decision]:
             evidence = gather(self._log, learnware, str(one["engine_name"]), since)
@@ -119,11 +121,6 @@ class CanaryKeeper:
             body["until"] = self._clock()
             body["why"] = "It was promoted, rolled back or removed by hand; the learnware's history says which."
             self._log.note_canary(one["learnware"], one["sha256"], one["since"], ENDED, body)
-
-
-def learnware_of(canary: Mapping[str, Any]) -> str:
-    """Returns the id of the learnware of one of the market's canaries."""
-    return learnware_of(str(canary["id"]))
 
 
 def since_of(canary: Mapping[str, Any]) -> float:
