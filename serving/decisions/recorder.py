@@ -31,8 +31,8 @@ PERIOD_S = 0.5
 """Seconds between two calls."""
 SEND_S = 5.0
 """Seconds that one call may take; the application that starts anew takes some seconds."""
-COMPARISONS = 256
-"""The most comparisons that wait, each of a prompt and two answers of at most `TEXT_CHARS` characters: some 12 MB."""
+COMPARISONS = 128
+"""The most comparisons that wait, each of a prompt and two answers of at most twice `TEXT_CHARS` characters: some 12 MB."""
 SAY_EVERY_S = 60.0
 """Seconds between two lines of the log about records that do not get through."""
 

@@ -22,6 +22,8 @@ from specs.errors import LearnwareError
 CHAT = "/chat/completions"
 ANSWER_BYTES = 1 << 20
 """Size in bytes of the largest answer of a judge that is read."""
+JUDGED_CHARS = 16_384
+"""Characters that a judge is sent of a prompt (its end) and of an answer (its beginning)."""
 VERDICT_TOKENS = 1024
 """The most tokens of an answer: a verdict has ten, and some models think aloud before."""
 INSTRUCTIONS = """\
@@ -98,7 +100,8 @@ class Judge:
         """
         # in a thread: an operator's patterns may take a while
         texts = await asyncio.to_thread(lambda: [self._redacted(one) for one in (prompt, first, second)])
-        prompt, first, second = texts
+        # cut only now: half of an address would not be found
+        prompt, first, second = texts[0][-JUDGED_CHARS:], texts[1][:JUDGED_CHARS], texts[2][:JUDGED_CHARS]
         forward = await self._asked(prompt, first, second)
         backward = await self._asked(prompt, second, first)
         if (forward, backward) == ("b", "a"):

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.access.caller import caller
 from serving.access.tenant import Tenant
 from serving.config_evaluation import ShadowSettings
-from serving.decisions.open_record import TEXT_CHARS, OpenRecord, open_record
+from serving.decisions.open_record import OpenRecord, open_record
 from serving.decisions.prompt_text import prompt_text
 from serving.paging.inflight import DeadEngine, Exchange, exchange
 from serving.replica.admission import Admission, Names
@@ -174,7 +174,7 @@ class Shadowing:
                 "decision": None if one.choice is None else one.choice.id,
                 "time": one.time,
                 "path": path,
-                "prompt": prompt_text(drawn.payload)[-TEXT_CHARS:],
+                "prompt": prompt_text(drawn.payload),
                 "sides": [drawn.first, _side(record, status)],
                 "kind": drawn.kind,
             }
@@ -262,7 +262,7 @@ def _side(record: OpenRecord, status: int) -> dict[str, Any]:
     return {
         "learnware": record.learnware,
         "version": record.version,
-        "answer": record.answer[:TEXT_CHARS],
+        "answer": record.answer,
         "tokens": sum(run.generated_tokens for run in record.runs),
         "seconds": round(time.monotonic() - began, 4),
         "status": status,

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from serving.config_evaluation import JudgeSettings
-from serving.evaluation.judge import ANSWER_BYTES, INSTRUCTIONS, Judge, JudgeUnavailable, NoVerdict, read_verdict
+from serving.evaluation.judge import (
+    ANSWER_BYTES,
+    INSTRUCTIONS,
+    JUDGED_CHARS,
+    Judge,
+    JudgeUnavailable,
+    NoVerdict,
+    read_verdict,
+)
 from tests.serving.evaluation.judging import JudgeServer, chat, judge_server
 
 
@@ -77,6 +85,14 @@ async def test_texts_are_redacted_before_they_leave(server: JudgeServer) -> None
     assert "me@example.org" not in json.dumps(server.bodies)
     assert server.asked[0]["request"] == "Write to [e-mail]"
     assert server.keys == ["Bearer secret"] * 2
+
+
+async def test_texts_are_cut_once_they_are_redacted(server: JudgeServer) -> None:
+    judge = Judge(server.settings(), None, lambda text: text.replace("me@example.org", "[e-mail]"))
+    filler = "x" * (JUDGED_CHARS - 5)
+    await judge.compare(f"me@example.org{filler}", f"{filler}me@example.org", "ok")
+    await judge.close()
+    assert server.asked[0] == {"request": "mail]" + filler, "answer_a": filler + "[e-ma", "answer_b": "ok"}
 
 
 @pytest.mark.parametrize(

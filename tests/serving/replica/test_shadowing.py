@@ -407,12 +407,12 @@ async def test_a_comparison_that_nobody_takes_is_counted() -> None:
     assert replica.outcomes() == {"done": 1, "dropped": 1}
 
 
-async def test_texts_are_cut() -> None:
+async def test_texts_are_cut_well_beyond_what_is_kept_of_them_redacted() -> None:
     replica = Replica()
     text = "y" + "x" * (2 * TEXT_CHARS)
     await replica.ask({**PAYLOAD, "messages": [{"role": "user", "content": text}]})
     await replica.work()
-    assert replica.recorder.comparisons[0]["prompt"] == "x" * TEXT_CHARS
+    assert replica.recorder.comparisons[0]["prompt"] == "x" * (2 * TEXT_CHARS)
 
 
 async def test_no_part_of_a_request_makes_it_idle_work() -> None:
