@@ -32,7 +32,7 @@ PERIOD_S = 0.5
 SEND_S = 5.0
 """Seconds that one call may take; the application that starts anew takes some seconds."""
 COMPARISONS = 128
-"""The most comparisons that wait, each of a prompt and two answers of at most twice `TEXT_CHARS` characters: some 12 MB."""
+"""The most comparisons that wait, each of a prompt and two answers, of twice `TEXT_CHARS` characters at most: 12 MB."""
 SAY_EVERY_S = 60.0
 """Seconds between two lines of the log about records that do not get through."""
 

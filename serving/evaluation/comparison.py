@@ -12,8 +12,8 @@ Kind = Literal["shadow", "canary"]
 WORD_CHARS = 512
 """Characters that a name has at most."""
 TEXT_CHARS = 32_768
-"""Characters that are taken of a prompt (its end) and of an answer (its beginning), before they are redacted: twice what
-is judged and kept."""
+"""Characters that are taken of a prompt (its end) and of an answer (its beginning), before they are redacted: twice
+what is judged and kept."""
 
 
 class Side(NamedTuple):
