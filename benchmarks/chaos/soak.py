@@ -126,17 +126,18 @@ def _sample(target: Target, memory: dict[int, Grown], at: float) -> None:
     for process in target.processes():
         with contextlib.suppress(psutil.Error):
             rss = process.memory_info().rss
-            grown = memory.setdefault(process.pid, Grown(_role(process), [], []))
+            grown = memory.setdefault(process.pid, Grown(role_in(title(process)), [], []))
             grown.at.append(at)
             grown.rss.append(rss)
 
 
-def _role(process: psutil.Process) -> str:
-    line = title(process)
+def role_in(line: str) -> str:
+    """Returns what a process is, from its command line: by a word of `COMMANDS`, else its arguments without folders,
+    which say only where it was run."""
     for word in COMMANDS:
         if word in line:
-            return line[line.index(word) :].split()[0][:60]
-    return line[:60]
+            return line[line.index(word) :].split(maxsplit=1)[0][:60]
+    return " ".join(one.rstrip("/").rsplit("/", 1)[-1] if one.startswith("/") else one for one in line.split())[:60]
 
 
 async def _change(target: Target, changes: list[str], until: float) -> None:

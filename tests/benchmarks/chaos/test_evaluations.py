@@ -288,3 +288,15 @@ def test_a_slope_is_per_minute_and_not_moved_by_few_outliers():
     values[7] = 900.0
     assert slope_per_minute(at, values) == pytest.approx(2.0, abs=0.05)
     assert slope_per_minute([1.0], [5.0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "role"),
+    [
+        ("ray::ServeReplica:learnware:engine", "ServeReplica:learnware:engine"),
+        ("/home/me/.venv/bin/python -u /home/me/here/tool.py --x", "python -u tool.py --x"),
+        ("/opt/haproxy -f /tmp/x/haproxy.cfg", "haproxy"),
+    ],
+)
+def test_a_process_is_named_without_folders_of_the_machine(line: str, role: str) -> None:
+    assert soak.role_in(line) == role
