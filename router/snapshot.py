@@ -71,9 +71,8 @@ class SnapshotBuilder:
 
     def build(self, catalogue: Catalogue) -> Snapshot | None:
         """Returns the snapshot for a catalogue, which is `snapshot` from now on. Canaries are no candidates, and are
-        not read. A learnware that cannot be read is not
-        chosen from, with the reason in the log, and read again at the next change; requests may name it. When it
-        raises, `snapshot` stays.
+        not read. A learnware that cannot be read is not chosen from, with the reason in the log, and read again at the
+        next change; requests may name it. When it raises, `snapshot` stays.
 
         Raises:
             InvalidSpecification: none passes the filter of the settings, or one is of another encoder.

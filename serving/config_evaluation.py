@@ -1,24 +1,23 @@
 """The sections of the configuration for comparing answers: shadow requests, the judge, and what becomes of canaries."""
 
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from serving.config_sections import Section
+from serving.config_sections import Section, http_url
 
 
-def _endpoint(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+def _without_query(url: str) -> str:
+    if {"?", "#"} & set(url):
         raise ValueError(
-            "must be the URL of an OpenAI-compatible endpoint, which begins with http:// or https:// and as a rule "
-            f"ends with /v1, such as http://127.0.0.1:8001/v1, and not {url!r}"
+            f"must be the URL of an OpenAI-compatible endpoint without a query, since a path follows it, and not {url!r}"
         )
     return url
 
 
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Endpoint = Annotated[
+    str, http_url("an OpenAI-compatible endpoint", "http://127.0.0.1:8001/v1"), AfterValidator(_without_query)
+]
 """URL of an OpenAI-compatible endpoint, below which /chat/completions answers."""
 
 

@@ -1,25 +1,13 @@
 """The sections of the configuration for whoever runs or teaches a stack: console, decision log, traces, feedback."""
 
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 import regex
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from serving.config_sections import Section
+from serving.config_sections import Section, http_url
 
-
-def _collector(endpoint: str) -> str:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(
-            "must be the URL of a collector, which begins with http:// or https://, such as http://127.0.0.1:4318, and "
-            f"not {endpoint!r}"
-        )
-    return endpoint
-
-
-Collector = Annotated[str, AfterValidator(_collector)]
+Collector = Annotated[str, http_url("a collector", "http://127.0.0.1:4318")]
 """URL of an OpenTelemetry collector."""
 
 

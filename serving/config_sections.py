@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from router.conversation import ConversationSettings
 from router.placement import PlacementSettings
@@ -26,6 +27,20 @@ STARTER = "starter"
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def http_url(what: str, example: str) -> AfterValidator:
+    """Returns the check of a value that must be the URL of such a thing, over HTTP or HTTPS."""
+
+    def checked(url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(
+                f"must be the URL of {what}, which begins with http:// or https://, such as {example}, and not {url!r}"
+            )
+        return url
+
+    return AfterValidator(checked)
 
 
 class HTTPSettings(Section):

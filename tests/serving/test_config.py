@@ -58,6 +58,7 @@ def test_an_empty_file_is_the_defaults_and_overrides_lie_over_the_file(tmp_path)
             "must be the URL of an OpenAI-compatible endpoint, which begins with http:// or https://",
         ),
         ("shadow: {judge: {url: 'http://judge/v1'}}", "shadow.judge.model: Field required"),
+        ("shadow: {judge: {url: 'http://judge/v1?key=1', model: m}}", "endpoint without a query"),
         ("shadow: {judge: {uri: 'http://judge/v1'}}", "unknown key shadow.judge.uri; did you mean shadow.judge.url?"),
         ("- a list", "must hold a mapping"),
         ("a: [", "is not YAML"),
