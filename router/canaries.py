@@ -5,11 +5,11 @@ request's id alone: so a request that is sent again under the same id goes the s
 requests of the same kinds. Which requests explore is drawn apart from this.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from router.choice import CANARY
+from router.drawing import drawn
 from router.selection import Choice
 
 
@@ -26,11 +26,6 @@ def with_canary(choice: Choice, request_id: str, canaries: Mapping[str, Canary])
     """Returns the choice for a request that did not name its model: of the chosen learnware's canary where the request
     is among the canary's share. `canaries` holds them by learnware."""
     canary = canaries.get(choice.learnware_id or "")
-    if canary is None or not _drawn(request_id, canary.share):
+    if canary is None or not drawn("canary", request_id, canary.share):
         return choice
     return choice._replace(learnware_id=canary.id, reason=choice.reason + CANARY)
-
-
-def _drawn(request_id: str, share: float) -> bool:
-    digest = hashlib.sha256(b"canary\0" + request_id.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64

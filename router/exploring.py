@@ -4,9 +4,8 @@ Off by default. Which requests explore is decided by their ids alone, so a reque
 goes the same way, and no more than the stated share of them does.
 """
 
-import hashlib
-
 from router.choice import BASE_BETTER, LOW_CONFIDENCE, MATCHED
+from router.drawing import drawn
 from router.selection import Choice
 from specs.evidence import Evidence
 
@@ -26,7 +25,7 @@ def explored(choice: Choice, request_id: str, share: float, evidence: Evidence |
     Left alone are choices by name, of an earlier turn, for a whole task (also where the base model answers it), and
     all that something other than the expected qualities gave to the base model, such as an asked explanation.
     """
-    if share <= 0 or choice.reason not in BY_THE_RULE or not _drawn(request_id, share):
+    if share <= 0 or choice.reason not in BY_THE_RULE or not drawn("explore", request_id, share):
         return choice
     expected = {one.learnware_id: one.expected for one in choice.candidates}
     chosen = choice.base if choice.learnware_id is None else expected.get(choice.learnware_id, choice.base)
@@ -44,8 +43,3 @@ def explored(choice: Choice, request_id: str, share: float, evidence: Evidence |
     told = {name: posterior.pieces for name, posterior in row.items()}
     least = min(equals, key=lambda one: (told.get(one.learnware_id, 0.0), -one.expected))
     return choice._replace(learnware_id=least.learnware_id, reason=MATCHED + EXPLORED)
-
-
-def _drawn(request_id: str, share: float) -> bool:
-    digest = hashlib.sha256(b"explore\0" + request_id.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64

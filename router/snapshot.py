@@ -78,7 +78,10 @@ class SnapshotBuilder:
             InvalidSpecification: none passes the filter of the settings, or one is of another encoder.
         """
         with self._lock:
-            entries = tuple(entry for entry in catalogue.entries if entry.canary is None)
+            canaries = [entry for entry in catalogue.entries if entry.canary is not None]
+            entries = (
+                tuple(entry for entry in catalogue.entries if entry.canary is None) if canaries else catalogue.entries
+            )
             removed, found = _differences(self._entries, entries)
             loaded = {entry: self._known.get(entry.sha256) or self._load_or_none(entry) for entry in found}
             failed = {entry for entry, learnware in loaded.items() if learnware is None}
@@ -93,7 +96,7 @@ class SnapshotBuilder:
                 self._known = known
             # one that failed is tried again with the next change
             self._entries = tuple(each for each in entries if each not in failed) if failed else entries
-            self.snapshot = _with_canaries(snapshot, catalogue)
+            self.snapshot = _with_canaries(snapshot, canaries)
             return self.snapshot
 
     def teach(self, evidence: Evidence | None) -> Snapshot | None:
@@ -172,17 +175,18 @@ class SnapshotBuilder:
         return selector
 
 
-def _with_canaries(snapshot: Snapshot | None, catalogue: Catalogue) -> Snapshot | None:
-    """Returns a snapshot with the canaries of a catalogue in the place of those that it has."""
+def _with_canaries(snapshot: Snapshot | None, entries: Sequence[Entry]) -> Snapshot | None:
+    """Returns a snapshot with these canaries in the place of those that it has."""
     canaries = {
         learnware_of(entry.id): Canary(entry.id, entry.engine_name, entry.canary)
-        for entry in catalogue.entries
+        for entry in entries
         if entry.canary is not None
     }
     if snapshot is None or snapshot.canaries == canaries:
         return snapshot
-    gone = {canary.id for canary in snapshot.canaries.values()}
-    adapters = {name: adapter for name, adapter in snapshot.adapters.items() if name not in gone}
+    adapters = dict(snapshot.adapters)
+    for canary in snapshot.canaries.values():
+        adapters.pop(canary.id, None)
     adapters |= {canary.id: canary.engine_name for canary in canaries.values()}
     return snapshot._replace(adapters=adapters, canaries=canaries)
 

@@ -10,7 +10,7 @@ from serving.config_sections import Section, http_url
 def _without_query(url: str) -> str:
     if {"?", "#"} & set(url):
         raise ValueError(
-            f"must be the URL of an OpenAI-compatible endpoint without a query, since a path follows it, and not {url!r}"
+            f"must be the URL of an OpenAI-compatible endpoint without a query: a path follows it; not {url!r}"
         )
     return url
 

@@ -7,7 +7,6 @@ load a version, and of the rule that decides on canaries.
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,10 @@ from serving.names import APPLICATION, ENGINE, MARKET, ROUTER
 from serving.requirements import market_requirements
 from specs.canary import learnware_of
 from specs.engine_name import engine_name
-from specs.errors import NotReady, UnknownLearnware
+from specs.errors import NotReady
 from specs.market.checks import Requirements
 from specs.market.child_checks import ChildChecks
-from specs.market.journal import Record, State
+from specs.market.journal import State
 from specs.market.staged import Staged
 from specs.market.store import Market
 from specs.market.trial import Trial
@@ -104,18 +103,20 @@ class MarketServer:
         return await in_thread(self._api.threads.reading, partial(running_canaries, self._market))
 
     async def promote(self, learnware_id: str, sha256: str, reason: str) -> None:
-        """Makes the canary of this hash its learnware's next version. Where there is none by now, nothing is done."""
-        await self._end_canary(learnware_id, partial(self._market.promote, learnware_id, sha256=sha256, reason=reason))
+        """Makes the canary of this hash its learnware's next version.
+
+        Raises:
+            UnknownLearnware: there is none (any more).
+        """
+        await self._api.change(partial(self._market.promote, learnware_id, sha256=sha256, reason=reason))
 
     async def roll_back(self, learnware_id: str, sha256: str, reason: str) -> None:
-        """Takes the canary of this hash away. Where there is none by now, nothing is done."""
-        await self._end_canary(learnware_id, partial(self._market.roll_back, learnware_id, reason, sha256=sha256))
+        """Takes the canary of this hash away.
 
-    async def _end_canary(self, learnware_id: str, change: Callable[[], Record]) -> None:
-        try:
-            await self._api.change(change)
-        except UnknownLearnware as gone:
-            logger.info("nothing is done with the canary of %s: %s", learnware_id, gone)
+        Raises:
+            UnknownLearnware: there is none (any more).
+        """
+        await self._api.change(partial(self._market.roll_back, learnware_id, reason, sha256=sha256))
 
 
 async def _probe_on_engine(staged: Staged) -> Trial:

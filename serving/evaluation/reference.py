@@ -22,7 +22,7 @@ WORDS = 4096
 """The most words of an answer that are compared."""
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_ENDS_WITH = re.compile(rf"({_NUMBER.pattern})[^\w\d]*$")
+_WORD = re.compile(r"\w")
 _LEAD = re.compile(r"^(?:(?:the )?(?:final |correct |right )?(?:answer|option)(?: is)?|答案是?)(?:\s*:\s*|\s+)(?=\S)")
 _AROUND = " \t\n.,;:!?。，；：！？*_#`\"'“”‘’()[]"
 _WIDE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -36,9 +36,9 @@ def measure(answer: str, right: str) -> float:
     if kind == "number":
         return float(_same_number(_last_number(answer), _last_number(right)))
     if kind == "text":
-        ends = _ENDS_WITH.search(right)
-        if ends is not None:
-            return float(_same_number(_last_number(answer), _value(ends[1])))
+        numbers = list(_NUMBER.finditer(right))
+        if numbers and not _WORD.search(right, numbers[-1].end()):
+            return float(_same_number(_last_number(answer), _last_number(right)))
         return rouge_l(answer, right)
     return float(_plain(answer) == _plain(right))
 

@@ -19,6 +19,7 @@ from serving.feedback.pieces import BASE
 from specs.answers.description import answer_kind
 from specs.answers.form import asked_form
 from specs.answers.options import offered_letters
+from specs.canary import is_canary
 
 MOST_TOKENS = 48
 """Tokens of an answer in sentences that are scored, the first ones: the mean of so many differs little from that of
@@ -59,6 +60,8 @@ class Question(NamedTuple):
 def question(record: Mapping[str, Any], piece: Mapping[str, Any], kept_chars: int) -> Question | None:
     """Returns what to score for a piece of feedback on a recorded request; None where it has no right answer, has been
     scored, or where the prompt or the candidates are not known. A prompt of `kept_chars` characters may be cut."""
+    if is_canary(str(record.get("learnware"))):  # judged for itself: learning passes over it
+        return None
     answer = piece.get("answer")
     text, choice = record.get("text"), record.get("choice")
     if not isinstance(answer, str) or not answer.strip() or "measured" in piece or not isinstance(choice, Mapping):

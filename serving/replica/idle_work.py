@@ -72,9 +72,10 @@ class Room:
     def is_free(self) -> bool:
         """Returns whether idle work may begin: nothing waits, and half of the seats and a slot are free."""
         engine = self._engine
-        taken = max(
-            engine.entered, (engine.residency.scheduler or {}).get("running", 0)
-        )  # one request may take several
+        if engine.waiting == 0:
+            self._no_adapter_since = None
+        # one request may take several
+        taken = max(engine.entered, (engine.residency.scheduler or {}).get("running", 0))
         has_room = 2 * taken <= self._seats and not len(engine.adapters) >= engine.residency.slots > 0
         return has_room and engine.waiting == 0 and not self._waiting_in_engine()
 
@@ -114,7 +115,7 @@ class IdleWork:
         self._waiting: deque[_Waiting] = deque()
         self._offered = asyncio.Event()
         self._trying: asyncio.Task[None] | None = None
-        self._gives_up = False
+        self._ending: str | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -143,11 +144,20 @@ class IdleWork:
         self._offered.set()
         return True
 
+    def withdraw(self, job: Job) -> None:
+        """Takes a job back that waits; one that runs or has ended is left alone."""
+        self._waiting = deque(one for one in self._waiting if one.job is not job)
+
     def look(self) -> None:
         """Gives the running job up if a request wants its place."""
-        if self._trying is not None and not self._gives_up and self._room.is_wanted():
-            self._gives_up = True
-            self._trying.cancel()
+        if self._trying is not None and self._room.is_wanted():
+            self._end(self._trying, GIVEN_UP)
+
+    def _end(self, trying: "asyncio.Task[None]", outcome: str) -> None:
+        """Ends the running job, once: a second cancellation would cut what it does to leave the engine."""
+        if self._ending is None:
+            self._ending = outcome
+            trying.cancel()
 
     async def _run(self) -> None:
         while True:
@@ -163,22 +173,23 @@ class IdleWork:
     async def _outcome(self, one: _Waiting) -> str:
         """Tries a job, and puts it back where it was given up for the first time."""
         one.tries += 1
-        self._gives_up = False
+        self._ending = None
         self._trying = asyncio.get_running_loop().create_task(_as_idle_work(one.job))
         until = time.monotonic() + self._longest_s
         try:
             while not (await asyncio.wait([self._trying], timeout=LOOK_S))[0]:
                 self.look()
                 if time.monotonic() > until:
-                    self._trying.cancel()
+                    self._end(self._trying, FAILED)
             error = None if self._trying.cancelled() else self._trying.exception()
             if not self._trying.cancelled() and error is None:
                 return DONE
         finally:
-            self._trying.cancel()
+            if self._ending is None:
+                self._trying.cancel()
             await asyncio.wait([self._trying])  # what it has in the engine has left it
             self._trying = None
-        if self._gives_up:
+        if self._ending == GIVEN_UP:
             if one.tries > 1:
                 return GIVEN_UP
             self._waiting.appendleft(one)

@@ -92,7 +92,8 @@ class Likelihood:
                 f"The prompt and an answer have more than {self._longest} tokens, or an answer has none."
             )
         one = _Asked(version, prompt, answers)
-        if not self._idle_work.offer(partial(self._work, one), one.note):
+        job = partial(self._work, one)
+        if not self._idle_work.offer(job, one.note):
             return None
         try:
             async with asyncio.timeout(self._wait_s):
@@ -101,6 +102,7 @@ class Likelihood:
             return None
         finally:
             one.wanted = False
+            self._idle_work.withdraw(job)  # else those that nobody waits for any more would fill the line
         return {"version": version, "answers": one.scores()} if one.outcome == DONE else None
 
     async def _work(self, one: "_Asked") -> None:

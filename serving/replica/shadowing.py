@@ -16,7 +16,6 @@ is not large. The other model is:
 """
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.drawing import drawn
 from serving.access.caller import caller
 from serving.access.tenant import Tenant
 from serving.config_evaluation import ShadowSettings
@@ -134,7 +134,7 @@ class Shadowing:
                 self._idle_work.offer(lambda: self._answer(drawn), self._count)
 
     def _is_drawn(self, record: OpenRecord) -> bool:
-        return record.learnware is not None and is_drawn(record.request_id, self._settings.share)
+        return record.learnware is not None and drawn("shadow", record.request_id, self._settings.share)
 
     def _drawn(self, scope: Scope, body: bytes, record: OpenRecord) -> Drawn | None:
         """Returns what a second answer needs; None for a request that gets none."""
@@ -214,12 +214,6 @@ class Shadowing:
 
     def _count(self, outcome: str) -> None:
         self._counter.labels(outcome).inc()
-
-
-def is_drawn(request_id: str, share: float) -> bool:
-    """Returns whether a request is one of the share that is answered a second time; its id alone decides."""
-    digest = hashlib.sha256(b"shadow\0" + request_id.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def other_model(record: OpenRecord, names: Names, against: str) -> str | None:

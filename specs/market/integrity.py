@@ -23,7 +23,7 @@ def catalogue_of(book: Journal, objects: ObjectStore) -> Catalogue:
     """Returns the catalogue of the learnwares that the journal says are served. A canary whose learnware is not, since
     it is unfit, is left out."""
     served = book.served()
-    ids = {learnware_id for learnware_id, *_ in served}
+    ids = {row[0] for row in served}
     entries = (
         Entry(learnware_id, version, sha256, objects.folder(sha256), share)
         for learnware_id, version, sha256, share in served
@@ -81,7 +81,7 @@ def repair(root: Path, objects: ObjectStore, timeout_s: float) -> None:
     """Repairs the traces of a crash, or of somebody else's hand: removes objects that nothing refers to, and puts
     learnwares whose files are not those submitted into quarantine."""
     with journal.writing(root, timeout_s) as book:
-        for record in book.holders():
+        for record in _still_holding(book):
             recheck(record, objects, book)
         known = {record.sha256 for record in book.records()}
         for sha in objects.hashes() - known:
@@ -118,11 +118,9 @@ def refit(book: Journal, objects: ObjectStore, requirements: Requirements) -> li
     served that fit. One whose adapter is broken is put into quarantine. Returns the reasons why some are not served, in
     the order of their ids."""
     problems = []
-    for record in book.holders():
+    for record in _still_holding(book):
         assert record.sha256 is not None
         assert record.card is not None
-        if record.share is not None and book.active(record.id) is None:
-            continue  # it ended with its learnware just now
         try:
             unfit = why_unfit(record.card, objects.folder(record.sha256), requirements)
         except InvalidLearnware as error:
@@ -135,6 +133,13 @@ def refit(book: Journal, objects: ObjectStore, requirements: Requirements) -> li
             book.set_unfit(record, unfit)
             book.set_fact("sequence", book.fact("sequence") + 1)
     return problems
+
+
+def _still_holding(book: Journal) -> Iterator[Record]:
+    """Yields the records that hold an id; not a canary that ends with its learnware while they are gone through."""
+    for record in book.holders():
+        if record.share is None or book.active(record.id) is not None:
+            yield record
 
 
 def _problems_of(record: Record, objects: ObjectStore) -> list[str]:

@@ -21,8 +21,12 @@ from specs.errors import InvalidInput, MarketBusy
 
 JOURNAL_FILE = "market.sqlite"
 """File name of the database in the market's folder."""
-_LOST = "origin IS NULL AND stamp IS NOT NULL AND number IN (SELECT max(number) FROM learnwares GROUP BY id)"
-"""Condition of those in quarantine that were served, and whose files were harmed in the market."""
+_LOST = (
+    "share IS NULL AND origin IS NULL AND stamp IS NOT NULL "
+    "AND number IN (SELECT max(number) FROM learnwares GROUP BY id)"
+)
+"""Condition of those in quarantine that were served, and whose files were harmed in the market; canaries apart, in
+whose place their learnwares answer."""
 _FORMAT = 3
 """Version of the schema, kept in SQLite's `user_version`."""
 
@@ -186,10 +190,11 @@ class Journal:
 
     def unserved(self) -> dict[str, int]:
         """Returns how many learnwares the market has and does not serve, by their state: the unfit ones, and the ids
-        whose latest submission is in quarantine."""
+        whose latest submission is in quarantine. A canary in quarantine is none of them: its learnware is served."""
         unfit, quarantined = self._connection.execute(
             f"SELECT (SELECT count(*) FROM learnwares WHERE {_IN_STATE['unfit']}), "  # noqa: S608 - constants
-            "(SELECT count(*) FROM (SELECT state, max(number) FROM learnwares GROUP BY id) WHERE state = ?)",
+            "(SELECT count(*) FROM (SELECT state, max(number) FROM learnwares WHERE share IS NULL GROUP BY id) "
+            "WHERE state = ?)",
             (State.QUARANTINED,),
         ).fetchone()
         counts = {str(State.UNFIT): unfit, str(State.QUARANTINED): quarantined}

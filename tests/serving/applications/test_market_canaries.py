@@ -13,6 +13,7 @@ from serving.applications.access import Access
 from serving.applications.market_record import describe_listed
 from serving.applications.market_server import MarketServer
 from specs.card import RESERVED_NAMES
+from specs.errors import UnknownLearnware
 from specs.market.examination import ChecksHere
 from specs.market.journal import State
 from specs.market.store import Market
@@ -232,8 +233,9 @@ async def test_the_rule_sees_the_canaries_and_ends_the_one_that_it_means(
         "since": canary.since.timestamp(),
     }
     for end in (server.promote, server.roll_back):
-        await end(NAME, "0" * 64, "another one was meant")
-        await end("gone", sha256, "it is gone")
+        for name, meant in ((NAME, "0" * 64), ("gone", sha256)):
+            with pytest.raises(UnknownLearnware):  # nobody may take it for done
+                await end(name, meant, "another one was meant")
     assert (len(await server.canaries()), replicas.sequences) == (1, [])
     await server.promote(NAME, sha256, "as good as version 1")
     assert (market.active(NAME).version, await server.canaries()) == (2, [])

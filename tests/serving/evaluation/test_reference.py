@@ -1,5 +1,7 @@
 """Measures of an answer beside the right one."""
 
+import time
+
 import pytest
 
 from serving.evaluation.reference import measure, rouge_l, verdict
@@ -63,3 +65,15 @@ def test_the_nearer_one_wins() -> None:
 def test_long_answers_cost_little() -> None:
     long = "word " * 50_000
     assert verdict(long, "x " * 50_000, "word " * 50_000) == -1.0
+
+
+def test_a_minus_sign_of_typography_is_one() -> None:
+    right = "After all of it has been added up the sum is \u22125."
+    assert (measure("It is \u22125.", right), measure("It is 5.", right)) == (1.0, 0.0)
+
+
+def test_digits_before_a_word_cost_what_their_length_says() -> None:
+    right = "so it is " + 16_000 * "1" + "a in the end of the whole"
+    started = time.thread_time()
+    measure("one", right)
+    assert time.thread_time() - started < 2  # eight seconds and more, were each digit a new beginning

@@ -249,3 +249,42 @@ async def test_at_its_end_the_running_job_is_ended_and_none_begins() -> None:
         work.offer(jobs.job("b"))
         await until(lambda: jobs.begun == ["a"])
     assert (jobs.begun, jobs.ended, work.waiting) == (["a"], ["a"], 0)
+
+
+async def test_a_job_that_is_withdrawn_makes_room_and_is_never_begun() -> None:
+    engine, jobs = Engine(), Jobs()
+    engine.waiting = 1
+    async with working(engine, most=1) as work:
+        first = jobs.job("first")
+        assert work.offer(first)
+        work.withdraw(first)
+        assert work.waiting == 0
+        assert work.offer(jobs.job("second"))
+        engine.waiting = 0
+        await asyncio.sleep(4 * module.LOOK_S)
+        assert jobs.begun == ["second"]
+
+
+async def test_a_job_that_takes_too_long_is_cancelled_once_and_ends_what_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    ended: list[str] = []
+    outcomes: list[str] = []
+    counted = asyncio.Event()
+
+    def count(outcome: str) -> None:
+        outcomes.append(outcome)
+        counted.set()
+
+    async def work_() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)  # some looks long
+            ended.append("whole")
+
+    async with working(Engine(), longest_s=0.02) as work:
+        work.offer(work_, count)
+        await asyncio.wait_for(counted.wait(), 5)
+    assert (ended, outcomes) == (["whole"], [FAILED])

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.choice import CHOICE_HEADER, RoutedChoice, encode_choice
+from router.drawing import drawn
 from serving.access.caller import caller
 from serving.access.tenant import ANONYMOUS, Tenant
 from serving.config_access import LimitSettings
@@ -27,7 +28,7 @@ from serving.replica.limits import Limits, ReplicaLimits
 from serving.replica.middleware import LearnwareMiddleware
 from serving.replica.recording import Recording
 from serving.replica.request_metrics import ReplicaMetrics
-from serving.replica.shadowing import Shadowing, is_drawn, other_model
+from serving.replica.shadowing import Shadowing, other_model
 from serving.replica.shortening import is_shortened
 from specs.errors import AdapterUnavailable
 
@@ -432,11 +433,11 @@ async def test_no_part_of_a_request_makes_it_idle_work() -> None:
 
 
 def test_so_many_requests_are_drawn_and_their_ids_decide() -> None:
-    drawn = [is_drawn(str(number), 0.2) for number in range(5000)]
-    assert 0.18 < sum(drawn) / len(drawn) < 0.22
-    assert drawn == [is_drawn(str(number), 0.2) for number in range(5000)]
-    assert not any(is_drawn(str(number), 0.0) for number in range(100))
-    assert all(is_drawn(str(number), 1.0) for number in range(100))
+    found = [drawn("shadow", str(number), 0.2) for number in range(5000)]
+    assert 0.18 < sum(found) / len(found) < 0.22
+    assert found == [drawn("shadow", str(number), 0.2) for number in range(5000)]
+    assert not any(drawn("shadow", str(number), 0.0) for number in range(100))
+    assert all(drawn("shadow", str(number), 1.0) for number in range(100))
 
 
 async def test_requests_that_are_not_drawn_gather_no_text() -> None:
