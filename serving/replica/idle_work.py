@@ -159,6 +159,9 @@ class IdleWork:
             self._ending = outcome
             trying.cancel()
 
+    def _was_given_up(self) -> bool:
+        return self._ending == GIVEN_UP
+
     async def _run(self) -> None:
         while True:
             self._offered.clear()
@@ -189,7 +192,7 @@ class IdleWork:
                 self._trying.cancel()
             await asyncio.wait([self._trying])  # what it has in the engine has left it
             self._trying = None
-        if self._ending == GIVEN_UP:
+        if self._was_given_up():
             if one.tries > 1:
                 return GIVEN_UP
             self._waiting.appendleft(one)
