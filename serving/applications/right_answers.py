@@ -6,6 +6,7 @@ the other, under one model after the other. What an engine has no time for is as
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -55,7 +56,7 @@ class RightAnswers:
     def __init__(self, store: Store, score: Score) -> None:
         self._store, self._score = store, score
         self._after = 0
-        self._waiting: list[_Waiting] = []
+        self._waiting: deque[_Waiting] = deque()
 
     async def run(self) -> None:
         """Looks and scores until it is cancelled."""
@@ -67,25 +68,29 @@ class RightAnswers:
                 logger.exception("right answers could not be scored")
 
     async def round(self) -> None:
-        """Looks for answers that came, and scores each that waits, as far as there is time."""
-        self._waiting += await asyncio.to_thread(self._look)
-        waiting, self._waiting = self._waiting, []
-        for number, one in enumerate(waiting):
-            if await self._scored(one):
-                continue
-            if one.tries + 1 < TRIES:
-                self._waiting.append(one._replace(tries=one.tries + 1))
-            self._waiting += waiting[number + 1 :]  # there is no time for those either
-            return
+        """Looks for answers that came, and scores each that waits, as far as there is time. What cannot be scored is
+        tried again, `TRIES` times in all: where there was no time first of all, after an error last."""
+        await asyncio.to_thread(self._look)
+        while self._waiting:
+            one = self._waiting.popleft()
+            again = one._replace(tries=one.tries + 1) if one.tries + 1 < TRIES else None
+            try:
+                is_scored = await self._scored(one)
+            except Exception:
+                if again is not None:
+                    self._waiting.append(again)
+                raise
+            if not is_scored:
+                if again is not None:
+                    self._waiting.appendleft(again)
+                return  # there is no time for the others either
 
-    def _look(self) -> list[_Waiting]:
-        found: list[_Waiting] = []
+    def _look(self) -> None:
         for record, piece in self._store.feedback_rows(self._after):
             self._after = max(self._after, int(piece["seq"]))
             asked = question(record, piece, TEXT_CHARS)
-            if asked is not None and len(self._waiting) + len(found) < MOST_WAITING:
-                found.append(_Waiting(int(piece["seq"]), asked, {}))
-        return found
+            if asked is not None and len(self._waiting) < MOST_WAITING:
+                self._waiting.append(_Waiting(int(piece["seq"]), asked, {}))
 
     async def _scored(self, one: _Waiting) -> bool:
         """Scores an answer under all models that it was not scored under; returns False where there is no time."""

@@ -134,10 +134,9 @@ class Comparisons:
                     return None
                 db.execute("DELETE FROM comparisons WHERE seq = ?", (found["seq"],))
             added = db.execute(_INSERT, (*(row[name] for name in _COLUMNS), kept)).lastrowid
-            db.execute(
-                "DELETE FROM comparisons WHERE seq <= (SELECT seq FROM comparisons ORDER BY seq DESC LIMIT 1 OFFSET ?)",
-                (self._max_rows,),
-            )
+            assert added is not None
+            # numbers only grow: no row has to be counted
+            db.execute("DELETE FROM comparisons WHERE seq <= ?", (added - self._max_rows,))
             return added
 
         found: int | None = self._store.change(write, None)

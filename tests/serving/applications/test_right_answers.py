@@ -113,6 +113,19 @@ async def test_what_there_is_no_time_for_is_asked_again_and_not_what_was_scored(
     assert len(pieces(made)) == 2
 
 
+async def test_an_error_loses_no_answer_that_waits(tmp_path: Path, monkeypatch: Any) -> None:
+    made, engines = store(tmp_path, 2), Engines()
+    one = RightAnswers(made, engines.score)
+    for number in range(2):
+        made.feedback("t", f"r{number}", {"answer": f"Ada {number}"}, "t")
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "note_measured", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await one.round()
+    await one.round()
+    assert [len(each) for each in pieces(made)] == [2, 2]
+
+
 async def test_after_so_many_tries_an_answer_is_given_up(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "TRIES", 2)
     made, engines = store(tmp_path), Engines()
